@@ -1,0 +1,220 @@
+"""Recipes: ConfigDicts outside, frozen dataclasses inside, and the one place that translates between them."""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from jaxkd.errors import ConfigError
+
+NAME = "name"
+
+
+def component(name: str, **overrides: Any) -> ConfigDict:
+    """Every field of the `Config` dataclass in the module called `name`, with `overrides` put in.
+
+    `name` is looked up below jaxkd first ("distill.mimic" is jaxkd.distill.mimic) and as it stands second, so a
+    module of one's own is used like one of ours. Raises ConfigError for an unknown module, field or type.
+    """
+    config = describe(_config_class(name)())
+    for key, value in overrides.items():
+        _assign(config, key, value, where=name)
+    return config.lock()
+
+
+def recipe(
+    *,
+    student: ConfigDict,
+    data: Mapping[str, ConfigDict],
+    train: ConfigDict | None = None,
+    optimizer: ConfigDict | None = None,
+    distill: Mapping[str, ConfigDict] | None = None,
+    teacher: str = "",
+    initial: str = "",
+) -> ConfigDict:
+    """A whole run.
+
+    Args:
+      student: the detector to train.
+      data: sources under the names "train" and "val", and optionally "loader".
+      train: seed, batch, steps and reporting; `train.loop` by default.
+      optimizer: `train.optimizer` by default.
+      distill: methods under names of one's choice; the names prefix their terms in the log.
+      teacher: folder of a trained detector (weights.safetensors and detector.json); empty without distillation.
+      initial: folder or file of weights that the student starts from; empty to start from random numbers.
+    """
+    missing = {"train", "val"} - set(data)
+    if missing:
+        raise ConfigError(f"The recipe's data lacks {sorted(missing)}; give a source for 'train' and for 'val'.")
+    parts = {"loader": component("data.loader"), **data}
+    config = ConfigDict(
+        {
+            "student": student,
+            "initial": initial,
+            "teacher": teacher,
+            "distill": ConfigDict(dict(distill or {})),
+            "data": ConfigDict(parts),
+            "optimizer": optimizer or component("train.optimizer"),
+            "train": train or component("train.loop"),
+        }
+    )
+    return config.lock()
+
+
+def describe(config: Any) -> ConfigDict:
+    """The ConfigDict of a `Config` instance, nested ones included; `build` is its inverse."""
+    module = type(config).__module__.removeprefix("jaxkd.")
+    out = ConfigDict({NAME: module})
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            value = describe(value)
+        elif value is None:
+            value = config_dict.placeholder(_plain_type(hints[field.name]))
+        out[field.name] = value
+    return out
+
+
+def build(config: ConfigDict) -> Any:
+    """The frozen `Config` instance that a component's ConfigDict describes.
+
+    Raises ConfigError where a field is unknown, missing its component or outside its choices.
+    """
+    if NAME not in config:
+        raise ConfigError(f"A component needs the field '{NAME}'; {_short(config)} has none.")
+    cls = _config_class(config[NAME])
+    hints = typing.get_type_hints(cls)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in config.items():
+        if key == NAME:
+            continue
+        if key not in fields:
+            raise ConfigError(f"{config[NAME]} has no field '{key}'{_closest(key, fields)}.")
+        if isinstance(value, (ConfigDict, dict)):
+            value = build(ConfigDict(value))
+        values[key] = _checked(value, hints[key], where=f"{config[NAME]}.{key}")
+    return cls(**values)
+
+
+def module_of(config: Any) -> types.ModuleType:
+    """The module that a `Config` instance belongs to: where its functions are."""
+    return importlib.import_module(type(config).__module__)
+
+
+def load_recipe(path: str | Path, argument: str | None = None) -> ConfigDict:
+    """What `get_config(argument)` of the Python file at `path` returns.
+
+    A bare name finds a shipped recipe: "bccd_tar" is configs/bccd_tar.py.
+    Raises ConfigError where there is no such file or it has no get_config.
+    """
+    file = _locate(path)
+    spec = importlib.util.spec_from_file_location(f"jaxkd_recipe_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ConfigError(f"{file} is not valid Python: {error}.") from error
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{file} defines no get_config(arg) function; see configs/ for examples.")
+    return module.get_config(argument) if argument is not None else module.get_config()
+
+
+def dump(config: ConfigDict) -> str:
+    """The resolved recipe as JSON text, keys in order."""
+    return json.dumps(config.to_dict(), indent=2, default=list)
+
+
+def parse(text: str) -> ConfigDict:
+    """The inverse of `dump`; lists become tuples again."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(json.loads(text)))
+
+
+def asset_path(path: str) -> Path:
+    """`path` as a Path; "assets:NAME" points into the files that come with the package."""
+    if path.startswith("assets:"):
+        return Path(__file__).parent / "assets" / path.removeprefix("assets:")
+    return Path(path).expanduser()
+
+
+def _locate(path: str | Path) -> Path:
+    given = Path(path)
+    shipped = [Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs"]
+    places = [given] if given.suffix == ".py" else []
+    places += [folder / f"{given.name.removesuffix('.py')}.py" for folder in shipped if given.parent == Path(".")]
+    for place in places:
+        if place.is_file():
+            return place
+    names = sorted({file.stem for folder in shipped if folder.is_dir() for file in folder.glob("*.py")})
+    raise ConfigError(f"There is no recipe {given}; give a .py file or one of the shipped names: {', '.join(names)}.")
+
+
+def _config_class(name: str) -> type:
+    for candidate in (f"jaxkd.{name}", name):
+        try:
+            found = importlib.util.find_spec(candidate)
+        except ModuleNotFoundError:
+            found = None
+        if found is not None:
+            module = importlib.import_module(candidate)
+            if not hasattr(module, "Config"):
+                raise ConfigError(f"The module {candidate} holds no Config dataclass, so it cannot be a component.")
+            return module.Config
+    raise ConfigError(f"There is no module '{name}' (nor 'jaxkd.{name}') to take a component from.")
+
+
+def _assign(config: ConfigDict, key: str, value: Any, *, where: str) -> None:
+    names = set(config.keys()) - {NAME}
+    if key not in names:
+        raise ConfigError(f"{where} has no field '{key}'{_closest(key, names)}.")
+    if dataclasses.is_dataclass(value):
+        value = describe(value)
+    try:
+        if isinstance(config.get_ref(key).get(), ConfigDict):
+            config[key] = value  # another component, with fields of its own, takes the place of the default
+        else:
+            with config.unlocked():
+                config[key] = value
+    except (TypeError, ValueError) as error:
+        wanted = type(config[key]).__name__
+        raise ConfigError(f"{where}.{key} wants {wanted}, got {value!r}.") from error
+
+
+def _plain_type(hint: Any) -> type:
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    origin = typing.get_origin(options[0]) if options else None
+    return origin or (options[0] if options else object)
+
+
+def _checked(value: Any, hint: Any, *, where: str) -> Any:
+    if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+        choices = ", ".join(repr(choice) for choice in typing.get_args(hint))
+        raise ConfigError(f"{where} must be one of {choices}; got {value!r}.")
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    return value
+
+
+def _closest(key: str, names: set[str]) -> str:
+    near = difflib.get_close_matches(key, sorted(names), n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(sorted(names))}"
+
+
+def _short(config: Mapping) -> str:
+    return "{" + ", ".join(list(config)[:4]) + "}"

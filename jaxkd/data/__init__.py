@@ -1,0 +1,1 @@
+"""Data sources, one a file, and what lies between them and the step."""

@@ -1,0 +1,1 @@
+"""Detectors, one a file, behind the protocol in base."""

@@ -1,0 +1,1 @@
+"""Distillation methods, one a file, behind the protocol in base."""

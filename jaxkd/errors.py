@@ -1,0 +1,37 @@
+"""What the command line turns into one sentence and an exit code."""
+
+
+class JaxkdError(Exception):
+    """A fault that the user can act on; its text is one sentence: what was given, what was wanted, what to do."""
+
+    exit_code = 70
+
+
+class ConfigError(JaxkdError):
+    """A recipe, flag or workdir that does not fit (exit code 64)."""
+
+    exit_code = 64
+
+
+class DataError(JaxkdError):
+    """An annotation file or picture that cannot be used (exit code 65)."""
+
+    exit_code = 65
+
+
+class WeightsError(JaxkdError):
+    """Weights that are missing, broken or of another detector (exit code 66)."""
+
+    exit_code = 66
+
+
+class StorageError(JaxkdError):
+    """A folder that cannot be read or written (exit code 74)."""
+
+    exit_code = 74
+
+
+class DivergedError(JaxkdError):
+    """A run whose losses stay non-finite; starting it again would not help (exit code 76)."""
+
+    exit_code = 76

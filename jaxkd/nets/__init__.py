@@ -1,0 +1,1 @@
+"""Linen blocks: backbones, necks and heads."""

@@ -1,0 +1,1 @@
+"""The training run: the one place where all parts meet."""

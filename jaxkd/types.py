@@ -1,0 +1,87 @@
+"""The records that cross the borders between data, detectors, methods and the step.
+
+Every record is a pytree. Letters in the shapes: b image, g truth, r region, k class, d detection, c channel, h w.
+Boxes are (x0, y0, x1, y1) in pixels of the padded picture, half-open, float32.
+"""
+
+from flax import struct
+from jax import Array
+from jax import numpy as jnp
+
+
+@struct.dataclass
+class Batch:
+    """Pictures of one bucket with their truth, padded to static sizes."""
+
+    images: Array  # [b H W 3] uint8 RGB; black outside the picture
+    sizes: Array  # [b 2] int32: height and width of the picture inside the bucket (its extent)
+    boxes: Array  # [b g 4] float32
+    labels: Array  # [b g] int32: index into the class list
+    valid: Array  # [b g] bool: a real object
+    crowd: Array  # [b g] bool: a region where nothing may be called background; never also valid
+    ids: Array  # [b] int32: the picture's index in its source
+    scales: Array  # [b 2] float32: (y, x) factors from the original picture to this one
+    real: Array  # [b] bool: False for a repeat that only fills the last batch of an evaluation
+
+
+@struct.dataclass
+class Regions:
+    """What both heads are asked about: the same boxes for teacher and student, with the student's assignment."""
+
+    boxes: Array  # [b r 4] float32; no gradient flows through them
+    labels: Array  # [b r] int32: class of the matched truth; the number of classes for background
+    deltas: Array  # [b r 4] float32: target deltas, zero where not positive
+    truth: Array  # [b r] int32: index of the matched truth in the batch
+    positive: Array  # [b r] bool
+    valid: Array  # [b r] bool: positive or background; False for padding and for regions to ignore
+
+
+@struct.dataclass
+class Answers:
+    """A head's answers about regions."""
+
+    logits: Array  # [b r k] float32; with a background column where View.background says so
+    deltas: Array  # [b r m 4] float32: m is the number of classes, or 1 if all classes share one box
+
+
+@struct.dataclass
+class View:
+    """What a distillation method sees of one detector on one batch."""
+
+    pyramid: tuple[Array, ...]  # neck output, levels of [b h w c]
+    backbone: tuple[Array, ...]  # what the neck was given, levels of [b h w c]
+    answers: Answers
+    strides: tuple[int, ...] = struct.field(pytree_node=False)  # of the pyramid's levels
+    backbone_strides: tuple[int, ...] = struct.field(pytree_node=False)
+    box_weights: tuple[float, ...] = struct.field(pytree_node=False)  # of the box code of `answers.deltas`
+    background: int | None = struct.field(pytree_node=False)  # logit column; None where classes are independent
+
+
+@struct.dataclass
+class Term:
+    """A sum and what it is to be divided by, so that devices add up before anybody divides."""
+
+    total: Array  # [] float32
+    count: Array  # [] float32
+
+    def mean(self) -> Array:
+        """total / count, and 0 where nothing was counted."""
+        return jnp.where(self.count > 0, self.total / jnp.where(self.count > 0, self.count, 1.0), 0.0)
+
+
+@struct.dataclass
+class Outcome:
+    """What a method returns: terms that are minimised, and metrics that are only reported."""
+
+    terms: dict[str, Term]
+    metrics: dict[str, Term]
+
+
+@struct.dataclass
+class Detections:
+    """What a detector found, best first, padded to a static number."""
+
+    boxes: Array  # [b d 4] float32, in pixels of the padded picture
+    scores: Array  # [b d] float32
+    labels: Array  # [b d] int32
+    valid: Array  # [b d] bool

@@ -1,0 +1,1 @@
+"""Weights from files, matched strictly by leaf name."""
