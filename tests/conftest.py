@@ -1,0 +1,23 @@
+"""What every test shares: four devices, a compile cache, and the folder of real data."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+
+import jax
+import pytest
+
+CACHE = Path.home() / ".cache" / "jaxkd-tests"
+CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real pictures and published weights beside the repository."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data in {folder}, which is not here")
+    return folder
