@@ -1,0 +1,109 @@
+"""Anchors: the boxes that a pyramid's cells start from, with the cell and the name of each."""
+
+from collections.abc import Sequence
+
+from flax import struct
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Bool, Float, Num
+
+_LEVEL_BITS, _ROW_BITS, _COLUMN_BITS, _KIND_BITS = 3, 12, 12, 5
+
+
+@struct.dataclass
+class Anchors:
+    """The anchors of a pyramid: by level, then row, column, and kind within the cell."""
+
+    boxes: Array  # [a 4] float32
+    cells: Array  # [a 2] float32: (y, x) of the top left corner of the anchor's cell, in pixels
+    ids: Array  # [a] uint32: a name made of level, row, column and kind, the same however wide the map is
+    levels: Array  # [a] int32: 0 for the first level given
+
+
+def base_anchors(*, sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Float[Array, "k 4"]:
+    """Boxes centred on the origin, one for each ratio and, within it, each size.
+
+    Args:
+        sizes: square roots of the areas, in pixels.
+        ratios: heights divided by widths.
+        rounded: corners at whole pixels.
+
+    Raises:
+        ValueError: if there are no sizes or ratios, or one of them is not above 0.
+    """
+    if not sizes or not ratios or min(*sizes, *ratios) <= 0:
+        raise ValueError(f"Anchors need sizes and ratios above 0, not sizes {sizes} and ratios {ratios}.")
+    tall = jnp.sqrt(jnp.asarray(ratios, jnp.float32))[:, None]
+    side = jnp.asarray(sizes, jnp.float32)[None]
+    half_height = (tall * side).ravel() / 2
+    half_width = ((1 / tall) * side).ravel() / 2
+    boxes = jnp.stack([-half_width, -half_height, half_width, half_height], axis=-1)
+    return jnp.round(boxes) if rounded else boxes
+
+
+def pyramid_anchors(
+    shapes: Sequence[tuple[int, int]],
+    *,
+    strides: Sequence[int],
+    sizes: Sequence[Sequence[float]],
+    ratios: Sequence[float],
+    offset: float = 0.0,
+    rounded: bool = False,
+) -> Anchors:
+    """Anchors of every cell of every level (Ren et al. 2015, section 3.1; Lin et al. 2017, section 4.1).
+
+    Args:
+        shapes: (height, width) of each level, in cells.
+        strides: pixels from one cell to the next, for each level.
+        sizes: the anchors' sizes in pixels, one tuple for each level.
+        ratios: heights divided by widths, for all levels.
+        offset: where in its cell an anchor is centred, in cells: 0 is the corner, 0.5 the centre.
+        rounded: corners of the boxes around the origin at whole pixels.
+
+    Raises:
+        ValueError: if shapes, strides and sizes are not equally many, or the pyramid is too large for 32-bit names.
+    """
+    if not shapes or not len(shapes) == len(strides) == len(sizes):
+        raise ValueError(
+            f"A pyramid needs as many shapes as strides and tuples of sizes, and was given "
+            f"{len(shapes)}, {len(strides)} and {len(sizes)}."
+        )
+    if len(shapes) > 2**_LEVEL_BITS:
+        raise ValueError(f"A pyramid has at most {2**_LEVEL_BITS} levels, and {len(shapes)} were given.")
+    levels = [
+        _level_anchors(level, shape, stride, base_anchors(sizes=side, ratios=ratios, rounded=rounded), offset)
+        for level, (shape, stride, side) in enumerate(zip(shapes, strides, sizes, strict=True))
+    ]
+    return Anchors(
+        boxes=jnp.concatenate([level.boxes for level in levels]),
+        cells=jnp.concatenate([level.cells for level in levels]),
+        ids=jnp.concatenate([level.ids for level in levels]),
+        levels=jnp.concatenate([level.levels for level in levels]),
+    )
+
+
+def inside(anchors: Anchors, size: Num[Array, "2"]) -> Bool[Array, "a"]:
+    """Whether the cell of each anchor begins within a picture of `size` (height, width)."""
+    return jnp.all(anchors.cells < size.astype(jnp.float32), axis=-1)
+
+
+def _level_anchors(level, shape, stride, base, offset):
+    (height, width), kinds = shape, base.shape[0]
+    if height > 2**_ROW_BITS or width > 2**_COLUMN_BITS or kinds > 2**_KIND_BITS:
+        raise ValueError(
+            f"A level has at most {2**_ROW_BITS} x {2**_COLUMN_BITS} cells and {2**_KIND_BITS} anchors in each, "
+            f"and {height} x {width} with {kinds} were given."
+        )
+    grid = jnp.meshgrid(jnp.arange(height), jnp.arange(width), jnp.arange(kinds), indexing="ij")
+    row, column, kind = (part.ravel() for part in grid)
+    cells = jnp.stack([row, column], axis=-1).astype(jnp.float32) * stride
+    center = cells[:, ::-1] + offset * stride
+    name = jnp.uint32(level)
+    for bits, part in ((_ROW_BITS, row), (_COLUMN_BITS, column), (_KIND_BITS, kind)):
+        name = (name << bits) | part.astype(jnp.uint32)
+    return Anchors(
+        boxes=jnp.tile(center, 2) + jnp.tile(base, (height * width, 1)),
+        cells=cells,
+        ids=name,
+        levels=jnp.full(row.shape, level, jnp.int32),
+    )

@@ -1,0 +1,137 @@
+"""Box geometry: areas, overlaps and the code of a box relative to an anchor.
+
+Boxes are (x0, y0, x1, y1) in pixels, half-open: a width is x1 - x0, with nothing added.
+"""
+
+import math
+from collections.abc import Sequence
+
+from jax import numpy as jnp
+from jaxtyping import Array, Float, Num
+
+LIMIT = math.log(1000 / 16)
+
+
+def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """Areas in square pixels; 0 for a box whose corners are out of order."""
+    sides = _sides(boxes)
+    return sides[..., 0] * sides[..., 1]
+
+
+def intersection(a: Float[Array, "a 4"], b: Float[Array, "b 4"]) -> Float[Array, "a b"]:
+    """Area in square pixels that each box of `a` shares with each box of `b`."""
+    return _shared(a[:, None], b[None])
+
+
+def iou(a: Float[Array, "a 4"], b: Float[Array, "b 4"]) -> Float[Array, "a b"]:
+    """Intersection over union of each box of `a` with each box of `b`; 0 where the union is empty."""
+    return _ratio(_shared(a[:, None], b[None]), area(a)[:, None] + area(b)[None])
+
+
+def paired_iou(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """Intersection over union, row by row; 0 where the union is empty."""
+    return _ratio(_shared(a, b), area(a) + area(b))
+
+
+def generalized_iou(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """Generalized intersection over union in [-1, 1], row by row; 0 where both boxes are the same point.
+
+    The IoU less the share of the common hull that neither box covers (Rezatofighi et al. 2019, algorithm 1).
+    """
+    shared = _shared(a, b)
+    total = area(a) + area(b)
+    low = jnp.minimum(a[..., :2], b[..., :2])
+    high = jnp.maximum(a[..., 2:], b[..., 2:])
+    hull = area(jnp.concatenate([low, high], axis=-1))
+    return _ratio(shared, total) - _quotient(hull - (total - shared), hull)
+
+
+def clip(boxes: Float[Array, "*n 4"], size: Num[Array, "2"]) -> Float[Array, "*n 4"]:
+    """Boxes cut to a picture of `size` (height, width); one that lies outside keeps no area."""
+    height, width = size.astype(jnp.float32)
+    return jnp.clip(boxes.astype(jnp.float32), 0.0, jnp.stack([width, height, width, height]))
+
+
+def flip(boxes: Float[Array, "*n 4"], width: int | float | Num[Array, ""]) -> Float[Array, "*n 4"]:
+    """Boxes as they lie in the mirror image, left for right, of a picture `width` pixels wide."""
+    x0, y0, x1, y1 = _corners(boxes)
+    return jnp.stack([width - x1, y0, width - x0, y1], axis=-1)
+
+
+def encode(
+    boxes: Float[Array, "*n 4"],
+    anchors: Float[Array, "*n 4"],
+    *,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> Float[Array, "*n 4"]:
+    """Deltas (dx, dy, dw, dh) that lead from each anchor to its box; zeros where either has no area.
+
+    Shifts of the centre in units of the anchor's sides, and logarithms of the ratios of the sides, each times its
+    weight (Ren et al. 2015, equation 2).
+
+    Raises:
+        ValueError: if there are not four weights.
+    """
+    scale = _weights(weights)
+    center, sides = _center(boxes), _sides(boxes)
+    anchor_center, anchor_sides = _center(anchors), _sides(anchors)
+    solid = jnp.all((sides > 0) & (anchor_sides > 0), axis=-1, keepdims=True)
+    sides, anchor_sides = jnp.where(solid, sides, 1.0), jnp.where(solid, anchor_sides, 1.0)
+    deltas = jnp.concatenate([(center - anchor_center) / anchor_sides, jnp.log(sides) - jnp.log(anchor_sides)], axis=-1)
+    return jnp.where(solid, deltas * scale, 0.0)
+
+
+def decode(
+    deltas: Float[Array, "*n 4"],
+    anchors: Float[Array, "*n 4"],
+    *,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    limit: float = LIMIT,
+) -> Float[Array, "*n 4"]:
+    """Boxes to which the deltas lead from their anchors: what `encode` undoes.
+
+    `limit` caps dw and dh after their weights are taken out, so that the exponential cannot overflow; the default
+    lets a side grow 62.5 times.
+
+    Raises:
+        ValueError: if there are not four weights.
+    """
+    plain = deltas.astype(jnp.float32) / _weights(weights)
+    sides = _sides(anchors)
+    center = _center(anchors) + plain[..., :2] * sides
+    half = 0.5 * sides * jnp.exp(jnp.minimum(plain[..., 2:], limit))
+    return jnp.concatenate([center - half, center + half], axis=-1)
+
+
+def _corners(boxes):
+    return jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
+
+
+def _center(boxes):
+    boxes = boxes.astype(jnp.float32)
+    return 0.5 * (boxes[..., :2] + boxes[..., 2:])
+
+
+def _sides(boxes):
+    boxes = boxes.astype(jnp.float32)
+    return jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+
+
+def _shared(a, b):
+    low = jnp.maximum(a[..., :2], b[..., :2])
+    high = jnp.minimum(a[..., 2:], b[..., 2:])
+    return area(jnp.concatenate([low, high], axis=-1))
+
+
+def _ratio(shared, total):
+    return _quotient(shared, total - shared)
+
+
+def _quotient(part, whole):
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)
+
+
+def _weights(weights):
+    if len(weights) != 4:
+        raise ValueError(f"The box code takes four weights, for dx, dy, dw and dh, and was given {len(weights)}.")
+    return jnp.asarray(weights, jnp.float32)

@@ -1,0 +1,159 @@
+"""Masks over a feature map: inside boxes, Gaussian around box centres, and within a picture's extent."""
+
+from typing import Literal
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from jaxkd.ops import boxes as box_ops
+
+
+def cell_centers(shape: tuple[int, int], stride: int) -> tuple[Float[Array, "h"], Float[Array, "w"]]:
+    """Centres in pixels, y of each row and x of each column, of a map of `shape` (height, width) in cells.
+
+    Raises:
+        ValueError: if a side or the stride is below 1.
+    """
+    if min(*shape, stride) < 1:
+        raise ValueError(f"A map needs a height, a width and a stride of at least 1, not {shape} and {stride}.")
+    rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in shape)
+    return (rows + 0.5) * stride, (columns + 0.5) * stride
+
+
+def hard_mask(
+    boxes: Float[Array, "g 4"], *, valid: Bool[Array, "g"], shape: tuple[int, int], stride: int
+) -> Float[Array, "h w"]:
+    """1 in cells whose centre lies in a valid box, 0 elsewhere.
+
+    A valid box that holds no cell's centre gets the one cell that holds its own.
+
+    Raises:
+        ValueError: if a side of `shape` or the stride is below 1.
+    """
+    y, x = cell_centers(shape, stride)
+    boxes = jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0)
+    rows, columns = _between(y, boxes[:, 1], boxes[:, 3]), _between(x, boxes[:, 0], boxes[:, 2])
+    rows, columns = _or_home_cell(rows, columns, rows, columns, boxes / stride)
+    rows = rows * valid[:, None]
+    return (jnp.einsum("gh,gw->hw", rows, columns) > 0).astype(jnp.float32)
+
+
+def gaussian_mask(
+    boxes: Float[Array, "g 4"],
+    *,
+    valid: Bool[Array, "g"],
+    shape: tuple[int, int],
+    stride: int,
+    sigma_sq: float = 2.0,
+    grid: Literal["center", "legacy_int"] = "center",
+    merge: Literal["max", "sum_clip"] = "max",
+) -> Float[Array, "h w"]:
+    """A bump in [0, 1] for each valid box, 1 at its centre and cut to 0 outside it (Sun et al. 2020, TAR).
+
+    The bump is exp(-(u^2 + v^2) / sigma_sq), with u and v the distances from the centre in half widths and half
+    heights. A valid box that holds no cell gets 1 in the one cell that holds its centre.
+
+    Args:
+        boxes: boxes in pixels.
+        valid: boxes that count; the others may hold anything.
+        shape: height and width of the map, in cells.
+        stride: pixels from one cell to the next.
+        sigma_sq: the squared spread, in squared half sides.
+        grid: "center" measures at the centres of cells; "legacy_int" cuts the box to whole cells and measures at
+            their top left corners, so that its bump leans by half a cell and a mirrored box has another mask.
+        merge: what a cell in several boxes gets: the highest value, or the sum up to 1.
+
+    Raises:
+        ValueError: if sigma_sq is not above 0, `grid` or `merge` is unknown, or a side or the stride is below 1.
+    """
+    if sigma_sq <= 0:
+        raise ValueError(f"The spread sigma_sq of a Gaussian mask must be above 0, not {sigma_sq}.")
+    if grid not in ("center", "legacy_int") or merge not in ("max", "sum_clip"):
+        raise ValueError(
+            f"A Gaussian mask's grid is center or legacy_int and its merge max or sum_clip, not {grid} and {merge}."
+        )
+    y, x = (center / stride for center in cell_centers(shape, stride))
+    boxes = jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0) / stride
+    frame = boxes
+    if grid == "legacy_int":
+        y, x, frame = y - 0.5, x - 0.5, jnp.floor(boxes)
+    inner_rows, inner_columns = _between(y, frame[:, 1], frame[:, 3]), _between(x, frame[:, 0], frame[:, 2])
+    rows = _bump(y, frame[:, 1], frame[:, 3], sigma_sq) * inner_rows
+    columns = _bump(x, frame[:, 0], frame[:, 2], sigma_sq) * inner_columns
+    rows, columns = _or_home_cell(rows, columns, inner_rows, inner_columns, boxes)
+    return _merge(rows * valid[:, None], columns, merge)
+
+
+def extent_mask(size: Num[Array, "2"], *, shape: tuple[int, int], stride: int) -> Float[Array, "h w"]:
+    """1 in cells that begin within a picture of `size` (height, width), 0 in those that lie in its padding.
+
+    Raises:
+        ValueError: if a side of `shape` or the stride is below 1.
+    """
+    y, x = (center - 0.5 * stride for center in cell_centers(shape, stride))
+    return ((y < size[0])[:, None] & (x < size[1])).astype(jnp.float32)
+
+
+def box_level(
+    boxes: Float[Array, "*n 4"],
+    *,
+    levels: int,
+    first: int = 2,
+    canonical_scale: float = 224.0,
+    canonical_level: int = 4,
+    epsilon: float = 0.0,
+) -> Int[Array, "*n"]:
+    """The pyramid level that each box is pooled from, counted from 0 (Lin et al. 2017, equation 1).
+
+    floor(canonical_level + log2(sqrt(area) / canonical_scale + epsilon)), held to the levels there are; a box without
+    area goes to the first.
+
+    Args:
+        boxes: boxes in pixels.
+        levels: how many levels there are.
+        first: the number of the first one, 2 for P2.
+        canonical_scale: side in pixels of the square that goes to `canonical_level`.
+        canonical_level: the number of that level.
+        epsilon: added to the relative side.
+
+    Raises:
+        ValueError: if there is no level, or canonical_scale is not above 0.
+    """
+    if levels < 1 or canonical_scale <= 0:
+        raise ValueError(f"Levels and canonical_scale must be above 0, not {levels} and {canonical_scale}.")
+    area = box_ops.area(boxes)
+    side = jnp.sqrt(jnp.where(area > 0, area, 1.0)) / canonical_scale + epsilon
+    _, exponent = jnp.frexp(side)  # exact at powers of two, where a rounded logarithm may fall to the level below
+    level = jnp.where(area > 0, canonical_level + exponent - 1, first)
+    return jnp.clip(level - first, 0, levels - 1).astype(jnp.int32)
+
+
+def _between(points, low, high):
+    return (points >= low[:, None]) & (points < high[:, None])
+
+
+def _bump(points, low, high, sigma_sq):
+    half = 0.5 * (high - low)[:, None]
+    distance = points - 0.5 * (low + high)[:, None]
+    return jnp.exp(-((distance / jnp.where(half > 0, half, 1.0)) ** 2) / sigma_sq)
+
+
+def _or_home_cell(rows, columns, inner_rows, inner_columns, boxes):
+    """Profiles in which a box without a cell inside has the cell of its centre; `boxes` are measured in cells."""
+    empty = ~(jnp.any(inner_rows, axis=1) & jnp.any(inner_columns, axis=1))[:, None]
+    home = jnp.floor(0.5 * (boxes[:, :2] + boxes[:, 2:]))
+    home_rows = jnp.arange(rows.shape[1]) == home[:, 1:]
+    home_columns = jnp.arange(columns.shape[1]) == home[:, :1]
+    return jnp.where(empty, home_rows, rows) * 1.0, jnp.where(empty, home_columns, columns) * 1.0
+
+
+def _merge(rows, columns, merge):
+    """One map from a pair of profiles per box, one box at a time: all maps at once would be large."""
+
+    def add(mask, profiles):
+        bump = profiles[0][:, None] * profiles[1]
+        return jnp.maximum(mask, bump) if merge == "max" else mask + bump, None
+
+    mask, _ = jax.lax.scan(add, jnp.zeros((rows.shape[1], columns.shape[1]), jnp.float32), (rows, columns))
+    return jnp.minimum(mask, 1.0)
