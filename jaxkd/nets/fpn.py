@@ -1,0 +1,102 @@
+"""Feature pyramids (Lin et al. 2017): top-down sums of a backbone's levels, all of one width."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxkd.nets.norm import GroupNorm, conv, valid_cells
+
+LECUN_UNIFORM = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A feature pyramid.
+
+    Attributes:
+      channels: width of every level.
+      extra: coarser levels on top: "pool" takes every second cell of the last (Faster R-CNN), "conv_c5" and "conv_p5"
+        add two 3x3 convolutions of stride 2 that start from the backbone's or the pyramid's last level (RetinaNet).
+      first: index of the first backbone level used; 0 starts at stride 4 (P2), 1 at stride 8 (P3).
+      norm: "group" puts a group norm after each convolution, in place of its bias.
+      groups: number of groups of "group" norm.
+      dtype: what the net computes in; its parameters are float32.
+    """
+
+    channels: int = 256
+    extra: Literal["none", "pool", "conv_c5", "conv_p5"] = "pool"
+    first: int = 0
+    norm: Literal["none", "group"] = "none"
+    groups: int = 32
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def build(config: Config, *, backbone_strides: Sequence[int] = (4, 8, 16, 32)) -> nn.Module:
+    """The pyramid as a module to be called with (all levels of the backbone, extents)."""
+    return FPN(config, tuple(backbone_strides))
+
+
+def strides(config: Config, backbone_strides: Sequence[int] = (4, 8, 16, 32)) -> tuple[int, ...]:
+    """Input pixels per cell of each level."""
+    used = tuple(backbone_strides)[config.first :]
+    more = {"none": 0, "pool": 1}.get(config.extra, 2)
+    return used + tuple(used[-1] * 2**step for step in range(1, more + 1))
+
+
+class FPN(nn.Module):
+    """Convolutions lateral_{i} (1x1) and output_{i} (3x3), i counting the levels used; extra_{i} (3x3) above them."""
+
+    config: Config
+    backbone_strides: tuple[int, ...] = (4, 8, 16, 32)
+
+    @nn.compact
+    def __call__(
+        self, levels: tuple[Float[Array, "b _ _ _"], ...], extents: Int[Array, "b 2"]
+    ) -> tuple[Float[Array, "b _ _ c"], ...]:
+        """Levels [b h_l w_l channels] at `strides`, finest first, zero outside the pictures.
+
+        Args:
+          levels: all levels of the backbone, also those before `first`.
+          extents: height and width in pixels of each picture.
+        """
+        config = self.config
+        used = tuple(level.astype(config.dtype) for level in levels[config.first :])
+        steps = strides(config, self.backbone_strides)
+
+        def valid_at(index: int, x: Array) -> Array:
+            return valid_cells(extents, stride=steps[index], shape=x.shape[1:3], dtype=config.dtype)
+
+        valid = [valid_at(index, level) for index, level in enumerate(used)]
+        sums: list[Array] = []
+        for index in reversed(range(len(used))):
+            x = self._conv(used[index], valid[index], size=1, name=f"lateral_{index}")
+            sums.insert(0, (x + _doubled(sums[0], like=x) if sums else x) * valid[index])
+        out = [
+            self._conv(x, mask, size=3, name=f"output_{index}") * mask
+            for index, (x, mask) in enumerate(zip(sums, valid, strict=True))
+        ]
+        if config.extra == "pool":
+            out.append(out[-1][:, ::2, ::2])
+        elif config.extra != "none":
+            x = used[-1] if config.extra == "conv_c5" else out[-1]
+            for index in range(len(used), len(steps)):
+                mask = valid_at(index, x[:, ::2, ::2])
+                out.append(self._conv(x, mask, size=3, stride=2, name=f"extra_{index}") * mask)
+                x = nn.relu(out[-1])
+        return tuple(out)
+
+    def _conv(self, x: Array, valid: Array, *, size: int, name: str, stride: int = 1) -> Array:
+        config, plain = self.config, self.config.norm == "none"
+        options = {"stride": stride, "bias": plain, "dtype": config.dtype, "init": LECUN_UNIFORM}
+        x = conv(config.channels, size, name=name, **options)(x)
+        return x if plain else GroupNorm(config.groups, config.dtype, name=f"{name}_norm")(x, valid)
+
+
+def _doubled(x: Array, *, like: Array) -> Array:
+    """`x` with every cell repeated 2 x 2, cropped to the size of the finer level `like`."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, : like.shape[1], : like.shape[2]]

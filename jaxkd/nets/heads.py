@@ -1,0 +1,64 @@
+"""Prediction heads: the region proposal head of a level and the two-layer head of a region."""
+
+import flax.linen as nn
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Float
+
+from jaxkd.nets.norm import conv
+
+SMALL = nn.initializers.normal(0.01)
+
+
+class RPNHead(nn.Module):
+    """Objectness and deltas of each anchor (Ren et al. 2015, section 3.1); one head for all levels (Lin et al. 2017).
+
+    Attributes:
+      channels: width of the 3x3 convolution.
+      anchors: anchors per cell.
+      dtype: what the head computes in, up to its last layer; its parameters are float32.
+    """
+
+    channels: int = 256
+    anchors: int = 3
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, level: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w a"], Float[Array, "b h w a 4"]]:
+        """Logits [b h w a] and deltas [b h w a 4] of one level, in float32.
+
+        `level` is zero outside the pictures; what comes out there means nothing.
+        """
+        x = conv(self.channels, 3, bias=True, dtype=self.dtype, init=SMALL, name="conv")(level)
+        x = nn.relu(x)
+        logits = conv(self.anchors, 1, bias=True, dtype="float32", init=SMALL, name="logits")(x)
+        deltas = conv(self.anchors * 4, 1, bias=True, dtype="float32", init=SMALL, name="deltas")(x)
+        return logits, deltas.reshape(*logits.shape, 4)
+
+
+class TwoFCHead(nn.Module):
+    """Class logits and deltas of pooled regions through two dense layers (Lin et al. 2017, section 4.2).
+
+    Attributes:
+      classes: number of logits, background included.
+      boxes: boxes per region: the number of classes, or 1 if all classes share one.
+      hidden: width of both dense layers.
+      dtype: what the head computes in, up to its last layer; its parameters are float32.
+    """
+
+    classes: int
+    boxes: int
+    hidden: int = 1024
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "n r r c"]) -> tuple[Float[Array, "n k"], Float[Array, "n m 4"]]:
+        """Logits [n k] and deltas [n m 4] in float32; `pooled` is flattened in the order r, r, c."""
+        x = pooled.reshape(pooled.shape[0], -1)
+        he = nn.initializers.he_normal()
+        x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=he, name="fc6")(x))
+        x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=he, name="fc7")(x))
+        x = x.astype(jnp.float32)
+        logits = nn.Dense(self.classes, kernel_init=SMALL, name="logits")(x)
+        deltas = nn.Dense(self.boxes * 4, kernel_init=nn.initializers.normal(0.001), name="deltas")(x)
+        return logits, deltas.reshape(-1, self.boxes, 4)

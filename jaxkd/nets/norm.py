@@ -1,0 +1,110 @@
+"""Masks, norms and convolutions that never let the padding of a picture change a result.
+
+Pictures of several sizes share a bucket, padded at the bottom and on the right. A cell of a feature map at some stride
+is valid where it lies within ceil(extent / stride). Whatever feeds a spatial operation is multiplied by that mask
+first, so that a convolution sees beyond a picture's edge the zeros that it would see at the edge of an unpadded array.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Float, Int
+
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def valid_cells(
+    extents: Int[Array, "b 2"], *, stride: int, shape: tuple[int, int], dtype: str = "float32"
+) -> Float[Array, "b h w 1"]:
+    """1 where a cell of a map of `shape` (height, width) at `stride` lies in the picture, 0 in the padding."""
+    cells = (extents + stride - 1) // stride
+    rows = jnp.arange(shape[0]) < cells[:, :1]
+    columns = jnp.arange(shape[1]) < cells[:, 1:]
+    return (rows[:, :, None, None] & columns[:, None, :, None]).astype(dtype)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with stored statistics, folded into one multiply-add.
+
+    The leaves `mean` and `var` live beside `scale` and `bias`, so that converted weights have one home, but no gradient
+    reaches them.
+    """
+
+    dtype: str = "float32"
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]) -> Float[Array, "b h w c"]:
+        """`x` normalised in the net's dtype; `valid` is not needed, since no statistics are taken."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        mean = jax.lax.stop_gradient(self.param("mean", nn.initializers.zeros, channels))
+        var = jax.lax.stop_gradient(self.param("var", nn.initializers.ones, channels))
+        factor = scale * jax.lax.rsqrt(var + self.eps)
+        return x * factor.astype(self.dtype) + (bias - mean * factor).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group norm (Wu & He 2018) over the valid cells of each picture.
+
+    Both moments are sums in float32 taken in one pass over the map; the result is one multiply-add with factors of
+    [b c]. Where `groups` does not divide the channels, their greatest common divisor is taken.
+    """
+
+    groups: int = 32
+    dtype: str = "float32"
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]) -> Float[Array, "b h w c"]:
+        """`x` normalised in the net's dtype; cells outside `valid` neither count nor become zero."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        groups = math.gcd(self.groups, channels)
+        exact = x.astype(jnp.float32) * valid.astype(jnp.float32)
+        cells = jnp.maximum(valid.astype(jnp.float32).sum((1, 2)), 1.0) * (channels // groups)
+
+        def mean_of(sums: Array) -> Array:
+            return jnp.repeat(sums.reshape(-1, groups, channels // groups).sum(-1) / cells, channels // groups, axis=1)
+
+        mean = mean_of(exact.sum((1, 2)))
+        var = jnp.maximum(mean_of(jnp.square(exact).sum((1, 2))) - jnp.square(mean), 0.0)
+        factor = scale * jax.lax.rsqrt(var + self.eps)
+        shift = bias - mean * factor
+        return x * factor[:, None, None].astype(self.dtype) + shift[:, None, None].astype(self.dtype)
+
+
+def norm(kind: str, *, name: str, dtype: str, groups: int = 32) -> FrozenBatchNorm | GroupNorm:
+    """The norm called "frozen_batch" or "group", to be applied to (x, valid)."""
+    if kind == "group":
+        return GroupNorm(groups=groups, dtype=dtype, name=name)
+    return FrozenBatchNorm(dtype=dtype, name=name)
+
+
+def conv(
+    features: int,
+    size: int,
+    *,
+    name: str,
+    dtype: str,
+    stride: int = 1,
+    bias: bool = False,
+    init: Callable = HE_FAN_OUT,
+) -> nn.Conv:
+    """A convolution of `size` x `size` padded by size // 2 on all four sides: [b h w c] to ceil(h / stride)."""
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=((size // 2, size // 2),) * 2,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=init,
+        name=name,
+    )

@@ -1,0 +1,154 @@
+"""Residual networks (He et al. 2016) that return the four feature levels at strides 4, 8, 16 and 32."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+from jax import Array
+from jaxtyping import Float, Int
+
+from jaxkd.nets.norm import conv, norm, valid_cells
+
+BLOCKS = {  # He et al. 2016, table 1; depth 10 has one basic block a stage
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+EXPANSION = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """A residual network.
+
+    Attributes:
+      depth: number of layers; up to 34 of basic blocks, from 50 of bottlenecks.
+      width: channels of the stem and of the first stage's inner convolutions; each stage doubles them.
+      norm: "frozen_batch" for pretrained weights, "group" for training from random numbers or in small batches.
+      groups: number of groups of "group" norm.
+      stride_in_1x1: a bottleneck's stride is in its first 1x1 convolution (He et al. 2016) and not in its 3x3.
+      dtype: what the net computes in; its parameters are float32.
+    """
+
+    depth: Literal[10, 18, 34, 50, 101, 152] = 50
+    width: int = 64
+    norm: Literal["frozen_batch", "group"] = "frozen_batch"
+    groups: int = 32
+    stride_in_1x1: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def build(config: Config) -> nn.Module:
+    """The network as a module to be called with (images, extents)."""
+    return ResNet(config)
+
+
+def strides(config: Config) -> tuple[int, ...]:
+    """Input pixels per cell of each level."""
+    return (4, 8, 16, 32)
+
+
+def channels(config: Config) -> tuple[int, ...]:
+    """Width of each level."""
+    expansion = EXPANSION if config.depth >= 50 else 1
+    return tuple(config.width * 2**stage * expansion for stage in range(4))
+
+
+def stage_of(path: tuple[str, ...]) -> int:
+    """The stage that a parameter belongs to, by its path in the net: 0 for the stem, 1 to 4 for the levels."""
+    return int(path[0].removeprefix("layer").split("_")[0]) if path[0].startswith("layer") else 0
+
+
+class ResNet(nn.Module):
+    """Stem and four stages; block j of stage i is called layer{i}_{j}."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"], extents: Int[Array, "b 2"]
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """Four levels [b ceil(h / stride) ceil(w / stride) c], zero outside the pictures.
+
+        Args:
+          images: normalised pictures, padded at the bottom and on the right with anything finite.
+          extents: height and width in pixels of each picture.
+        """
+        config = self.config
+
+        def valid_at(stride: int, x: Array) -> Array:
+            return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=config.dtype)
+
+        x = images.astype(config.dtype) * valid_at(1, images)
+        x = conv(config.width, 7, stride=2, dtype=config.dtype, name="conv1")(x)
+        valid = valid_at(2, x)
+        x = norm(config.norm, groups=config.groups, dtype=config.dtype, name="bn1")(x, valid)
+        x = nn.max_pool(nn.relu(x) * valid, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        valid = valid_at(4, x)
+        block = Bottleneck if config.depth >= 50 else Basic
+        levels = []
+        for stage, count in enumerate(BLOCKS[config.depth], start=1):
+            for index in range(count):
+                stride = 2 if stage > 1 and index == 0 else 1
+                after = valid_at(2 ** (stage + 1), x[:, ::2, ::2]) if stride == 2 else valid
+                width = config.width * 2 ** (stage - 1)
+                x = block(config, width=width, stride=stride, name=f"layer{stage}_{index}")(x, valid, after)
+                valid = after
+            levels.append(x)
+        return tuple(levels)
+
+
+class Basic(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 5 left)."""
+
+    config: Config
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], before: Float[Array, "b h w 1"], after: Float[Array, "b i j 1"]
+    ) -> Float[Array, "b i j d"]:
+        """The block's output; `before` and `after` are the valid cells of its input and of its output."""
+        config = self.config
+        options = {"groups": config.groups, "dtype": config.dtype}
+        y = conv(self.width, 3, stride=self.stride, dtype=config.dtype, name="conv1")(x)
+        y = nn.relu(norm(config.norm, name="bn1", **options)(y, after)) * after
+        y = conv(self.width, 3, dtype=config.dtype, name="conv2")(y)
+        y = norm(config.norm, name="bn2", **options)(y, after)
+        return nn.relu(y + _shortcut(config, x, after, width=self.width, stride=self.stride)) * after
+
+
+class Bottleneck(nn.Module):
+    """Convolutions 1x1, 3x3, 1x1 and a shortcut (He et al. 2016, figure 5 right)."""
+
+    config: Config
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], before: Float[Array, "b h w 1"], after: Float[Array, "b i j 1"]
+    ) -> Float[Array, "b i j d"]:
+        """The block's output; `before` and `after` are the valid cells of its input and of its output."""
+        config = self.config
+        options = {"groups": config.groups, "dtype": config.dtype}
+        first, second = (self.stride, 1) if config.stride_in_1x1 else (1, self.stride)
+        inner = after if config.stride_in_1x1 else before
+        y = conv(self.width, 1, stride=first, dtype=config.dtype, name="conv1")(x)
+        y = nn.relu(norm(config.norm, name="bn1", **options)(y, inner)) * inner
+        y = conv(self.width, 3, stride=second, dtype=config.dtype, name="conv2")(y)
+        y = nn.relu(norm(config.norm, name="bn2", **options)(y, after))
+        y = conv(self.width * EXPANSION, 1, dtype=config.dtype, name="conv3")(y)
+        y = norm(config.norm, name="bn3", **options)(y, after)
+        return nn.relu(y + _shortcut(config, x, after, width=self.width * EXPANSION, stride=self.stride)) * after
+
+
+def _shortcut(config: Config, x: Array, after: Array, *, width: int, stride: int) -> Array:
+    if stride == 1 and x.shape[-1] == width:
+        return x
+    y = conv(width, 1, stride=stride, dtype=config.dtype, name="downsample_conv")(x)
+    return norm(config.norm, groups=config.groups, dtype=config.dtype, name="downsample_norm")(y, after)
