@@ -6,8 +6,6 @@ from jax import lax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from jaxkd.ops.boxes import iou
-
 
 class Kept(NamedTuple):
     """Which boxes survived, best first, padded to a static number."""
@@ -53,44 +51,30 @@ def nms(
         raise ValueError(f"nms was given limit={limit} and tile={tile}; both must be at least 1.")
     tile = min(tile, max(len(boxes), 1))
     tiles = -(-len(boxes) // tile)
-    order, boxes, classes, valid = _sorted(boxes, scores, classes, valid, size=tiles * tile)
     slots = -(-limit // tile) * tile
+    order, table, valid = _sorted(boxes, scores, classes, valid, size=tiles * tile)
 
     def unfinished(carry):
-        step, count, *_ = carry
+        step, count, _, _ = carry
         return (step < tiles) & (count < limit)
 
     def walk(carry):
-        step, count, index, kept_boxes, kept_classes = carry
-        start = step * tile
-        ours = lax.dynamic_slice_in_dim(boxes, start, tile)
-        kinds = lax.dynamic_slice_in_dim(classes, start, tile)
-        candidate = lax.dynamic_slice_in_dim(valid, start, tile)
+        step, count, index, kept = carry
+        mine, ours, candidate = (lax.dynamic_slice_in_dim(x, step * tile, tile, -1) for x in (order, table, valid))
 
         def by_kept(block, candidate):
-            theirs = lax.dynamic_slice_in_dim(kept_boxes, block * tile, tile)
-            theirs_kinds = lax.dynamic_slice_in_dim(kept_classes, block * tile, tile)
-            real = block * tile + jnp.arange(tile) < count
-            beaten = _overlap(theirs, ours, theirs_kinds, kinds, threshold) & real[:, None]
-            return candidate & ~beaten.any(0)
+            theirs = lax.dynamic_slice_in_dim(kept, block * tile, tile, -1)
+            return candidate & ~_overlap(theirs, ours, threshold).any(0)  # slots not yet filled have no area
 
         candidate = lax.fori_loop(0, (count + tile - 1) // tile, by_kept, candidate)
-        keep = _fixed_point(_overlap(ours, ours, kinds, kinds, threshold), candidate)
+        keep = _fixed_point(_overlap(ours, ours, threshold), candidate)
         slot = jnp.where(keep, count + jnp.cumsum(keep) - 1, slots)
-        return (
-            step + 1,
-            count + keep.sum(dtype=jnp.int32),
-            index.at[slot].set(lax.dynamic_slice_in_dim(order, start, tile), mode="drop"),
-            kept_boxes.at[slot].set(ours, mode="drop"),
-            kept_classes.at[slot].set(kinds, mode="drop"),
-        )
+        index = index.at[slot].set(mine, mode="drop")
+        kept = kept.at[:, slot].set(ours, mode="drop")
+        return step + 1, count + keep.sum(dtype=jnp.int32), index, kept
 
-    empty = (
-        jnp.int32(0),
-        jnp.int32(0),
-        *(jnp.zeros_like(x, shape=(slots, *x.shape[1:])) for x in (order, boxes, classes)),
-    )
-    _, count, index, _, _ = lax.while_loop(unfinished, walk, empty)
+    start = (jnp.int32(0), jnp.int32(0), jnp.zeros(slots, jnp.int32), jnp.zeros((len(table), slots), jnp.float32))
+    _, count, index, _ = lax.while_loop(unfinished, walk, start)
     full = jnp.arange(limit) < count
     return Kept(index=jnp.where(full, index[:limit], 0), valid=full)
 
@@ -119,26 +103,39 @@ def nms_matrix(
     """
     if limit < 1:
         raise ValueError(f"nms_matrix was given limit={limit}; it must be at least 1.")
-    order, boxes, classes, valid = _sorted(boxes, scores, classes, valid, size=len(boxes))
-    keep = _fixed_point(_overlap(boxes, boxes, classes, classes, threshold), valid)
+    order, table, valid = _sorted(boxes, scores, classes, valid, size=len(boxes))
+    keep = _fixed_point(_overlap(table, table, threshold), valid)
     slot = jnp.where(keep, jnp.cumsum(keep) - 1, limit)
     index = jnp.zeros(limit, jnp.int32).at[slot].set(order, mode="drop")
     return Kept(index=index, valid=jnp.arange(limit) < keep.sum())
 
 
 def _sorted(boxes, scores, classes, valid, *, size):
-    """Order, boxes, classes and valid, best first, invalid ones cleared, padded to `size`."""
-    valid = valid & ~jnp.isnan(scores)
-    order = jnp.argsort(jnp.where(valid, -scores.astype(jnp.float32), jnp.inf), stable=True).astype(jnp.int32)
-    boxes = jnp.where(valid[:, None], lax.stop_gradient(boxes).astype(jnp.float32), 0.0)[order]
-    classes = jnp.zeros_like(order) if classes is None else classes.astype(jnp.int32)[order]
-    columns = (order, boxes, classes, valid[order])
-    return tuple(jnp.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)) for x in columns)
+    """Index [size], table [4 size] of x0, y0, x1, y1 (and class, [5 size]), valid [size]: best first, the rest zero."""
+    valid = jnp.asarray(valid) & ~jnp.isnan(scores)
+    order = jnp.argsort(jnp.where(valid, -jnp.asarray(scores, jnp.float32), jnp.inf), stable=True).astype(jnp.int32)
+    table = lax.stop_gradient(jnp.asarray(boxes, jnp.float32)).T
+    if classes is not None:
+        table = jnp.concatenate([table, jnp.asarray(classes, jnp.float32)[None]])
+    table = jnp.where(valid, table, 0.0)[:, order]
+    spare = size - len(boxes)
+    return jnp.pad(order, (0, spare)), jnp.pad(table, ((0, 0), (0, spare))), jnp.pad(valid[order], (0, spare))
 
 
-def _overlap(a, b, kinds_a, kinds_b, threshold):
-    """[a b] bool: of one class, and more than `threshold` of IoU."""
-    return (iou(a, b) > threshold) & (kinds_a[:, None] == kinds_b[None, :])
+def _overlap(a, b, threshold):
+    """[a b] bool: of one class, and more than `threshold` of IoU.
+
+    By columns and without a quotient: in the loops of `nms` a CPU takes 6 to 10 times as long for rows of [n 4].
+    """
+    width = jnp.minimum(a[2][:, None], b[2]) - jnp.maximum(a[0][:, None], b[0])
+    height = jnp.minimum(a[3][:, None], b[3]) - jnp.maximum(a[1][:, None], b[1])
+    shared = jnp.maximum(width, 0.0) * jnp.maximum(height, 0.0)
+    over = shared > threshold * (_area(a)[:, None] + _area(b) - shared)
+    return over & (a[4][:, None] == b[4]) if len(a) == 5 else over
+
+
+def _area(table):
+    return jnp.maximum(table[2] - table[0], 0.0) * jnp.maximum(table[3] - table[1], 0.0)
 
 
 def _fixed_point(overlap, candidate):
