@@ -18,7 +18,7 @@ HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def valid_cells(
-    extents: Int[Array, "b 2"], *, stride: int, shape: tuple[int, int], dtype: str = "float32"
+    extents: Int[Array, "b 2"], *, stride: int, shape: tuple[int, ...], dtype: str = "float32"
 ) -> Float[Array, "b h w 1"]:
     """1 where a cell of a map of `shape` (height, width) at `stride` lies in the picture, 0 in the padding."""
     cells = (extents + stride - 1) // stride

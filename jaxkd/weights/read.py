@@ -1,0 +1,156 @@
+"""Files of named arrays: read from .safetensors and .npz, written as .safetensors."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jax import numpy as jnp
+
+from jaxkd.errors import StorageError, WeightsError
+
+BFLOAT16 = np.dtype(jnp.bfloat16)
+STORED = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "I16": np.int16,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F16": np.float16,
+    "BF16": BFLOAT16,
+    "F32": np.float32,
+    "F64": np.float64,
+}
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors or .npz file by name; half-precision ones become float32.
+
+    Nothing in the file is executed. Raises WeightsError where the file is missing, is of another kind, declares sizes
+    that it does not hold, or holds anything but numbers.
+    """
+    path = Path(path)
+    readers: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {".safetensors": _safetensors, ".npz": _npz}
+    if path.suffix not in readers:
+        raise WeightsError(f"{path} is neither .safetensors nor .npz; convert the weights to one of these.")
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file {path}; give the path of a .safetensors or .npz file.")
+    try:
+        arrays = readers[path.suffix](path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return {name: _plain(array) for name, array in arrays.items()}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The free text that `save` put into a .safetensors file beside the arrays."""
+    try:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} is not a readable .safetensors file: {error}.") from error
+
+
+def save(
+    path: str | Path, arrays: Mapping[str, Any], *, half: bool = False, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes `arrays` to a .safetensors file, all or nothing.
+
+    Args:
+      path: the file; its folder is made where it is missing.
+      arrays: NumPy or JAX arrays by name.
+      half: store float32 as float16, which halves the file.
+      metadata: free text to store beside the arrays.
+
+    Raises WeightsError for another suffix or where a number is too large for float16, and StorageError where the folder
+    cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"Weights are written as .safetensors; got the file name {path.name}.")
+    stored = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    if half:
+        stored = {name: _halved(array, name=name) for name, array in stored.items()}
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(safetensors.numpy.save(stored, metadata=dict(metadata or {})))
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:  # the library refuses a header that is too long and offsets that overlap, leave holes or pass the file's end
+        entries = safetensors.deserialize(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a sound .safetensors file ({error}); fetch it again.") from error
+    out = {}
+    for name, entry in entries:
+        if entry["dtype"] not in STORED:
+            raise WeightsError(
+                f"{path} stores {name} as {entry['dtype']}, which is not supported; store it as float32."
+            )
+        out[name] = np.frombuffer(entry["data"], STORED[entry["dtype"]]).reshape(entry["shape"])
+    return out
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                member.filename.removesuffix(".npy"): _member(archive, member, path=path)
+                for member in archive.infolist()
+            }
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise WeightsError(f"{path} is not a sound .npz file ({error}); fetch it again.") from error
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: Path) -> np.ndarray:
+    with archive.open(member) as file:
+        declared = _declared_bytes(file)
+        if declared + file.tell() != member.file_size:
+            raise WeightsError(
+                f"{path} declares {declared} bytes for {member.filename} and holds {member.file_size - file.tell()}; "
+                "fetch it again."
+            )
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _declared_bytes(file: IO[bytes]) -> int:
+    version = np.lib.format.read_magic(file)
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in headers:
+        raise ValueError(f"array format {version} is unknown")
+    shape, _, dtype = headers[version](file)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"it holds {dtype} and not plain numbers")
+    count = dtype.itemsize
+    for size in shape:
+        count *= size
+    return count
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    if array.dtype in (np.float16, BFLOAT16):
+        return array.astype(np.float32)
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def _halved(array: np.ndarray, *, name: str) -> np.ndarray:
+    if array.dtype != np.float32:
+        return array
+    if array.size and np.abs(array).max() > np.finfo(np.float16).max:
+        raise WeightsError(f"{name} holds numbers too large for float16; save it with half=False.")
+    return array.astype(np.float16)
