@@ -4,6 +4,8 @@ Every record is a pytree. Letters in the shapes: b image, g truth, r region, k c
 Boxes are (x0, y0, x1, y1) in pixels of the padded picture, half-open, float32.
 """
 
+import dataclasses
+
 from flax import struct
 from jax import Array
 from jax import numpy as jnp
@@ -45,16 +47,33 @@ class Answers:
 
 
 @struct.dataclass
+class Features:
+    """The feature maps of a batch, finest level first, zero outside the pictures."""
+
+    backbone: tuple[Array, ...]  # what the neck was given, levels of [b h w c]
+    neck: tuple[Array, ...]  # the feature pyramid, levels of [b h w c]
+
+
+@struct.dataclass
 class View:
     """What a distillation method sees of one detector on one batch."""
 
-    pyramid: tuple[Array, ...]  # neck output, levels of [b h w c]
-    backbone: tuple[Array, ...]  # what the neck was given, levels of [b h w c]
+    features: Features
     answers: Answers
-    strides: tuple[int, ...] = struct.field(pytree_node=False)  # of the pyramid's levels
-    backbone_strides: tuple[int, ...] = struct.field(pytree_node=False)
-    box_weights: tuple[float, ...] = struct.field(pytree_node=False)  # of the box code of `answers.deltas`
-    background: int | None = struct.field(pytree_node=False)  # logit column; None where classes are independent
+    traits: "Traits" = struct.field(pytree_node=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """The constants of a detector that a method may need."""
+
+    classes: tuple[str, ...]
+    strides: tuple[int, ...]  # of the neck's levels
+    channels: tuple[int, ...]  # of the neck's levels
+    backbone_strides: tuple[int, ...]
+    backbone_channels: tuple[int, ...]
+    box_weights: tuple[float, ...]  # of the box code of `Answers.deltas`
+    background: int | None  # column of `Answers.logits`; None where classes are independent
 
 
 @struct.dataclass

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 LIMIT = math.log(1000 / 16)
 
@@ -101,6 +101,23 @@ def decode(
     center = _center(anchors) + plain[..., :2] * sides
     half = 0.5 * sides * jnp.exp(jnp.minimum(plain[..., 2:], limit))
     return jnp.concatenate([center - half, center + half], axis=-1)
+
+
+def of_class(deltas: Float[Array, "*n m 4"], labels: Int[Array, "*n"]) -> Float[Array, "*n 4"]:
+    """The four deltas of each region's class, out of one set a class; the only set where all classes share one.
+
+    Labels beyond the last class (background) give the last class's; mask them.
+    """
+    chosen = jnp.clip(labels, 0, deltas.shape[-2] - 1) if deltas.shape[-2] > 1 else jnp.zeros_like(labels)
+    return jnp.take_along_axis(deltas, chosen[..., None, None], axis=-2)[..., 0, :]
+
+
+def smooth_l1(gap: Float[Array, "*n"], *, beta: float) -> Float[Array, "*n"]:
+    """|gap| less beta / 2 beyond `beta`, a parabola below it; |gap| itself for beta 0 (Girshick 2015, equation 3)."""
+    size = jnp.abs(gap)
+    if beta == 0:
+        return size
+    return jnp.where(size < beta, 0.5 * gap**2 / beta, size - 0.5 * beta)
 
 
 def _corners(boxes):

@@ -131,7 +131,7 @@ def roi_align_dense(
 def _check(pyramid, strides, **sizes):
     if len(strides) != len(pyramid):
         raise ValueError(
-            f"RoIAlign was given {len(strides)} strides for a pyramid of {len(pyramid)} levels; give one stride a level."
+            f"RoIAlign was given {len(strides)} strides for {len(pyramid)} levels of a pyramid; give one for each."
         )
     for name, size in sizes.items():
         if size < 1:

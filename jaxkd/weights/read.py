@@ -1,11 +1,13 @@
 """Files of named arrays: read from .safetensors and .npz, written as .safetensors."""
 
+import contextlib
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -86,7 +88,8 @@ def save(
         scratch.write_bytes(safetensors.numpy.save(stored, metadata=dict(metadata or {})))
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
@@ -117,29 +120,26 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: Path) -> np.ndarray:
-    with archive.open(member) as file:
-        declared = _declared_bytes(file)
-        if declared + file.tell() != member.file_size:
-            raise WeightsError(
-                f"{path} declares {declared} bytes for {member.filename} and holds {member.file_size - file.tell()}; "
-                "fetch it again."
-            )
+    declared = _declared_bytes(archive, member)
+    if declared != member.file_size:
+        raise WeightsError(
+            f"{path} declares {declared} bytes for {member.filename} and holds {member.file_size}; fetch it again."
+        )
     with archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _declared_bytes(file: IO[bytes]) -> int:
-    version = np.lib.format.read_magic(file)
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in headers:
-        raise ValueError(f"array format {version} is unknown")
-    shape, _, dtype = headers[version](file)
-    if dtype.kind not in "biuf":
-        raise ValueError(f"it holds {dtype} and not plain numbers")
-    count = dtype.itemsize
-    for size in shape:
-        count *= size
-    return count
+def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Length of the header and of the array that it announces, before memory is taken for that array."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in headers:
+            raise ValueError(f"array format {version} is unknown")
+        shape, _, dtype = headers[version](file)
+        if dtype.kind not in "biuf":
+            raise ValueError(f"it holds {dtype} and not plain numbers")
+        return file.tell() + math.prod(shape) * dtype.itemsize
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,106 @@
+"""The records of a data source, on the host: what every source gives, and the checks that all of them share."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32, UInt8
+
+from jaxkd.errors import DataError
+
+SLACK = 0.5  # pixels by which rounding may push a box over its picture's edge before it counts as clipped
+
+
+class PictureError(DataError):
+    """One picture that cannot be used; a loader puts another in its place and counts it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One picture and its truth. Boxes are (x0, y0, x1, y1) in pixels of the original picture, half-open."""
+
+    index: int  # position in the source
+    image_id: int  # id in the source's own annotations
+    file: str  # name of the picture, for messages
+    height: int
+    width: int
+    boxes: Float32[np.ndarray, "n 4"]
+    labels: Int32[np.ndarray, "n"]  # index into the source's classes
+    crowd: Bool[np.ndarray, "n"]  # regions where nothing may be called background
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A set of annotated pictures."""
+
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]  # the annotations' own id of each class
+    records: Sequence[Record]
+    repairs: dict[str, int]  # how often each fault of the annotations was repaired or left out
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The RGB picture of a record; PictureError where only this one is unusable, DataError where all are."""
+        ...
+
+    def annotations(self) -> dict:
+        """The truth for an evaluation, as a COCO dict: images, categories and annotations with their own ids."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedBoxes:
+    """Boxes inside their pictures, which of them to keep, and what was wrong with the others."""
+
+    boxes: Float32[np.ndarray, "n 4"]
+    keep: Bool[np.ndarray, "n"]
+    clipped: Bool[np.ndarray, "n"]
+    faults: dict[str, Bool[np.ndarray, "n"]]  # by name of the fault: the boxes that are left out for it
+
+
+def check_boxes(
+    boxes: Float[np.ndarray, "n 4"], *, heights: np.ndarray | int, widths: np.ndarray | int
+) -> CheckedBoxes:
+    """Boxes (x0, y0, x1, y1) clipped to their pictures, without those that hold no pixel of it.
+
+    `heights` and `widths` are one number each, or one a box.
+    """
+    finite = np.isfinite(boxes).all(-1)
+    boxes = np.where(finite[:, None], boxes, 0.0)
+    sized = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    limits = np.stack(np.broadcast_arrays(np.zeros(len(boxes)), widths, heights), -1)
+    inside = np.clip(boxes, limits[:, [0, 0, 0, 0]], limits[:, [1, 2, 1, 2]]).astype(np.float32)
+    keep = sized & (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+    return CheckedBoxes(
+        boxes=inside,
+        keep=keep,
+        clipped=keep & (np.abs(inside - boxes) > SLACK).any(-1),
+        faults={
+            "boxes_not_finite": ~finite,
+            "boxes_without_area": finite & ~sized,
+            "boxes_outside": sized & ~keep,
+        },
+    )
+
+
+def check_file_name(name: str, *, where: str) -> str:
+    """`name` itself where it stays inside the folder it is looked up in.
+
+    Raises:
+      DataError: for an absolute path, a drive letter, a '..' part, a backslash or a NUL.
+    """
+    parts = name.split("/")
+    if not name or "\\" in name or "\0" in name or ".." in parts or parts[0] == "" or re.match("[A-Za-z]:", name):
+        raise DataError(
+            f"{where} names the file {name!r}, which could lead out of the picture folder; "
+            "use names relative to that folder with '/' between their parts."
+        )
+    return name
+
+
+def add_counts(repairs: dict[str, int], faults: dict[str, np.ndarray]) -> None:
+    """Adds the number of True entries of every fault to `repairs`, leaving out the zeros."""
+    for name, mask in faults.items():
+        if mask.any():
+            repairs[name] = repairs.get(name, 0) + int(mask.sum())

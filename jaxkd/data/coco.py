@@ -1,0 +1,335 @@
+"""Pictures in a folder with a COCO annotation file."""
+
+import dataclasses
+import difflib
+import json
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxkd.config import asset_path
+from jaxkd.data import pictures
+from jaxkd.data.base import Record, add_counts, check_boxes, check_file_name
+from jaxkd.errors import DataError
+
+LARGEST_FILE = 2**31  # bytes of JSON; more would fill the memory of most machines
+CORNER_SHARE = 0.05  # share of boxes that may leave their picture before they are suspected to be corners
+NORMALISED = 1.5  # no pixel box ends below this
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A folder of pictures and the COCO file that describes them; "assets:NAME" is what comes with the package."""
+
+    images: str = "assets:bccd/images"  # folder that the file names are looked up in
+    annotations: str = "assets:bccd/train.json"
+    limit: int = 0  # only the first pictures of the file; 0 for all
+    strict: bool = False  # stop at faults that would otherwise be repaired or left out, and counted
+    allow_links: bool = False  # follow symbolic links that lead out of the picture folder
+
+
+def load(config: Config) -> "CocoSource":
+    """The source that a COCO file describes, checked from end to end; pictures are first opened when they are read.
+
+    Raises:
+      DataError: where the file or folder is missing, or the file is not what COCO describes.
+    """
+    file, folder = asset_path(config.annotations), asset_path(config.images)
+    content = _read_json(file)
+    if not folder.is_dir():
+        raise DataError(f"There is no picture folder {folder}; correct the path of the images.")
+    return CocoSource(content, config=config, file=file, folder=folder)
+
+
+class CocoSource:
+    """Records of a COCO file, its classes in the order of their category ids."""
+
+    def __init__(self, content: dict, *, config: Config, file: Path, folder: Path):
+        self.repairs: dict[str, int] = {}
+        self._config = config
+        self._file = file
+        self._folder = folder
+        categories = _categories(content, file)
+        self.category_ids = tuple(categories)
+        self.classes = tuple(categories.values())
+        self._images = _images(content, file)
+        if config.limit:
+            self._images = self._images[: config.limit]
+        self._truth = self._check_truth(content)
+        self.records = self._make_records()
+        self._count_oddities()
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The RGB picture of a record.
+
+        Raises:
+          PictureError: where this picture is missing or broken.
+          DataError: where it may not be used: a link out of the folder, or in strict mode a wrong size.
+        """
+        record = self.records[index]
+        path = self._folder / record.file
+        if not self._config.allow_links:
+            root = os.path.realpath(self._folder)
+            if os.path.commonpath([root, os.path.realpath(path)]) != root:
+                raise DataError(f"{path} is a link out of the picture folder; copy the file or set allow_links.")
+        image = pictures.read(path, size=(record.height, record.width))
+        if self._config.strict and image.shape[:2] != (record.height, record.width):
+            raise DataError(
+                f"{path} is {image.shape[1]}x{image.shape[0]}, but {self._file} says {record.width}x{record.height}; "
+                "correct the width and height, or leave out strict."
+            )
+        return image
+
+    def annotations(self) -> dict:
+        """The truth as a COCO dict with the file's own ids and areas; segmentations are left out."""
+        truth = self._truth
+        annotations = [
+            {
+                "id": number,
+                "image_id": self.records[picture].image_id,
+                "category_id": self.category_ids[label],
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": area,
+                "iscrowd": int(crowd),
+            }
+            for number, picture, label, (x0, y0, x1, y1), area, crowd in zip(
+                truth.ids,
+                truth.pictures.tolist(),
+                truth.labels.tolist(),
+                truth.exact.tolist(),
+                truth.areas.tolist(),
+                truth.crowd.tolist(),
+                strict=True,
+            )
+        ]
+        images = [
+            {"id": record.image_id, "file_name": record.file, "height": record.height, "width": record.width}
+            for record in self.records
+        ]
+        categories = [
+            {"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
+        ]
+        return {"images": images, "categories": categories, "annotations": annotations}
+
+    def _check_truth(self, content: dict) -> "_Truth":
+        items = content.get("annotations", [])
+        if not isinstance(items, list):
+            raise DataError(f"{self._file} holds no list under 'annotations'; write one, or leave the key out.")
+        truth, unknown = _gather(items, self._images, self.category_ids, self._file, known=_all_ids(content))
+        self._tally({"annotations_of_unknown_pictures": np.ones(unknown, bool)})
+        sizes = np.array([(image["height"], image["width"]) for image in self._images]).reshape(-1, 2)
+        heights, widths = sizes[truth.pictures].T
+        _refuse_other_formats(truth.exact, heights, widths, self._file)
+        checked = check_boxes(truth.exact, heights=heights, widths=widths)
+        self._tally(checked.faults | {"boxes_clipped": checked.clipped})
+        exact = np.where(checked.clipped[:, None], checked.boxes, truth.exact)
+        return dataclasses.replace(truth, boxes=checked.boxes, exact=exact).only(checked.keep)
+
+    def _tally(self, faults: dict[str, np.ndarray]) -> None:
+        found = [name for name, mask in faults.items() if mask.any()]
+        if self._config.strict and found:
+            number = int(faults[found[0]].sum())
+            raise DataError(f"{self._file}: {found[0]} = {number}; correct the file, or leave out strict.")
+        add_counts(self.repairs, faults)
+
+    def _make_records(self) -> tuple[Record, ...]:
+        truth = self._truth
+        bounds = np.searchsorted(truth.pictures, np.arange(len(self._images) + 1))
+        return tuple(
+            Record(
+                index=index,
+                image_id=image["id"],
+                file=image["file_name"],
+                height=image["height"],
+                width=image["width"],
+                boxes=truth.boxes[low:high],
+                labels=truth.labels[low:high],
+                crowd=truth.crowd[low:high],
+            )
+            for index, (image, low, high) in enumerate(zip(self._images, bounds[:-1], bounds[1:], strict=True))
+        )
+
+    def _count_oddities(self) -> None:
+        """Counts what is kept as it is and yet worth knowing."""
+        rows = np.column_stack([self._truth.pictures, self._truth.labels, self._truth.boxes])
+        ids = self._truth.ids
+        counts = {
+            "boxes_repeated": len(rows) - len(np.unique(rows, axis=0)),
+            "annotation_ids_repeated_or_zero": len(ids) - len(set(ids) - {0}),
+            "files_listed_again": len(self.records) - len({record.file for record in self.records}),
+        }
+        self.repairs |= {name: count for name, count in counts.items() if count}
+        if self.repairs:
+            log.warning("%s: %s", self._file, ", ".join(f"{name} {count}" for name, count in self.repairs.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Truth:
+    """All annotations in the order of their pictures."""
+
+    ids: list[Any]
+    pictures: np.ndarray  # [n] index of the picture
+    labels: np.ndarray  # [n] index of the class
+    boxes: np.ndarray  # [n 4] float32, clipped
+    exact: np.ndarray  # [n 4] float64, as in the file where nothing was clipped
+    areas: np.ndarray  # [n]
+    crowd: np.ndarray  # [n]
+
+    def only(self, keep: np.ndarray) -> "_Truth":
+        """The annotations that a mask keeps, sorted by their pictures."""
+        order = np.flatnonzero(keep)
+        order = order[np.argsort(self.pictures[order], kind="stable")]
+        return _Truth(
+            ids=[self.ids[place] for place in order],
+            pictures=self.pictures[order],
+            labels=self.labels[order],
+            boxes=self.boxes[order],
+            exact=self.exact[order],
+            areas=self.areas[order],
+            crowd=self.crowd[order],
+        )
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise DataError(f"{file} is larger than 2 GB; split it into several files.")
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"There is no annotation file {file}; correct the path of the annotations.") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); it has to be a COCO annotation file.") from error
+    try:
+        parsed = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{file} is not UTF-8 in line {line}; save it as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{file} is not valid JSON in line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from error
+    if not isinstance(parsed, dict):
+        raise DataError(f"{file} holds a JSON {type(parsed).__name__}; COCO annotations are an object with 'images'.")
+    return parsed
+
+
+def _entries(content: dict, key: str, fields: dict[str, type], file: Path) -> list[dict]:
+    """The list under `key`, each entry of it a dict with these fields of these types."""
+    entries = content.get(key)
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{file} lists no {key}; COCO annotations have 'images' and 'categories', both not empty.")
+    for place, entry in enumerate(entries):
+        for field, kind in fields.items():
+            value = entry.get(field) if isinstance(entry, dict) else None
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise DataError(
+                    f"{file}: entry {place} of {key} has {field} = {value!r}; it has to be of type {kind.__name__}."
+                )
+    return entries
+
+
+def _categories(content: dict, file: Path) -> dict[int, str]:
+    """Names by category id, in the order of the ids."""
+    entries = _entries(content, "categories", {"id": int, "name": str}, file)
+    for field in ("id", "name"):
+        value, count = Counter(entry[field] for entry in entries).most_common(1)[0]
+        if count > 1:
+            raise DataError(f"{file} has {count} categories with the {field} {value!r}; make them different.")
+    return {entry["id"]: entry["name"] for entry in sorted(entries, key=lambda entry: entry["id"])}
+
+
+def _images(content: dict, file: Path) -> list[dict]:
+    entries = _entries(content, "images", {"id": int, "file_name": str, "height": int, "width": int}, file)
+    for entry in entries:
+        check_file_name(entry["file_name"], where=f"{file}: image {entry['id']}")
+        if entry["height"] < 1 or entry["width"] < 1:
+            raise DataError(f"{file}: image {entry['id']} is {entry['width']}x{entry['height']}; give its true size.")
+    value, count = Counter(entry["id"] for entry in entries).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{file} has {count} images with the id {value}; make the ids different.")
+    return entries
+
+
+def _all_ids(content: dict) -> set[int]:
+    return {image["id"] for image in content["images"]}
+
+
+def _gather(
+    items: list, images: list[dict], category_ids: tuple[int, ...], file: Path, *, known: set[int]
+) -> tuple[_Truth, int]:
+    """Annotations of these images as arrays, boxes as corners, and how many belong to no image of the file at all."""
+    places = {image["id"]: place for place, image in enumerate(images)}
+    labels = {number: label for label, number in enumerate(category_ids)}
+    ids, kept, boxes, areas, unknown = [], [], [], [], 0
+    for item in items:
+        picture = item.get("image_id") if isinstance(item, dict) else None
+        if not isinstance(picture, int) or picture not in places:
+            unknown += not isinstance(picture, int) or picture not in known
+            continue
+        category = item.get("category_id")
+        if not isinstance(category, int) or category not in labels:
+            near = difflib.get_close_matches(str(category), [str(number) for number in labels], n=1)
+            hint = f" (the nearest id is {near[0]})" if near else ""
+            raise DataError(
+                f"{file}: annotation {item.get('id')} has the category {category!r}, which 'categories' does not "
+                f"list{hint}; add it there or correct the annotation."
+            )
+        box, area = _numbers(item, file), item.get("area")
+        ids.append(item.get("id"))
+        kept.append((places[picture], labels[category], bool(item.get("iscrowd", 0))))
+        boxes.append(box)
+        areas.append(area if isinstance(area, (int, float)) else max(box[2], 0) * max(box[3], 0))
+    exact = np.array(boxes, np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact[:, 2:] += exact[:, :2]
+        rough = exact.astype(np.float32)
+    columns = np.array(kept, np.int32).reshape(-1, 3)
+    truth = _Truth(
+        ids=ids,
+        pictures=columns[:, 0],
+        labels=columns[:, 1],
+        boxes=rough,
+        exact=exact,
+        areas=np.array(areas, np.float64),
+        crowd=columns[:, 2].astype(bool),
+    )
+    return truth, unknown
+
+
+def _numbers(item: dict, file: Path) -> list[float]:
+    box = item.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        rotated = "; rotated boxes are not supported" if isinstance(box, list) and len(box) == 5 else ""
+        raise DataError(
+            f"{file}: annotation {item.get('id')} has bbox = {box!r}; "
+            f"wanted are 4 numbers [x, y, width, height]{rotated}."
+        )
+    if not all(isinstance(value, (int, float)) for value in box):
+        raise DataError(f"{file}: annotation {item.get('id')} has bbox = {box!r}; write plain numbers.")
+    return box
+
+
+def _refuse_other_formats(corners: np.ndarray, heights: np.ndarray, widths: np.ndarray, file: Path) -> None:
+    """Stops where the boxes of the whole file only make sense in another format than [x, y, width, height]."""
+    with np.errstate(invalid="ignore"):
+        raw = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], -1)
+        sized = np.isfinite(corners).all(-1) & (raw[:, 2:] > 0).all(-1)
+    raw, limits = raw[sized], np.stack([widths, heights], -1)[sized]
+    if not len(raw):
+        return
+    if raw.max() <= NORMALISED and limits.max() > 2:
+        raise DataError(f"{file}: no box exceeds {NORMALISED}, so they are shares of the picture; multiply to pixels.")
+    leaving = (corners[sized][:, 2:] > limits + 1).any(-1)
+    as_corners = (raw[:, 2:] > raw[:, :2]).all(-1) & (raw[:, 2:] <= limits + 1).all(-1)
+    if leaving.mean() > CORNER_SHARE and as_corners.all():
+        raise DataError(
+            f"{file}: {leaving.sum()} of {len(raw)} boxes leave their picture, and all of them fit as corners "
+            "[x0, y0, x1, y1]; COCO wants [x, y, width, height]."
+        )

@@ -1,0 +1,125 @@
+"""Drawn pictures: circles, squares and triangles of any colour on noise, with no file to fetch."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxkd.data.base import Record
+from jaxkd.errors import DataError
+
+CLASSES = ("circle", "square", "triangle")
+OVERLAP = 0.2  # greatest share of an object that an earlier one may cover
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Drawn pictures; equal numbers give equal pictures on every machine."""
+
+    count: int = 64  # pictures
+    size: tuple[int, int] = (96, 128)  # height and width in pixels
+    seed: int = 0  # another seed, other pictures
+    max_objects: int = 4  # in a picture, one at least
+
+
+def load(config: Config) -> "ShapesSource":
+    """The drawn source.
+
+    Raises:
+      DataError: for numbers that no picture can be drawn with.
+    """
+    if config.count < 1 or config.max_objects < 1 or min(config.size) < 32 or config.seed < 0:
+        raise DataError(
+            f"{config} cannot be drawn; give at least 1 picture, 1 object, 32 pixels a side and a seed of 0 or more."
+        )
+    return ShapesSource(config)
+
+
+class ShapesSource:
+    """Pictures that are drawn when they are read."""
+
+    def __init__(self, config: Config):
+        self.classes = CLASSES
+        self.category_ids = (1, 2, 3)
+        self.repairs: dict[str, int] = {}
+        self._config = config
+        self.records = tuple(self._record(index) for index in range(config.count))
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture of a record, drawn."""
+        height, width = self._config.size
+        noise = np.random.default_rng((self._config.seed, index, 1))
+        image = noise.integers(0, 96, (height, width, 3), np.uint8)
+        record = self.records[index]
+        for box, label in zip(record.boxes, record.labels, strict=True):
+            colour = noise.integers(128, 256, 3).tolist()
+            cv2.fillPoly(image, [_outline(box, CLASSES[label])], colour)
+        return image
+
+    def annotations(self) -> dict:
+        """The truth as a COCO dict."""
+        height, width = self._config.size
+        annotations = []
+        for record in self.records:
+            for (x0, y0, x1, y1), label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": record.image_id,
+                        "category_id": self.category_ids[label],
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "area": (x1 - x0) * (y1 - y0),
+                        "iscrowd": 0,
+                    }
+                )
+        return {
+            "images": [{"id": record.image_id, "height": height, "width": width} for record in self.records],
+            "categories": [{"id": number, "name": name} for number, name in zip((1, 2, 3), CLASSES, strict=True)],
+            "annotations": annotations,
+        }
+
+    def _record(self, index: int) -> Record:
+        height, width = self._config.size
+        draw = np.random.default_rng((self._config.seed, index, 0))
+        wanted = draw.integers(1, self._config.max_objects + 1)
+        boxes = np.zeros((0, 4), np.float32)
+        for _ in range(8 * wanted):
+            side = int(draw.integers(min(height, width) // 6, min(height, width) // 2))
+            x0, y0 = int(draw.integers(0, width - side + 1)), int(draw.integers(0, height - side + 1))
+            box = np.array([x0, y0, x0 + side, y0 + side], np.float32)
+            if len(boxes) < wanted and _covered(box, boxes) <= OVERLAP:
+                boxes = np.concatenate([boxes, box[None]])
+        return Record(
+            index=index,
+            image_id=index + 1,
+            file=f"shapes-{index}",
+            height=height,
+            width=width,
+            boxes=boxes,
+            labels=draw.integers(0, len(CLASSES), len(boxes), np.int32),
+            crowd=np.zeros(len(boxes), bool),
+        )
+
+
+def _covered(box: np.ndarray, others: np.ndarray) -> float:
+    """The largest overlap of `box` with another one, as a share of the smaller of both."""
+    if not len(others):
+        return 0.0
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    return float((shared / np.minimum((box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(-1))).max())
+
+
+def _outline(box: np.ndarray, name: str) -> np.ndarray:
+    """Corners of the shape that touches all four sides of the box; its last pixel is the one before the far edge."""
+    x0, y0, x1, y1 = (box - [0, 0, 1, 1]).tolist()
+    if name == "square":
+        corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    elif name == "triangle":
+        corners = [((x0 + x1) / 2, y0), (x1, y1), (x0, y1)]
+    else:
+        angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        radius = (x1 - x0) / 2
+        corners = np.stack([x0 + radius * (1 + np.cos(angles)), y0 + radius * (1 + np.sin(angles))], -1)
+    return np.rint(np.asarray(corners)).astype(np.int32)

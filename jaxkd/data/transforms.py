@@ -1,0 +1,77 @@
+"""Changes of a picture together with its boxes: plain functions of arrays on the host."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+Sizes = Sequence[tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A picture with the boxes on it, (x0, y0, x1, y1) in its own pixels."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    boxes: Float32[np.ndarray, "n 4"]
+
+
+def target_size(height: int, width: int, *, short: int, long: int) -> tuple[int, int]:
+    """Height and width with the short side at `short`, or less where the long side would pass `long`.
+
+    The sides keep their ratio up to rounding. This is the rule of the Faster R-CNN and RetinaNet recipes for COCO.
+    """
+    scale = min(short / min(height, width), long / max(height, width))
+    return _scaled(height, width, scale)
+
+
+def fit_size(height: int, width: int, *, bucket: tuple[int, int]) -> tuple[int, int]:
+    """Height and width shrunk, both by one factor, just so far that they fit into the bucket; never enlarged."""
+    scale = min(1.0, bucket[0] / height, bucket[1] / width)
+    fitted = _scaled(height, width, scale)
+    return min(fitted[0], bucket[0]), min(fitted[1], bucket[1])
+
+
+def choose_bucket(height: int, width: int, buckets: Sizes) -> int:
+    """Index of the smallest bucket that holds a picture of this size; of the one that shrinks it least if none does."""
+    indices = range(len(buckets))
+    holding = [i for i in indices if buckets[i][0] >= height and buckets[i][1] >= width]
+    if holding:
+        return min(holding, key=lambda i: buckets[i][0] * buckets[i][1])
+    return max(indices, key=lambda i: (min(buckets[i][0] / height, buckets[i][1] / width), -np.prod(buckets[i])))
+
+
+def resize(sample: Sample, *, height: int, width: int) -> Sample:
+    """The sample at another size, bilinearly; boxes move by the true factor of each side."""
+    old_height, old_width = sample.image.shape[:2]
+    if (old_height, old_width) == (height, width):
+        return sample
+    image = cv2.resize(sample.image, (width, height), interpolation=cv2.INTER_LINEAR)
+    factors = np.array([width / old_width, height / old_height] * 2, np.float32)
+    return Sample(image=image, boxes=sample.boxes * factors)
+
+
+def flip(sample: Sample) -> Sample:
+    """The sample mirrored left to right."""
+    width = sample.image.shape[1]
+    x0, y0, x1, y1 = sample.boxes.T
+    boxes = np.stack([width - x1, y0, width - x0, y1], -1).astype(np.float32)
+    return Sample(image=np.ascontiguousarray(sample.image[:, ::-1]), boxes=boxes)
+
+
+def pad(image: UInt8[np.ndarray, "h w 3"], *, bucket: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture in the top left corner of a black one of the bucket's size; it has to fit."""
+    padded = np.zeros((*bucket, 3), np.uint8)
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded
+
+
+def tiny(boxes: Float32[np.ndarray, "n 4"], *, least: float = 1.0) -> Bool[np.ndarray, "n"]:
+    """True for boxes with a side below `least` pixels."""
+    return ((boxes[:, 2] - boxes[:, 0]) < least) | ((boxes[:, 3] - boxes[:, 1]) < least)
+
+
+def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

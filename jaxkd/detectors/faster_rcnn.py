@@ -1,0 +1,437 @@
+"""Faster R-CNN with a feature pyramid (Ren et al. 2015; Lin et al. 2017)."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import optax
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Bool, Float, Key
+
+from jaxkd.config import module_of
+from jaxkd.detectors.base import Params, Stage
+from jaxkd.errors import ConfigError
+from jaxkd.nets import fpn, resnet
+from jaxkd.nets.heads import RPNHead, TwoFCHead
+from jaxkd.ops import boxes as box_ops
+from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors
+from jaxkd.ops.match import match
+from jaxkd.ops.nms import nms
+from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.ops.sample import sample
+from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
+
+
+@dataclass(frozen=True)
+class Config:
+    """Faster R-CNN; the defaults are the common COCO recipe.
+
+    Attributes:
+      backbone: a component of `nets` that gives four levels.
+      neck: the feature pyramid.
+      anchor_sizes: side in pixels of the anchors of each level.
+      anchor_ratios: height / width of the anchors of every level.
+      anchor_offset: where in its cell an anchor is centred; 0.5 is the middle.
+      anchor_rounded: base anchors rounded to whole pixels, as torchvision has them.
+      rpn_positive, rpn_negative: IoU from which an anchor is an object, and under which it is background.
+      rpn_samples, rpn_fraction: anchors sampled for the loss, and the largest share of positives among them.
+      rpn_nms: IoU over which the lower scored of two proposals of one level goes.
+      rpn_min_size: proposals with a shorter side, in pixels, are dropped.
+      pre_nms_train, pre_nms_test: proposals a level before suppression.
+      post_nms_train, post_nms_test: proposals a picture after suppression.
+      roi_positive, roi_negative: IoU from which a region is an object, and under which it is background.
+      roi_samples, roi_fraction: regions sampled for the head, and the largest share of positives among them.
+      roi_resolution, roi_sampling, roi_aligned: RoIAlign's cells a side, samples a cell and side, and pixel rule.
+      roi_scale, roi_level: side of the square box that is pooled from level `roi_level`.
+      hidden: width of the box head's two layers.
+      agnostic: one box for all classes in place of one for each.
+      rpn_weights, box_weights: weights of the box code.
+      rpn_beta, box_beta: where smooth L1 turns linear; 0 is plain L1.
+      rpn_box_weight, box_weight: factors on the two box terms.
+      score_threshold, detection_nms, detections: what `detect` keeps.
+      candidates: boxes a picture that enter the last suppression.
+      frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
+      pixel_mean, pixel_std: of RGB values in 0..255.
+      dtype: what the heads compute in; backbone and neck have their own.
+    """
+
+    backbone: Any = field(default_factory=resnet.Config)
+    neck: fpn.Config = field(default_factory=fpn.Config)
+    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_offset: float = 0.0
+    anchor_rounded: bool = False
+    rpn_positive: float = 0.7
+    rpn_negative: float = 0.3
+    rpn_samples: int = 256
+    rpn_fraction: float = 0.5
+    rpn_nms: float = 0.7
+    rpn_min_size: float = 0.001
+    pre_nms_train: int = 2000
+    pre_nms_test: int = 1000
+    post_nms_train: int = 1000
+    post_nms_test: int = 1000
+    roi_positive: float = 0.5
+    roi_negative: float = 0.5
+    roi_samples: int = 512
+    roi_fraction: float = 0.25
+    roi_resolution: int = 7
+    roi_sampling: int = 2
+    roi_aligned: bool = True
+    roi_scale: float = 224.0
+    roi_level: int = 4
+    hidden: int = 1024
+    agnostic: bool = False
+    rpn_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
+    rpn_beta: float = 0.0
+    box_beta: float = 0.0
+    rpn_box_weight: float = 1.0
+    box_weight: float = 1.0
+    score_threshold: float = 0.05
+    detection_nms: float = 0.5
+    detections: int = 100
+    candidates: int = 2000
+    frozen_stages: int = -1
+    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes that the region proposal network holds for objects, best first; a record inside one trace."""
+
+    boxes: Float[Array, "b p 4"]
+    valid: Bool[Array, "b p"]
+
+
+def build(config: Config, *, classes: Sequence[str]) -> "FasterRCNN":
+    """The detector for these classes.
+
+    Raises ConfigError where the anchors do not fit the pyramid's levels.
+    """
+    detector = FasterRCNN(config, tuple(classes))
+    levels = len(detector.traits.strides)
+    if len(config.anchor_sizes) != levels:
+        raise ConfigError(
+            f"anchor_sizes has {len(config.anchor_sizes)} entries, the pyramid {levels} levels; give one size a level."
+        )
+    return detector
+
+
+@dataclass(frozen=True)
+class FasterRCNN:
+    """The detector as functions of its parameters; see `detectors.base` for what each promises."""
+
+    config: Config
+    classes: tuple[str, ...]
+
+    @functools.cached_property
+    def traits(self) -> Traits:
+        """The constants that methods may need."""
+        config = self.config
+        backbone = module_of(config.backbone)
+        strides = fpn.strides(config.neck, backbone.strides(config.backbone))
+        return Traits(
+            classes=self.classes,
+            strides=strides,
+            channels=(config.neck.channels,) * len(strides),
+            backbone_strides=backbone.strides(config.backbone),
+            backbone_channels=backbone.channels(config.backbone),
+            box_weights=config.box_weights,
+            background=len(self.classes),
+        )
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters, float32."""
+        return jax.jit(self._init)(key)
+
+    def _init(self, key):
+        config, traits = self.config, self.traits
+        names = {name: jax.random.fold_in(key, index) for index, name in enumerate(("backbone", "neck", "rpn", "head"))}
+        side = 2 * max(traits.strides)
+        extents = jnp.full((1, 2), side, jnp.int32)
+        backbone = self._backbone.init(names["backbone"], jnp.zeros((1, side, side, 3)), extents)
+        levels = self._backbone.apply(backbone, jnp.zeros((1, side, side, 3)), extents)
+        pooled = jnp.zeros((1, config.roi_resolution, config.roi_resolution, config.neck.channels))
+        return {
+            "backbone": backbone["params"],
+            "neck": self._neck.init(names["neck"], levels, extents)["params"],
+            "rpn": self._rpn.init(names["rpn"], jnp.zeros((1, 2, 2, config.neck.channels)))["params"],
+            "head": self._head.init(names["head"], pooled)["params"],
+        }
+
+    def trainable(self, path: tuple[str, ...]) -> bool:
+        """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
+        if path[-1] in ("mean", "var"):
+            return False
+        if path[0] != "backbone":
+            return True
+        return module_of(self.config.backbone).stage_of(path[1:]) > self.config.frozen_stages
+
+    def features(self, params: Params, batch: Batch) -> Features:
+        """Feature maps of the batch's pictures, normalised as this detector wants them."""
+        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.config.pixel_mean, self.config.pixel_std))
+        inside_picture = _inside_picture(batch)
+        images = (batch.images.astype(jnp.float32) - mean) / std * inside_picture
+        backbone = self._backbone.apply({"params": params["backbone"]}, images, batch.sizes)
+        neck = self._neck.apply({"params": params["neck"]}, backbone, batch.sizes)
+        return Features(backbone=backbone, neck=neck)
+
+    def regions(
+        self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
+    ) -> tuple[Regions, dict[str, Term]]:
+        """Regions sampled among proposals and truth (or the best proposals), and the proposal network's terms."""
+        config = self.config
+        anchors, logits, deltas = self._rpn_answers(params, features)
+        proposals = self._proposals(
+            anchors, logits, deltas, batch, before=config.pre_nms_train, after=config.post_nms_train
+        )
+        rpn_keys, roi_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, index) for index in (0, 1))
+        terms = self._rpn_losses(anchors, logits, deltas, batch, rpn_keys)
+        choose = self._sampled if stage == "sampled" else self._best
+        return choose(proposals, batch, roi_keys), terms
+
+    def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
+        """Class logits [b r k+1], background last, and box deltas [b r m 4] of any regions."""
+        config, levels = self.config, len(self.traits.backbone_strides) - self.config.neck.first
+        pooled = roi_align_batch(
+            features.neck[:levels],
+            regions.boxes,
+            strides=self.traits.strides[:levels],
+            resolution=config.roi_resolution,
+            sampling_ratio=config.roi_sampling,
+            aligned=config.roi_aligned,
+            canonical_scale=config.roi_scale,
+            canonical_level=config.roi_level,
+            first_level=2 + config.neck.first,
+            extents=batch.sizes,
+        )
+        b, r = pooled.shape[:2]
+        logits, deltas = self._head.apply({"params": params["head"]}, pooled.reshape(b * r, *pooled.shape[2:]))
+        return Answers(logits=logits.reshape(b, r, -1), deltas=deltas.reshape(b, r, -1, 4))
+
+    def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
+        """Cross-entropy over the valid regions and L1 over the positive ones, both divided by the valid."""
+        config = self.config
+        count = regions.valid.sum().astype(jnp.float32)
+        classes = optax.softmax_cross_entropy_with_integer_labels(answers.logits, regions.labels)
+        deltas = box_ops.of_class(answers.deltas, regions.labels)
+        boxes = box_ops.smooth_l1(deltas - regions.deltas, beta=config.box_beta).sum(-1)
+        return {
+            "class": Term(jnp.where(regions.valid, classes, 0.0).sum(), count),
+            "box": Term(config.box_weight * jnp.where(regions.positive, boxes, 0.0).sum(), count),
+        }
+
+    def detect(self, params: Params, batch: Batch) -> Detections:
+        """Boxes with a score over the threshold after suppression class by class, best first."""
+        config = self.config
+        features = self.features(params, batch)
+        anchors, logits, deltas = self._rpn_answers(params, features)
+        proposals = self._proposals(
+            anchors, logits, deltas, batch, before=config.pre_nms_test, after=config.post_nms_test
+        )
+        blank = jnp.zeros(proposals.valid.shape, jnp.int32)
+        regions = Regions(
+            boxes=proposals.boxes,
+            labels=blank,
+            deltas=jnp.zeros_like(proposals.boxes),
+            truth=blank,
+            positive=jnp.zeros_like(proposals.valid),
+            valid=proposals.valid,
+        )
+        answers = self.answer(params, features, regions, batch)
+        return jax.vmap(self._detections)(answers, regions, batch.sizes)
+
+    @functools.cached_property
+    def _backbone(self):
+        return module_of(self.config.backbone).build(self.config.backbone)
+
+    @functools.cached_property
+    def _neck(self):
+        strides = module_of(self.config.backbone).strides(self.config.backbone)
+        return fpn.build(self.config.neck, backbone_strides=strides)
+
+    @functools.cached_property
+    def _rpn(self):
+        return RPNHead(self.config.neck.channels, anchors=len(self.config.anchor_ratios), dtype=self.config.dtype)
+
+    @functools.cached_property
+    def _head(self):
+        classes = len(self.classes)
+        boxes = 1 if self.config.agnostic else classes
+        return TwoFCHead(classes + 1, boxes, hidden=self.config.hidden, dtype=self.config.dtype)
+
+    def _rpn_answers(self, params: Params, features: Features) -> tuple[Anchors, list[Array], list[Array]]:
+        """Anchors of all levels, and for each level logits [b a] and deltas [b a 4]."""
+        config = self.config
+        logits, deltas = [], []
+        for level in features.neck:
+            level_logits, level_deltas = self._rpn.apply({"params": params["rpn"]}, level)
+            logits.append(level_logits.reshape(level.shape[0], -1))
+            deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
+        anchors = pyramid_anchors(
+            [level.shape[1:3] for level in features.neck],
+            strides=self.traits.strides,
+            sizes=[(size,) for size in config.anchor_sizes],
+            ratios=config.anchor_ratios,
+            offset=config.anchor_offset,
+            rounded=config.anchor_rounded,
+        )
+        return anchors, logits, deltas
+
+    def _rpn_losses(self, anchors, logits, deltas, batch: Batch, keys) -> dict[str, Term]:
+        terms = jax.vmap(functools.partial(self._rpn_loss, anchors))(
+            jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1), batch, keys
+        )
+        return jax.tree.map(jnp.sum, terms)
+
+    def _rpn_loss(self, anchors: Anchors, logits, deltas, batch: Batch, key) -> dict[str, Term]:
+        """Terms of one picture; `batch` without its leading axis."""
+        config = self.config
+        here = inside(anchors, batch.sizes)
+        matches = match(
+            jnp.where(here[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best
+            batch.boxes,
+            valid=batch.valid,
+            crowd=batch.crowd,
+            positive=config.rpn_positive,
+            negative=config.rpn_negative,
+            low_quality=True,
+        )
+        chosen = sample(
+            key,
+            positive=matches.positive & here,
+            negative=matches.negative & here,
+            size=config.rpn_samples,
+            fraction=config.rpn_fraction,
+            ids=anchors.ids,
+        )
+        index = chosen.index
+        count = chosen.valid.sum().astype(jnp.float32)
+        objects = optax.sigmoid_binary_cross_entropy(logits[index], chosen.positive.astype(jnp.float32))
+        targets = box_ops.encode(
+            batch.boxes[matches.truth[index]], anchors.boxes[index], weights=config.rpn_weights
+        )
+        boxes = box_ops.smooth_l1(deltas[index] - targets, beta=config.rpn_beta).sum(-1)
+        return {
+            "rpn_object": Term(jnp.where(chosen.valid, objects, 0.0).sum(), count),
+            "rpn_box": Term(config.rpn_box_weight * jnp.where(chosen.positive, boxes, 0.0).sum(), count),
+        }
+
+    def _proposals(self, anchors: Anchors, logits, deltas, batch: Batch, *, before: int, after: int) -> Proposals:
+        """The best anchors of each level, moved by their deltas, suppressed level by level."""
+        config, levels = self.config, []
+        present = jax.vmap(inside, (None, 0))(anchors, batch.sizes)
+        start = 0
+        for index, (level_logits, level_deltas) in enumerate(zip(logits, deltas, strict=True)):
+            size = level_logits.shape[1]
+            span = slice(start, start + size)
+            start += size
+            scores = jnp.where(present[:, span], jax.lax.stop_gradient(level_logits), -jnp.inf)
+            scores, best = jax.lax.top_k(scores, min(before, size))
+            moved = jnp.take_along_axis(jax.lax.stop_gradient(level_deltas), best[..., None], axis=1)
+            boxes = box_ops.decode(moved, anchors.boxes[span][best], weights=config.rpn_weights)
+            levels.append((boxes, scores, jnp.full(best.shape, index, jnp.int32)))
+        boxes, scores, level = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
+        return Proposals(*jax.vmap(functools.partial(self._suppressed, after=after))(boxes, scores, level, batch.sizes))
+
+    def _suppressed(self, boxes, scores, level, size, *, after: int):
+        boxes = box_ops.clip(boxes, size)
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= self.config.rpn_min_size).all(-1)
+        kept = nms(
+            boxes,
+            scores,
+            valid=jnp.isfinite(scores) & large,
+            threshold=self.config.rpn_nms,
+            limit=after,
+            classes=level,
+        )
+        return jnp.where(kept.valid[:, None], boxes[kept.index], 0.0), kept.valid
+
+    def _sampled(self, proposals: Proposals, batch: Batch, keys) -> Regions:
+        """Regions sampled from proposals and truth boxes."""
+        boxes = jax.lax.stop_gradient(jnp.concatenate([proposals.boxes, batch.boxes], axis=1))
+        present = jnp.concatenate([proposals.valid, batch.valid], axis=1)
+
+        def choose(boxes, present, batch, key):
+            matches = self._matches(boxes, batch)
+            chosen = sample(
+                key,
+                positive=matches.positive & present,
+                negative=matches.negative & present,
+                size=self.config.roi_samples,
+                fraction=self.config.roi_fraction,
+            )
+            index = chosen.index
+            return self._labelled(boxes[index], matches.truth[index], chosen.positive, chosen.valid, batch)
+
+        return jax.vmap(choose)(boxes, present, batch, keys)
+
+    def _best(self, proposals: Proposals, batch: Batch, keys) -> Regions:
+        """The proposals of the highest scores, labelled and not sampled."""
+        del keys
+
+        def choose(boxes, present, batch):
+            matches = self._matches(boxes, batch)
+            valid = present & (matches.positive | matches.negative)
+            return self._labelled(boxes, matches.truth, matches.positive & present, valid, batch)
+
+        count = self.config.roi_samples
+        return jax.vmap(choose)(proposals.boxes[:, :count], proposals.valid[:, :count], batch)
+
+    def _matches(self, boxes, batch: Batch):
+        return match(
+            boxes,
+            batch.boxes,
+            valid=batch.valid,
+            crowd=batch.crowd,
+            positive=self.config.roi_positive,
+            negative=self.config.roi_negative,
+        )
+
+    def _labelled(self, boxes, truth, positive, valid, batch: Batch) -> Regions:
+        deltas = box_ops.encode(batch.boxes[truth], boxes, weights=self.config.box_weights)
+        return Regions(
+            boxes=jnp.where(valid[:, None], boxes, 0.0),
+            labels=jnp.where(positive, batch.labels[truth], len(self.classes)).astype(jnp.int32),
+            deltas=jnp.where(positive[:, None], deltas, 0.0),
+            truth=truth,
+            positive=positive,
+            valid=valid,
+        )
+
+    def _detections(self, answers: Answers, regions: Regions, size) -> Detections:
+        """Detections of one picture."""
+        config, classes = self.config, len(self.classes)
+        scores = jax.nn.softmax(answers.logits, axis=-1)[:, :classes]
+        scores = jnp.where(regions.valid[:, None] & (scores > config.score_threshold), scores, -1.0)
+        scores, best = jax.lax.top_k(scores.reshape(-1), min(config.candidates, scores.size))
+        region, label = best // classes, (best % classes).astype(jnp.int32)
+        deltas = box_ops.of_class(answers.deltas[region], label)
+        boxes = box_ops.clip(box_ops.decode(deltas, regions.boxes[region], weights=config.box_weights), size)
+        kept = nms(
+            boxes,
+            scores,
+            valid=(scores > 0) & (box_ops.area(boxes) > 0),
+            threshold=config.detection_nms,
+            limit=config.detections,
+            classes=label,
+        )
+        index = kept.index
+        return Detections(
+            boxes=jnp.where(kept.valid[:, None], boxes[index], 0.0),
+            scores=jnp.where(kept.valid, scores[index], 0.0),
+            labels=label[index],
+            valid=kept.valid,
+        )
+
+
+def _inside_picture(batch: Batch) -> Float[Array, "b h w 1"]:
+    rows, columns = (jnp.arange(side) for side in batch.images.shape[1:3])
+    mask = (rows < batch.sizes[:, :1])[:, :, None] & (columns < batch.sizes[:, 1:])[:, None, :]
+    return mask[..., None].astype(jnp.float32)

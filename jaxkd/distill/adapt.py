@@ -1,0 +1,45 @@
+"""Adapters: learned maps from the student's features to the teacher's width, dropped after training."""
+
+from typing import Literal, get_args
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jaxtyping import Float, Key
+
+from jaxkd.errors import ConfigError
+
+Kind = Literal["conv3", "conv3_relu", "conv1", "identity"]
+Init = Literal["small", "lecun"]
+
+
+def init(
+    key: Key[Array, ""], *, kind: Kind, student_channels: int, teacher_channels: int, start: Init = "small"
+) -> dict:
+    """Parameters of one adapter: `kernel` [k k c_student c_teacher] and `bias` [c_teacher]; {} for the identity.
+
+    `start` "small" draws weights of standard deviation 1e-4 (Wang et al. 2019), "lecun" ones that keep variance.
+    Raises ConfigError where the identity is asked to change the width.
+    """
+    if kind == "identity":
+        if student_channels != teacher_channels:
+            raise ConfigError(
+                f"adapt='identity' needs equal widths; the student has {student_channels} channels, the teacher "
+                f"{teacher_channels}; take one of {', '.join(get_args(Kind)[:-1])}."
+            )
+        return {}
+    side = 1 if kind == "conv1" else 3
+    shape = (side, side, student_channels, teacher_channels)
+    draw = jax.nn.initializers.truncated_normal(1e-4) if start == "small" else jax.nn.initializers.lecun_normal()
+    return {"kernel": draw(key, shape, jnp.float32), "bias": jnp.zeros(teacher_channels)}
+
+
+def apply(params: dict, level: Float[Array, "b h w c"], *, kind: Kind) -> Float[Array, "b h w d"]:
+    """The adapted level, in the level's own dtype."""
+    if kind == "identity":
+        return level
+    out = lax.conv_general_dilated(
+        level, params["kernel"].astype(level.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    out = out + params["bias"].astype(level.dtype)
+    return jax.nn.relu(out) if kind == "conv3_relu" else out

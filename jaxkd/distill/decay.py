@@ -1,0 +1,57 @@
+"""How much a distillation term counts as training goes on, as optax schedules."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import optax
+from jax import numpy as jnp
+
+from jaxkd.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    """A factor in [0, 1] that multiplies every term of a method, and never the detection loss.
+
+    Attributes:
+      kind: "linear_epoch" falls once an epoch from 1 to 1 / epochs (Sun et al. 2020), "linear_step" falls at every
+        step from 1 to 0, "cosine_epoch" follows half a cosine once an epoch, "none" stays at 1.
+      stop_at: share of the run after which the factor is 0.
+      warmup_steps: steps over which the factor first rises from 0, on top of the fall.
+    """
+
+    kind: Literal["linear_epoch", "linear_step", "cosine_epoch", "none"] = "linear_epoch"
+    stop_at: float = 1.0
+    warmup_steps: int = 0
+
+
+def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """The factor as a function of the step, counted from 0.
+
+    Args:
+      config: its shape.
+      steps: length of the run.
+      steps_per_epoch: length of an epoch; a last one that is not whole counts.
+
+    Raises:
+      ConfigError: if a length is below 1 or `stop_at` is outside (0, 1].
+    """
+    if min(steps, steps_per_epoch) < 1:
+        raise ConfigError(f"A decay needs at least one step and one step an epoch, not {steps} and {steps_per_epoch}.")
+    if not 0 < config.stop_at <= 1:
+        raise ConfigError(f"decay.stop_at is a share of the run in (0, 1], not {config.stop_at}.")
+    epochs = math.ceil(steps / steps_per_epoch)
+    fall = {
+        "linear_epoch": _by_epoch(optax.linear_schedule(1.0, 0.0, epochs), steps_per_epoch),
+        "linear_step": optax.linear_schedule(1.0, 0.0, steps),
+        "cosine_epoch": _by_epoch(optax.cosine_decay_schedule(1.0, epochs), steps_per_epoch),
+        "none": optax.constant_schedule(1.0),
+    }[config.kind]
+    rise = optax.linear_schedule(0.0, 1.0, config.warmup_steps) if config.warmup_steps else optax.constant_schedule(1.0)
+    end = math.ceil(config.stop_at * steps)
+    return lambda step: jnp.where(step < end, fall(step) * rise(step), 0.0)
+
+
+def _by_epoch(fall: optax.Schedule, steps_per_epoch: int) -> optax.Schedule:
+    return lambda step: fall(step // steps_per_epoch)

@@ -1,0 +1,78 @@
+"""Plain feature imitation over whole maps: the baseline that other methods are measured against."""
+
+from dataclasses import dataclass, field
+
+import jax
+from jaxtyping import Array, Key
+
+from jaxkd.distill import adapt, base, decay
+from jaxkd.ops.masks import extent_mask
+from jaxkd.types import Batch, Outcome, Regions, Term, Traits, View
+
+
+@dataclass(frozen=True)
+class Config:
+    """Imitation of every cell inside the picture.
+
+    Attributes:
+      weight: of the term.
+      source: which maps: "neck" (feature pyramid) or "backbone".
+      levels: how many of the common levels, finest first; 0 for all.
+      adapt: the student's adapter.
+      adapt_init: its start.
+      decay: see `distill.decay`.
+    """
+
+    weight: float = 0.01
+    source: base.Source = "neck"
+    levels: int = 0
+    adapt: adapt.Kind = "conv3"
+    adapt_init: adapt.Init = "small"
+    decay: decay.Config = field(default_factory=decay.Config)
+
+
+def sharing(config: Config) -> tuple[base.Sharing, ...]:
+    """The student's own regions; the term does not look at them."""
+    del config
+    return (base.Sharing(),)
+
+
+def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
+    """One adapter a level."""
+    pairs = base.level_pairs(student, teacher, source=config.source, limit=config.levels)
+    return {
+        f"adapter_{pair.stride}": adapt.init(
+            jax.random.fold_in(key, pair.stride),
+            kind=config.adapt,
+            student_channels=pair.student_channels,
+            teacher_channels=pair.teacher_channels,
+            start=config.adapt_init,
+        )
+        for pair in pairs
+    }
+
+
+def losses(
+    config: Config,
+    params: dict,
+    student: View,
+    teacher: View,
+    regions: Regions,
+    batch: Batch,
+    memory: None,
+    key: Key[Array, ""],
+) -> Outcome:
+    """Half the squared distance to the teacher's features a cell, averaged over levels."""
+    del regions, memory, key
+    pairs = base.level_pairs(student.traits, teacher.traits, source=config.source, limit=config.levels)
+    terms = {}
+    for pair in pairs:
+        mine = base.maps(student.features, config.source)[pair.student]
+        theirs = base.maps(teacher.features, config.source)[pair.teacher]
+        mine = adapt.apply(params[f"adapter_{pair.stride}"], mine, kind=config.adapt)
+        mask = jax.vmap(lambda size, m=mine, s=pair.stride: extent_mask(size, shape=m.shape[1:3], stride=s))(
+            batch.sizes
+        )
+        term = base.masked_square(mine, theirs, mask)
+        terms[f"feature_{pair.stride}"] = Term(config.weight / len(pairs) * term.total, term.count)
+    return Outcome(terms=terms, metrics={})

@@ -1,0 +1,88 @@
+"""Detectors from recipes and from folders of weights."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxkd import config as configs
+from jaxkd.detectors.base import Detector, Params
+from jaxkd.errors import WeightsError
+from jaxkd.weights import names, read, tree
+
+WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A detector with its parameters, as a folder holds them."""
+
+    detector: Detector
+    params: Params
+    config: ConfigDict
+    scores: dict[str, float]  # what it scored where it was trained
+
+
+def detector(config: ConfigDict, classes: Sequence[str]) -> Detector:
+    """The detector that a recipe describes, for these classes."""
+    built = configs.build(config)
+    return configs.module_of(built).build(built, classes=tuple(classes))
+
+
+def load(folder: str | Path) -> Loaded:
+    """The detector in a folder with weights.safetensors and detector.json, every leaf matched.
+
+    Raises WeightsError where a file is missing or broken, or a leaf is missing, unused or misshapen.
+    """
+    path = configs.asset_path(str(folder))
+    try:
+        about = json.loads((path / ABOUT).read_text())
+        config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{path} holds no {ABOUT}; give the folder 'student' of a finished run, or one written by jaxkd."
+        ) from error
+    except (json.JSONDecodeError, KeyError, TypeError, OSError) as error:
+        raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error!r}.") from error
+    found = detector(config, classes)
+    wanted = jax.eval_shape(found.init, jax.random.key(0))
+    params, _ = tree.match(wanted, read.read(path / WEIGHTS))
+    return Loaded(found, jax.tree.map(jax.numpy.asarray, params), config, about.get("scores", {}))
+
+
+def save(
+    folder: Path,
+    params: Params,
+    *,
+    config: ConfigDict,
+    classes: Sequence[str],
+    scores: dict[str, float],
+    half: bool = False,
+) -> None:
+    """Writes a folder that `load` reads; the weights come first, so a half-written folder is no detector."""
+    folder.mkdir(parents=True, exist_ok=True)
+    read.save(folder / WEIGHTS, tree.flatten(jax.device_get(params)), half=half)
+    about = {"format": 1, "detector": config.to_dict(), "classes": list(classes), "scores": scores}
+    (folder / ABOUT).write_text(json.dumps(about, indent=2, default=list) + "\n")
+
+
+def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
+    """Random parameters, then those of `source` put in, and one sentence on what was.
+
+    `source` is empty, a folder as `load` takes it (every leaf matched), or a file of backbone weights (every leaf of
+    the backbone matched).
+    """
+    params: dict[str, Any] = dict(found.init(key))
+    if not source:
+        return params, "The student starts from random numbers."
+    path = configs.asset_path(source)
+    if path.is_dir():
+        params, report = tree.match(params, read.read(path / WEIGHTS))
+        return params, f"The student starts from {source}: {len(report.matched)} leaves."
+    arrays, flavour = names.to_ours(read.read(path))
+    params["backbone"], report = tree.match(params["backbone"], arrays, allow_unused=names.BEYOND[flavour])
+    return params, f"The student's backbone starts from {path.name} ({flavour}): {len(report.matched)} leaves."

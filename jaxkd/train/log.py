@@ -1,0 +1,87 @@
+"""What a run says while it goes: one JSON line a report, and one line for people."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Log:
+    """Writes `metrics.jsonl` in the workdir and shows progress on the terminal.
+
+    A run that goes on from step n keeps the lines up to n: each step is reported once.
+    """
+
+    def __init__(self, workdir: Path, *, steps: int, start: int, quiet: bool = False):
+        self._file = workdir / "metrics.jsonl"
+        self._keep(start)
+        self._steps = steps
+        self._began = time.monotonic()
+        console = Console(file=sys.stdout)
+        self._bar = None
+        self._quiet = quiet
+        if console.is_terminal and not quiet:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("training", total=steps, completed=start, note="")
+            self._bar.start()
+        self._start = start
+
+    def report(self, step: int, values: dict[str, float], *, wait_share: float, step_seconds: float) -> None:
+        """One line for the interval that ends at `step`."""
+        line = {"step": step, "step_seconds": step_seconds, "data_wait_share": wait_share, **values}
+        self._append(line)
+        note = f"loss {values['loss']:.3f}  {step_seconds * 1e3:.0f} ms/step  waiting for data {wait_share:.0%}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, note=note)
+        elif not self._quiet:
+            left = (time.monotonic() - self._began) / max(step - self._start, 1) * (self._steps - step)
+            print(f"step {step}/{self._steps}  {note}  {left:.0f} s left", flush=True)
+
+    def scores(self, step: int, scores: dict[str, float]) -> None:
+        """The numbers of an evaluation after `step` steps."""
+        self._append({"step": step, "scores": scores})
+        self.say(f"step {step}: " + "  ".join(f"{name} {100 * scores[name]:.1f}" for name in ("AP", "AP50", "AP75")))
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        elif not self._quiet:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Takes the progress line away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _append(self, line: dict) -> None:
+        finite = {key: value if not isinstance(value, float) or math.isfinite(value) else None
+                  for key, value in line.items()}
+        with self._file.open("a") as file:
+            file.write(json.dumps(finite) + "\n")
+
+    def _keep(self, start: int) -> None:
+        if not self._file.exists():
+            return
+        kept = []
+        for line in self._file.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a line that the process did not live to finish
+            if record["step"] <= start:
+                kept.append(line)
+        self._file.write_text("".join(f"{line}\n" for line in kept))
+
+
+def read(workdir: Path) -> list[dict]:
+    """All lines of a run."""
+    file = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -1,0 +1,397 @@
+"""A run from its recipe to its student: the one place where all parts meet."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxkd import config as configs
+from jaxkd.data import loader
+from jaxkd.data.base import Source
+from jaxkd.detectors.base import Detector, Params
+from jaxkd.distill import decay
+from jaxkd.errors import ConfigError, DivergedError, StorageError, WeightsError
+from jaxkd.evaluation.run import Evaluation, evaluate
+from jaxkd.train import build, checkpoint, mesh, optimizer
+from jaxkd.train.log import Log
+from jaxkd.train.probe import make_probe
+from jaxkd.train.state import State
+from jaxkd.train.step import Pair, initial_state, make_step
+from jaxkd.types import Batch, Detections
+
+RECIPE, STUDENT = "config.json", "student"
+
+
+@dataclass(frozen=True)
+class Config:
+    """How long, how often, on what.
+
+    Attributes:
+      seed: decides initial weights, order of data and sampling.
+      batch: pictures a step, over all devices.
+      steps: length of the run.
+      devices: devices to use; 0 for all.
+      report_every: steps between two lines in the log.
+      evaluate_every: steps between two evaluations on `data.val`; 0 for one at the end.
+      evaluate_limit: pictures an evaluation looks at; 0 for all.
+      evaluate_batch: pictures at once in an evaluation.
+      checkpoint_every: steps between two checkpoints; 0 for one at the end.
+      keep: last checkpoints that are kept beside the best.
+      probe_every: steps between two measurements of gradient ratios; 0 for none.
+      ema_decay: of the moving average of the student that is evaluated and kept; 0 for none.
+      teacher_check: validation pictures that the teacher is scored on before step 1; 0 for none.
+    """
+
+    seed: int = 0
+    batch: int = 16
+    steps: int = 90000
+    devices: int = 0
+    report_every: int = 50
+    evaluate_every: int = 0
+    evaluate_limit: int = 0
+    evaluate_batch: int = 16
+    checkpoint_every: int = 1000
+    keep: int = 2
+    probe_every: int = 0
+    ema_decay: float = 0.0
+    teacher_check: int = 64
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run leaves behind, beside its folder."""
+
+    evaluation: Evaluation  # of the last step
+    best_ap: float
+    seconds: float  # of training, compilation and evaluation taken out
+    steps: int  # done by this process
+    wait_share: float  # of `seconds`, spent waiting for data
+    compilations: int  # of the step
+
+
+def run(recipe: ConfigDict, workdir: Path, *, quiet: bool = False) -> Finished:
+    """Trains `recipe` in `workdir`, from its last checkpoint if there is one.
+
+    Raises ConfigError (also for a workdir of another recipe), DataError, WeightsError, StorageError, or
+    DivergedError where too many steps in a row are not finite.
+    """
+    config: Config = configs.build(recipe.train)
+    claim(workdir, recipe)
+    devices = mesh.make_mesh(config.devices)
+    _check_batch(config, devices)
+    sources = {name: load_source(recipe.data[name]) for name in ("train", "val")}
+    classes = sources["train"].classes
+    _check_classes(sources["val"].classes, classes, what="validation data")
+    student = build.detector(recipe.student, classes)
+    teacher = load_teacher(recipe, classes)
+    feeding = configs.build(recipe.data.loader)
+    batches = loader.train_batches(
+        sources["train"],
+        feeding,
+        seed=config.seed,
+        steps=config.steps,
+        batch=config.batch,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    pair = _pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
+    key = jax.random.key(config.seed)
+    params, origin = build.initial_params(student, jax.random.fold_in(key, 0), recipe.initial)
+    state = mesh.put_replicated(initial_state(pair, params, jax.random.fold_in(key, 1)), devices)
+    saved = checkpoint.Checkpoints(workdir / "checkpoints", keep=config.keep)
+    best_ap, start = -1.0, saved.latest
+    if start is not None:
+        state, best_ap = saved.restore(start, state, batches.iterator)
+    log = Log(workdir, steps=config.steps, start=start or 0, quiet=quiet)
+    try:
+        _introduce(log, sources, classes, origin, start)
+
+        def score(detector: Detector, weights: Params, limit: int) -> Evaluation:
+            return score_on(detector, weights, sources["val"], feeding, devices, config.evaluate_batch, limit)
+
+        if teacher is not None and config.teacher_check and start is None:
+            _check_teacher(log, teacher, score(teacher.detector, teacher.params, config.teacher_check))
+        training = _Training(recipe, config, workdir, pair, devices, saved, log, score)
+        return training.go(state, mesh.put_replicated(teacher.params if teacher else {}, devices), batches, best_ap)
+    finally:
+        saved.close()
+        log.close()
+        batches.close()
+
+
+def claim(workdir: Path, recipe: ConfigDict) -> None:
+    """Makes `workdir` this recipe's.
+
+    Raises ConfigError where it belongs to another recipe, StorageError where it cannot be written.
+    """
+    text = configs.dump(recipe)
+    file = workdir / RECIPE
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(text + "\n")
+            return
+        there = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StorageError(f"The workdir {workdir} cannot be used: {error}.") from error
+    other = differences(there, json.loads(text))
+    if other:
+        raise ConfigError(
+            f"The workdir {workdir} belongs to another recipe: {'; '.join(other[:3])}; "
+            "take a new --workdir, or the old recipe to go on."
+        )
+
+
+def differences(old: Any, new: Any, path: str = "config") -> list[str]:
+    """Where two resolved recipes differ, one phrase a place."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}")]
+    return [] if old == new else [f"{path} was {old!r} and is now {new!r}"]
+
+
+def load_source(config: ConfigDict) -> Source:
+    """The data source that a recipe's component describes."""
+    built = configs.build(config)
+    return configs.module_of(built).load(built)
+
+
+def load_teacher(recipe: ConfigDict, classes: tuple[str, ...]) -> build.Loaded | None:
+    """The recipe's teacher with every leaf matched; None where the recipe distils nothing.
+
+    Raises ConfigError where methods lack a teacher, WeightsError where its classes are not the data's.
+    """
+    if not recipe.distill:
+        return None
+    if not recipe.teacher:
+        raise ConfigError("The recipe lists distillation methods and no teacher; set config.teacher to its folder.")
+    teacher = build.load(recipe.teacher)
+    _check_classes(teacher.detector.classes, classes, what=f"teacher {recipe.teacher}")
+    return teacher
+
+
+def score_on(
+    detector: Detector,
+    params: Params,
+    source: Source,
+    feeding: loader.Config,
+    devices: Mesh,
+    batch: int,
+    limit: int = 0,
+) -> Evaluation:
+    """What the detector scores on the first `limit` pictures of a source, or on all of them for 0."""
+    batch = -(-batch // devices.size) * devices.size
+    batches = loader.eval_batches(source, feeding, batch=batch, limit=limit)
+    params = mesh.put_replicated(params, devices)
+    detect = compiled_detect(detector, devices)
+    try:
+        return evaluate(lambda one: detect(params, mesh.put_batch(one, devices)), batches, source, limit=limit)
+    finally:
+        batches.close()
+
+
+def compiled_detect(detector: Detector, devices: Mesh) -> Callable[[Params, Batch], Detections]:
+    """`detector.detect`, compiled, each device looking at its part of the batch."""
+    return jax.jit(mesh.over_batch(detector.detect, devices, replicated=1, gathered=True))
+
+
+def _pair(
+    recipe: ConfigDict, config: Config, student: Detector, teacher: build.Loaded | None, *, pictures: int
+) -> Pair:
+    methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
+    per_epoch = max(pictures // config.batch, 1)
+    return Pair(
+        student=student,
+        teacher=teacher.detector if teacher else None,
+        methods=methods,
+        decays={
+            name: decay.schedule(method.decay, steps=config.steps, steps_per_epoch=per_epoch)
+            for name, method in methods.items()
+        },
+        optimizer=optimizer.build(configs.build(recipe.optimizer), steps=config.steps),
+        ema_decay=config.ema_decay,
+    )
+
+
+class _Training:
+    """The loop over steps, with what it needs on the way."""
+
+    def __init__(
+        self,
+        recipe: ConfigDict,
+        config: Config,
+        workdir: Path,
+        pair: Pair,
+        devices: Mesh,
+        saved: checkpoint.Checkpoints,
+        log: Log,
+        score: Callable[[Detector, Params, int], Evaluation],
+    ):
+        self.recipe, self.config, self.workdir, self.pair, self.devices = recipe, config, workdir, pair, devices
+        self.saved, self.log, self.score = saved, log, score
+        self.step = make_step(pair, devices)
+        self.probe = make_probe(pair, devices) if config.probe_every and pair.methods else None
+        self.best_ap = -1.0
+
+    def go(self, state: State, frozen: Params, batches: loader.Loader, best_ap: float) -> Finished:
+        """Steps until the end; reports, evaluates and saves on the way."""
+        config, self.best_ap = self.config, best_ap
+        start = done = int(state.step)
+        evaluation, clock = None, _Clock()
+        pending: list[dict[str, jax.Array]] = []
+        while done < config.steps:
+            batch = mesh.put_batch(clock.waited(batches), self.devices)
+            probing = self.probe is not None and done % config.probe_every == 0
+            ratios = clock.paused(self.probe, state, frozen, batch) if probing else {}
+            state, metrics = clock.stepped(self.step, state, frozen, batch)
+            pending.append(metrics | ratios)
+            done += 1
+            if done % config.report_every == 0 or done == config.steps:
+                self._report(done, pending, clock)
+                pending = []
+            evaluation = None
+            if done == config.steps or (config.evaluate_every and done % config.evaluate_every == 0):
+                evaluation = clock.paused(self._evaluate, state, done)
+            if evaluation or (config.checkpoint_every and done % config.checkpoint_every == 0):
+                clock.paused(self._save, state, batches, evaluation)
+        if evaluation is None:  # the run was finished before this process began
+            evaluation = self._evaluate(state, done)
+        return Finished(
+            evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, self.step._cache_size()
+        )
+
+    def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: "_Clock") -> None:
+        values = _means(jax.device_get(pending))
+        wait, seconds = clock.lap(len(pending))
+        self.log.report(done, values, wait_share=wait, step_seconds=seconds)
+        limit = configs.build(self.recipe.optimizer).skip_nonfinite
+        if values["skipped_in_a_row"] >= limit:
+            raise DivergedError(
+                f"Losses or gradients were not finite for {limit} steps in a row before step {done}; lower "
+                "optimizer.learning_rate or set optimizer.clip_norm; the last finite checkpoint is kept."
+            )
+
+    def _student(self, state: State) -> Params:
+        return state.ema if self.pair.ema_decay else state.params["detector"]
+
+    def _evaluate(self, state: State, done: int) -> Evaluation:
+        evaluation = self.score(self.pair.student, self._student(state), self.config.evaluate_limit)
+        summary = evaluation.scores.summary
+        self.log.scores(done, summary)
+        ap = summary["AP"] if np.isfinite(summary["AP"]) else 0.0
+        if ap >= self.best_ap:
+            self.best_ap = ap
+            build.save(
+                self.workdir / STUDENT,
+                self._student(state),
+                config=self.recipe.student,
+                classes=self.pair.student.classes,
+                scores=summary,
+            )
+        return evaluation
+
+    def _save(self, state: State, batches: loader.Loader, evaluation: Evaluation | None) -> None:
+        scores = {"AP": float(np.nan_to_num(evaluation.scores.summary["AP"]))} if evaluation else None
+        self.saved.save(state, batches.iterator, best_ap=self.best_ap, scores=scores)
+
+
+class _Clock:
+    """Seconds of training, and how many of them went into waiting for data; what is `paused` does not count."""
+
+    def __init__(self) -> None:
+        self.seconds = self.waiting = 0.0
+        self._lap_waiting = self._lap_seconds = 0.0
+        self._mark = time.monotonic()
+        self._compiled: set[tuple] = set()
+
+    @property
+    def wait_share(self) -> float:
+        """Waiting over training, so far."""
+        return self.waiting / self.seconds if self.seconds else 0.0
+
+    def waited(self, batches: Iterable[Batch]) -> Batch:
+        """The next batch."""
+        before = time.monotonic()
+        batch = next(iter(batches))
+        self.waiting += time.monotonic() - before
+        return batch
+
+    def stepped(self, step: Callable, state: State, frozen: Params, batch: Batch):
+        """The step's result; the first one of each shape compiles, which is not training."""
+        shape = batch.images.shape
+        if shape in self._compiled:
+            return step(state, frozen, batch)
+        self._compiled.add(shape)
+        return self.paused(step, state, frozen, batch)
+
+    def paused(self, function: Callable, *args: Any) -> Any:
+        """The function's result, off the clock."""
+        self._tick()
+        out = jax.block_until_ready(function(*args))
+        self._mark = time.monotonic()
+        return out
+
+    def lap(self, steps: int) -> tuple[float, float]:
+        """Share of waiting and seconds a step since the last lap."""
+        self._tick()
+        seconds, waiting = self.seconds - self._lap_seconds, self.waiting - self._lap_waiting
+        self._lap_seconds, self._lap_waiting = self.seconds, self.waiting
+        return (waiting / seconds if seconds else 0.0), seconds / steps
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._mark
+        self._mark = now
+
+
+def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The mean of each metric over the steps that have it."""
+    seen: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            seen.setdefault(name, []).append(float(value))
+    means = {name: float(np.mean(values)) for name, values in seen.items()}
+    return means | {name: seen[name][-1] for name in ("skipped_steps", "skipped_in_a_row")}
+
+
+def _check_batch(config: Config, devices: Mesh) -> None:
+    if config.batch % devices.size or config.batch < 1:
+        raise ConfigError(f"train.batch={config.batch} does not divide over {devices.size} devices.")
+    if config.steps < 1:
+        raise ConfigError(f"train.steps must be at least 1, not {config.steps}.")
+
+
+def _check_classes(given: tuple[str, ...], wanted: tuple[str, ...], *, what: str) -> None:
+    if given == wanted:
+        return
+    lacking, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    detail = f"it lacks {lacking} and adds {extra}" if lacking or extra else "the order differs"
+    error = WeightsError if what.startswith("teacher") else ConfigError
+    raise error(f"The classes of the {what} are not those of the training data: {detail}.")
+
+
+def _check_teacher(log: Log, teacher: build.Loaded, evaluation: Evaluation) -> None:
+    measured, claimed = evaluation.scores.summary["AP"], teacher.scores.get("AP")
+    said = f", {100 * claimed:.1f} where it was trained" if claimed is not None else ""
+    log.say(f"The teacher scores AP {100 * measured:.1f} on {evaluation.pictures} validation pictures{said}.")
+    if claimed is not None and measured < 0.5 * claimed:
+        raise WeightsError(
+            f"The teacher scores AP {100 * measured:.1f} on this data and {100 * claimed:.1f} where it was trained; "
+            "check data and picture sizes, or set config.train.teacher_check=0 to go on."
+        )
+
+
+def _introduce(log: Log, sources: dict[str, Source], classes: tuple[str, ...], origin: str, start: int | None) -> None:
+    counts = ", ".join(f"{len(source.records)} pictures to {name}" for name, source in sources.items())
+    log.say(f"{len(classes)} classes, {counts} ({jax.device_count()} {jax.default_backend()} device(s)).")
+    for name, source in sources.items():
+        if source.repairs:
+            log.say(f"Repairs in {name}: " + ", ".join(f"{fault} {n}" for fault, n in source.repairs.items()))
+    log.say(origin if start is None else f"Going on from the checkpoint at step {start}.")

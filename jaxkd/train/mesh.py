@@ -1,0 +1,51 @@
+"""The devices of a run as a one-axis mesh, and how a batch is laid over it."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxkd.errors import ConfigError
+from jaxkd.types import Batch
+
+AXIS = "data"
+
+
+def make_mesh(devices: int = 0) -> Mesh:
+    """A mesh over the first `devices` devices, or over all of them for 0.
+
+    Raises ConfigError where there are fewer.
+    """
+    there = jax.devices()
+    if devices > len(there):
+        raise ConfigError(f"train.devices asks for {devices} devices, and {len(there)} are there.")
+    count = devices or len(there)
+    return jax.make_mesh((count,), (AXIS,), devices=there[:count], axis_types=(AxisType.Auto,))
+
+
+def over_batch(function: Callable, mesh: Mesh, *, replicated: int, gathered: bool = False) -> Callable:
+    """`function` with its first `replicated` arguments whole on every device and the batch, its last, split.
+
+    Its results must be equal on all devices, or, where `gathered`, are one part of the batch from each.
+    """
+    # Variance checks would add each device's gradient up on their own; the step does that where it can be seen.
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(P(),) * replicated + (P(AXIS),),
+        out_specs=P(AXIS) if gathered else P(),
+        check_vma=False,
+    )
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's part of a batch as one global array a field."""
+    sharding = NamedSharding(mesh, P(AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def put_replicated(tree, mesh: Mesh):
+    """The tree, whole on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))

@@ -1,0 +1,54 @@
+"""How hard each distillation method pulls at the student's features, against the detection loss."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jax import lax
+from jax import numpy as jnp
+from jax.sharding import Mesh
+
+from jaxkd.train.mesh import AXIS, over_batch
+from jaxkd.train.state import State, Tree
+from jaxkd.train.step import Pair, forward, teacher_features
+from jaxkd.types import Batch, Term
+
+
+def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], dict[str, jax.Array]]:
+    """The compiled function (state, teacher's parameters, batch) -> ratios of gradient norms at the neck's output.
+
+    One entry "gradient_ratio/METHOD/TERM" for each kind of term of each method, levels taken together: the norm of
+    the term's gradient, decayed and weighted as in the step, over that of all detection terms together.
+    """
+
+    def probe(state: State, frozen: Tree, batch: Batch) -> dict[str, jax.Array]:
+        key = jax.random.fold_in(state.key, state.step)
+        target = teacher_features(pair, frozen, batch)
+        features = pair.student.features(state.params["detector"], batch)
+
+        def groups(neck: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+            seen = features.replace(neck=neck)
+            terms = forward(pair, state.params, frozen, seen, target, batch, state, key).terms
+            counts = lax.psum(lax.stop_gradient({name: term.count for name, term in terms.items()}), AXIS)
+            sums: dict[str, jax.Array] = {}
+            for name, term in terms.items():
+                group = _group(name)
+                sums[group] = sums.get(group, jnp.zeros(())) + Term(term.total, counts[name]).mean()
+            return sums
+
+        values, pull_back = jax.vjp(groups, features.neck)
+        seeds = dict(zip(values, jnp.eye(len(values)), strict=True))
+        squares = jax.vmap(lambda seed: optax.global_norm(pull_back(seed)) ** 2)(seeds)
+        norms = dict(zip(values, jnp.sqrt(lax.psum(squares, AXIS)), strict=True))
+        own = norms.pop("detection")
+        return {f"gradient_ratio/{name}": norm / jnp.maximum(own, 1e-12) for name, norm in norms.items()}
+
+    return jax.jit(over_batch(probe, mesh, replicated=2))
+
+
+def _group(name: str) -> str:
+    """Detection terms together; a method's terms by kind, without level and set of regions."""
+    if "/" not in name:
+        return "detection"
+    method, term = name.split("/")[:2]
+    return f"{method}/{term.split('_')[0]}"

@@ -1,0 +1,177 @@
+"""One training step: detection terms, distillation terms, one update."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from jax import lax
+from jax import numpy as jnp
+from jax.sharding import Mesh
+
+from jaxkd.config import module_of
+from jaxkd.detectors.base import Detector
+from jaxkd.distill import base
+from jaxkd.train.mesh import AXIS, over_batch
+from jaxkd.train.state import State, Tree, join, moving_average, split
+from jaxkd.types import Batch, Features, Outcome, Regions, Term, View
+
+OWN = base.Sharing()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Everything static about a step: who learns, who teaches, how."""
+
+    student: Detector
+    teacher: Detector | None
+    methods: dict[str, Any]  # a name of the recipe's choice -> the method's Config
+    decays: dict[str, optax.Schedule]  # for each method
+    optimizer: optax.GradientTransformation
+    ema_decay: float = 0.0
+
+    def trainable(self, path: tuple[str, ...]) -> bool:
+        """Whether the leaf at `path` of State.params is to be trained."""
+        return path[0] == "distill" or self.student.trainable(path[1:])
+
+
+def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
+    """The state before step 1, with the methods' own parameters drawn from `key`."""
+    own = {}
+    for index, (name, config) in enumerate(pair.methods.items()):
+        assert pair.teacher is not None
+        method_key = jax.random.fold_in(jax.random.fold_in(key, 1), index)
+        own[name] = module_of(config).init(config, method_key, pair.student.traits, pair.teacher.traits)
+    params = {"detector": detector_params, "distill": own}
+    learned, _ = split(params, pair.trainable)
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=pair.optimizer.init(learned),
+        ema=jax.tree.map(jnp.copy, detector_params) if pair.ema_decay else {},
+        key=jax.random.fold_in(key, 0),
+        memory={},
+    )
+
+
+def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[State, dict[str, jax.Array]]]:
+    """The compiled step (state, teacher's parameters, batch) -> (state, metrics); the state is given away.
+
+    Terms are summed over devices before they are divided, so the number of devices changes no result.
+    """
+
+    def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        learned, fixed = split(state.params, pair.trainable)
+        target = teacher_features(pair, frozen, batch)
+
+        def objective(learned: Tree) -> tuple[jax.Array, Outcome]:
+            params = join(learned, fixed)
+            features = pair.student.features(params["detector"], batch)
+            outcome = forward(pair, params, frozen, features, target, batch, state, key)
+            return total_loss(outcome), outcome
+
+        grads, outcome = jax.grad(objective, has_aux=True)(learned)
+        grads, outcome = lax.psum((grads, outcome), AXIS)
+        updates, opt_state = pair.optimizer.update(grads, state.opt_state, learned)
+        params = join(optax.apply_updates(learned, updates), fixed)
+        ema = state.ema
+        if pair.ema_decay:
+            ema = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)
+        metrics = {name: term.mean() for name, term in (outcome.terms | outcome.metrics).items()}
+        metrics["loss"] = sum((term.mean() for term in outcome.terms.values()), jnp.zeros(()))
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["skipped_steps"] = opt_state.total_notfinite.astype(jnp.float32)
+        metrics["skipped_in_a_row"] = opt_state.notfinite_count.astype(jnp.float32)
+        new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+        return new, metrics
+
+    return jax.jit(over_batch(step, mesh, replicated=2), donate_argnums=0)
+
+
+def teacher_features(pair: Pair, frozen: Tree, batch: Batch) -> Features | None:
+    """The teacher's feature maps without a gradient; None where nobody asks for them."""
+    if pair.teacher is None or not pair.methods:
+        return None
+    return lax.stop_gradient(pair.teacher.features(frozen, batch))
+
+
+def forward(
+    pair: Pair,
+    params: Tree,
+    frozen: Tree,
+    features: Features,
+    target: Features | None,
+    batch: Batch,
+    state: State,
+    key: jax.Array,
+) -> Outcome:
+    """Every term of this device's part of the batch, the methods' already decayed."""
+    student = params["detector"]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.ids)
+    regions, terms = pair.student.regions(student, features, batch, keys)
+    answers = pair.student.answer(student, features, regions, batch)
+    terms = terms | pair.student.losses(answers, regions)
+    metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
+    if target is not None:
+        assert pair.teacher is not None
+        shared = _Shared(pair, params, frozen, features, target, batch, keys)
+        shared.views[OWN] = shared.look(regions, answers)
+        for index, (name, config) in enumerate(pair.methods.items()):
+            factor = pair.decays[name](state.step)
+            outcome = base.summed(
+                [
+                    module_of(config).losses(
+                        config,
+                        params["distill"][name],
+                        *shared.of(sharing),
+                        batch,
+                        state.memory.get(name),
+                        jax.random.fold_in(key, index),
+                    )
+                    for sharing in module_of(config).sharing(config)
+                ]
+            )
+            terms |= {f"{name}/{part}": term for part, term in base.scaled(outcome.terms, factor).items()}
+            metrics |= {f"{name}/{part}": term for part, term in outcome.metrics.items()}
+            metrics[f"{name}/decay"] = Term(jnp.asarray(factor, jnp.float32), jnp.ones(()))
+    return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
+
+
+def total_loss(outcome: Outcome) -> jax.Array:
+    """This device's share of the sum of all terms' means."""
+    counts = lax.psum(lax.stop_gradient({name: term.count for name, term in outcome.terms.items()}), AXIS)
+    parts = [Term(term.total, counts[name]).mean() for name, term in outcome.terms.items()]
+    return jnp.stack(parts).sum()
+
+
+class _Shared:
+    """The views of both detectors on each set of regions that a method asks for, computed once."""
+
+    def __init__(self, pair, params, frozen, features, target, batch, keys):
+        self.pair, self.params, self.frozen = pair, params["detector"], frozen
+        self.features, self.target, self.batch, self.keys = features, target, batch, keys
+        self.views: dict[base.Sharing, tuple[View, View, Regions]] = {}
+
+    def of(self, sharing: base.Sharing) -> tuple[View, View, Regions]:
+        """Student's view, teacher's view, regions."""
+        if sharing not in self.views:
+            teaching = sharing.source == "teacher"
+            finder = self.pair.teacher if teaching else self.pair.student
+            params, features = (self.frozen, self.target) if teaching else (self.params, self.features)
+            regions, _ = finder.regions(params, features, self.batch, self.keys, stage=sharing.stage)
+            regions = lax.stop_gradient(regions)
+            answers = self.pair.student.answer(self.params, self.features, regions, self.batch)
+            self.views[sharing] = self.look(regions, answers)
+        return self.views[sharing]
+
+    def look(self, regions: Regions, answers) -> tuple[View, View, Regions]:
+        """Both views on `regions`, given the student's answers about them."""
+        student, teacher = self.pair.student, self.pair.teacher
+        replies = lax.stop_gradient(teacher.answer(self.frozen, self.target, regions, self.batch))
+        return (
+            View(features=self.features, answers=answers, traits=student.traits),
+            View(features=self.target, answers=replies, traits=teacher.traits),
+            regions,
+        )

@@ -1,0 +1,113 @@
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jaxkd.nets import mobilenet, resnet
+from jaxkd.weights import names, read, tree
+
+SIZE = jnp.array([[64, 64]], np.int32)
+
+
+def shapes_of(module, config, high=64, wide=64):
+    images = jax.ShapeDtypeStruct((1, high, wide, 3), jnp.float32)
+    extents = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    net = module.build(config)
+    params = jax.eval_shape(net.init, jax.random.key(0), images, extents)
+    return params["params"], jax.eval_shape(net.apply, params, images, extents)
+
+
+def trainable(params):
+    leaves = tree.flatten(params)
+    return sum(leaf.size for name, leaf in leaves.items() if not name.endswith(("/mean", "/var")))
+
+
+@pytest.mark.parametrize(
+    ("depth", "count"), [(18, 11_176_512), (34, 21_284_672), (50, 23_508_032), (101, 42_500_160), (152, 58_143_808)]
+)
+def test_resnet_has_the_published_number_of_parameters(depth, count):
+    for norm in ("frozen_batch", "group"):
+        params, levels = shapes_of(resnet, resnet.Config(depth=depth, norm=norm))
+        assert trainable(params) == count
+    expected = zip((16, 8, 4, 2), resnet.channels(resnet.Config(depth=depth)), strict=True)
+    assert [level.shape for level in levels] == [(1, side, side, wide) for side, wide in expected]
+
+
+def test_mobilenet_has_the_published_number_of_parameters():
+    params, levels = shapes_of(mobilenet, mobilenet.Config(), high=75, wide=50)
+    assert trainable(params) == 1_811_712
+    assert [level.shape[1:] for level in levels] == [(19, 13, 24), (10, 7, 32), (5, 4, 96), (3, 2, 320)]
+    assert mobilenet.channels(mobilenet.Config()) == (24, 32, 96, 320)
+    assert mobilenet.channels(mobilenet.Config(width=0.35)) == (8, 16, 32, 112)
+
+
+@pytest.mark.parametrize(
+    ("module", "config"),
+    [
+        (resnet, resnet.Config(depth=10, width=8, dtype="bfloat16")),
+        (resnet, resnet.Config(depth=50, width=8, norm="group", dtype="bfloat16")),
+        (mobilenet, mobilenet.Config(dtype="bfloat16")),
+    ],
+)
+def test_bfloat16_is_computed_from_float32_parameters(module, config):
+    params, levels = shapes_of(module, config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert {level.dtype for level in levels} == {jnp.dtype("bfloat16")}
+
+
+def test_every_parameter_has_its_stage():
+    params, _ = shapes_of(resnet, resnet.Config(depth=50))
+    for name in tree.flatten(params):
+        stage = resnet.stage_of(tuple(name.split("/")))
+        assert (stage == 0 and name.startswith(("conv1/", "bn1/"))) or name.startswith(f"layer{stage}_")
+    blocks = [mobilenet.stage_of((f"features_{block}", "conv", "kernel")) for block in range(18)]
+    assert blocks == [0] * 2 + [1] * 2 + [2] * 3 + [3] * 7 + [4] * 4
+
+
+def test_halved_is_max_pooling_with_its_gradient():
+    x = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, 13, 10, 4)))
+    x = jnp.where(x > 0, x, -0.0)
+
+    def pooled(x):
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+    ours, reference = (jax.jit(jax.vjp, static_argnums=0)(f, x)[0] for f in (resnet.halved, pooled))
+    np.testing.assert_array_equal(ours, reference)
+    gradients = [jax.jit(jax.grad(lambda x, f=f: jnp.sum(f(nn.relu(x)) ** 2)))(x) for f in (resnet.halved, pooled)]
+    np.testing.assert_allclose(*gradients, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_is_the_grouped_convolution(stride):
+    x = jax.random.normal(jax.random.key(0), (2, 13, 10, 6))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 6))
+    ours = jax.jit(mobilenet.DepthwiseConv(stride=stride).apply)({"params": {"kernel": kernel}}, x)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    reference = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=numbers, feature_group_count=6
+    )
+    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradient_reaches_stored_statistics():
+    net = resnet.build(resnet.Config(depth=10, width=8))
+    images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    params = jax.jit(net.init)(jax.random.key(1), images, SIZE)
+    gradient = jax.jit(jax.grad(lambda params: sum(jnp.sum(x**2) for x in net.apply(params, images, SIZE))))(params)
+    for name, leaf in tree.flatten(gradient["params"]).items():
+        assert bool(leaf.any()) != name.endswith(("/mean", "/var")), name
+
+
+def test_published_mobilenet_fills_every_leaf_and_tells_pictures_apart(shared):
+    arrays = read.read(shared / "weights" / "mobilenetv2_imagenet" / "mobilenetv2_features.npz")
+    ours, flavour = names.to_ours(arrays)
+    wanted, _ = shapes_of(mobilenet, mobilenet.Config())
+    params, report = tree.match(wanted, ours, allow_unused=names.BEYOND[flavour])
+    assert flavour == "mobilenet_v2" and len(report.matched) == 255 and not report.missing
+    assert {name.split("/")[0] for name in report.unused} == {"features_18"}
+
+    # Real weights keep the scale of their activations; misplaced ones drive it to zero or infinity.
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
+    levels = jax.jit(mobilenet.build(mobilenet.Config()).apply)({"params": params}, jnp.asarray(images), SIZE)
+    assert all(0.05 < float(jnp.std(level)) < 20.0 for level in levels)

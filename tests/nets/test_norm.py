@@ -1,0 +1,55 @@
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jaxkd.nets.norm import FrozenBatchNorm, GroupNorm, valid_cells
+
+EXTENTS = jnp.array([[5, 3], [1, 7]], jnp.int32)
+
+
+def test_valid_cells_by_hand():
+    valid = valid_cells(EXTENTS, stride=2, shape=(3, 4))
+    np.testing.assert_array_equal(valid[0, :, :, 0], [[1, 1, 0, 0]] * 3)
+    np.testing.assert_array_equal(valid[1, :, :, 0], [[1, 1, 1, 1], [0] * 4, [0] * 4])
+
+
+@pytest.mark.parametrize(("groups", "used"), [(4, 4), (32, 4), (1, 1)])
+def test_group_norm_is_the_numpy_one_over_valid_cells(groups, used):  # 32 does not divide 12, their gcd is 4
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 3.0, (2, 5, 7, 12)).astype(np.float32)
+    scale, bias = rng.normal(size=(2, 12)).astype(np.float32)
+    valid = valid_cells(EXTENTS, stride=1, shape=(5, 7))
+    params = {"params": {"scale": scale, "bias": bias}}
+    out = jax.jit(GroupNorm(groups=groups).apply)(params, x, valid)
+    for picture, (h, w) in enumerate(EXTENTS.tolist()):
+        inside = x[picture, :h, :w].astype(np.float64).reshape(h, w, used, -1)
+        mean, var = inside.mean((0, 1, 3), keepdims=True), inside.var((0, 1, 3), keepdims=True)
+        expected = ((inside - mean) / np.sqrt(var + 1e-5)).reshape(h, w, 12) * scale + bias
+        np.testing.assert_allclose(out[picture, :h, :w], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm_of_an_empty_picture_is_finite_and_so_is_its_gradient():
+    x = jnp.ones((1, 4, 4, 8))
+    valid = valid_cells(jnp.zeros((1, 2), jnp.int32), stride=1, shape=(4, 4))
+    params = {"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}
+    loss = jax.jit(jax.value_and_grad(lambda x: jnp.sum(GroupNorm(groups=2).apply(params, x, valid) * valid)))
+    value, gradient = loss(x)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_frozen_batch_norm_is_its_formula_and_holds_its_statistics():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 7, 6)).astype(np.float32)
+    leaves = {name: rng.uniform(0.5, 2.0, 6).astype(np.float32) for name in ("scale", "bias", "mean", "var")}
+    valid = valid_cells(EXTENTS, stride=1, shape=(5, 7))
+
+    def loss(params):
+        out = FrozenBatchNorm().apply({"params": params}, jnp.asarray(x), valid)
+        return jnp.sum(out**2), out
+
+    (_, out), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(leaves)
+    expected = (x - leaves["mean"]) / np.sqrt(leaves["var"] + 1e-5) * leaves["scale"] + leaves["bias"]
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    assert not gradient["mean"].any() and not gradient["var"].any()
+    assert gradient["scale"].all() and gradient["bias"].all()

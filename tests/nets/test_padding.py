@@ -1,0 +1,84 @@
+"""Padding a picture to a larger bucket changes nothing in it."""
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jaxkd.nets import fpn, mobilenet, resnet
+
+SIZES = np.array([[50, 37], [33, 61]], np.int32)
+PICTURES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+
+
+def padded(high, wide):
+    out = np.full((2, high, wide, 3), 7.0, np.float32)  # the padding may hold anything
+    for picture, (h, w) in enumerate(SIZES):
+        out[picture, :h, :w] = PICTURES[picture, :h, :w]
+    return out
+
+
+def random_like(shapes):
+    rng = np.random.default_rng(1)
+
+    def leaf(path, struct):
+        name, fan = path[-1].key, max(1, np.prod(struct.shape[:-1]))
+        value = rng.normal(size=struct.shape).astype(np.float32)
+        return value / np.sqrt(fan) if name == "kernel" else 0.1 * np.abs(value) + (name in ("scale", "var"))
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def assert_same_inside(levels, larger, strides):
+    for level, other, stride in zip(levels, larger, strides, strict=True):
+        assert level.shape[1:3] == (-(-64 // stride), -(-64 // stride))
+        scale = float(jnp.abs(level).max())
+        for picture, (h, w) in enumerate(-(-SIZES // stride)):
+            inside = np.asarray(level[picture, :h, :w])
+            assert np.abs(inside).max() > 0
+            np.testing.assert_allclose(inside / scale, other[picture, :h, :w] / scale, atol=1e-5)
+            for array in (level[picture], other[picture]):
+                assert not array[h:].any() and not array[:, w:].any()
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (resnet, {"depth": 10, "width": 16, "norm": "frozen_batch"}),
+        (resnet, {"depth": 10, "width": 16, "norm": "group"}),
+        (resnet, {"depth": 50, "width": 8, "norm": "frozen_batch"}),
+        (resnet, {"depth": 50, "width": 8, "norm": "group", "stride_in_1x1": True}),
+        (mobilenet, {"width": 0.35, "norm": "frozen_batch"}),
+        (mobilenet, {"width": 0.35, "norm": "group"}),
+    ],
+)
+def test_bucket_does_not_matter_to_a_backbone(module, options):
+    config = module.Config(groups=4, **options)  # few groups: one of a single number has no variance
+    net = module.build(config)
+    params = random_like(jax.eval_shape(net.init, jax.random.key(0), padded(64, 64), SIZES))
+    apply = jax.jit(net.apply)
+    assert_same_inside(
+        apply(params, padded(64, 64), SIZES), apply(params, padded(96, 128), SIZES), module.strides(config)
+    )
+
+
+@pytest.mark.parametrize("norm", ["none", "group"])
+@pytest.mark.parametrize("extra", ["pool", "conv_c5", "conv_p5"])
+def test_bucket_does_not_matter_to_a_pyramid(extra, norm):
+    config = fpn.Config(channels=16, groups=4, extra=extra, norm=norm)
+    neck = fpn.build(config)
+    rng = np.random.default_rng(2)
+    full = [rng.normal(size=(2, 64 // stride, 64 // stride, 8)).astype(np.float32) for stride in (4, 8, 16, 32)]
+
+    def levels(high, wide):
+        out = []
+        for level, stride in zip(full, (4, 8, 16, 32), strict=True):
+            array = np.zeros((2, -(-high // stride), -(-wide // stride), 8), np.float32)
+            for picture, (h, w) in enumerate(-(-SIZES // stride)):
+                array[picture, :h, :w] = level[picture, :h, :w]
+            out.append(array)
+        return tuple(out)
+
+    params = random_like(jax.eval_shape(neck.init, jax.random.key(0), levels(64, 64), SIZES))
+    apply = jax.jit(neck.apply)
+    assert_same_inside(apply(params, levels(64, 64), SIZES), apply(params, levels(96, 128), SIZES), fpn.strides(config))

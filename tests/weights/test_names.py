@@ -1,0 +1,91 @@
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jaxkd.errors import WeightsError
+from jaxkd.nets import mobilenet, resnet
+from jaxkd.weights import names, tree
+
+PARTS = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def wanted(module, config):
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    net = module.build(config)
+    return jax.eval_shape(net.init, jax.random.key(0), images, jax.ShapeDtypeStruct((1, 2), jnp.int32))["params"]
+
+
+def published(leaves, rename):
+    """Arrays as a PyTorch file would hold them, and the same in our layout."""
+    rng, theirs, ours = np.random.default_rng(0), {}, {}
+    for name, leaf in leaves.items():
+        ours[name] = rng.normal(size=leaf.shape).astype(np.float32)
+        module, _, last = name.rpartition("/")
+        array = ours[name].transpose(3, 2, 0, 1) if last == "kernel" else ours[name]
+        theirs[f"{rename(module)}.{PARTS.get(last, 'weight')}"] = array
+        if last == "var":
+            theirs[f"{rename(module)}.num_batches_tracked"] = np.array(7)
+    return theirs, ours
+
+
+def assert_translated(theirs, ours, net, flavour, *, extra):
+    out, found = names.to_ours({**theirs, **extra})
+    assert found == flavour
+    params, report = tree.match(net, out, allow_unused=names.BEYOND[flavour])
+    assert len(report.unused) == len(extra)
+    for name, leaf in tree.flatten(params).items():
+        np.testing.assert_array_equal(leaf, ours[name])
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet(depth):
+    def rename(module):
+        module = module.replace("downsample_conv", "downsample.0").replace("downsample_norm", "downsample.1")
+        return module.replace("_", ".").replace("/", ".")
+
+    net = wanted(resnet, resnet.Config(depth=depth, width=8))
+    theirs, ours = published(tree.flatten(net), rename)
+    assert {"layer2.0.downsample.1.running_var", "layer4.1.conv2.weight", "bn1.bias"} <= set(theirs)
+    extra = {"fc.weight": np.zeros((10, 4)), "fc.bias": np.zeros(10)}
+    assert_translated(theirs, ours, net, "resnet", extra=extra)
+    assert names.resnet(extra)["fc/kernel"].shape == (4, 10)
+
+
+def in_one_row(block, step, part):
+    first = ("depthwise", "project") if block == "1" else ("expand", "depthwise", "project")
+    return f"features.{block}.conv.{3 * first.index(step) + (part == 'norm')}"
+
+
+def by_convolution(block, step, part):
+    steps = ("depthwise", "project") if block == "1" else ("expand", "depthwise", "project")
+    if step == "project":
+        return f"features.{block}.conv.{len(steps) - 1 + (part == 'norm')}"
+    return f"features.{block}.conv.{steps.index(step)}.{int(part == 'norm')}"
+
+
+@pytest.mark.parametrize("numbering", [in_one_row, by_convolution])
+def test_mobilenet(numbering):
+    def rename(module):
+        block, layer = module.removeprefix("features_").split("/")
+        if block == "0":
+            return f"features.0.{int(layer == 'norm')}"
+        return numbering(block, *layer.split("_"))
+
+    net = wanted(mobilenet, mobilenet.Config(width=0.35))
+    theirs, ours = published(tree.flatten(net), rename)
+    extra = {"features.18.0.weight": np.zeros((8, 4, 1, 1)), "classifier.1.weight": np.zeros((10, 8))}
+    assert_translated(theirs, ours, net, "mobilenet_v2", extra=extra)
+
+
+def test_our_own_names_stay():
+    assert names.to_ours({"a/kernel": np.ones(2)})[1] == "jaxkd"
+
+
+def test_unknown_names_are_refused_and_strays_are_kept():
+    with pytest.raises(WeightsError, match=r"encoder\.weight"):
+        names.to_ours({"encoder.weight": np.ones(2)})
+    with pytest.raises(WeightsError, match="none at all"):
+        names.to_ours({})
+    assert "layer1.0.se.weight" in names.resnet({"layer1.0.se.weight": np.ones(2)})
+    assert "features.2.conv.9.weight" in names.mobilenet_v2({"features.2.conv.9.weight": np.ones(2)})

@@ -1,0 +1,120 @@
+import io
+import json
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jaxkd.errors import StorageError, WeightsError
+from jaxkd.weights.read import read, read_metadata, save
+
+ARRAYS = {
+    "a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not contiguous
+    "a/bias": np.float32(2.5),
+    "count": np.arange(3),
+}
+
+
+def raw(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def test_what_is_saved_is_read(tmp_path):
+    path = tmp_path / "new" / "weights.safetensors"
+    save(path, {**ARRAYS, "jax": jnp.ones(2)}, metadata={"detector": "faster_rcnn"})
+    out = read(path)
+    assert set(out) == {*ARRAYS, "jax"}
+    for name, array in ARRAYS.items():
+        assert out[name].shape == np.shape(array) and out[name].dtype == np.asarray(array).dtype
+        np.testing.assert_array_equal(out[name], array)
+    assert read_metadata(path) == {"detector": "faster_rcnn"}
+    assert [file.name for file in path.parent.iterdir()] == ["weights.safetensors"]
+
+
+def test_halves_are_stored_in_half_and_read_as_float32(tmp_path):
+    array = np.linspace(-3, 3, 1000, dtype=np.float32)
+    save(tmp_path / "half.safetensors", {"x": array, "n": np.arange(2)}, half=True)
+    save(tmp_path / "full.safetensors", {"x": array, "n": np.arange(2)})
+    save(tmp_path / "brain.safetensors", {"x": jnp.asarray(array, jnp.bfloat16)})
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "full.safetensors").stat().st_size
+    half, brain = read(tmp_path / "half.safetensors"), read(tmp_path / "brain.safetensors")
+    assert half["x"].dtype == brain["x"].dtype == np.float32 and half["n"].dtype == np.int64
+    np.testing.assert_array_equal(half["x"], array.astype(np.float16).astype(np.float32))
+    np.testing.assert_allclose(brain["x"], array, rtol=2**-8)
+    with pytest.raises(WeightsError, match=r"big holds numbers too large for float16"):
+        save(tmp_path / "big.safetensors", {"big": np.full(2, 1e5, np.float32)}, half=True)
+
+
+@pytest.mark.parametrize("writer", [np.savez, np.savez_compressed])
+def test_npz_is_read(tmp_path, writer):
+    writer(tmp_path / "a.npz", **ARRAYS, swapped=np.arange(3, dtype=">f4"), half=np.ones(2, np.float16))
+    out = read(tmp_path / "a.npz")
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(out[name], array)
+    np.testing.assert_array_equal(out["swapped"], [0, 1, 2])
+    assert out["swapped"].dtype == out["half"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 64,  # a header longer than anything
+        struct.pack("<Q", 10**9) + b"{}",
+        raw(b"{" * 40),
+        raw({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}, bytes(8)),
+        raw({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+        raw(
+            {
+                "x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+                "y": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+            },
+            bytes(12),
+        ),
+        raw({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(64)),
+        raw({"x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, bytes(4)),
+    ],
+    ids=["empty", "endless", "header", "json", "beyond", "size", "overlap", "trailing", "dtype"],
+)
+def test_broken_safetensors_are_refused_in_one_sentence(tmp_path, content):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError) as refusal:
+        read(path)
+    assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_broken_npz_are_refused_in_one_sentence(tmp_path):
+    good = tmp_path / "good.npz"
+    np.savez(good, x=np.ones((4, 4), np.float32))
+    cut, wide, other = tmp_path / "cut.npz", tmp_path / "wide.npz", tmp_path / "other.npz"
+    cut.write_bytes(good.read_bytes()[:-40])
+    other.write_bytes(b"PK\x03\x04 not a zip")
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones((4, 4), np.float32))
+    with zipfile.ZipFile(wide, "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue().replace(b"(4, 4), }    ", b"(4, 40000), }"))
+    objects, text = tmp_path / "objects.npz", tmp_path / "text.npz"
+    np.savez(objects, x=np.array([{}, None], dtype=object))
+    np.savez(text, x=np.array(["a", "b"]))
+    for path in (cut, wide, other, objects, text):
+        with pytest.raises(WeightsError) as refusal:
+            read(path)
+        assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match="no weights file"):
+        read(tmp_path / "missing.npz")
+    with pytest.raises(WeightsError, match="neither"):
+        read(tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"written as \.safetensors"):
+        save(tmp_path / "weights.npz", {})
+    with pytest.raises(WeightsError, match="not a readable"):
+        read_metadata(tmp_path / "missing.safetensors")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        save(tmp_path / "file" / "weights.safetensors", ARRAYS)
