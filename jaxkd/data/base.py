@@ -66,7 +66,7 @@ def check_boxes(
 
     `heights` and `widths` are one number each, or one a box.
     """
-    finite = np.isfinite(boxes).all(-1)
+    finite = np.all(np.isfinite(boxes), axis=-1)
     boxes = np.where(finite[:, None], boxes, 0.0)
     sized = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     limits = np.stack(np.broadcast_arrays(np.zeros(len(boxes)), widths, heights), -1)
