@@ -105,7 +105,7 @@ def pooling(peer, *, regions: int, channels: int) -> list[Entrant]:
 
 
 def pooling_peer(peer, pyramid, boxes, gradient) -> Entrant:
-    """torchvision's pooler with its kernel, on the same numbers."""
+    """Torchvision's pooler with its kernel, on the same numbers."""
     torch, torchvision = peer
     pooler = torchvision.ops.MultiScaleRoIAlign([str(level) for level in range(len(pyramid))], 7, 2)
     maps = {str(i): torch.from_numpy(x.transpose(2, 0, 1)[None].copy()) for i, x in enumerate(pyramid)}

@@ -50,7 +50,7 @@ def nms(
     if limit < 1 or tile < 1:
         raise ValueError(f"nms was given limit={limit} and tile={tile}; both must be at least 1.")
     tile = min(tile, max(len(boxes), 1))
-    tiles = -(-len(boxes) // tile)
+    tiles = max(-(-len(boxes) // tile), 1)
     slots = -(-limit // tile) * tile
     order, table, valid = _sorted(boxes, scores, classes, valid, size=tiles * tile)
 

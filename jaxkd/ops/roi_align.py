@@ -26,7 +26,7 @@ def roi_align(
 ) -> Float[Array, "r {resolution} {resolution} c"]:
     """A resolution x resolution grid of features for every box of one image.
 
-    The one-image form of `roi_align_batch`, which says the rest.
+    `roi_align_batch` for one image; it explains the arguments, and is the faster choice for several images.
 
     Raises:
         ValueError: if there is not one stride a level, or a size is not positive.
@@ -61,7 +61,38 @@ def roi_align_batch(
     chunk: int = 16,
     extents: Int[Array, "b 2"] | None = None,
 ) -> Float[Array, "b r {resolution} {resolution} c"]:
-    """A resolution x resolution grid of features for every box of every image."""
+    """A resolution x resolution grid of features for every box of every image, in the dtype of the features.
+
+    Each box reads one level (`masks.box_level`; Lin et al. 2017, equation 1). Each of its bins is the mean of
+    sampling_ratio x sampling_ratio bilinear samples on a regular grid (He et al. 2017, section 3). A sample more than
+    one cell outside the map counts as 0; any other outside sample reads the nearest cell of the border. Gradients flow
+    into the pyramid and none into the boxes. A box that is not a number gives zeros.
+
+    All levels of all images lie in one flat array; the two axes' interpolation weights are worked out for each box,
+    and each bin is one gather of (2 * sampling_ratio)**2 cells and one weighted sum, for `chunk` boxes at a time so
+    that what was gathered stays in the cache. On two CPU cores, for 512 boxes of 256 channels, this took a seventh of
+    the time of one gather for all boxes, and a fifteenth of that of `roi_align_dense`, forward and backward; chunks of
+    8 to 32 were within 20 % of each other. For 8 small images of 64 boxes and 64 channels it took a third of the time
+    of `jax.vmap(roi_align)` with the same chunk, which gathers for 8 * chunk boxes at a time.
+
+    Args:
+        pyramids: maps of the images, finest level first; all of one dtype and width c.
+        boxes: (x0, y0, x1, y1) in pixels of the padded picture.
+        strides: pixels a cell, one for each level.
+        resolution: bins along each side.
+        sampling_ratio: samples along each side of a bin.
+        aligned: whether the centre of a cell lies half a cell in, and boxes may be as small as they like. False is the
+            older rule of weights that were trained without it: no shift, and boxes of at least one cell.
+        canonical_scale: side in pixels of the square box that reads `canonical_level`.
+        canonical_level: the number of that level.
+        first_level: the number of the finest level, 2 for P2.
+        chunk: boxes worked on at a time.
+        extents: height and width in pixels of each picture inside the padding. Where given, a map ends at
+            ceil(extent / stride) cells, so that how far a picture was padded never changes the result.
+
+    Raises:
+        ValueError: if there is not one stride a level, or a size is not positive.
+    """
     _check(pyramids, strides, resolution=resolution, sampling_ratio=sampling_ratio, chunk=chunk)
     b, r, _ = boxes.shape
     channels = pyramids[0].shape[-1]
