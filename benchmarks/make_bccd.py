@@ -84,7 +84,7 @@ def make_split(devkit: Path, out: Path, split: str) -> dict:
 
 def main() -> None:
     """Writes images/, train.json, val.json and test.json below --out."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Makes the half-size BCCD data set.")
     parser.add_argument("--devkit", type=Path, required=True, help="folder with Annotations, ImageSets and JPEGImages")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()

@@ -303,7 +303,7 @@ def _gather(
     return truth, unknown
 
 
-def _numbers(item: dict, file: Path) -> list[float]:
+def _numbers(item: dict, file: Path) -> list:
     box = item.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
         rotated = "; rotated boxes are not supported" if isinstance(box, list) and len(box) == 5 else ""

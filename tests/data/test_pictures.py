@@ -1,0 +1,152 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from jaxkd.data import pictures
+from jaxkd.data.base import PictureError
+from jaxkd.errors import DataError
+
+
+def smooth(height=24, width=36):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // width, y * 255 // height, 255 - x * 200 // width], -1).astype(np.uint8)
+
+
+def saved(tmp_path, image, name="picture.png", **options):
+    file = tmp_path / name
+    image.save(file, **options)
+    return file
+
+
+def with_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(tmp_path, Image.fromarray(smooth()), name="turned.jpg", exif=exif, quality=95)
+
+
+def test_an_ordinary_jpeg_is_what_pillow_sees(tmp_path):
+    file = saved(tmp_path, Image.fromarray(smooth()), name="picture.jpg", quality=95)
+    np.testing.assert_array_equal(pictures.read(file), np.asarray(Image.open(file)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    image = Image.fromarray(smooth()).convert(mode)
+    file = saved(tmp_path, image, name="picture.tif" if mode == "CMYK" else "picture.png")
+    found = pictures.read(file)
+    assert found.shape == (24, 36, 3)
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, np.asarray(image.convert("RGB")), atol=1)
+
+
+def test_transparency_lies_over_black(tmp_path):
+    image = Image.fromarray(np.dstack([np.full((4, 4, 3), 200, np.uint8), np.full((4, 4), 128, np.uint8)]))
+    assert pictures.read(saved(tmp_path, image)).max() == 100
+    palette = Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P")
+    palette.putpalette([250] * 768)
+    assert pictures.read(saved(tmp_path, palette, transparency=0)).max() == 0
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif"])
+def test_sixteen_bits_are_scaled(tmp_path, name):
+    eight = smooth()[..., 0]
+    file = tmp_path / name
+    cv2.imwrite(str(file), eight.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(pictures.read(file)[..., 0], eight)
+
+
+def test_sixteen_bits_of_colour_are_scaled(tmp_path):
+    file = tmp_path / "colour.png"
+    cv2.imwrite(str(file), smooth()[..., ::-1].astype(np.uint16) * 257)
+    assert abs(pictures.read(file).mean() - smooth().mean()) < 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_follows_the_annotated_size(tmp_path, orientation):
+    file = with_orientation(tmp_path, orientation)
+    with Image.open(file) as image:
+        stored, upright = np.asarray(image), np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(pictures.read(file), upright)
+    np.testing.assert_array_equal(pictures.read(file, size=stored.shape[:2]), stored)
+    if upright.shape != stored.shape:
+        np.testing.assert_array_equal(pictures.read(file, size=upright.shape[:2]), upright)
+
+
+def test_orientation_with_another_size_stops(tmp_path):
+    with pytest.raises(DataError, match="EXIF") as caught:
+        pictures.read(with_orientation(tmp_path, 6), size=(10, 10))
+    assert not isinstance(caught.value, PictureError)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    file = saved(tmp_path, frames[0], name="moving.gif", save_all=True, append_images=frames[1:])
+    assert pictures.read(file)[0, 0].tolist() == [255, 0, 0]
+
+
+def jpeg_bytes():
+    buffer = io.BytesIO()
+    Image.fromarray(smooth(200, 300)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"this is no picture", "not a picture"),
+        (jpeg_bytes()[: len(jpeg_bytes()) // 2], "does not decode"),
+        (jpeg_bytes()[:30], "decode|not a picture"),
+    ],
+    ids=["empty", "text", "half", "header"],
+)
+def test_a_broken_file_is_a_picture_error(tmp_path, content, said):
+    file = tmp_path / "broken.jpg"
+    file.write_bytes(content)
+    with pytest.raises(PictureError, match=said):
+        pictures.read(file)
+
+
+def test_a_truncated_png_is_a_picture_error(tmp_path):
+    file = saved(tmp_path, Image.fromarray(smooth(200, 300)))
+    file.write_bytes(file.read_bytes()[:-400])
+    with pytest.raises(PictureError, match="does not decode"):
+        pictures.read(file)
+
+
+def test_what_is_no_file_is_a_picture_error(tmp_path):
+    loop = tmp_path / "loop.jpg"
+    loop.symlink_to(loop)
+    for path in (tmp_path, tmp_path / "missing.jpg", tmp_path / ("long" * 100 + ".jpg"), loop):
+        with pytest.raises(PictureError):
+            pictures.read(path)
+
+
+def test_an_unreadable_file_stops(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
+    with pytest.raises(DataError, match="permissions") as caught:
+        pictures.read(tmp_path / "secret.jpg")
+    assert not isinstance(caught.value, PictureError)
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
+    file = tmp_path / "huge.png"
+    Image.new("1", (20000, 10000)).save(file)
+    with pytest.raises(PictureError, match="pixels"):
+        pictures.read(file)
+
+
+def test_a_single_pixel_is_refused(tmp_path):
+    with pytest.raises(PictureError, match="single pixel"):
+        pictures.read(saved(tmp_path, Image.new("RGB", (1, 1))))
+
+
+def test_odd_names_are_read(tmp_path):
+    file = saved(tmp_path, Image.fromarray(smooth()), name="Übung 1 — 写真.png")
+    np.testing.assert_array_equal(pictures.read(file), smooth())
