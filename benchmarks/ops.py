@@ -7,6 +7,7 @@ a median. Before anything is timed, all of them must agree. Without torchvision 
 """
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import os
@@ -117,11 +118,11 @@ def pooling_peer(peer, pyramid, boxes, gradient) -> Entrant:
             return pooler(maps, [there], [PICTURE])
 
     def both():
-        for leaf in leaves.values():
-            leaf.grad = None
         out = pooler(leaves, [there], [PICTURE])
         out.backward(back)
         grads = [leaf.grad[0].numpy().transpose(1, 2, 0) for leaf in leaves.values()]
+        for leaf in leaves.values():
+            leaf.grad = None
         return out.detach().numpy().transpose(0, 2, 3, 1), grads
 
     return Entrant("torchvision", {"forward": forward, "forward+backward": both}, {})
@@ -203,8 +204,9 @@ def race(case: str, entrants: Sequence[Entrant], rounds: int) -> list[Row]:
 def resident(call: Callable) -> float | None:
     """By how many megabytes the process's resident memory rises during the call; None where Linux is not there."""
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # else the call is served from what an earlier one gave back
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    except (OSError, AttributeError):
         return None
     before = high_water()
     call()

@@ -5,10 +5,12 @@ Boxes are (x0, y0, x1, y1) in pixels of the padded picture, half-open, float32.
 """
 
 import dataclasses
+from typing import Any
 
 from flax import struct
-from jax import Array
 from jax import numpy as jnp
+
+Array = Any  # of jax or numpy; or, while a tree is mapped, whatever stands in an array's place
 
 
 @struct.dataclass

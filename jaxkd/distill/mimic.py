@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import jax
 from jaxtyping import Array, Key
 
-from jaxkd.distill import adapt, base, decay
+from jaxkd.distill import adapt as adapters
+from jaxkd.distill import base
+from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops.masks import extent_mask
 from jaxkd.types import Batch, Outcome, Regions, Term, Traits, View
 
@@ -26,9 +28,9 @@ class Config:
     weight: float = 0.01
     source: base.Source = "neck"
     levels: int = 0
-    adapt: adapt.Kind = "conv3"
-    adapt_init: adapt.Init = "small"
-    decay: decay.Config = field(default_factory=decay.Config)
+    adapt: adapters.Kind = "conv3"
+    adapt_init: adapters.Init = "small"
+    decay: Decay = field(default_factory=Decay)
 
 
 def sharing(config: Config) -> tuple[base.Sharing, ...]:
@@ -41,7 +43,7 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
     """One adapter a level."""
     pairs = base.level_pairs(student, teacher, source=config.source, limit=config.levels)
     return {
-        f"adapter_{pair.stride}": adapt.init(
+        f"adapter_{pair.stride}": adapters.init(
             jax.random.fold_in(key, pair.stride),
             kind=config.adapt,
             student_channels=pair.student_channels,
@@ -69,7 +71,7 @@ def losses(
     for pair in pairs:
         mine = base.maps(student.features, config.source)[pair.student]
         theirs = base.maps(teacher.features, config.source)[pair.teacher]
-        mine = adapt.apply(params[f"adapter_{pair.stride}"], mine, kind=config.adapt)
+        mine = adapters.apply(params[f"adapter_{pair.stride}"], mine, kind=config.adapt)
         mask = jax.vmap(lambda size, m=mine, s=pair.stride: extent_mask(size, shape=m.shape[1:3], stride=s))(
             batch.sizes
         )

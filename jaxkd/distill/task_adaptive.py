@@ -13,7 +13,9 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from jaxkd.distill import adapt, base, decay
+from jaxkd.distill import adapt as adapters
+from jaxkd.distill import base
+from jaxkd.distill.decay import Config as Decay
 from jaxkd.errors import ConfigError
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.masks import box_level, gaussian_mask
@@ -67,8 +69,8 @@ class Config:
     mask_merge: Literal["max", "sum_clip"] = "max"
     feat_norm: Literal["spatial", "elements"] = "spatial"
     feat_levels: Literal["mean", "pooled"] = "mean"
-    adapt: adapt.Kind = "conv3"
-    adapt_init: adapt.Init = "small"
+    adapt: adapters.Kind = "conv3"
+    adapt_init: adapters.Init = "small"
     cls_form: Literal["bce", "kl", "ce"] = "bce"
     cls_reduce: Literal["mean", "sum"] = "mean"
     temperature: float = 1.0
@@ -80,7 +82,7 @@ class Config:
     reg_form: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
     reg_beta: float = 1.0
     reg_norm: Literal["num_pos", "gated", "num_rois"] = "num_pos"
-    decay: decay.Config = field(default_factory=decay.Config)
+    decay: Decay = field(default_factory=Decay)
 
 
 def sharing(config: Config) -> tuple[base.Sharing, ...]:
@@ -105,7 +107,7 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
     if not config.w_feat:
         return {}
     return {
-        f"adapter_{pair.stride}": adapt.init(
+        f"adapter_{pair.stride}": adapters.init(
             jax.random.fold_in(key, pair.stride),
             kind=config.adapt,
             student_channels=pair.student_channels,
@@ -192,7 +194,7 @@ def _feature(config: Config, params: dict, student: View, teacher: View, batch: 
     )
     terms = {}
     for pair, level, target, mask in zip(pairs, mine, theirs, masks, strict=True):
-        adapted = adapt.apply(params[f"adapter_{pair.stride}"], level, kind=config.adapt)
+        adapted = adapters.apply(params[f"adapter_{pair.stride}"], level, kind=config.adapt)
         terms[f"feature_{pair.stride}"] = feature_term(adapted, target, mask, norm=config.feat_norm)
     mass = sum(mask.sum() for mask in masks)
     cells = jnp.asarray(sum(mask.size for mask in masks), jnp.float32)

@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from jaxkd.data.base import Source
 from jaxkd.evaluation import coco
 from jaxkd.types import Batch, Detections
 
@@ -21,23 +20,21 @@ class Evaluation:
     pictures: int
 
 
+class Split(coco.Originals, Protocol):
+    """What is needed of a data source to score detections on it."""
+
+    def annotations(self) -> dict:
+        """The truth as a COCO dict."""
+        ...
+
+
 def evaluate(
-    detect: Callable[[Batch], Detections], batches: Iterable[Batch], source: Source, *, limit: int = 0
+    detect: Callable[[Batch], Detections], batches: Iterable[Batch], source: Split
 ) -> Evaluation:
-    """Scores of `detect` over `batches`, which hold the first `limit` pictures of `source` (all of them for 0)."""
-    results, pictures = [], 0
+    """Scores of `detect` over `batches` of pictures of `source`, on just the pictures that the batches hold."""
+    results, seen = [], set()
     for batch in batches:
-        found = jax.device_get(detect(batch))
-        results += coco.to_results(found, batch, source)
-        pictures += int(np.asarray(batch.real).sum())
-    truth = first_pictures(source.annotations(), limit)
-    return Evaluation(results=results, scores=coco.score(truth, results), pictures=pictures)
-
-
-def first_pictures(truth: dict, limit: int) -> dict:
-    """The truth of the first `limit` pictures only; all of it for 0."""
-    if not limit or limit >= len(truth["images"]):
-        return truth
-    images = truth["images"][:limit]
-    ids = {image["id"] for image in images}
-    return truth | {"images": images, "annotations": [a for a in truth["annotations"] if a["image_id"] in ids]}
+        results += coco.to_results(jax.device_get(detect(batch)), batch, source)
+        seen |= {source.records[index].image_id for index in np.asarray(batch.ids)[np.asarray(batch.real)]}
+    scores = coco.score(source.annotations(), results, only=seen)
+    return Evaluation(results=results, scores=scores, pictures=len(seen))

@@ -46,7 +46,32 @@ class FrozenBatchNorm(nn.Module):
         mean = jax.lax.stop_gradient(self.param("mean", nn.initializers.zeros, channels))
         var = jax.lax.stop_gradient(self.param("var", nn.initializers.ones, channels))
         factor = scale * jax.lax.rsqrt(var + self.eps)
-        return x * factor.astype(self.dtype) + (bias - mean * factor).astype(self.dtype)
+        return scaled(x, factor.astype(self.dtype), (bias - mean * factor).astype(self.dtype))
+
+
+@jax.custom_vjp
+def scaled(x: Float[Array, "b h w c"], factor: Float[Array, "c"], shift: Float[Array, "c"]) -> Float[Array, "b h w c"]:
+    """x * factor + shift, with a gradient whose sums over the map are not fused with what lies behind them.
+
+    XLA on a CPU else sums a whole chain of selects cell by cell: behind a ReLU6 on [8 72 96 96] the gradient takes
+    18 ms, of which all but 2 ms are these two sums.
+    """
+    return x * factor + shift
+
+
+def _scaled_forward(x, factor, shift):
+    return x * factor + shift, (x, factor, shift)
+
+
+def _scaled_backward(saved, gradient):
+    x, factor, shift = saved
+    gradient = jax.lax.optimization_barrier(gradient)
+    exact = gradient.astype(jnp.float32)
+    to_factor, to_shift = (exact * x.astype(jnp.float32)).sum((0, 1, 2)), exact.sum((0, 1, 2))
+    return gradient * factor, to_factor.astype(factor.dtype), to_shift.astype(shift.dtype)
+
+
+scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 class GroupNorm(nn.Module):
@@ -96,15 +121,39 @@ def conv(
     stride: int = 1,
     bias: bool = False,
     init: Callable = HE_FAN_OUT,
-) -> nn.Conv:
+) -> "Conv":
     """A convolution of `size` x `size` padded by size // 2 on all four sides: [b h w c] to ceil(h / stride)."""
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=((size // 2, size // 2),) * 2,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=init,
-        name=name,
-    )
+    return Conv(features, size, stride=stride, bias=bias, dtype=dtype, init=init, name=name)
+
+
+class Conv(nn.Module):
+    """A square convolution with torch's padding; one of 1 x 1 is a product of matrices.
+
+    As a convolution, the gradient of a 1 x 1 on [8 72 96 16] to 96 channels takes XLA on a CPU 30 ms, as a product 4.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    bias: bool = False
+    dtype: str = "float32"
+    init: Callable = HE_FAN_OUT
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        """[b ceil(h / stride) ceil(w / stride) features] in the net's dtype."""
+        kernel = self.param("kernel", self.init, (self.size, self.size, x.shape[-1], self.features))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.size == 1:
+            out = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        else:
+            out = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                ((self.size // 2, self.size // 2),) * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if not self.bias:
+            return out
+        return out + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)

@@ -192,7 +192,7 @@ def score_on(
     params = mesh.put_replicated(params, devices)
     detect = compiled_detect(detector, devices)
     try:
-        return evaluate(lambda one: detect(params, mesh.put_batch(one, devices)), batches, source, limit=limit)
+        return evaluate(lambda one: detect(params, mesh.put_batch(one, devices)), batches, source)
     finally:
         batches.close()
 
@@ -251,6 +251,8 @@ class _Training:
             probing = self.probe is not None and done % config.probe_every == 0
             ratios = clock.paused(self.probe, state, frozen, batch) if probing else {}
             state, metrics = clock.stepped(self.step, state, frozen, batch)
+            if pending:
+                jax.block_until_ready(pending[-1])  # one step in flight: the wait for data is then seen as such
             pending.append(metrics | ratios)
             done += 1
             if done % config.report_every == 0 or done == config.steps:
