@@ -31,7 +31,7 @@ def nms(
     boxes already kept, then by itself, as the fixed point of "kept if no kept box before me overlaps me", which for
     a triangular relation is the greedy answer. The walk ends as soon as `limit` boxes are kept, and memory is
     tile x tile. On two CPU cores this took a half of the time of the fixed point on the full matrix (`nms_matrix`) for
-    2000 proposals and a fourteenth for 8000, and it needs no n x n memory; tiles of 128 to 512 were within 20 % of
+    2000 proposals and a tenth for 8000, and it needs no n x n memory; tiles of 128 to 512 were within 20 % of
     each other.
 
     Source: Ren et al. 2015, Faster R-CNN, section 3.3.

@@ -72,9 +72,9 @@ def roi_align_batch(
     and each bin is one gather of (2 * sampling_ratio)**2 cells and one weighted sum, for `chunk` boxes at a time so
     that what was gathered stays in the cache. On two CPU cores, for 512 boxes of 256 channels, forward and backward,
     this took less than half of the time of one gather for all boxes, a fifth of its memory, and between a fifteenth
-    and a thirtieth of the time of `roi_align_dense`; chunks of
-    8 to 32 were within 20 % of each other. For 8 small images of 64 boxes and 64 channels it took a third of the time
-    of `jax.vmap(roi_align)` with the same chunk, which gathers for 8 * chunk boxes at a time.
+    and a thirtieth of the time of `roi_align_dense`; chunks of 8 to 32 were within 20 % of each other. For 8 small
+    images of 64 boxes and 64 channels it took a third of the time of `jax.vmap(roi_align)` with the same chunk, which
+    gathers for 8 * chunk boxes at a time.
 
     Args:
         pyramids: maps of the images, finest level first; all of one dtype and width c.
@@ -149,7 +149,7 @@ def roi_align_dense(
     )  # fmt: skip
 
     def pool(region):
-        total = 0.0
+        total = jnp.zeros((resolution, resolution, pyramid[0].shape[-1]), jnp.float32)
         for number, level in enumerate(pyramid):
             rows = _hats(region["y"], region["height"], resolution, sampling_ratio, length=level.shape[0])
             cols = _hats(region["x"], region["width"], resolution, sampling_ratio, length=level.shape[1])
