@@ -39,7 +39,13 @@ def get_config(arg=""):
         },
         optimizer=component("train.optimizer", learning_rate=0.02, warmup_steps=100, schedule="cosine", clip_norm=10.0),
         train=component(
-            "train.loop", batch=8, steps=4000, evaluate_batch=8, report_every=100, evaluate_every=1000,
-            checkpoint_every=1000, ema_decay=0.998,
+            "train.loop",
+            batch=8,
+            steps=4000,
+            evaluate_batch=8,
+            report_every=100,
+            evaluate_every=1000,
+            checkpoint_every=1000,
+            ema_decay=0.998,
         ),
     )

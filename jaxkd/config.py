@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_dict
 from jaxkd.errors import ConfigError
 
 NAME = "name"
+Recipe = Any  # a ConfigDict, the types of whose fields no checker can know
 
 
 def component(name: str, **overrides: Any) -> ConfigDict:
@@ -84,7 +85,7 @@ def describe(config: Any) -> ConfigDict:
     return out
 
 
-def build(config: ConfigDict) -> Any:
+def build(config: Recipe) -> Any:
     """The frozen `Config` instance that a component's ConfigDict describes.
 
     Raises ConfigError where a field is unknown, missing its component or outside its choices.
@@ -99,9 +100,9 @@ def build(config: ConfigDict) -> Any:
         if key == NAME:
             continue
         if key not in fields:
-            raise ConfigError(f"{config[NAME]} has no field '{key}'{_closest(key, fields)}.")
+            raise ConfigError(f"{config[NAME]} has no field '{key}'{closest(key, fields)}.")
         if isinstance(value, (ConfigDict, dict)):
-            value = build(ConfigDict(value))
+            value = build(value)
         values[key] = _checked(value, hints[key], where=f"{config[NAME]}.{key}")
     return cls(**values)
 
@@ -111,7 +112,7 @@ def module_of(config: Any) -> types.ModuleType:
     return importlib.import_module(type(config).__module__)
 
 
-def load_recipe(path: str | Path, argument: str | None = None) -> ConfigDict:
+def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     """What `get_config(argument)` of the Python file at `path` returns.
 
     A bare name finds a shipped recipe: "bccd_tar" is configs/bccd_tar.py.
@@ -127,15 +128,18 @@ def load_recipe(path: str | Path, argument: str | None = None) -> ConfigDict:
         raise ConfigError(f"{file} is not valid Python: {error}.") from error
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{file} defines no get_config(arg) function; see configs/ for examples.")
-    return module.get_config(argument) if argument is not None else module.get_config()
+    try:
+        return module.get_config(argument) if argument is not None else module.get_config()
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"The recipe {file.name} does not take the argument {argument!r}: {error!r}.") from error
 
 
-def dump(config: ConfigDict) -> str:
+def dump(config: Recipe) -> str:
     """The resolved recipe as JSON text, keys in order."""
     return json.dumps(config.to_dict(), indent=2, default=list)
 
 
-def parse(text: str) -> ConfigDict:
+def parse(text: str) -> Recipe:
     """The inverse of `dump`; lists become tuples again."""
 
     def tuples(value: Any) -> Any:
@@ -151,6 +155,12 @@ def asset_path(path: str) -> Path:
     if path.startswith("assets:"):
         return Path(__file__).parent / "assets" / path.removeprefix("assets:")
     return Path(path).expanduser()
+
+
+def closest(key: str, names: set[str]) -> str:
+    """What is nearest to `key`, or all there is, as the end of a sentence."""
+    near = difflib.get_close_matches(key, sorted(names), n=1)
+    return f"; the closest is '{near[0]}'" if near else f"; there are {', '.join(sorted(names))}" if names else ""
 
 
 def _locate(path: str | Path) -> Path:
@@ -182,7 +192,7 @@ def _config_class(name: str) -> type:
 def _assign(config: ConfigDict, key: str, value: Any, *, where: str) -> None:
     names = set(config.keys()) - {NAME}
     if key not in names:
-        raise ConfigError(f"{where} has no field '{key}'{_closest(key, names)}.")
+        raise ConfigError(f"{where} has no field '{key}'{closest(key, names)}.")
     if dataclasses.is_dataclass(value):
         value = describe(value)
     try:
@@ -209,11 +219,6 @@ def _checked(value: Any, hint: Any, *, where: str) -> Any:
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
     return value
-
-
-def _closest(key: str, names: set[str]) -> str:
-    near = difflib.get_close_matches(key, sorted(names), n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(sorted(names))}"
 
 
 def _short(config: Mapping) -> str:

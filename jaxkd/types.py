@@ -13,8 +13,7 @@ from jax import numpy as jnp
 Array = Any  # of jax or numpy; or, while a tree is mapped, whatever stands in an array's place
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """Pictures of one bucket with their truth, padded to static sizes."""
 
     images: Array  # [b H W 3] uint8 RGB; black outside the picture
@@ -28,8 +27,7 @@ class Batch:
     real: Array  # [b] bool: False for a repeat that only fills the last batch of an evaluation
 
 
-@struct.dataclass
-class Regions:
+class Regions(struct.PyTreeNode):
     """What both heads are asked about: the same boxes for teacher and student, with the student's assignment."""
 
     boxes: Array  # [b r 4] float32; no gradient flows through them
@@ -40,24 +38,21 @@ class Regions:
     valid: Array  # [b r] bool: positive or background; False for padding and for regions to ignore
 
 
-@struct.dataclass
-class Answers:
+class Answers(struct.PyTreeNode):
     """A head's answers about regions."""
 
     logits: Array  # [b r k] float32; with a background column where View.background says so
     deltas: Array  # [b r m 4] float32: m is the number of classes, or 1 if all classes share one box
 
 
-@struct.dataclass
-class Features:
+class Features(struct.PyTreeNode):
     """The feature maps of a batch, finest level first, zero outside the pictures."""
 
     backbone: tuple[Array, ...]  # what the neck was given, levels of [b h w c]
     neck: tuple[Array, ...]  # the feature pyramid, levels of [b h w c]
 
 
-@struct.dataclass
-class View:
+class View(struct.PyTreeNode):
     """What a distillation method sees of one detector on one batch."""
 
     features: Features
@@ -78,28 +73,25 @@ class Traits:
     background: int | None  # column of `Answers.logits`; None where classes are independent
 
 
-@struct.dataclass
-class Term:
+class Term(struct.PyTreeNode):
     """A sum and what it is to be divided by, so that devices add up before anybody divides."""
 
     total: Array  # [] float32
     count: Array  # [] float32
 
     def mean(self) -> Array:
-        """total / count, and 0 where nothing was counted."""
+        """The total by the count, and 0 where nothing was counted."""
         return jnp.where(self.count > 0, self.total / jnp.where(self.count > 0, self.count, 1.0), 0.0)
 
 
-@struct.dataclass
-class Outcome:
+class Outcome(struct.PyTreeNode):
     """What a method returns: terms that are minimised, and metrics that are only reported."""
 
     terms: dict[str, Term]
     metrics: dict[str, Term]
 
 
-@struct.dataclass
-class Detections:
+class Detections(struct.PyTreeNode):
     """What a detector found, best first, padded to a static number."""
 
     boxes: Array  # [b d 4] float32, in pixels of the padded picture

@@ -212,6 +212,7 @@ class FasterRCNN:
             extents=batch.sizes,
         )
         b, r = pooled.shape[:2]
+        logits: Array
         logits, deltas = self._head.apply({"params": params["head"]}, pooled.reshape(b * r, *pooled.shape[2:]))
         return Answers(logits=logits.reshape(b, r, -1), deltas=deltas.reshape(b, r, -1, 4))
 
@@ -271,6 +272,7 @@ class FasterRCNN:
         config = self.config
         logits, deltas = [], []
         for level in features.neck:
+            level_logits: Array
             level_logits, level_deltas = self._rpn.apply({"params": params["rpn"]}, level)
             logits.append(level_logits.reshape(level.shape[0], -1))
             deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
@@ -314,9 +316,7 @@ class FasterRCNN:
         index = chosen.index
         count = chosen.valid.sum().astype(jnp.float32)
         objects = optax.sigmoid_binary_cross_entropy(logits[index], chosen.positive.astype(jnp.float32))
-        targets = box_ops.encode(
-            batch.boxes[matches.truth[index]], anchors.boxes[index], weights=config.rpn_weights
-        )
+        targets = box_ops.encode(batch.boxes[matches.truth[index]], anchors.boxes[index], weights=config.rpn_weights)
         boxes = box_ops.smooth_l1(deltas[index] - targets, beta=config.rpn_beta).sum(-1)
         return {
             "rpn_object": Term(jnp.where(chosen.valid, objects, 0.0).sum(), count),

@@ -15,7 +15,7 @@ A method sees two views, the regions and the batch, and never the inside of a de
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float, Key
 
@@ -94,7 +94,11 @@ def maps(features: Features, source: Source) -> tuple[Array, ...]:
 def masked_square(
     student: Float[Array, "b h w c"], teacher: Float[Array, "b h w c"], mask: Float[Array, "b h w"]
 ) -> Term:
-    """Half the squared distance of two maps, summed over channels, averaged over the cells that `mask` weighs."""
+    """Half the squared distance of two maps, summed over channels, averaged over the cells that `mask` weighs.
+
+    Only the student's map carries a gradient.
+    """
+    teacher, mask = lax.stop_gradient((teacher, mask))
     gap = student.astype(jnp.float32) - teacher.astype(jnp.float32)
     error = jnp.where(mask > 0, (gap * gap).sum(-1), 0.0)
     return Term(0.5 * (mask * error).sum(), mask.sum())

@@ -50,8 +50,8 @@ def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Sched
     }[config.kind]
     rise = optax.linear_schedule(0.0, 1.0, config.warmup_steps) if config.warmup_steps else optax.constant_schedule(1.0)
     end = math.ceil(config.stop_at * steps)
-    return lambda step: jnp.where(step < end, fall(step) * rise(step), 0.0)
+    return lambda step: jnp.where(jnp.asarray(step) < end, fall(step) * rise(step), 0.0)
 
 
 def _by_epoch(fall: optax.Schedule, steps_per_epoch: int) -> optax.Schedule:
-    return lambda step: fall(step // steps_per_epoch)
+    return lambda step: fall(jnp.asarray(step) // steps_per_epoch)

@@ -102,8 +102,11 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
             f"The student's classes are {student.classes}, the teacher's {teacher.classes}; "
             "class and box terms need the same list in the same order."
         )
-    if (student.background is None) != (teacher.background is None) and config.w_cls:
-        raise ConfigError("One detector has a background class and the other has not; set w_cls to 0 for this pair.")
+    if student.background != teacher.background and config.w_cls:
+        raise ConfigError(
+            f"The student's background column is {student.background}, the teacher's {teacher.background} (None for no "
+            "background class); set w_cls to 0 for this pair."
+        )
     if not config.w_feat:
         return {}
     return {
@@ -152,7 +155,7 @@ def _source(config: Config) -> base.Source:
 
 
 def level_masks(
-    config: Config, batch: Batch, *, shapes: list[tuple[int, int]], strides: list[int]
+    config: Config, batch: Batch, *, shapes: list[tuple[int, ...]], strides: list[int]
 ) -> list[Float[Array, "b h w"]]:
     """The Gaussian mask of each level, [b h_l w_l] (paper section 3: M_l)."""
     level = box_level(
@@ -166,7 +169,7 @@ def level_masks(
     for index, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
         here = batch.valid if config.level_assign == "all" else batch.valid & (level == index)
 
-        def draw(boxes: Array, valid: Array, shape: tuple[int, int] = shape, stride: int = stride) -> Array:
+        def draw(boxes: Array, valid: Array, shape: tuple[int, ...] = shape, stride: int = stride) -> Array:
             return gaussian_mask(
                 boxes,
                 valid=valid,
@@ -200,9 +203,7 @@ def _feature(config: Config, params: dict, student: View, teacher: View, batch: 
     cells = jnp.asarray(sum(mask.size for mask in masks), jnp.float32)
     if config.feat_levels == "pooled":
         terms = {"feature": Term(sum(t.total for t in terms.values()), sum(t.count for t in terms.values()))}
-    return Outcome(
-        terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)}
-    )
+    return Outcome(terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)})
 
 
 def _class(config: Config, student: View, teacher: View, regions: Regions) -> Outcome:
@@ -324,8 +325,10 @@ def class_term(
       softmax: whether the classes of a region exclude each other; if not, each has its own sigmoid and the form
         "ce" is the same as "bce".
     """
-    mine, theirs = student / temperature, lax.stop_gradient(teacher / temperature)
     taught = chosen & gate
+    # Rows that do not count may hold NaN, which would reach their gradient through the softmax.
+    mine = jnp.where(taught[..., None], student, 0.0) / temperature
+    theirs = lax.stop_gradient(teacher / temperature)
 
     def value(logits: Array) -> Array:
         per_class = _divergence(logits, theirs, form, softmax)

@@ -28,13 +28,19 @@ class Split(coco.Originals, Protocol):
         ...
 
 
-def evaluate(
-    detect: Callable[[Batch], Detections], batches: Iterable[Batch], source: Split
-) -> Evaluation:
-    """Scores of `detect` over `batches` of pictures of `source`, on just the pictures that the batches hold."""
+def find(
+    detect: Callable[[Batch], Detections], batches: Iterable[Batch], source: coco.Originals
+) -> tuple[list[dict[str, Any]], set[int]]:
+    """COCO-style detections in every picture of `batches`, and the ids of these pictures."""
     results, seen = [], set()
     for batch in batches:
         results += coco.to_results(jax.device_get(detect(batch)), batch, source)
         seen |= {source.records[index].image_id for index in np.asarray(batch.ids)[np.asarray(batch.real)]}
+    return results, seen
+
+
+def evaluate(detect: Callable[[Batch], Detections], batches: Iterable[Batch], source: Split) -> Evaluation:
+    """Scores of `detect` over `batches` of pictures of `source`, on just the pictures that the batches hold."""
+    results, seen = find(detect, batches, source)
     scores = coco.score(source.annotations(), results, only=seen)
     return Evaluation(results=results, scores=scores, pictures=len(seen))

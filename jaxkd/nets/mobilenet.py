@@ -153,9 +153,7 @@ class DepthwiseConv(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def shifted_products(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c"], stride: int
-) -> Float[Array, "b i j c"]:
+def shifted_products(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c"], stride: int) -> Float[Array, "b i j c"]:
     """The depthwise convolution of `x`, zero beyond its border.
 
     The kernel's gradient is nine sums over a whole map, for which XLA's reduction on a CPU takes 38 ms on a map of

@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float, Num
 _LEVEL_BITS, _ROW_BITS, _COLUMN_BITS, _KIND_BITS = 3, 12, 12, 5
 
 
-@struct.dataclass
-class Anchors:
+class Anchors(struct.PyTreeNode):
     """The anchors of a pyramid: by level, then row, column, and kind within the cell."""
 
     boxes: Array  # [a 4] float32

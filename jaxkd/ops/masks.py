@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from jaxkd.ops import boxes as box_ops
 
 
-def cell_centers(shape: tuple[int, int], stride: int) -> tuple[Float[Array, "h"], Float[Array, "w"]]:
+def cell_centers(shape: tuple[int, ...], stride: int) -> tuple[Float[Array, "h"], Float[Array, "w"]]:
     """Centres in pixels, y of each row and x of each column, of a map of `shape` (height, width) in cells.
 
     Raises:
@@ -22,7 +22,7 @@ def cell_centers(shape: tuple[int, int], stride: int) -> tuple[Float[Array, "h"]
 
 
 def hard_mask(
-    boxes: Float[Array, "g 4"], *, valid: Bool[Array, "g"], shape: tuple[int, int], stride: int
+    boxes: Float[Array, "g 4"], *, valid: Bool[Array, "g"], shape: tuple[int, ...], stride: int
 ) -> Float[Array, "h w"]:
     """1 in cells whose centre lies in a valid box, 0 elsewhere.
 
@@ -43,7 +43,7 @@ def gaussian_mask(
     boxes: Float[Array, "g 4"],
     *,
     valid: Bool[Array, "g"],
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     stride: int,
     sigma_sq: float = 2.0,
     grid: Literal["center", "legacy_int"] = "center",
@@ -85,7 +85,7 @@ def gaussian_mask(
     return _merge(rows * valid[:, None], columns, merge)
 
 
-def extent_mask(size: Num[Array, "2"], *, shape: tuple[int, int], stride: int) -> Float[Array, "h w"]:
+def extent_mask(size: Num[Array, "2"], *, shape: tuple[int, ...], stride: int) -> Float[Array, "h w"]:
     """1 in cells that begin within a picture of `size` (height, width), 0 in those that lie in its padding.
 
     Raises:

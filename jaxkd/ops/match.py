@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float
 from jaxkd.ops import boxes as box_ops
 
 
-@struct.dataclass
-class Matches:
+class Matches(struct.PyTreeNode):
     """Each box's assignment; one that is neither positive nor negative takes no part."""
 
     truth: Array  # [a] int32: index of the truth that overlaps the box most; 0 if none does

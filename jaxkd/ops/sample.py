@@ -7,8 +7,7 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Integer, Key
 
 
-@struct.dataclass
-class Sample:
+class Sample(struct.PyTreeNode):
     """Chosen candidates: positives first, then negatives, then places that stayed empty."""
 
     index: Array  # [size] int32: into the candidates; 0 where not valid

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from jaxkd import config as configs
 from jaxkd.detectors.base import Detector, Params
@@ -23,11 +22,11 @@ class Loaded:
 
     detector: Detector
     params: Params
-    config: ConfigDict
+    config: configs.Recipe
     scores: dict[str, float]  # what it scored where it was trained
 
 
-def detector(config: ConfigDict, classes: Sequence[str]) -> Detector:
+def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:
     """The detector that a recipe describes, for these classes."""
     built = configs.build(config)
     return configs.module_of(built).build(built, classes=tuple(classes))
@@ -58,7 +57,7 @@ def save(
     folder: Path,
     params: Params,
     *,
-    config: ConfigDict,
+    config: configs.Recipe,
     classes: Sequence[str],
     scores: dict[str, float],
     half: bool = False,

@@ -26,7 +26,10 @@ class Log:
         self._quiet = quiet
         if console.is_terminal and not quiet:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
                 console=console,
             )
             self._task = self._bar.add_task("training", total=steps, completed=start, note="")
@@ -62,8 +65,9 @@ class Log:
             self._bar.stop()
 
     def _append(self, line: dict) -> None:
-        finite = {key: value if not isinstance(value, float) or math.isfinite(value) else None
-                  for key, value in line.items()}
+        finite = {
+            key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in line.items()
+        }
         with self._file.open("a") as file:
             file.write(json.dumps(finite) + "\n")
 

@@ -1,8 +1,9 @@
 """A run from its recipe to its student: the one place where all parts meet."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from jaxkd import config as configs
 from jaxkd.data import loader
@@ -18,7 +18,7 @@ from jaxkd.data.base import Source
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.distill import decay
 from jaxkd.errors import ConfigError, DivergedError, StorageError, WeightsError
-from jaxkd.evaluation.run import Evaluation, evaluate
+from jaxkd.evaluation.run import Evaluation, evaluate, find
 from jaxkd.train import build, checkpoint, mesh, optimizer
 from jaxkd.train.log import Log
 from jaxkd.train.probe import make_probe
@@ -76,7 +76,7 @@ class Finished:
     compilations: int  # of the step
 
 
-def run(recipe: ConfigDict, workdir: Path, *, quiet: bool = False) -> Finished:
+def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finished:
     """Trains `recipe` in `workdir`, from its last checkpoint if there is one.
 
     Raises ConfigError (also for a workdir of another recipe), DataError, WeightsError, StorageError, or
@@ -126,7 +126,7 @@ def run(recipe: ConfigDict, workdir: Path, *, quiet: bool = False) -> Finished:
         batches.close()
 
 
-def claim(workdir: Path, recipe: ConfigDict) -> None:
+def claim(workdir: Path, recipe: configs.Recipe) -> None:
     """Makes `workdir` this recipe's.
 
     Raises ConfigError where it belongs to another recipe, StorageError where it cannot be written.
@@ -157,13 +157,13 @@ def differences(old: Any, new: Any, path: str = "config") -> list[str]:
     return [] if old == new else [f"{path} was {old!r} and is now {new!r}"]
 
 
-def load_source(config: ConfigDict) -> Source:
+def load_source(config: configs.Recipe) -> Source:
     """The data source that a recipe's component describes."""
     built = configs.build(config)
     return configs.module_of(built).load(built)
 
 
-def load_teacher(recipe: ConfigDict, classes: tuple[str, ...]) -> build.Loaded | None:
+def load_teacher(recipe: configs.Recipe, classes: tuple[str, ...]) -> build.Loaded | None:
     """The recipe's teacher with every leaf matched; None where the recipe distils nothing.
 
     Raises ConfigError where methods lack a teacher, WeightsError where its classes are not the data's.
@@ -187,12 +187,34 @@ def score_on(
     limit: int = 0,
 ) -> Evaluation:
     """What the detector scores on the first `limit` pictures of a source, or on all of them for 0."""
-    batch = -(-batch // devices.size) * devices.size
-    batches = loader.eval_batches(source, feeding, batch=batch, limit=limit)
+    with _looking(detector, params, source, feeding, devices, batch, limit) as (detect, batches):
+        return evaluate(detect, batches, source)
+
+
+def results_on(
+    detector: Detector, params: Params, source: Source, feeding: loader.Config, devices: Mesh, batch: int
+) -> list[dict[str, Any]]:
+    """What the detector finds in every picture of a source, as COCO results."""
+    with _looking(detector, params, source, feeding, devices, batch, 0) as (detect, batches):
+        return find(detect, batches, source)[0]
+
+
+@contextlib.contextmanager
+def _looking(
+    detector: Detector,
+    params: Params,
+    source: Source,
+    feeding: loader.Config,
+    devices: Mesh,
+    batch: int,
+    limit: int,
+) -> Iterator[tuple[Callable[[Batch], Detections], loader.Loader]]:
+    """A compiled detect of host batches, and the batches of a source."""
+    batches = loader.eval_batches(source, feeding, batch=-(-batch // devices.size) * devices.size, limit=limit)
     params = mesh.put_replicated(params, devices)
     detect = compiled_detect(detector, devices)
     try:
-        return evaluate(lambda one: detect(params, mesh.put_batch(one, devices)), batches, source)
+        yield lambda one: detect(params, mesh.put_batch(one, devices)), batches
     finally:
         batches.close()
 
@@ -203,7 +225,7 @@ def compiled_detect(detector: Detector, devices: Mesh) -> Callable[[Params, Batc
 
 
 def _pair(
-    recipe: ConfigDict, config: Config, student: Detector, teacher: build.Loaded | None, *, pictures: int
+    recipe: configs.Recipe, config: Config, student: Detector, teacher: build.Loaded | None, *, pictures: int
 ) -> Pair:
     methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
     per_epoch = max(pictures // config.batch, 1)
@@ -225,7 +247,7 @@ class _Training:
 
     def __init__(
         self,
-        recipe: ConfigDict,
+        recipe: configs.Recipe,
         config: Config,
         workdir: Path,
         pair: Pair,
@@ -248,8 +270,9 @@ class _Training:
         pending: list[dict[str, jax.Array]] = []
         while done < config.steps:
             batch = mesh.put_batch(clock.waited(batches), self.devices)
-            probing = self.probe is not None and done % config.probe_every == 0
-            ratios = clock.paused(self.probe, state, frozen, batch) if probing else {}
+            ratios = {}
+            if self.probe is not None and done % config.probe_every == 0:
+                ratios = clock.paused(self.probe, state, frozen, batch)
             state, metrics = clock.stepped(self.step, state, frozen, batch)
             if pending:
                 jax.block_until_ready(pending[-1])  # one step in flight: the wait for data is then seen as such

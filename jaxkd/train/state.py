@@ -11,8 +11,7 @@ from jax import numpy as jnp
 Tree = Any
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """A run between two steps. The teacher is not in it."""
 
     step: Array  # [] int32: steps done

@@ -74,6 +74,7 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
 
         grads, outcome = jax.grad(objective, has_aux=True)(learned)
         grads, outcome = lax.psum((grads, outcome), AXIS)
+        opt_state: Any
         updates, opt_state = pair.optimizer.update(grads, state.opt_state, learned)
         params = join(optax.apply_updates(learned, updates), fixed)
         ema = state.ema
@@ -119,7 +120,7 @@ def forward(
         shared = _Shared(pair, params, frozen, features, target, batch, keys)
         shared.views[OWN] = shared.look(regions, answers)
         for index, (name, config) in enumerate(pair.methods.items()):
-            factor = pair.decays[name](state.step)
+            factor = jnp.asarray(pair.decays[name](state.step), jnp.float32)
             outcome = base.summed(
                 [
                     module_of(config).losses(
@@ -135,12 +136,12 @@ def forward(
             )
             terms |= {f"{name}/{part}": term for part, term in base.scaled(outcome.terms, factor).items()}
             metrics |= {f"{name}/{part}": term for part, term in outcome.metrics.items()}
-            metrics[f"{name}/decay"] = Term(jnp.asarray(factor, jnp.float32), jnp.ones(()))
+            metrics[f"{name}/decay"] = Term(factor, jnp.ones(()))
     return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
 
 
 def total_loss(outcome: Outcome) -> jax.Array:
-    """This device's share of the sum of all terms' means."""
+    """The share that this device has in the sum of all terms' means."""
     counts = lax.psum(lax.stop_gradient({name: term.count for name, term in outcome.terms.items()}), AXIS)
     parts = [Term(term.total, counts[name]).mean() for name, term in outcome.terms.items()]
     return jnp.stack(parts).sum()

@@ -1,0 +1,94 @@
+"""Flags of the commands: absl's, on a set of their own, with faults as one sentence."""
+
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxkd import config as configs
+from jaxkd.errors import ConfigError
+
+
+def parse(
+    command: str, argv: Sequence[str], define: Callable[[flags.FlagValues], None], *, positional: str = ""
+) -> tuple[flags.FlagValues, list[str]]:
+    """The flags that `define` defines, and the arguments beside them.
+
+    `positional` names these in the help; a command without them refuses any. Raises ConfigError in one sentence.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "Show this.", flag_values=values, short_name="h")
+    define(values)
+    try:
+        rest = values([command, *argv])[1:]
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(_sentence(error)) from error
+    if values.help:
+        print(f"usage: jaxkd {command} [flags] {positional}\n{_listed(values)}")
+        raise SystemExit(0)
+    if rest and not positional:
+        raise ConfigError(f"'{rest[0]}' is not a flag; jaxkd {command} takes flags only, such as --workdir=DIR.")
+    return values, rest
+
+
+def recipe(argv: Sequence[str]) -> tuple[configs.Recipe, list[str]]:
+    """The recipe that --config names, with every --config.x.y=v put in, and the other arguments.
+
+    Raises ConfigError for a missing or unknown recipe, an unknown field or a value of another type.
+    """
+    named, overrides, rest = _sorted_out(argv)
+    if not named:
+        raise ConfigError("Say what to train: --config=FILE[:ARG], a .py file or the name of a shipped recipe.")
+    path, _, argument = named.partition(":")
+    loaded = configs.load_recipe(path, argument if ":" in named else None)
+    for override in overrides:
+        _override(loaded, override)
+    return loaded, rest
+
+
+def _override(config: configs.Recipe, argument: str) -> None:
+    """Puts --config.x.y=v into the recipe."""
+    key, _, value = argument.removeprefix("--").partition("=")
+    *folders, last = key.split(".")[1:]
+    place = config
+    for folder in [*folders, last]:
+        if not isinstance(place, ConfigDict) or folder not in place:
+            names = set(place.keys()) if isinstance(place, ConfigDict) else set()
+            raise ConfigError(f"There is no {key} to override{configs.closest(folder, names)}.")
+        previous, place = place, place[folder]
+    if isinstance(place, ConfigDict):
+        raise ConfigError(f"{key} is a component; override one of its fields: {', '.join(sorted(place.keys()))}.")
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["jaxkd", argument])
+        values(["jaxkd", argument])
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        wanted = previous.get_type(last).__name__
+        raise ConfigError(f"{key} wants a value of type {wanted}, got '{value}'.") from error
+
+
+def _sorted_out(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """The value of --config, the --config.* flags with their values, and the rest."""
+    named, overrides, rest = "", [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        key = flag.lstrip("-")
+        if flag.startswith("-") and (key == "config" or key.startswith("config.")):
+            value = value if equals else next(arguments, "")
+            if key == "config":
+                named = value
+            else:
+                overrides.append(f"--{key}={value}")
+        else:
+            rest.append(argument)
+    return named, overrides, rest
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error.args[0] if error.args else error).strip().replace("\n", " ")
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def _listed(values: flags.FlagValues) -> str:
+    return "\n".join(f"  --{name}: {values[name].help} (default {values[name].default!r})" for name in sorted(values))

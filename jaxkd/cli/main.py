@@ -1,0 +1,55 @@
+"""`jaxkd COMMAND ...`: finds the command, and turns what goes wrong into one sentence and an exit code."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from jaxkd import __version__
+from jaxkd.errors import JaxkdError
+
+COMMANDS = {
+    "quickstart": "distil on the embedded blood cells, and see what it gains",
+    "train": "train a detector, alone or taught",
+    "evaluate": "score the student of a run",
+    "predict": "find objects in pictures and draw them",
+}
+USAGE = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"jaxkd {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"jaxkd: there is no command '{name}'; there are {', '.join(COMMANDS)}.", file=sys.stderr)
+        return USAGE
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    command = importlib.import_module(f"jaxkd.cli.{name}")
+    try:
+        return command.run(rest)
+    except JaxkdError as error:
+        print(f"jaxkd {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"jaxkd {name}: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    except MemoryError:
+        print(f"jaxkd {name}: out of memory; lower train.batch or the picture size.", file=sys.stderr)
+        return 70
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: jaxkd COMMAND [flags]     (jaxkd COMMAND --help lists the flags)", "", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

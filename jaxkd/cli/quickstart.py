@@ -1,0 +1,73 @@
+"""`jaxkd quickstart`: on the embedded blood cells, a student alone and the same student taught, and what it gains."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from jaxkd import config as configs
+from jaxkd.cli.flags import parse
+from jaxkd.errors import ConfigError
+
+RECIPE = "bccd"
+RUNS = {"alone": "alone", "taught": "tar"}  # name in the report -> argument of the recipe
+
+
+def define(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    flags.DEFINE_string("workdir", "runs/quickstart", "Folder for both runs and the report.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Initial weights, order of data and sampling.", flag_values=values)
+    flags.DEFINE_integer("steps", 0, "Steps of each run; 0 for the recipe's.", flag_values=values)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Scores the teacher, trains both students, prints the table and writes report.json, report.md, pictures.png."""
+    values, _ = parse("quickstart", argv, define)
+    if values.steps < 0:
+        raise ConfigError(f"--steps must be 0 or more, not {values.steps}.")
+    from jaxkd.cli import report
+    from jaxkd.train import build, loop, mesh
+
+    began = time.monotonic()
+    workdir = Path(values.workdir)
+    recipes = {name: _recipe(argument, values) for name, argument in RUNS.items()}
+    taught = recipes["taught"]
+    source = loop.load_source(taught.data.val)
+    feeding = configs.build(taught.data.loader)
+    teacher = build.load(taught.teacher)
+    devices = mesh.make_mesh()
+    print("1/3 The teacher looks at the validation pictures.", flush=True)
+    found = {"teacher": loop.score_on(teacher.detector, teacher.params, source, feeding, devices, batch=8)}
+    detectors = {"teacher": teacher}
+    finished = {}
+    for number, (name, recipe) in enumerate(recipes.items(), start=2):
+        print(f"{number}/3 The student learns {name}.", flush=True)
+        finished[name] = loop.run(recipe, workdir / name)
+        found[name] = finished[name].evaluation
+        detectors[name] = build.load(workdir / name / loop.STUDENT)
+    rows = [
+        report.Row(name, found[name].scores, report.cost_of(detectors[name], source, feeding))
+        for name in ("teacher", *RUNS)
+    ]
+    summary = report.Summary(
+        rows=rows,
+        seed=values.seed,
+        steps=taught.train.steps,
+        seconds=time.monotonic() - began,
+        wait_share=max(run.wait_share for run in finished.values()),
+    )
+    report.write(workdir, summary)
+    pictures = {"alone": found["alone"].results, "taught": found["taught"].results, "teacher": found["teacher"].results}
+    report.draw_comparison(workdir / "pictures.png", source, pictures)
+    report.show(summary)
+    print(f"report.md, report.json and pictures.png are in {workdir}.")
+    return 0
+
+
+def _recipe(argument: str, values: flags.FlagValues) -> configs.Recipe:
+    recipe = configs.load_recipe(RECIPE, argument)
+    recipe.train.seed = values.seed
+    if values.steps:
+        recipe.train.steps = values.steps
+    return recipe

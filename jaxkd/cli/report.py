@@ -1,0 +1,143 @@
+"""What the quickstart shows: a table, the same as JSON and Markdown, and pictures side by side."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxkd import __version__, draw
+from jaxkd.data import loader
+from jaxkd.data.base import Source
+from jaxkd.evaluation import cost
+from jaxkd.evaluation.coco import Scores
+from jaxkd.train import build
+
+PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One detector of the table."""
+
+    name: str
+    scores: Scores
+    cost: cost.Cost
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that the report says."""
+
+    rows: Sequence[Row]
+    seed: int
+    steps: int
+    seconds: float
+    wait_share: float
+
+    @property
+    def gain(self) -> float:
+        """AP of the taught student over the one alone, in points."""
+        ap = {row.name: row.scores.summary["AP"] for row in self.rows}
+        return 100 * (ap["taught"] - ap["alone"])
+
+
+def cost_of(loaded: build.Loaded, source: Source, feeding: loader.Config) -> cost.Cost:
+    """The detector's cost on the first picture of a source."""
+    batches = loader.eval_batches(source, feeding, batch=1, limit=1)
+    batch = jax.tree.map(jax.numpy.asarray, next(batches))
+    batches.close()
+    return cost.measure(loaded.detector.detect, loaded.params, batch)
+
+
+def cells(row: Row) -> dict[str, str]:
+    """The row as the table shows it."""
+    shown = {"detector": row.name}
+    shown |= {name: f"{100 * row.scores.summary[name]:.1f}" for name in ("AP", "AP50", "AP75")}
+    shown |= {f"AP {name}": f"{100 * numbers['AP']:.1f}" for name, numbers in row.scores.per_class.items()}
+    return shown | {
+        "parameters": f"{row.cost.parameters / 1e6:.2f} M",
+        "GFLOPs": f"{row.cost.gflops:.2f}",
+        "ms/image": f"{row.cost.milliseconds:.1f}",
+    }
+
+
+def show(summary: Summary) -> None:
+    """Prints the table."""
+    rows = [cells(row) for row in summary.rows]
+    table = Table(title="Blood cells (BCCD), validation split")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "detector" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    console = Console()
+    # A pipe or a narrow terminal would cut numbers off; the table has its own width.
+    console.width = max(console.width, 120)
+    console.print(table)
+    print(
+        f"The teacher gave the student {summary.gain:+.1f} AP ({summary.steps} steps, {summary.seconds:.0f} s in all)."
+    )
+
+
+def write(folder: Path, summary: Summary) -> None:
+    """Writes report.json and report.md."""
+    content = {
+        "jaxkd": __version__,
+        "jax": jax.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
+        "seed": summary.seed,
+        "steps": summary.steps,
+        "seconds": round(summary.seconds, 1),
+        "data_wait_share": summary.wait_share,
+        "gain_ap": summary.gain,
+        "detectors": {
+            row.name: {
+                "scores": row.scores.summary,
+                "per_class": row.scores.per_class,
+                "parameters": row.cost.parameters,
+                "gflops": row.cost.gflops,
+                "ms_per_image": row.cost.milliseconds,
+            }
+            for row in summary.rows
+        },
+    }
+    (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "report.md").write_text(_markdown(summary, machine=content["machine"]))
+
+
+def _markdown(summary: Summary, *, machine: str) -> str:
+    rows = [cells(row) for row in summary.rows]
+    columns = list(rows[0])
+    waited = f"{summary.wait_share:.1%} of training went into waiting for data"
+    lines = [
+        "# Quickstart: blood cells (BCCD), validation split",
+        "",
+        f"| {' | '.join(columns)} |",
+        f"| {' | '.join('---' if column == 'detector' else '---:' for column in columns)} |",
+        *(f"| {' | '.join(row.values())} |" for row in rows),
+        "",
+        f"The teacher gave the student {summary.gain:+.1f} AP: seed {summary.seed}, {summary.steps} steps, "
+        f"{summary.seconds:.0f} s in all on {machine}; {waited}.",
+        "",
+        "![truth, alone, taught, teacher](pictures.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def draw_comparison(file: Path, source: Source, found: Mapping[str, Sequence[dict]], *, least: float = 0.5) -> None:
+    """Truth and what each detector finds, side by side, on pictures spread over the split."""
+    truth = source.annotations()
+    columns = {"truth": draw.from_results(truth["annotations"], truth["categories"])}
+    columns |= {name: draw.from_results(results, truth["categories"], least=least) for name, results in found.items()}
+    rows = []
+    for index in np.linspace(0, len(source.records) - 1, PICTURES + 2, dtype=int)[1:-1]:
+        record, image = source.records[index], source.read(int(index))
+        rows.append([draw.boxes_on(image, boxes.get(record.image_id, []), names=False) for boxes in columns.values()])
+    draw.table(rows, list(columns)).save(file)

@@ -1,0 +1,30 @@
+"""What the commands after training need of a run's folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxkd import config as configs
+from jaxkd.errors import ConfigError
+from jaxkd.train import build, loop
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has a student."""
+
+    recipe: configs.Recipe
+    student: build.Loaded
+
+
+def open_run(workdir: str) -> Run:
+    """The recipe and the best student of a workdir.
+
+    Raises ConfigError where the folder is no workdir or has no student yet.
+    """
+    folder = Path(workdir)
+    if not workdir or not (folder / loop.RECIPE).is_file():
+        raise ConfigError(f"'{workdir}' is not the workdir of a run: it holds no {loop.RECIPE}; give --workdir=DIR.")
+    if not (folder / loop.STUDENT / build.ABOUT).is_file():
+        raise ConfigError(f"The run in {folder} has no student yet; it is written at the first evaluation.")
+    recipe = configs.parse((folder / loop.RECIPE).read_text())
+    return Run(recipe, build.load(folder / loop.STUDENT))

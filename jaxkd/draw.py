@@ -1,0 +1,73 @@
+"""Boxes on pictures, and pictures side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+COLOURS = ("#e6194b", "#4363d8", "#f5a500", "#3cb44b", "#911eb4", "#00a8b5", "#f032e6", "#9a6324")
+
+
+@dataclass(frozen=True)
+class Box:
+    """What is drawn: corners in pixels, the number of a class, its name, and a score if it was found by a detector."""
+
+    corners: tuple[float, float, float, float]
+    label: int
+    name: str
+    score: float | None = None
+
+
+def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, names: bool = True) -> Image.Image:
+    """The RGB picture [h w 3] uint8, resized by `scale`, with a frame in the colour of its class around each box."""
+    picture = Image.fromarray(image)
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BILINEAR)
+    pen = ImageDraw.Draw(picture)
+    size = max(10, picture.width // 45)
+    font = ImageFont.load_default(size)
+    for box in sorted(boxes, key=lambda box: box.score if box.score is not None else 1.0):
+        colour = COLOURS[box.label % len(COLOURS)]
+        corners = [scale * side for side in box.corners]
+        pen.rectangle(corners, outline=colour, width=max(2, picture.width // 300))
+        if names:
+            text = box.name if box.score is None else f"{box.name} {box.score:.2f}"
+            place = (corners[0] + 2, max(corners[1] - size - 2, 0))
+            pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
+            pen.text(place, text, fill="white", font=font)
+    return picture
+
+
+def from_results(results: Sequence[dict], categories: Sequence[dict], *, least: float = 0.5) -> dict[int, list[Box]]:
+    """COCO results, or annotations, as boxes by image id; detections below the score `least` are left out."""
+    place = {category["id"]: (index, category["name"]) for index, category in enumerate(categories)}
+    out: dict[int, list[Box]] = {}
+    for result in results:
+        score = result.get("score")
+        if score is not None and score < least:
+            continue
+        x, y, w, h = result["bbox"]
+        label, name = place[result["category_id"]]
+        out.setdefault(result["image_id"], []).append(Box((x, y, x + w, y + h), label, name, score))
+    return out
+
+
+def table(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], *, gap: int = 6) -> Image.Image:
+    """Pictures in rows and columns on white, each column under its title; pictures of a row have one height."""
+    font = ImageFont.load_default(16)
+    head = 26
+    widths = [max(row[column].width for row in rows) for column in range(len(titles))]
+    heights = [max(picture.height for picture in row) for row in rows]
+    canvas = Image.new(
+        "RGB", (sum(widths) + gap * (len(widths) + 1), head + sum(heights) + gap * len(heights)), "white"
+    )
+    pen = ImageDraw.Draw(canvas)
+    x = gap
+    for column, title in enumerate(titles):
+        pen.text((x + widths[column] / 2, head / 2), title, fill="black", font=font, anchor="mm")
+        y = head
+        for row, height in zip(rows, heights, strict=True):
+            canvas.paste(row[column], (x, y))
+            y += height + gap
+        x += widths[column] + gap
+    return canvas
