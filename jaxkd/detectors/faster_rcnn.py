@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import flax.linen as nn
 import jax
 import optax
 from jax import Array
@@ -178,8 +179,8 @@ class FasterRCNN:
         mean, std = (jnp.asarray(value, jnp.float32) for value in (self.config.pixel_mean, self.config.pixel_std))
         inside_picture = _inside_picture(batch)
         images = (batch.images.astype(jnp.float32) - mean) / std * inside_picture
-        backbone = self._backbone.apply({"params": params["backbone"]}, images, batch.sizes)
-        neck = self._neck.apply({"params": params["neck"]}, backbone, batch.sizes)
+        backbone = _apply(self._backbone, params["backbone"], images, batch.sizes)
+        neck = _apply(self._neck, params["neck"], backbone, batch.sizes)
         return Features(backbone=backbone, neck=neck)
 
     def regions(
@@ -212,8 +213,7 @@ class FasterRCNN:
             extents=batch.sizes,
         )
         b, r = pooled.shape[:2]
-        logits: Array
-        logits, deltas = self._head.apply({"params": params["head"]}, pooled.reshape(b * r, *pooled.shape[2:]))
+        logits, deltas = _apply(self._head, params["head"], pooled.reshape(b * r, *pooled.shape[2:]))
         return Answers(logits=logits.reshape(b, r, -1), deltas=deltas.reshape(b, r, -1, 4))
 
     def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
@@ -272,8 +272,7 @@ class FasterRCNN:
         config = self.config
         logits, deltas = [], []
         for level in features.neck:
-            level_logits: Array
-            level_logits, level_deltas = self._rpn.apply({"params": params["rpn"]}, level)
+            level_logits, level_deltas = _apply(self._rpn, params["rpn"], level)
             logits.append(level_logits.reshape(level.shape[0], -1))
             deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
         anchors = pyramid_anchors(
@@ -429,6 +428,10 @@ class FasterRCNN:
             labels=label[index],
             valid=kept.valid,
         )
+
+
+def _apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
+    return module.apply({"params": params}, *inputs)
 
 
 def _inside_picture(batch: Batch) -> Float[Array, "b h w 1"]:
