@@ -1,0 +1,112 @@
+"""Time of a training step alone and taught, and of the teacher's forward pass; what teaching costs beyond that.
+
+    python benchmarks/step.py [--config=bccd] [--repeats=20] [--out=step.json]
+
+The recipe's "alone" and "tar" arguments are timed in turns within one run on one real batch; medians are shown. The
+taught step should cost no more than 1.15 x (step alone + teacher's forward pass over the same pictures and regions).
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jaxkd import config as configs
+from jaxkd.data import loader
+from jaxkd.train import build, loop, mesh
+from jaxkd.train import step as steps
+from jaxkd.types import Regions
+
+
+def main() -> None:
+    """Prints the table and writes JSON where --out is given."""
+    parser = argparse.ArgumentParser(description="Time of a training step alone and taught.")
+    parser.add_argument("--config", default="bccd")
+    parser.add_argument("--taught", default="tar")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    result = measure(options.config, options.taught, options.repeats)
+    for name, value in result.items():
+        print(f"{name:<34}{value if isinstance(value, str) else f'{value:10.4f}'}")
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(name: str, taught: str, repeats: int) -> dict[str, float | str]:
+    """Medians in seconds, and their ratio."""
+    devices = mesh.make_mesh(1)
+    runs = {"alone": _prepared(name, "alone", devices), "taught": _prepared(name, taught, devices)}
+    pair, _, frozen, batch = runs["taught"]
+    teacher = jax.jit(
+        mesh.over_batch(lambda weights, one: _teacher(pair, weights, one), devices, replicated=1, gathered=True)
+    )
+    functions: dict[str, Callable[[], object]] = {"teacher_forward": lambda: teacher(frozen, batch)}
+    for label, (one, start, weights, pictures) in runs.items():
+        functions[f"step_{label}"] = _stepper(steps.make_step(one, devices), start, weights, pictures)
+    medians = _alternated(functions, repeats)
+    bound = medians["step_alone"] + medians["teacher_forward"]
+    return medians | {
+        "taught / (alone + teacher)": medians["step_taught"] / bound,
+        "taught / alone": medians["step_taught"] / medians["step_alone"],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}, jax {jax.__version__}",
+    }
+
+
+def _prepared(name: str, argument: str, devices):
+    recipe = configs.load_recipe(name, argument)
+    config = configs.build(recipe.train)
+    source = loop.load_source(recipe.data.train)
+    student = build.detector(recipe.student, source.classes)
+    teacher = loop.load_teacher(recipe, source.classes)
+    pair = loop.make_pair(recipe, config, student, teacher, pictures=len(source.records))
+    params, _ = build.initial_params(student, jax.random.key(0), "")
+    state = mesh.put_replicated(steps.initial_state(pair, params, jax.random.key(1)), devices)
+    feeding = configs.build(recipe.data.loader)
+    batches = loader.train_batches(source, feeding, seed=0, steps=1, batch=config.batch)
+    batch = mesh.put_batch(next(batches), devices)
+    batches.close()
+    return pair, state, mesh.put_replicated(teacher.params if teacher else {}, devices), batch
+
+
+def _teacher(pair: steps.Pair, weights, batch):
+    """The teacher's part of a taught step: feature maps, and answers about as many regions as the student samples."""
+    assert pair.teacher is not None
+    features = pair.teacher.features(weights, batch)
+    count = pair.student.config.roi_samples  # pyright: ignore[reportAttributeAccessIssue]
+    boxes = jnp.take(batch.boxes, jnp.arange(count) % batch.boxes.shape[1], axis=1)
+    flags = jnp.ones(boxes.shape[:2], bool)
+    numbers = flags.astype(jnp.int32)
+    regions = Regions(boxes=boxes, labels=numbers, deltas=boxes, truth=numbers, positive=flags, valid=flags)
+    return pair.teacher.answer(weights, features, regions, batch).logits
+
+
+def _stepper(step, state, frozen, batch):
+    def once():
+        nonlocal state
+        state, metrics = step(state, frozen, batch)
+        return metrics
+
+    return once
+
+
+def _alternated(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats + 2):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()
