@@ -38,7 +38,7 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], dict[st
 
         values, pull_back = jax.vjp(groups, features.neck)
         seeds = dict(zip(values, jnp.eye(len(values)), strict=True))
-        squares = jax.vmap(lambda seed: optax.global_norm(pull_back(seed)) ** 2)(seeds)
+        squares = jax.vmap(lambda seed: optax.tree.norm(pull_back(seed)) ** 2)(seeds)
         norms = dict(zip(values, jnp.sqrt(lax.psum(squares, AXIS)), strict=True))
         own = norms.pop("detection")
         return {f"gradient_ratio/{name}": norm / jnp.maximum(own, 1e-12) for name, norm in norms.items()}

@@ -82,7 +82,7 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
             ema = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)
         metrics = {name: term.mean() for name, term in (outcome.terms | outcome.metrics).items()}
         metrics["loss"] = sum((term.mean() for term in outcome.terms.values()), jnp.zeros(()))
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["skipped_steps"] = opt_state.total_notfinite.astype(jnp.float32)
         metrics["skipped_in_a_row"] = opt_state.notfinite_count.astype(jnp.float32)
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
