@@ -14,11 +14,12 @@ Tree = Any
 class State(struct.PyTreeNode):
     """A run between two steps. The teacher is not in it."""
 
-    step: Array  # [] int32: steps done
+    # Checkpointing puts placeholders in the place of leaves, so no field is declared an Array.
+    step: Tree  # [] int32: steps done
     params: Tree  # {"detector": ..., "distill": {method: ...}}
     opt_state: Tree  # over the trainable leaves of `params`
     ema: Tree  # moving average of params["detector"]; {} where none is kept
-    key: Array  # [] the run's key; a step's key is folded in
+    key: Tree  # [] the run's key; a step's key is folded in
     memory: Tree  # {method: what it rebuilds between epochs}
 
 
