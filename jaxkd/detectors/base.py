@@ -1,6 +1,6 @@
 """What a detector offers to the step, to the evaluation and to distillation methods."""
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Array, Key
 
@@ -10,6 +10,7 @@ Params = dict[str, Any]
 Stage = Literal["sampled", "proposals"]
 
 
+@runtime_checkable
 class Detector(Protocol):
     """A detector as functions of its parameters; it holds no arrays itself.
 

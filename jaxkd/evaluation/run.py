@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ class Evaluation:
     pictures: int
 
 
+@runtime_checkable
 class Split(coco.Originals, Protocol):
     """What is needed of a data source to score detections on it."""
 

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -65,11 +66,8 @@ class Log:
             self._bar.stop()
 
     def _append(self, line: dict) -> None:
-        finite = {
-            key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in line.items()
-        }
         with self._file.open("a") as file:
-            file.write(json.dumps(finite) + "\n")
+            file.write(json.dumps(_finite(line)) + "\n")
 
     def _keep(self, start: int) -> None:
         if not self._file.exists():
@@ -83,6 +81,13 @@ class Log:
             if record["step"] <= start:
                 kept.append(line)
         self._file.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for every number that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(workdir: Path) -> list[dict]:

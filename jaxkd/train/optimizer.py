@@ -8,6 +8,8 @@ import optax
 
 from jaxkd.errors import ConfigError
 
+NEVER = 2**31 - 1  # after so many errors in a row optax lets them in; the run gives up long before
+
 
 @dataclass(frozen=True)
 class Config:
@@ -72,7 +74,7 @@ def build(config: Config, *, steps: int) -> optax.GradientTransformation:
         chain.append(optax.sgd(rate, momentum=config.momentum or None))
     else:
         chain.append(optax.adamw(rate, weight_decay=config.weight_decay, mask=decayed))
-    return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=config.skip_nonfinite)
+    return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=NEVER)
 
 
 def _matrices(params: Any) -> Any:

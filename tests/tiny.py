@@ -1,0 +1,54 @@
+"""A detector that compiles in seconds, pictures for it, and recipes around it."""
+
+from ml_collections import ConfigDict
+
+from jaxkd.config import component, recipe
+
+SIZE = (64, 96)
+
+
+def detector(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", **more) -> ConfigDict:
+    """Faster R-CNN with ResNet-10 and a four-level pyramid."""
+    fields = {
+        "anchor_sizes": (16.0, 24.0, 32.0, 48.0),
+        "rpn_samples": 32,
+        "pre_nms_train": 64,
+        "pre_nms_test": 64,
+        "post_nms_train": 32,
+        "post_nms_test": 32,
+        "roi_samples": 32,
+        "roi_scale": 28.0,
+        "hidden": 32,
+        "candidates": 64,
+        "detections": 20,
+    }
+    return component(
+        "detectors.faster_rcnn",
+        backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4, dtype=dtype),
+        neck=component("nets.fpn", channels=channels, extra="none", dtype=dtype),
+        dtype=dtype,
+        **(fields | more),
+    )
+
+
+def loader(**more) -> ConfigDict:
+    """Batches of one bucket."""
+    return component(
+        "data.loader", **({"buckets": (SIZE,), "short": (min(SIZE),), "long": max(SIZE), "max_objects": 6} | more)
+    )
+
+
+def run(*, steps: int = 12, train: dict | None = None, **parts) -> ConfigDict:
+    """A recipe on drawn pictures, on one device, with a checkpoint every four steps; `parts` replace whole parts."""
+    fields = {"batch": 4, "devices": 1, "evaluate_batch": 4, "report_every": 1, "checkpoint_every": 4}
+    default = {
+        "student": detector(),
+        "data": {
+            "train": component("data.shapes", count=16, size=SIZE),
+            "val": component("data.shapes", count=4, size=SIZE, seed=1),
+            "loader": loader(),
+        },
+        "optimizer": component("train.optimizer", learning_rate=0.01, warmup_steps=2),
+    }
+    training = component("train.loop", steps=steps, **(fields | {"teacher_check": 0} | (train or {})))
+    return recipe(train=training, **(default | parts))
