@@ -1,0 +1,222 @@
+"""One taught step: what it learns from, what it leaves alone, and that the number of devices changes nothing."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from jax import numpy as jnp
+
+from jaxkd import config as configs
+from jaxkd.config import component
+from jaxkd.data import loader, shapes
+from jaxkd.distill import decay
+from jaxkd.train import build, mesh, optimizer
+from jaxkd.train.probe import make_probe
+from jaxkd.train.state import names
+from jaxkd.train.step import Pair, forward, initial_state, make_step, teacher_features
+
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def source():
+    return shapes.load(shapes.Config(count=8, size=tiny.SIZE, seed=3))
+
+
+@pytest.fixture(scope="module")
+def batch(source):
+    """Four pictures with one to four objects, and in the last one a crowd in place of its objects."""
+    feeding = configs.build(tiny.loader(flip=0.0))
+    found = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
+    valid, crowd = found.valid.copy(), found.crowd.copy()
+    crowd[3], valid[3] = valid[3], False
+    found = dataclasses.replace(found, valid=valid, crowd=crowd)
+    assert len(set(found.valid.sum(1).tolist())) > 2
+    return found
+
+
+@pytest.fixture(scope="module")
+def pair(source):
+    """A student with frozen norms and a frozen first stage, and a wider teacher with norms of its own."""
+    student = build.detector(tiny.detector(norm="frozen_batch", frozen_stages=1), source.classes)
+    teacher = build.detector(tiny.detector(width=12, channels=24), source.classes)
+    tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun", reg_gate="none"))
+    return Pair(
+        student=student,
+        teacher=teacher,
+        methods={"tar": tar},
+        decays={"tar": decay.schedule(decay.Config(kind="linear_step"), steps=STEPS, steps_per_epoch=2)},
+        optimizer=optimizer.build(optimizer.Config(learning_rate=0.01, warmup_steps=0, weight_decay=0.01), steps=STEPS),
+        ema_decay=0.5,
+    )
+
+
+@pytest.fixture(scope="module")
+def frozen(pair):
+    return pair.teacher.init(jax.random.key(7))
+
+
+@pytest.fixture(scope="module")
+def begin(pair):
+    """The first state as numbers, from which each test makes one to give away."""
+    state = initial_state(pair, pair.student.init(jax.random.key(0)), jax.random.key(1))
+    data = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+    return lambda devices: mesh.put_replicated(
+        jax.tree.map(jnp.array, data).replace(key=jax.random.wrap_key_data(jnp.array(data.key))), devices
+    )
+
+
+class Stepper:
+    """The compiled step on some devices, and what it returns as numbers."""
+
+    def __init__(self, pair, begin, frozen, batch, *, devices):
+        self.mesh = mesh.make_mesh(devices)
+        self.frozen = mesh.put_replicated(frozen, self.mesh)
+        self.batch = mesh.put_batch(batch, self.mesh)
+        self.begin = lambda: begin(self.mesh)
+        self.compiled = make_step(pair, self.mesh).lower(self.begin(), self.frozen, self.batch).compile()
+
+    def __call__(self, state=None, frozen=None):
+        return self.compiled(state or self.begin(), frozen or self.frozen, self.batch)
+
+
+@pytest.fixture(scope="module")
+def four(pair, begin, frozen, batch):
+    return Stepper(pair, begin, frozen, batch, devices=4)
+
+
+@pytest.fixture(scope="module")
+def one(pair, begin, frozen, batch):
+    return Stepper(pair, begin, frozen, batch, devices=1)
+
+
+@pytest.fixture(scope="module")
+def after(four):
+    """State and metrics after one step on four devices."""
+    state, metrics = four()
+    return state, jax.device_get(metrics)
+
+
+def leaves(tree):
+    return {names(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def test_one_device_and_four_agree(one, after):
+    state, metrics = one()
+    many_state, many = after
+    assert set(metrics) == set(many)
+    assert many["tar/feature_4"] > 0 and many["tar/class"] > 0 and many["tar/box"] > 0
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, many[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    mine, others = leaves(state.params), leaves(many_state.params)
+    for name, leaf in mine.items():
+        np.testing.assert_allclose(leaf, others[name], rtol=1e-5, atol=1e-5, err_msg="/".join(name))
+
+
+def test_gradients_add_up_and_nothing_is_gathered(four):
+    text = four.compiled.as_text()
+    assert "all-reduce" in text
+    for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert other not in text
+
+
+def test_terms_add_up_to_the_loss(after):
+    metrics = after[1]
+    own = ["rpn_object", "rpn_box", "class", "box"]
+    terms = [*own, *(f"tar/feature_{stride}" for stride in (4, 8, 16, 32)), "tar/class", "tar/box"]
+    assert set(terms) <= set(metrics)
+    np.testing.assert_allclose(metrics["loss"], sum(float(metrics[name]) for name in terms), rtol=1e-5)
+    assert metrics["tar/decay"] == 1.0
+    assert metrics["skipped_steps"] == 0
+    assert 0 < metrics["positives"] < 1
+    assert metrics["gradient_norm"] > 0
+
+
+def test_what_is_frozen_stays_and_the_rest_moves(pair, begin, after):
+    old = leaves(begin(mesh.make_mesh(4)).params)
+    new = leaves(after[0].params)
+    still = {name for name in old if np.array_equal(old[name], new[name])}
+    empty = ("distill", "tar", "adapter_32", "bias")  # no object is large enough for this level
+    assert still - {empty} == {name for name in old if not pair.trainable(name)}
+    assert {("detector", "backbone", "bn1", "mean"), ("detector", "backbone", "layer4_0", "bn1", "var")} <= still
+    assert ("detector", "backbone", "layer1_0", "conv1", "kernel") in still
+    assert any(name[:2] == ("distill", "tar") for name in old.keys() - still)
+    assert not any(name[-1] in ("mean", "var") for name in leaves(after[0].opt_state))
+
+
+def test_the_average_follows(begin, after):
+    old, new = leaves(begin(mesh.make_mesh(4)).params["detector"]), leaves(after[0].params["detector"])
+    rate = min(0.5, 1 / 10)
+    for name, leaf in leaves(after[0].ema).items():
+        np.testing.assert_allclose(leaf, rate * old[name] + (1 - rate) * new[name], atol=1e-6)
+
+
+def test_the_teacher_is_not_changed(four, frozen, after):
+    del after
+    for name, leaf in leaves(four.frozen).items():
+        np.testing.assert_array_equal(leaf, leaves(frozen)[name])
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(four):
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, four.frozen)
+    before = leaves(four.begin().params)
+    state, metrics = four(frozen=broken)
+    assert (metrics["skipped_steps"], metrics["skipped_in_a_row"]) == (1, 1)
+    assert not np.isfinite(metrics["loss"])
+    for name, leaf in leaves(state.params).items():
+        np.testing.assert_array_equal(leaf, before[name])
+    assert state.step == 1
+    state, metrics = four(state)
+    assert (metrics["skipped_steps"], metrics["skipped_in_a_row"]) == (1, 0)
+    assert np.isfinite(metrics["loss"])
+    assert not np.array_equal(
+        leaves(state.params)["detector", "head", "fc6", "kernel"], before["detector", "head", "fc6", "kernel"]
+    )
+
+
+@pytest.fixture(scope="module")
+def decayed(pair, begin, frozen, batch):
+    """All terms, and the gradient of their sum to the teacher, for a factor of choice."""
+    one = mesh.make_mesh(1)
+
+    @jax.jit
+    def compute(state, frozen, batch, factor):
+        fading = dataclasses.replace(pair, decays={"tar": lambda step: factor})
+
+        def loss(frozen):
+            target = teacher_features(fading, frozen, batch)
+            features = fading.student.features(state.params["detector"], batch)
+            outcome = forward(fading, state.params, frozen, features, target, batch, state, state.key)
+            return sum(term.mean() for term in outcome.terms.values()), outcome.terms
+
+        return jax.grad(loss, has_aux=True)(frozen)
+
+    placed = (mesh.put_replicated(frozen, one), mesh.put_batch(batch, one))
+    return lambda factor: jax.device_get(compute(begin(one), *placed, jnp.float32(factor)))
+
+
+def test_decay_scales_what_is_taught_and_nothing_else(decayed):
+    (_, whole), (_, quarter), (_, none) = decayed(1.0), decayed(0.25), decayed(0.0)
+    taught = {name for name in whole if name.startswith("tar/")}
+    assert len(taught) == 6 and len(whole) == 10
+    for name, term in whole.items():
+        factor, nothing = (0.25, 0.0) if name in taught else (1.0, 1.0)
+        np.testing.assert_allclose(quarter[name].total, factor * term.total, rtol=1e-5)
+        np.testing.assert_allclose(none[name].total, nothing * term.total, rtol=1e-5)
+        assert term.count == quarter[name].count == none[name].count
+
+
+def test_no_gradient_reaches_the_teacher(decayed):
+    grads, _ = decayed(1.0)
+    for name, leaf in leaves(grads).items():
+        assert not leaf.any(), name
+
+
+def test_gradient_ratios(pair, begin, four):
+    probe = make_probe(pair, four.mesh)
+    ratios = probe(begin(four.mesh), four.frozen, four.batch)
+    assert set(ratios) == {f"gradient_ratio/tar/{term}" for term in ("feature", "class", "box")}
+    for name, ratio in ratios.items():
+        assert np.isfinite(ratio) and ratio > 0, name
