@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import json
+import traceback
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from ml_collections import ConfigDict, config_dict
 from jaxkd.errors import ConfigError
 
 NAME = "name"
+PLAIN = (bool, int, float, str)
+PARTS = {"student", "initial", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
 Recipe = Any  # a ConfigDict, the types of whose fields no checker can know
 
 
@@ -116,7 +119,7 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     """What `get_config(argument)` of the Python file at `path` returns.
 
     A bare name finds a shipped recipe: "bccd_tar" is configs/bccd_tar.py.
-    Raises ConfigError where there is no such file or it has no get_config.
+    Raises ConfigError where there is no such file, it fails, has no get_config, or that returns no recipe.
     """
     file = _locate(path)
     spec = importlib.util.spec_from_file_location(f"jaxkd_recipe_{file.stem}", file)
@@ -126,12 +129,21 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise ConfigError(f"{file} is not valid Python: {error}.") from error
+    except Exception as error:  # a recipe is a program, which may fail in any way
+        raise _failed(error, file) from error
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{file} defines no get_config(arg) function; see configs/ for examples.")
     try:
-        return module.get_config(argument) if argument is not None else module.get_config()
+        found = module.get_config(argument) if argument is not None else module.get_config()
     except (KeyError, ValueError, TypeError) as error:
+        if argument is None:
+            raise _failed(error, file) from error
         raise ConfigError(f"The recipe {file.name} does not take the argument {argument!r}: {error!r}.") from error
+    except Exception as error:
+        raise _failed(error, file) from error
+    if not isinstance(found, ConfigDict) or not set(found.keys()) >= PARTS:
+        raise ConfigError(f"get_config of {file} returns no recipe; return what jaxkd.config.recipe gives.")
+    return found
 
 
 def dump(config: Recipe) -> str:
@@ -175,6 +187,15 @@ def _locate(path: str | Path) -> Path:
     raise ConfigError(f"There is no recipe {given}; give a .py file or one of the shipped names: {', '.join(names)}.")
 
 
+def _failed(error: Exception, file: Path) -> ConfigError:
+    """What is wrong with a recipe's program, and in which of its lines."""
+    if isinstance(error, ConfigError):
+        return error
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    where = f" in line {lines[-1]}" if lines else ""
+    return ConfigError(f"The recipe {file} fails{where}: {error!r}.")
+
+
 def _config_class(name: str) -> type:
     for candidate in (f"jaxkd.{name}", name):
         try:
@@ -213,13 +234,22 @@ def _plain_type(hint: Any) -> type:
 
 
 def _checked(value: Any, hint: Any, *, where: str) -> Any:
-    if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
-        choices = ", ".join(repr(choice) for choice in typing.get_args(hint))
+    """The value as its field declares it: lists as tuples and whole numbers as floats."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal and value not in inner:
+        choices = ", ".join(repr(choice) for choice in inner)
         raise ConfigError(f"{where} must be one of {choices}; got {value!r}.")
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(value)
+    if origin is tuple and isinstance(value, (tuple, list)):
+        each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(each) == len(value):
+            return tuple(_checked(item, of, where=where) for item, of in zip(value, each, strict=True))
+    if hint is float and type(value) is int:
+        return float(value)
+    if origin is tuple or (hint in PLAIN and type(value) is not hint):
+        wanted = hint.__name__ if hint in PLAIN else str(hint)
+        raise ConfigError(f"{where} wants {wanted}, got {value!r}.")
     return value
 
 
-def _short(config: Mapping) -> str:
+def _short(config: Recipe) -> str:
     return "{" + ", ".join(list(config)[:4]) + "}"

@@ -21,6 +21,9 @@ def parse(
     define(values)
     try:
         rest = values([command, *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = configs.closest(error.flagname, set(values))
+        raise ConfigError(f"jaxkd {command} has no flag --{error.flagname}{near}.") from error
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(_sentence(error)) from error
     if values.help:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxkd import __version__
-from jaxkd.errors import JaxkdError
+from jaxkd.errors import JaxkdError, StorageError
 
 COMMANDS = {
     "quickstart": "distil on the embedded blood cells, and see what it gains",
@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JaxkdError as error:
         print(f"jaxkd {name}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"jaxkd {name}: {error.filename or 'Storage'}: {error.strerror or error}.", file=sys.stderr)
+        return StorageError.exit_code
     except KeyboardInterrupt:
         print(f"jaxkd {name}: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130

@@ -52,6 +52,7 @@ def plan(source: Source, config: Config, *, seed: int, steps: int, batch: int) -
     Each epoch is a permutation of all records. They queue up by bucket; as soon as a bucket has a whole batch it
     becomes the next step, and what is left waits for the next epoch.
     """
+    _check(config)
     bucket_of = _buckets_of(source, config, short=max(config.short))
     waiting = [np.zeros(0, np.int64) for _ in config.buckets]
     records, buckets = np.zeros((0, batch), np.int64), np.zeros(0, np.int64)
@@ -146,6 +147,7 @@ def train_batches(
       DataError: where no picture has an object, or while iterating, where too many pictures cannot be read.
       ConfigError: where the batch does not divide over the processes, or the sizes are none.
     """
+    _check(config)
     rows = _rows(batch, processes)
     reader = _Reader(source, config, short=max(config.short), cache=config.cache)
     if not any((~record.crowd).any() for record in source.records):
@@ -179,6 +181,7 @@ def eval_batches(
       DataError: while iterating, where too many pictures cannot be read.
       ConfigError: where the batch does not divide over the processes, or the sizes are none.
     """
+    _check(config)
     rows = _rows(batch, processes)
     reader = _Reader(source, config, short=config.short[0], cache=False)
     _count_crowded(source, config)
@@ -340,9 +343,6 @@ def _count_crowded(source: Source, config: Config) -> None:
 
 def _buckets_of(source: Source, config: Config, *, short: int) -> Int32[np.ndarray, "n"]:
     """The bucket of every record, by the size that its annotations give."""
-    sizes = [*config.buckets, (config.long, *config.short)]
-    if not config.buckets or not config.short or min(min(size) for size in sizes) < 1 or config.max_objects < 1:
-        raise ConfigError(f"The loader needs buckets, short, long and max_objects of 1 or more; got {config}.")
     if not source.records:
         raise DataError("The source has no pictures; check its paths.")
     found: dict[tuple[int, int], int] = {}
@@ -350,6 +350,14 @@ def _buckets_of(source: Source, config: Config, *, short: int) -> Int32[np.ndarr
         target = transforms.target_size(*size, short=short, long=config.long)
         found[size] = transforms.choose_bucket(*target, config.buckets)
     return np.array([found[record.height, record.width] for record in source.records], np.int32)
+
+
+def _check(config: Config) -> None:
+    sizes = [*config.buckets, (config.long, *config.short)]
+    if not config.buckets or not config.short or min(min(size) for size in sizes) < 1 or config.max_objects < 1:
+        raise ConfigError(f"The loader needs buckets, short, long and max_objects of 1 or more; got {config}.")
+    if min(config.threads, config.prefetch, config.skip_limit) < 0:
+        raise ConfigError(f"The loader needs threads, prefetch and skip_limit of 0 or more; got {config}.")
 
 
 def _rows(batch: int, processes: int) -> int:

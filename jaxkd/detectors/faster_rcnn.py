@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,18 @@ from jaxkd.ops.nms import nms
 from jaxkd.ops.roi_align import roi_align_batch
 from jaxkd.ops.sample import sample
 from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
+
+COUNTS = (
+    "rpn_samples",
+    "pre_nms_train",
+    "pre_nms_test",
+    "post_nms_train",
+    "post_nms_test",
+    "roi_samples",
+    "hidden",
+    "detections",
+    "candidates",
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ class Config:
     frozen_stages: int = -1
     pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -113,8 +125,11 @@ class Proposals:
 def build(config: Config, *, classes: Sequence[str]) -> "FasterRCNN":
     """The detector for these classes.
 
-    Raises ConfigError where the anchors do not fit the pyramid's levels.
+    Raises ConfigError where the anchors do not fit the pyramid's levels, or a number of boxes is below 1.
     """
+    for name in COUNTS:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, not {getattr(config, name)}.")
     detector = FasterRCNN(config, tuple(classes))
     levels = len(detector.traits.strides)
     if len(config.anchor_sizes) != levels:

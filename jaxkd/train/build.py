@@ -10,7 +10,7 @@ import jax
 
 from jaxkd import config as configs
 from jaxkd.detectors.base import Detector, Params
-from jaxkd.errors import WeightsError
+from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.weights import names, read, tree
 
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
@@ -41,16 +41,20 @@ def load(folder: str | Path) -> Loaded:
     try:
         about = json.loads((path / ABOUT).read_text())
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
+        scores = dict(about.get("scores", {}))
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path} holds no {ABOUT}; give the folder 'student' of a finished run, or one written by jaxkd."
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error!r}.") from error
-    found = detector(config, classes)
+    try:
+        found = detector(config, classes)
+    except ConfigError as error:
+        raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error}") from error
     wanted = jax.eval_shape(found.init, jax.random.key(0))
     params, _ = tree.match(wanted, read.read(path / WEIGHTS))
-    return Loaded(found, jax.tree.map(jax.numpy.asarray, params), config, about.get("scores", {}))
+    return Loaded(found, jax.tree.map(jax.numpy.asarray, params), config, scores)
 
 
 def save(

@@ -83,7 +83,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
     DivergedError where too many steps in a row are not finite.
     """
     config: Config = configs.build(recipe.train)
-    claim(workdir, recipe)
+    _check_numbers(config)
+    refuse_other(workdir, recipe)
     devices = mesh.make_mesh(config.devices)
     _check_batch(config, devices)
     sources = {name: load_source(recipe.data[name]) for name in ("train", "val")}
@@ -101,7 +102,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
         process=jax.process_index(),
         processes=jax.process_count(),
     )
-    pair = _pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
+    pair = make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
     key = jax.random.key(config.seed)
     params, origin = build.initial_params(student, jax.random.fold_in(key, 0), recipe.initial)
     state = mesh.put_replicated(initial_state(pair, params, jax.random.fold_in(key, 1)), devices)
@@ -118,6 +119,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
 
         if teacher is not None and config.teacher_check and start is None:
             _check_teacher(log, teacher, score(teacher.detector, teacher.params, config.teacher_check))
+        claim(workdir, recipe)
         training = _Training(recipe, config, workdir, pair, devices, saved, log, score)
         return training.go(state, mesh.put_replicated(teacher.params if teacher else {}, devices), batches, best_ap)
     finally:
@@ -126,27 +128,41 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
         batches.close()
 
 
-def claim(workdir: Path, recipe: configs.Recipe) -> None:
-    """Makes `workdir` this recipe's.
+def refuse_other(workdir: Path, recipe: configs.Recipe) -> None:
+    """Makes the folder, and lets only its own recipe pass.
 
-    Raises ConfigError where it belongs to another recipe, StorageError where it cannot be written.
+    Raises ConfigError where it belongs to another recipe, StorageError where it cannot be used.
     """
-    text = configs.dump(recipe)
     file = workdir / RECIPE
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            file.write_text(text + "\n")
             return
         there = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except FileExistsError as error:
+        raise StorageError(f"The workdir {workdir} is a file; give a folder.") from error
+    except (OSError, ValueError) as error:
         raise StorageError(f"The workdir {workdir} cannot be used: {error}.") from error
-    other = differences(there, json.loads(text))
+    other = differences(there, json.loads(configs.dump(recipe)))
     if other:
         raise ConfigError(
             f"The workdir {workdir} belongs to another recipe: {'; '.join(other[:3])}; "
             "take a new --workdir, or the old recipe to go on."
         )
+
+
+def claim(workdir: Path, recipe: configs.Recipe) -> None:
+    """Makes `workdir` this recipe's; a recipe that fails before its first step leaves the workdir free for another.
+
+    Raises as `refuse_other` does.
+    """
+    refuse_other(workdir, recipe)
+    file = workdir / RECIPE
+    try:
+        if not file.exists():
+            file.write_text(configs.dump(recipe) + "\n")
+    except OSError as error:
+        raise StorageError(f"The workdir {workdir} cannot be written: {error}.") from error
 
 
 def differences(old: Any, new: Any, path: str = "config") -> list[str]:
@@ -224,9 +240,10 @@ def compiled_detect(detector: Detector, devices: Mesh) -> Callable[[Params, Batc
     return jax.jit(mesh.over_batch(detector.detect, devices, replicated=1, gathered=True))
 
 
-def _pair(
+def make_pair(
     recipe: configs.Recipe, config: Config, student: Detector, teacher: build.Loaded | None, *, pictures: int
 ) -> Pair:
+    """The static side of a step, for a recipe and what was built from it; `pictures` is the length of an epoch."""
     methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
     per_epoch = max(pictures // config.batch, 1)
     return Pair(
@@ -386,11 +403,20 @@ def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
     return means | {name: seen[name][-1] for name in ("skipped_steps", "skipped_in_a_row")}
 
 
+def _check_numbers(config: Config) -> None:
+    positive = ("batch", "steps", "report_every", "evaluate_batch")
+    natural = ("seed", "evaluate_every", "evaluate_limit", "checkpoint_every", "keep", "probe_every", "teacher_check")
+    for least, fields in ((1, positive), (0, natural)):
+        for name in fields:
+            if getattr(config, name) < least:
+                raise ConfigError(f"train.{name} must be at least {least}, not {getattr(config, name)}.")
+    if not 0 <= config.ema_decay < 1:
+        raise ConfigError(f"train.ema_decay must be in [0, 1), not {config.ema_decay}.")
+
+
 def _check_batch(config: Config, devices: Mesh) -> None:
-    if config.batch % devices.size or config.batch < 1:
+    if config.batch % devices.size:
         raise ConfigError(f"train.batch={config.batch} does not divide over {devices.size} devices.")
-    if config.steps < 1:
-        raise ConfigError(f"train.steps must be at least 1, not {config.steps}.")
 
 
 def _check_classes(given: tuple[str, ...], wanted: tuple[str, ...], *, what: str) -> None:

@@ -16,10 +16,10 @@ AXIS = "data"
 def make_mesh(devices: int = 0) -> Mesh:
     """A mesh over the first `devices` devices, or over all of them for 0.
 
-    Raises ConfigError where there are fewer.
+    Raises ConfigError where there are fewer, or the number is negative.
     """
     there = jax.devices()
-    if devices > len(there):
+    if not 0 <= devices <= len(there):
         raise ConfigError(f"train.devices asks for {devices} devices, and {len(there)} are there.")
     count = devices or len(there)
     return jax.make_mesh((count,), (AXIS,), devices=there[:count], axis_types=(AxisType.Auto,))

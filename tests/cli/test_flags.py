@@ -1,0 +1,156 @@
+"""Recipes and flags on the command line: what is put in, and what is refused in one sentence."""
+
+import conftest
+import pytest
+from absl import flags
+
+from jaxkd.cli.flags import parse, recipe
+from jaxkd.errors import ConfigError
+
+
+def define(values):
+    flags.DEFINE_string("out", "here", "Folder.", flag_values=values)
+    flags.DEFINE_integer("count", 3, "Number.", flag_values=values, lower_bound=1)
+
+
+def test_flags_with_and_without_an_equals_sign():
+    values, rest = parse("try", ["--out=there", "--count", "5"], define)
+    assert (values.out, values.count, rest) == ("there", 5, [])
+    values, rest = parse("try", ["a", "--count=4", "b"], define, positional="NAME...")
+    assert (values.out, values.count, rest) == ("here", 4, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--cuont=4"], "no flag --cuont; the closest is 'count'"),
+        (["--count=many"], "many"),
+        (["--count=0"], "count"),
+        (["--out"], "out"),
+        (["stray"], "'stray' is not a flag; jaxkd try takes flags only"),
+    ],
+)
+def test_flags_that_are_refused(argv, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        parse("try", argv, define)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_commands_do_not_share_their_flags():
+    parse("one", [], define)
+    with pytest.raises(ConfigError):
+        parse("two", ["--count=4"], lambda values: None)
+
+
+def test_help_lists_every_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("try", ["--help"], define)
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "usage: jaxkd try" in out
+    assert "--out: Folder. (default 'here')" in out
+    assert "--count: Number. (default 3)" in out
+
+
+def test_a_recipe_with_its_argument_and_overrides(project):
+    argv = [
+        f"--config={project.recipe}:taught",
+        "--config.train.steps=7",
+        "--config.distill.tar.w_cls",
+        "2.5",
+        "--config.optimizer.milestones=(0.5,)",
+        "--config.data.loader.cache=True",
+        "--workdir=there",
+    ]
+    config, rest = recipe(argv)
+    assert rest == ["--workdir=there"]
+    assert (config.train.steps, config.distill.tar.w_cls) == (7, 2.5)
+    assert config.optimizer.milestones == (0.5,)
+    assert config.data.loader.cache is True
+    assert set(config.distill.keys()) == {"tar", "mimic"}
+    assert not recipe([f"--config={project.recipe}"])[0].distill.keys()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.stesp=3", ("config.train.stesp", "closest is 'steps'")),
+        ("student.bakbone.depth=18", ("config.student.bakbone.depth", "closest is 'backbone'")),
+        ("nope=3", ("config.nope", "there are data, distill")),
+        ("train.steps.more=3", ("config.train.steps.more",)),
+        ("student.backbone=5", ("config.student.backbone is a component", "depth")),
+        ("train.steps=many", ("config.train.steps wants a value of type int, got 'many'",)),
+        ("train.steps=1.5", ("config.train.steps wants a value of type int, got '1.5'",)),
+        ("train.steps", ("config.train.steps wants a value of type int, got ''",)),
+        ("optimizer.learning_rate=fast", ("config.optimizer.learning_rate wants a value of type float",)),
+        ("data.loader.cache=perhaps", ("config.data.loader.cache wants a value of type bool",)),
+        ("optimizer.kind=lion", ("optimizer.kind must be one of 'sgd', 'adamw'; got 'lion'",)),
+        ("optimizer.milestones=(0.5,1.5)", ("optimizer.milestones", "(0, 1]", "1.5")),
+        ("data.loader.buckets=(64,96)", ("data.loader.buckets wants tuple[int, int], got 64",)),
+        ("data.loader.short=()", ("short",)),
+        ("data.loader.prefetch=-1", ("prefetch",)),
+        ("student.backbone.depth=11", ("depth must be one of 10, 18",)),
+        ("student.backbone.name=nets.nothing", ("no module 'nets.nothing'",)),
+        ("student.name=ops.boxes", ("jaxkd.ops.boxes holds no Config",)),
+        ("student.anchor_sizes=(16.0,)", ("anchor_sizes has 1 entries, the pyramid 4 levels",)),
+        ("student.roi_samples=0", ("roi_samples must be at least 1, not 0",)),
+        ("student.dtype=float99", ("dtype must be one of 'float32', 'bfloat16'",)),
+        ("train.steps=0", ("train.steps must be at least 1, not 0",)),
+        ("train.report_every=0", ("train.report_every must be at least 1, not 0",)),
+        ("train.seed=-1", ("train.seed must be at least 0, not -1",)),
+        ("train.ema_decay=2.0", ("train.ema_decay must be in [0, 1), not 2.0",)),
+        ("train.devices=99", ("train.devices asks for 99 devices",)),
+        ("train.devices=-1", ("train.devices asks for -1 devices",)),
+    ],
+)
+def test_overrides_that_are_refused(project, tmp_path, refused, override, words):
+    refused(project.train(tmp_path / "run", f"--config.{override}"), 64, *words)
+    assert conftest.listing(tmp_path / "run") == {}
+
+
+def test_a_batch_that_does_not_divide_over_the_devices(project, tmp_path, refused):
+    outcome = project.train(tmp_path / "run", "--config.train.batch=3", "--config.train.devices=2")
+    refused(outcome, 64, "train.batch=3 does not divide over 2 devices")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config(:\n", ("not valid Python", "line 1")),
+        ("\n\nimport nowhere_at_all\n", ("line 3", "nowhere_at_all")),
+        ("settings = {}\n", ("defines no get_config",)),
+        ("def get_config():\n    return unknown\n", ("line 2", "NameError")),
+        ("def get_config():\n    return {}['key']\n", ("line 2", "KeyError('key')")),
+        ("def get_config():\n    return 5\n", ("returns no recipe",)),
+        (
+            "from jaxkd.config import component\ndef get_config():\n    return component('nets.resnet', depht=18)\n",
+            ("nets.resnet has no field 'depht'; the closest is 'depth'",),
+        ),
+        (
+            "from jaxkd.config import component\ndef get_config():\n    return component('nets.resnet', depth='x')\n",
+            ("nets.resnet.depth wants int, got 'x'",),
+        ),
+        (
+            "from jaxkd.config import component, recipe\n\n\ndef get_config():\n"
+            "    return recipe(student=component('nets.resnet'), data={})\n",
+            ("lacks ['train', 'val']",),
+        ),
+    ],
+)
+def test_recipe_files_that_are_refused(tmp_path, refused, text, words):
+    file = tmp_path / "odd.py"
+    file.write_text(text)
+    refused(conftest.call("train", f"--config={file}", f"--workdir={tmp_path / 'run'}"), 64, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipes_and_arguments_that_do_not_exist(project, tmp_path, refused):
+    refused(project.train(tmp_path / "run", arg="tought"), 64, "tiny.py", "'tought'")
+    unknown = conftest.call("train", "--config=bcdc", "--workdir=run")
+    refused(unknown, 64, "There is no recipe bcdc", "bccd")
+    refused(conftest.call("train", f"--config={tmp_path / 'none.py'}", "--workdir=run"), 64, tmp_path / "none.py")
+    refused(conftest.call("train", f"--config={tmp_path}", "--workdir=run"), 64, tmp_path)
+    refused(conftest.call("train", "--workdir=run"), 64, "--config=FILE")
+    refused(conftest.call("train", f"--config={project.recipe}"), 64, "--workdir=DIR")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,38 @@
+"""The quickstart: what it refuses, and a very short one from end to end."""
+
+import json
+
+import conftest
+import pytest
+from PIL import Image
+
+from jaxkd import config as configs
+
+
+@pytest.mark.parametrize(
+    ("flag", "word"),
+    [("--steps=-1", "--steps must be 0 or more, not -1"), ("--steps=few", "few"), ("--seed=odd", "odd")],
+)
+def test_arguments_that_are_refused(refused, tmp_path, flag, word):
+    outcome = conftest.call("quickstart", f"--workdir={tmp_path / 'run'}", flag)
+    refused(outcome, 64, word, command="quickstart")
+    assert not (tmp_path / "run").exists()
+
+
+def test_four_steps(tmp_path):
+    if not (configs.asset_path("assets:bccd_teacher") / "weights.safetensors").is_file():
+        pytest.skip("The quickstart's teacher is not in jaxkd/assets/bccd_teacher yet.")
+    outcome = conftest.call("quickstart", "--steps=4", f"--workdir={tmp_path}")
+    assert outcome.code == 0, outcome
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["detectors"]) == ["teacher", "alone", "taught"]
+    assert report["steps"] == 4
+    ap = {name: found["scores"]["AP"] for name, found in report["detectors"].items()}
+    assert ap["teacher"] > 0.3
+    assert report["gain_ap"] == pytest.approx(100 * (ap["taught"] - ap["alone"]))
+    assert report["detectors"]["teacher"]["parameters"] > report["detectors"]["taught"]["parameters"] > 0
+    text = (tmp_path / "report.md").read_text()
+    assert all(f"| {name} |" in text for name in ap)
+    assert f"{report['gain_ap']:+.1f} AP" in outcome.out
+    with Image.open(tmp_path / "pictures.png") as picture:
+        assert picture.width > picture.height > 100
