@@ -1,0 +1,320 @@
+"""Whole runs on drawn pictures: stopped, killed and started again, refused, and what they leave behind."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny
+from ml_collections import ConfigDict
+from orbax import checkpoint as ocp
+
+from jaxkd import config as configs
+from jaxkd.config import component
+from jaxkd.data import loader
+from jaxkd.errors import ConfigError, DivergedError, StorageError, WeightsError
+from jaxkd.evaluation.coco import Scores
+from jaxkd.evaluation.run import Evaluation
+from jaxkd.train import build, checkpoint, log, loop
+from jaxkd.train.state import State
+from jaxkd.weights.tree import flatten
+
+CLASSES = ("circle", "square", "triangle")
+STEPS = 12
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from jaxkd import config
+from jaxkd.train import log, loop
+
+report = log.Log.report
+
+def dying(self, step, *args, **more):
+    report(self, step, *args, **more)
+    if step == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+log.Log.report = dying
+loop.run(config.parse(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), quiet=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The folder of an untrained teacher."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = tiny.detector(width=12, channels=24)
+    params = build.detector(config, CLASSES).init(jax.random.key(7))
+    build.save(folder, params, config=config, classes=CLASSES, scores={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taught(teacher):
+    return tiny.run(
+        steps=STEPS,
+        teacher=str(teacher),
+        distill={"tar": component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun")},
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(taught, tmp_path_factory):
+    """The workdir of the taught run, never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    finished = loop.run(taught, folder, quiet=True)
+    assert (finished.steps, finished.compilations) == (STEPS, 1)
+    return folder
+
+
+def final_state(workdir):
+    """Every number of the last checkpoint, by its path."""
+    with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as manager:
+        assert manager.latest_step() == STEPS
+        found = manager.restore(STEPS, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(found["state"])}
+
+
+def assert_same_run(workdir, other):
+    mine, theirs = final_state(workdir), final_state(other)
+    assert set(mine) == set(theirs) and any("adapter" in name for name in mine)
+    for name, leaf in mine.items():
+        np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
+    mine, theirs = ((folder / "student" / "weights.safetensors").read_bytes() for folder in (workdir, other))
+    assert mine == theirs
+    reports = [[line for line in log.read(folder) if "loss" in line] for folder in (workdir, other)]
+    assert [line["step"] for line in reports[0]] == list(range(1, STEPS + 1))
+    timing = {"step_seconds", "data_wait_share"}
+    for a, b in zip(*reports, strict=True):
+        assert {key: a[key] for key in a.keys() - timing} == {key: b[key] for key in b.keys() - timing}
+
+
+def test_a_stopped_run_ends_like_a_whole_one(taught, whole, tmp_path, monkeypatch):
+    report = log.Log.report
+
+    def stopping(self, step, *args, **more):
+        report(self, step, *args, **more)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log.Log, "report", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(taught, tmp_path, quiet=True)
+    assert not (tmp_path / "student").exists()
+    finished = loop.run(taught, tmp_path, quiet=True)
+    assert finished.steps == STEPS - 4
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_killed_run_ends_like_a_whole_one(taught, whole, tmp_path):
+    (tmp_path / "recipe.json").write_text(configs.dump(taught))
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def start(*, die_at):
+        command = [sys.executable, "-c", DYING, tmp_path / "recipe.json", tmp_path / "run", str(die_at)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+
+    killed = start(die_at=9)  # when the checkpoint of step 8 may be half written
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = start(die_at=0)
+    assert again.returncode == 0, again.stderr
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_finished_run_only_evaluates(taught, whole):
+    before = log.read(whole)
+    finished = loop.run(taught, whole, quiet=True)
+    assert (finished.steps, finished.compilations) == (0, 0)
+    assert [line for line in log.read(whole) if "loss" in line] == [line for line in before if "loss" in line]
+
+
+def test_the_student_loads_back_equal(taught, whole):
+    loaded = build.load(whole / "student")
+    assert loaded.detector == build.detector(taught.student, CLASSES)
+    assert set(loaded.scores) >= {"AP", "AP50"}
+    state = final_state(whole)
+    leaves = flatten(loaded.params)
+    for name, leaf in leaves.items():
+        keys = "".join(f"['{part}']" for part in name.split("/"))
+        np.testing.assert_array_equal(leaf, state[f"['params']['detector']{keys}"])
+    assert len(leaves) == sum(name.startswith("['params']['detector']") for name in state)
+
+
+def test_one_compilation_for_each_bucket(tmp_path):
+    source = component("mixed", count=12)
+    config = tiny.run(
+        steps=6,
+        train={"checkpoint_every": 0},
+        data={
+            "train": source,
+            "val": source,
+            "loader": tiny.loader(buckets=(tiny.SIZE, tiny.SIZE[::-1])),
+        },
+    )
+    finished = loop.run(config, tmp_path, quiet=True)
+    assert finished.compilations == 2
+    assert finished.evaluation.pictures == 12
+
+
+def evaluation(ap):
+    return Evaluation(results=[], scores=Scores(summary={"AP": ap, "AP50": ap, "AP75": ap}, per_class={}), pictures=1)
+
+
+@pytest.fixture
+def alone():
+    """The recipe of an untaught run whose scores a test makes up."""
+    return tiny.run(steps=8, train={"evaluate_every": 2, "keep": 1, "checkpoint_every": 0})
+
+
+def test_the_best_student_and_its_checkpoint_are_kept(alone, tmp_path, monkeypatch):
+    seen, scores = [], iter([0.1, 0.5, 0.2, float("nan")])
+
+    def score_on(detector, params, *rest):
+        seen.append(jax.device_get(params))
+        return evaluation(next(scores))
+
+    monkeypatch.setattr(loop, "score_on", score_on)
+    finished = loop.run(alone, tmp_path, quiet=True)
+    assert finished.best_ap == 0.5
+    kept = flatten(build.load(tmp_path / "student").params)
+    for name, leaf in flatten(seen[1]).items():
+        np.testing.assert_array_equal(kept[name], leaf)
+    assert not np.array_equal(kept["head/fc6/kernel"], flatten(seen[2])["head/fc6/kernel"])
+    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    assert steps == [4, 8]
+    assert [line["scores"]["AP"] for line in log.read(tmp_path) if "scores" in line] == [0.1, 0.5, 0.2, None]
+
+
+def test_a_run_that_diverges_says_so(alone, tmp_path, monkeypatch):
+    make_step = loop.make_step
+
+    class Poisoned:
+        def __init__(self, step):
+            self.step, self._cache_size = step, step._cache_size
+
+        def __call__(self, *args):
+            state, metrics = self.step(*args)
+            return state, metrics | {"skipped_in_a_row": np.float32(10)}
+
+    monkeypatch.setattr(loop, "make_step", lambda *args: Poisoned(make_step(*args)))
+    with pytest.raises(DivergedError, match="10 steps in a row"):
+        loop.run(alone, tmp_path, quiet=True)
+
+
+def test_checkpoints_hold_state_data_and_best(tmp_path):
+    source = loop.load_source(component("data.shapes", count=8, size=tiny.SIZE))
+    feeding = configs.build(tiny.loader())
+
+    def batches():
+        return loader.train_batches(source, feeding, seed=0, steps=6, batch=2)
+
+    def state(step):
+        number = np.float32(step)
+        return State(
+            step=jax.numpy.int32(step),
+            params={"detector": {"a": jax.numpy.full(3, number)}, "distill": {}},
+            opt_state=(),
+            ema={},
+            key=jax.random.key(step),
+            memory={},
+        )
+
+    feed = batches()
+    saved = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=1)
+    assert saved.latest is None
+    for step, ap in enumerate((0.1, 0.9, None, 0.3, None), start=1):
+        next(feed)
+        saved.save(state(step), feed.iterator, best_ap=ap or 0.9, scores=None if ap is None else {"AP": ap})
+    following = next(feed)
+    saved.close()
+    saved = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=1)
+    assert saved.latest == 5
+    fresh = batches()
+    found, best = saved.restore(5, state(0), fresh.iterator)
+    assert best == 0.9
+    assert found.step == 5
+    np.testing.assert_array_equal(found.params["detector"]["a"], 5.0)
+    assert jax.random.key_data(found.key).tolist() == jax.random.key_data(jax.random.key(5)).tolist()
+    np.testing.assert_array_equal(next(fresh).images, following.images)
+    assert saved.restore(2, state(0), batches().iterator)[0].step == 2  # the best
+    with pytest.raises(StorageError, match=r"Checkpoint 5 in .* cannot be restored"):
+        other = dataclasses.replace(state(0), params={"detector": {"b": jax.numpy.zeros(4)}, "distill": {}})
+        saved.restore(5, other, batches().iterator)
+    saved.close()
+
+
+def test_the_workdir_of_another_recipe_is_refused(whole, taught):
+    other = ConfigDict(taught.to_dict())
+    other.optimizer.learning_rate = 0.5
+    with pytest.raises(ConfigError, match=r"config\.optimizer\.learning_rate was 0\.01 and is now 0\.5"):
+        loop.run(other, whole, quiet=True)
+    loop.claim(whole, taught)
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path, taught):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="is a file|cannot be used"):
+        loop.claim(tmp_path / "file", taught)
+
+
+def test_methods_without_a_teacher_are_refused(taught):
+    other = ConfigDict(taught.to_dict())
+    other.teacher = ""
+    with pytest.raises(ConfigError, match=r"no teacher; set config\.teacher"):
+        loop.load_teacher(other, CLASSES)
+
+
+def test_a_teacher_of_other_classes_is_refused(taught):
+    with pytest.raises(WeightsError, match=r"it lacks \['star'\] and adds \['triangle'\]"):
+        loop.load_teacher(taught, ("circle", "square", "star"))
+    with pytest.raises(WeightsError, match="the order differs"):
+        loop.load_teacher(taught, CLASSES[::-1])
+
+
+def test_a_teacher_that_lacks_a_leaf_is_refused(taught, teacher, tmp_path):
+    leaves = safetensors.numpy.load_file(teacher / "weights.safetensors")
+    del leaves["head/fc6/bias"]
+    safetensors.numpy.save_file(leaves, tmp_path / "weights.safetensors")
+    (tmp_path / "detector.json").write_text((teacher / "detector.json").read_text())
+    other = ConfigDict(taught.to_dict())
+    other.teacher = str(tmp_path)
+    with pytest.raises(WeightsError, match="head/fc6/bias is missing"):
+        loop.load_teacher(other, CLASSES)
+    other.teacher = str(tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match=r"holds no detector\.json"):
+        loop.load_teacher(other, CLASSES)
+
+
+def test_a_teacher_that_scores_less_than_it_did_is_refused(taught, teacher, tmp_path, monkeypatch):
+    about = json.loads((teacher / "detector.json").read_text()) | {"scores": {"AP": 0.4}}
+    (tmp_path / "detector.json").write_text(json.dumps(about))
+    (tmp_path / "weights.safetensors").write_bytes((teacher / "weights.safetensors").read_bytes())
+    other = ConfigDict(taught.to_dict())
+    other.teacher, other.train.teacher_check = str(tmp_path), 4
+    monkeypatch.setattr(loop, "score_on", lambda *args: evaluation(0.1))
+    with pytest.raises(WeightsError, match=r"scores AP 10\.0 on this data and 40\.0"):
+        loop.run(other, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch": 3, "devices": 2}, "does not divide over 2 devices"),
+        ({"devices": 64}, "asks for 64 devices"),
+        ({"steps": 0}, "at least 1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path, options, words):
+    steps = options.pop("steps", 4)
+    with pytest.raises(ConfigError, match=words):
+        loop.run(tiny.run(steps=steps, train=options), tmp_path, quiet=True)
