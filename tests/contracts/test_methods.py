@@ -1,0 +1,134 @@
+"""What every module of jaxkd.distill that has `losses` promises; a new method is found by listing the folder."""
+
+import functools
+import importlib
+import pkgutil
+
+import distill_scene as scenes
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jaxkd import distill
+from jaxkd.config import build, component
+from jaxkd.distill import base, decay
+from jaxkd.types import Term
+
+MODULES = {
+    found.name: importlib.import_module(f"jaxkd.distill.{found.name}")
+    for found in pkgutil.iter_modules(distill.__path__)
+}
+METHODS = sorted(name for name, module in MODULES.items() if hasattr(module, "losses"))
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+@functools.cache
+def scene():
+    return scenes.scene()
+
+
+@functools.cache
+def params(name):
+    return scenes.parameters(MODULES[name], MODULES[name].Config(), scene())
+
+
+@functools.cache
+def compiled(name):
+    """Terms of a scene, and the gradient of their sum in all that is not an integer."""
+    module = MODULES[name]
+
+    def total(floats, scene):
+        student, teacher = (
+            view.replace(features=floats[who]["features"], answers=floats[who]["answers"])
+            for who, view in (("student", scene.student), ("teacher", scene.teacher))
+        )
+        regions = scene.regions.replace(boxes=floats["regions"], deltas=floats["deltas"])
+        batch = scene.batch.replace(boxes=floats["truth"])
+        outcome = scenes.ask(module, module.Config(), floats["params"], scenes.Scene(student, teacher, regions, batch))
+        return sum(term.mean() for term in outcome.terms.values()), outcome
+
+    @jax.jit
+    def run(params, scene):
+        floats = {
+            "params": params,
+            "student": {"features": scene.student.features, "answers": scene.student.answers},
+            "teacher": {"features": scene.teacher.features, "answers": scene.teacher.answers},
+            "regions": scene.regions.boxes,
+            "deltas": scene.regions.deltas,
+            "truth": scene.batch.boxes,
+        }
+        gradient, outcome = jax.grad(total, has_aux=True)(floats, scene)
+        return outcome, gradient
+
+    return run
+
+
+def assert_finite(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
+
+
+def test_the_folder_holds_methods():
+    assert {"mimic", "task_adaptive"} <= set(METHODS)
+
+
+@every_method
+def test_has_the_parts_of_the_protocol(name):
+    module = MODULES[name]
+    assert all(callable(getattr(module, part)) for part in ("Config", "sharing", "init", "losses"))
+    assert isinstance(module.Config().decay, decay.Config)
+    shared = module.sharing(module.Config())
+    assert shared and all(isinstance(one, base.Sharing) for one in shared)
+    assert build(component(f"distill.{name}")) == module.Config()
+
+
+@every_method
+def test_terms_and_gradients_are_finite_and_teach(name):
+    outcome, gradient = compiled(name)(params(name), scene())
+    assert outcome.terms
+    for part in (outcome.terms | outcome.metrics).values():
+        assert isinstance(part, Term)
+        assert part.total.shape == part.count.shape == ()
+        assert part.total.dtype == part.count.dtype == jnp.float32
+    assert_finite((outcome, gradient))
+    assert all(term.total > 0 for term in outcome.terms.values())
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["student"]))
+
+
+@every_method
+def test_no_gradient_reaches_the_teacher_or_a_box(name):
+    _, gradient = compiled(name)(params(name), scene())
+    for part in ("teacher", "regions", "deltas", "truth"):
+        for leaf in jax.tree.leaves(gradient[part]):
+            np.testing.assert_array_equal(leaf, 0, err_msg=part)
+
+
+@every_method
+def test_junk_in_padding_changes_neither_value_nor_gradient(name):
+    outcome, gradient = compiled(name)(params(name), scene())
+    spoilt, spoilt_gradient = compiled(name)(params(name), scenes.with_junk_in_padding(scene()))
+    jax.tree.map(np.testing.assert_array_equal, spoilt, outcome)
+    jax.tree.map(np.testing.assert_array_equal, spoilt_gradient, gradient)
+
+
+@every_method
+def test_nothing_to_learn_from_gives_zero(name):
+    outcome, gradient = compiled(name)(params(name), scenes.without_anything(scene()))
+    for term in outcome.terms.values():
+        assert term.total == term.mean() == 0
+    assert_finite((outcome, gradient))
+
+
+@every_method
+def test_every_parameter_is_used(name):
+    _, gradient = compiled(name)(params(name), scene())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient["params"]):
+        assert np.any(leaf), jax.tree_util.keystr(path)
+
+
+@every_method
+def test_the_same_key_draws_the_same_parameters(name):
+    again = scenes.parameters(MODULES[name], MODULES[name].Config(), scene())
+    jax.tree.map(np.testing.assert_array_equal, again, params(name))
