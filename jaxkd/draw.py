@@ -46,7 +46,7 @@ def from_results(results: Sequence[dict], categories: Sequence[dict], *, least: 
         score = result.get("score")
         if score is not None and score < least:
             continue
-        x, y, w, h = result["bbox"]
+        x, y, w, h = map(float, result["bbox"])  # files often hold whole numbers
         label, name = place[result["category_id"]]
         out.setdefault(result["image_id"], []).append(Box((x, y, x + w, y + h), label, name, score))
     return out

@@ -304,7 +304,8 @@ class _Training:
             if evaluation or (config.checkpoint_every and done % config.checkpoint_every == 0):
                 clock.paused(self._save, state, batches, evaluation)
         if evaluation is None:  # the run was finished before this process began
-            evaluation = self._evaluate(state, done)
+            self.log.say(f"The run was finished at step {done}; there is nothing left to train.")
+            evaluation = self.score(self.pair.student, self._student(state), config.evaluate_limit)
         return Finished(
             evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, self.step._cache_size()
         )

@@ -1,0 +1,86 @@
+"""Training on the command line: a first run, a taught one, one that goes on, and one that is finished."""
+
+import json
+import shutil
+import time
+
+import conftest
+
+from jaxkd.train import build, log
+
+
+def test_a_run_alone(runs):
+    said = runs.said["alone"]
+    assert said.err == ""
+    assert "2 classes, 8 pictures to train, 2 pictures to val" in said.out
+    assert "The student starts from random numbers." in said.out
+    assert "step 4/4" in said.out
+    assert all(f"{name} " in said.out for name in ("square", "bar"))
+    assert f"is in {runs.alone / 'student'}." in said.out
+    reports = [line for line in log.read(runs.alone) if "loss" in line]
+    assert [line["step"] for line in reports] == [2, 4]
+    assert not any(name.startswith(("tar", "mimic")) for name in reports[0])
+
+
+def test_a_taught_run(runs):
+    said = runs.said["taught"]
+    assert "The teacher scores AP" in said.out
+    reports = [line for line in log.read(runs.taught) if "loss" in line]
+    assert {name.partition("/")[0] for name in reports[0]} >= {"tar", "mimic"}
+    assert all(line["skipped_steps"] == 0 for line in reports)
+
+
+def test_the_student_of_either_run_is_a_detector_of_its_own(runs):
+    alone, taught = build.load(runs.alone / "student"), build.load(runs.taught / "student")
+    assert alone.detector.classes == taught.detector.classes == ("square", "bar")
+    assert set(alone.params) == set(taught.params) == {"backbone", "neck", "rpn", "head"}
+    assert "AP50" in alone.scores
+
+
+def test_the_saved_recipe_is_complete(runs):
+    saved = json.loads((runs.taught / "config.json").read_text())
+    assert saved["teacher"] == str(runs.alone / "student")
+    assert saved["train"]["steps"] == 4
+    assert saved["distill"]["tar"]["level_scale"] == 28.0
+    assert saved["student"]["rpn_nms"] == 0.7  # a default that the recipe does not mention
+
+
+def test_a_finished_run_says_so_and_changes_nothing(runs, tmp_path):
+    workdir = shutil.copytree(runs.alone, tmp_path / "again")
+    before = {name: digest for name, (_, digest) in conftest.listing(workdir).items()}
+    began = time.monotonic()
+    outcome = runs.project.train(workdir)
+    assert time.monotonic() - began < 30
+    assert outcome.code == 0, outcome
+    assert "The run was finished at step 4; there is nothing left to train." in outcome.out
+    assert "step 1/4" not in outcome.out
+    after = {name: digest for name, (_, digest) in conftest.listing(workdir).items()}
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] != after[name]} == set()
+
+
+def test_a_stopped_run_goes_on(runs, tmp_path, monkeypatch):
+    from jaxkd.train import loop
+
+    workdir = tmp_path / "run"
+    save = loop._Training._save
+
+    def stop(training, state, batches, evaluation):
+        save(training, state, batches, evaluation)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop._Training, "_save", stop)
+    outcome = runs.project.train(workdir, "--config.train.checkpoint_every=2")
+    assert outcome.code == 130
+    assert outcome.err == "jaxkd train: stopped; the same command goes on from the last checkpoint.\n"
+    monkeypatch.setattr(loop._Training, "_save", save)
+    outcome = runs.project.train(workdir, "--config.train.checkpoint_every=2")
+    assert outcome.code == 0, outcome
+    assert "Going on from the checkpoint at step 2." in outcome.out
+    assert [line["step"] for line in log.read(workdir) if "loss" in line] == [2, 4]
+
+
+def test_quiet_is_quiet(runs, tmp_path):
+    workdir = shutil.copytree(runs.alone, tmp_path / "quiet")
+    outcome = runs.project.train(workdir, "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from jaxkd.data import shapes
+from jaxkd.data.loader import Config as LoaderConfig
+from jaxkd.data.loader import eval_batches
+from jaxkd.evaluation.run import evaluate, find
+from jaxkd.types import Batch, Detections
+
+FEEDING = LoaderConfig(buckets=((48, 64),), short=(48,), long=64, max_objects=4)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return shapes.load(shapes.Config(count=5, size=(96, 128)))
+
+
+@pytest.fixture
+def batches(source):
+    loaders = []
+
+    def make(**more):
+        loaders.append(eval_batches(source, FEEDING, **({"batch": 2} | more)))
+        return loaders[-1]
+
+    yield make
+    for loader in loaders:
+        loader.close()
+
+
+def truth_of(batch: Batch) -> Detections:
+    """A detector that knows the truth, in the pixels of the batch."""
+    return Detections(
+        boxes=batch.boxes, scores=np.ones(batch.valid.shape, np.float32), labels=batch.labels, valid=batch.valid
+    )
+
+
+def blind(batch: Batch) -> Detections:
+    found = truth_of(batch)
+    return found.replace(valid=np.zeros_like(found.valid))
+
+
+def test_the_truth_scores_one_in_original_pixels(source, batches):
+    evaluation = evaluate(truth_of, batches(), source)
+    assert evaluation.pictures == 5
+    assert evaluation.scores.summary["AP"] == pytest.approx(1.0)
+    wanted = {(a["image_id"], a["category_id"], *a["bbox"]) for a in source.annotations()["annotations"]}
+    got = {(r["image_id"], r["category_id"], *r["bbox"]) for r in evaluation.results}
+    assert len(evaluation.results) == len(got) == len(wanted)
+    assert np.array(sorted(got)) == pytest.approx(np.array(sorted(wanted)), abs=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 8])
+def test_every_picture_counts_once_whatever_the_batch(source, batches, batch):
+    calls = []
+
+    def detect(one: Batch) -> Detections:
+        calls.append(one.images.shape[0])
+        return truth_of(one)
+
+    evaluation = evaluate(detect, batches(batch=batch), source)
+    assert calls == [batch] * -(-5 // batch)
+    assert evaluation.pictures == 5
+    assert evaluation.scores.summary == pytest.approx(evaluate(truth_of, batches(), source).scores.summary, nan_ok=True)
+
+
+def test_only_the_pictures_that_were_looked_at_are_scored(source, batches):
+    evaluation = evaluate(truth_of, batches(limit=3), source)
+    assert evaluation.pictures == 3
+    assert evaluation.scores.summary["AR100"] == pytest.approx(1.0)
+    assert {result["image_id"] for result in evaluation.results} == {1, 2, 3}
+
+
+def test_nothing_found_scores_zero(source, batches):
+    evaluation = evaluate(blind, batches(), source)
+    assert evaluation.results == []
+    assert evaluation.scores.summary["AP"] == 0.0
+    assert evaluation.pictures == 5
+
+
+def test_find_tells_the_pictures_it_saw(source, batches):
+    results, seen = find(blind, batches(limit=4), source)
+    assert (results, seen) == ([], {1, 2, 3, 4})
