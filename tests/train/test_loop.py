@@ -263,7 +263,7 @@ def test_the_workdir_of_another_recipe_is_refused(whole, taught):
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path, taught):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="is a file|cannot be used"):
+    with pytest.raises(StorageError, match=r"is a file|cannot be used"):
         loop.claim(tmp_path / "file", taught)
 
 

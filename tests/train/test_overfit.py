@@ -1,0 +1,78 @@
+"""Small detectors on real pictures: one that learns eight of them by heart, and steps on what real data holds."""
+
+import math
+
+import pytest
+import tiny
+
+from jaxkd.config import component, recipe
+from jaxkd.train import log, loop
+
+
+def test_eight_pictures_of_blood_cells_are_learned_by_heart(tmp_path):
+    pictures = component("data.coco", images="assets:bccd/images", annotations="assets:bccd/train.json", limit=8)
+    config = recipe(
+        student=tiny.detector(
+            width=16,
+            channels=32,
+            anchor_sizes=(8.0, 16.0, 32.0, 64.0),
+            rpn_samples=64,
+            pre_nms_train=128,
+            pre_nms_test=128,
+            post_nms_train=64,
+            post_nms_test=64,
+            roi_samples=64,
+            roi_scale=56.0,
+            hidden=128,
+            candidates=128,
+            detections=40,
+        ),
+        data={
+            "train": pictures,
+            "val": pictures,
+            "loader": tiny.loader(buckets=((120, 160),), short=(120,), long=160, max_objects=40, flip=0.0, cache=True),
+        },
+        optimizer=component(
+            "train.optimizer", kind="adamw", learning_rate=0.003, warmup_steps=20, schedule="cosine", clip_norm=10.0
+        ),
+        train=component(
+            "train.loop", batch=8, steps=160, devices=1, evaluate_batch=8, report_every=20, checkpoint_every=0
+        ),
+    )
+    finished = loop.run(config, tmp_path, quiet=True)
+    assert finished.seconds < 120
+    assert finished.evaluation.pictures == 8
+    assert finished.evaluation.scores.summary["AP50"] > 0.9
+
+
+@pytest.mark.parametrize(("folder", "limit", "steps"), [("minicoco", 0, 50), ("aquarium", 20, 12)])
+def test_steps_on_real_pictures_are_finite(shared, tmp_path, folder, limit, steps):
+    places = {
+        "minicoco": ("train2017", "instances_train2017", "val2017", "instances_val2017"),
+        "aquarium": ("train", "instances_train", "val", "instances_val"),
+    }[folder]
+    root = shared / "data" / folder
+    train, val = (
+        component(
+            "data.coco", images=str(root / images), annotations=str(root / "annotations" / f"{file}.json"), limit=most
+        )
+        for images, file, most in ((*places[:2], limit), (*places[2:], 8))
+    )
+    config = tiny.run(
+        steps=steps,
+        train={"batch": 8, "evaluate_batch": 8, "report_every": 5, "checkpoint_every": 0},
+        data={
+            "train": train,
+            "val": val,
+            "loader": tiny.loader(buckets=((96, 96),), short=(72,), long=96, max_objects=20),
+        },
+        optimizer=component("train.optimizer", learning_rate=0.005, warmup_steps=10, clip_norm=10.0),
+    )
+    finished = loop.run(config, tmp_path, quiet=True)
+    assert (finished.steps, finished.compilations) == (steps, 1)
+    reports = [line for line in log.read(tmp_path) if "loss" in line]
+    assert reports[-1]["step"] == steps
+    for line in reports:
+        assert line["skipped_steps"] == 0
+        assert all(value is not None and math.isfinite(value) for value in line.values()), line
+    assert finished.evaluation.pictures == 8
