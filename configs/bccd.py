@@ -37,7 +37,7 @@ def get_config(arg="alone"):
         },
         optimizer=component("train.optimizer", learning_rate=0.02, warmup_steps=50, schedule="cosine", clip_norm=10.0),
         train=component(
-            "train.loop", batch=8, steps=800, evaluate_batch=8, report_every=100, checkpoint_every=400, probe_every=200
+            "train.loop", batch=8, steps=700, evaluate_batch=8, report_every=100, checkpoint_every=350, probe_every=200
         ),
     )
 
@@ -50,7 +50,7 @@ def student():
     return component(
         "detectors.faster_rcnn",
         backbone=component("nets.resnet", depth=10, width=16, norm="group", groups=8),
-        neck=component("nets.fpn", channels=64, extra="none"),
+        neck=component("nets.fpn", channels=32, extra="none"),
         anchor_sizes=(8.0, 16.0, 32.0, 64.0),
         rpn_samples=64,
         pre_nms_train=256,
@@ -59,7 +59,7 @@ def student():
         post_nms_test=128,
         roi_samples=64,
         roi_scale=56.0,
-        hidden=256,
+        hidden=128,
         candidates=256,
         detections=60,
     )
