@@ -89,6 +89,7 @@ class ResNet(nn.Module):
         x = norm(config.norm, groups=config.groups, dtype=config.dtype, name="bn1")(x, valid)
         x = halved(nn.relu(x) * valid)
         valid = valid_at(4, x)
+        x = x * valid  # a window of the max-pool may begin in the padding and end in the picture
         block = Bottleneck if config.depth >= 50 else Basic
         levels = []
         for stage, count in enumerate(BLOCKS[config.depth], start=1):

@@ -141,10 +141,6 @@ def test_detections_are_sorted_and_inside(seen):
     assert set(np.unique(found.labels)) <= {0, 1, 2}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="nets.resnet does not mask what its pooling carries over a picture's edge; x * valid after `halved` does",
-)
 def test_the_bucket_changes_nothing(look, params, seen):
     wide = jax.device_get(look(params, batch_in((96, 160), fill=77), KEYS))
     for part in ("backbone", "neck"):
