@@ -28,6 +28,7 @@ def get_config(arg=""):
             roi_scale=56.0,
             hidden=256,
             candidates=256,
+            frozen_stages=1,
             detections=60,
         ),
         data={
@@ -41,10 +42,10 @@ def get_config(arg=""):
         train=component(
             "train.loop",
             batch=8,
-            steps=4000,
+            steps=3000,
             evaluate_batch=8,
             report_every=100,
-            evaluate_every=1000,
+            evaluate_every=500,
             checkpoint_every=1000,
             ema_decay=0.998,
         ),
