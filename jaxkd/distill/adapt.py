@@ -1,5 +1,6 @@
 """Adapters: learned maps from the student's features to the teacher's width, dropped after training."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import jax
@@ -7,6 +8,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float, Key
 
+from jaxkd.distill import base
 from jaxkd.errors import ConfigError
 
 Kind = Literal["conv3", "conv3_relu", "conv1", "identity"]
@@ -32,6 +34,25 @@ def init(
     shape = (side, side, student_channels, teacher_channels)
     draw = jax.nn.initializers.truncated_normal(1e-4) if start == "small" else jax.nn.initializers.lecun_normal()
     return {"kernel": draw(key, shape, jnp.float32), "bias": jnp.zeros(teacher_channels)}
+
+
+def init_levels(key: Key[Array, ""], pairs: Sequence[base.LevelPair], *, kind: Kind, start: Init = "small") -> dict:
+    """An adapter for each pair of levels, under the name that `of_level` gives it."""
+    return {
+        of_level(pair): init(
+            jax.random.fold_in(key, pair.stride),
+            kind=kind,
+            student_channels=pair.student_channels,
+            teacher_channels=pair.teacher_channels,
+            start=start,
+        )
+        for pair in pairs
+    }
+
+
+def of_level(pair: base.LevelPair) -> str:
+    """The name of the adapter of a pair of levels."""
+    return f"adapter_{pair.stride}"
 
 
 def apply(params: dict, level: Float[Array, "b h w c"], *, kind: Kind) -> Float[Array, "b h w d"]:

@@ -42,16 +42,7 @@ def sharing(config: Config) -> tuple[base.Sharing, ...]:
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level."""
     pairs = base.level_pairs(student, teacher, source=config.source, limit=config.levels)
-    return {
-        f"adapter_{pair.stride}": adapters.init(
-            jax.random.fold_in(key, pair.stride),
-            kind=config.adapt,
-            student_channels=pair.student_channels,
-            teacher_channels=pair.teacher_channels,
-            start=config.adapt_init,
-        )
-        for pair in pairs
-    }
+    return adapters.init_levels(key, pairs, kind=config.adapt, start=config.adapt_init)
 
 
 def losses(
@@ -71,7 +62,7 @@ def losses(
     for pair in pairs:
         mine = base.maps(student.features, config.source)[pair.student]
         theirs = base.maps(teacher.features, config.source)[pair.teacher]
-        mine = adapters.apply(params[f"adapter_{pair.stride}"], mine, kind=config.adapt)
+        mine = adapters.apply(params[adapters.of_level(pair)], mine, kind=config.adapt)
         mask = jax.vmap(lambda size, m=mine, s=pair.stride: extent_mask(size, shape=m.shape[1:3], stride=s))(
             batch.sizes
         )

@@ -109,16 +109,7 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
         )
     if not config.w_feat:
         return {}
-    return {
-        f"adapter_{pair.stride}": adapters.init(
-            jax.random.fold_in(key, pair.stride),
-            kind=config.adapt,
-            student_channels=pair.student_channels,
-            teacher_channels=pair.teacher_channels,
-            start=config.adapt_init,
-        )
-        for pair in _pairs(config, student, teacher)
-    }
+    return adapters.init_levels(key, _pairs(config, student, teacher), kind=config.adapt, start=config.adapt_init)
 
 
 def losses(
@@ -197,7 +188,7 @@ def _feature(config: Config, params: dict, student: View, teacher: View, batch: 
     )
     terms = {}
     for pair, level, target, mask in zip(pairs, mine, theirs, masks, strict=True):
-        adapted = adapters.apply(params[f"adapter_{pair.stride}"], level, kind=config.adapt)
+        adapted = adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapt)
         terms[f"feature_{pair.stride}"] = feature_term(adapted, target, mask, norm=config.feat_norm)
     mass = sum(mask.sum() for mask in masks)
     cells = jnp.asarray(sum(mask.size for mask in masks), jnp.float32)
