@@ -12,7 +12,7 @@ from jaxkd.config import component, recipe
 
 SIZE = (144, 192)
 # Weights for 3 classes and small boxes: after the first steps no term pulls harder than the detection loss.
-TAR = {"level_scale": 56.0, "adapt_init": "lecun", "w_feat": 0.02, "w_cls": 0.5, "w_reg": 2.0}
+TAR = {"level_scale": 56.0, "adapt_init": "lecun", "w_feat": 0.1, "w_cls": 0.5, "w_reg": 2.0}
 
 
 def get_config(arg="alone"):
@@ -46,7 +46,7 @@ def get_config(arg="alone"):
             clip_norm=10.0,
         ),
         train=component(
-            "train.loop", batch=8, steps=500, evaluate_batch=8, report_every=100, checkpoint_every=250, probe_every=125
+            "train.loop", batch=8, steps=1000, evaluate_batch=8, report_every=100, checkpoint_every=500, probe_every=250
         ),
     )
 
