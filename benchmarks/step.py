@@ -20,7 +20,7 @@ from jax import numpy as jnp
 
 from jaxkd import config as configs
 from jaxkd.data import loader
-from jaxkd.train import build, loop, mesh
+from jaxkd.train import build, loop, mesh, prepare
 from jaxkd.train import step as steps
 from jaxkd.types import Regions
 
@@ -63,9 +63,9 @@ def measure(name: str, taught: str, repeats: int) -> dict[str, float | str]:
 def _prepared(name: str, argument: str, devices):
     recipe = configs.load_recipe(name, argument)
     config = configs.build(recipe.train)
-    source = loop.load_source(recipe.data.train)
+    source = prepare.load_source(recipe.data.train)
     student = build.detector(recipe.student, source.classes)
-    teacher = loop.load_teacher(recipe, source.classes)
+    teacher = prepare.load_teacher(recipe, source.classes)
     pair = loop.make_pair(recipe, config, student, teacher, pictures=len(source.records))
     params, _ = build.initial_params(student, jax.random.key(0), "")
     state = mesh.put_replicated(steps.initial_state(pair, params, jax.random.key(1)), devices)

@@ -20,13 +20,13 @@ def run(argv: Sequence[str]) -> int:
     values, _ = parse("evaluate", argv, define)
     from jaxkd import config as configs
     from jaxkd.cli.workdir import open_run
-    from jaxkd.train import loop, mesh
+    from jaxkd.train import look, mesh, prepare
 
     found = open_run(values.workdir)
-    source = loop.load_source(found.recipe.data.val)
+    source = prepare.load_source(found.recipe.data.val)
     feeding = configs.build(found.recipe.data.loader)
     student = found.student
-    evaluation = loop.score_on(student.detector, student.params, source, feeding, mesh.make_mesh(), batch=values.batch)
+    evaluation = look.score_on(student.detector, student.params, source, feeding, mesh.make_mesh(), batch=values.batch)
     scores = evaluation.scores
     for name, value in scores.summary.items():
         print(f"{name:<6}{100 * value:6.1f}")

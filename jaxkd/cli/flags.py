@@ -27,7 +27,7 @@ def parse(
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(_sentence(error)) from error
     if values.help:
-        print(f"usage: jaxkd {command} [flags] {positional}\n{_listed(values)}")
+        print(f"usage: jaxkd {command} [flags]{positional and f' {positional}'}\n{_listed(values)}")
         raise SystemExit(0)
     if rest and not positional:
         raise ConfigError(f"'{rest[0]}' is not a flag; jaxkd {command} takes flags only, such as --workdir=DIR.")
@@ -94,4 +94,5 @@ def _sentence(error: Exception) -> str:
 
 
 def _listed(values: flags.FlagValues) -> str:
-    return "\n".join(f"  --{name}: {values[name].help} (default {values[name].default!r})" for name in sorted(values))
+    names = sorted(name for name in values if len(name) > 1)  # short names stand for others of the list
+    return "\n".join(f"  --{name}: {values[name].help} (default {values[name].default!r})" for name in names)

@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
     from jaxkd import draw
     from jaxkd.cli.workdir import open_run
     from jaxkd.data.files import FilesSource
-    from jaxkd.train import loop, mesh
+    from jaxkd.train import look, mesh
 
     found = open_run(values.workdir)
     source = FilesSource([Path(name) for name in names], classes=found.student.detector.classes)
@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     if not source.records:
         raise DataError(f"None of the {len(names)} pictures can be read.")
     feeding = configs.build(found.recipe.data.loader)
-    results = loop.results_on(found.student.detector, found.student.params, source, feeding, mesh.make_mesh(), batch=1)
+    results = look.results_on(found.student.detector, found.student.params, source, feeding, mesh.make_mesh(), batch=1)
     out = Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     truth = source.annotations()

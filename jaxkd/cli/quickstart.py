@@ -27,25 +27,25 @@ def run(argv: Sequence[str]) -> int:
     if values.steps < 0:
         raise ConfigError(f"--steps must be 0 or more, not {values.steps}.")
     from jaxkd.cli import report
-    from jaxkd.train import build, loop, mesh
+    from jaxkd.train import build, look, loop, mesh, prepare
 
     began = time.monotonic()
     workdir = Path(values.workdir)
     recipes = {name: _recipe(argument, values) for name, argument in RUNS.items()}
     taught = recipes["taught"]
-    source = loop.load_source(taught.data.val)
+    source = prepare.load_source(taught.data.val)
     feeding = configs.build(taught.data.loader)
     teacher = build.load(taught.teacher)
     devices = mesh.make_mesh()
     print("1/3 The teacher looks at the validation pictures.", flush=True)
-    found = {"teacher": loop.score_on(teacher.detector, teacher.params, source, feeding, devices, batch=8)}
+    found = {"teacher": look.score_on(teacher.detector, teacher.params, source, feeding, devices, batch=8)}
     detectors = {"teacher": teacher}
     finished = {}
     for number, (name, recipe) in enumerate(recipes.items(), start=2):
         print(f"{number}/3 The student learns {name}.", flush=True)
         finished[name] = loop.run(recipe, workdir / name)
         found[name] = finished[name].evaluation
-        detectors[name] = build.load(workdir / name / loop.STUDENT)
+        detectors[name] = build.load(workdir / name / prepare.STUDENT)
     rows = [
         report.Row(name, found[name].scores, report.cost_of(detectors[name], source, feeding))
         for name in ("teacher", *RUNS)

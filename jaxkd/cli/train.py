@@ -22,12 +22,12 @@ def run(argv: Sequence[str]) -> int:
     values, _ = parse("train", rest, define)
     if not values.workdir:
         raise ConfigError("Say where the run lives: --workdir=DIR.")
-    from jaxkd.train import loop
+    from jaxkd.train import loop, prepare
 
     finished = loop.run(config, Path(values.workdir), quiet=values.quiet)
     if not values.quiet:
         scores = finished.evaluation.scores
         for name, numbers in scores.per_class.items():
             print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}")
-        print(f"The best student (AP {100 * finished.best_ap:.1f}) is in {Path(values.workdir) / loop.STUDENT}.")
+        print(f"The best student (AP {100 * finished.best_ap:.1f}) is in {Path(values.workdir) / prepare.STUDENT}.")
     return 0

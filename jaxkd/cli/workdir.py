@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxkd import config as configs
 from jaxkd.errors import ConfigError, StorageError
-from jaxkd.train import build, loop
+from jaxkd.train import build, prepare
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ def open_run(workdir: str) -> Run:
     Raises ConfigError where the folder is no workdir or has no student yet, StorageError where its recipe is broken.
     """
     folder = Path(workdir)
-    if not workdir or not (folder / loop.RECIPE).is_file():
-        raise ConfigError(f"'{workdir}' is not the workdir of a run: it holds no {loop.RECIPE}; give --workdir=DIR.")
-    if not (folder / loop.STUDENT / build.ABOUT).is_file():
+    if not workdir or not (folder / prepare.RECIPE).is_file():
+        raise ConfigError(f"'{workdir}' is not the workdir of a run: it holds no {prepare.RECIPE}; give --workdir=DIR.")
+    if not (folder / prepare.STUDENT / build.ABOUT).is_file():
         raise ConfigError(f"The run in {folder} has no student yet; it is written at the first evaluation.")
     try:
-        recipe = configs.parse((folder / loop.RECIPE).read_text())
+        recipe = configs.parse((folder / prepare.RECIPE).read_text())
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise StorageError(f"{folder / loop.RECIPE} is not the recipe of a run: {error}.") from error
+        raise StorageError(f"{folder / prepare.RECIPE} is not the recipe of a run: {error}.") from error
     if not set(recipe.keys()) >= configs.PARTS:
-        raise StorageError(f"{folder / loop.RECIPE} is not the recipe of a run: it lacks parts.")
-    return Run(recipe, build.load(folder / loop.STUDENT))
+        raise StorageError(f"{folder / prepare.RECIPE} is not the recipe of a run: it lacks parts.")
+    return Run(recipe, build.load(folder / prepare.STUDENT))

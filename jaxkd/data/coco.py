@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from jaxkd.config import asset_path
 from jaxkd.data import pictures
 from jaxkd.data.base import Record, add_counts, check_boxes, check_file_name
-from jaxkd.errors import DataError
+from jaxkd.errors import ConfigError, DataError
 
 LARGEST_FILE = 2**31  # bytes of JSON; more would fill the memory of most machines
 CORNER_SHARE = 0.05  # share of boxes that may leave their picture before they are suspected to be corners
@@ -60,6 +60,8 @@ class CocoSource:
         self.category_ids = tuple(categories)
         self.classes = tuple(categories.values())
         self._images = _images(content, file)
+        if config.limit < 0:
+            raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
         if config.limit:
             self._images = self._images[: config.limit]
         self._truth = self._check_truth(content)

@@ -1,12 +1,8 @@
 """A run from its recipe to its student: the one place where all parts meet."""
 
-import contextlib
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,16 +13,14 @@ from jaxkd.data import loader
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.distill import decay
-from jaxkd.errors import ConfigError, DivergedError, StorageError, WeightsError
-from jaxkd.evaluation.run import Evaluation, evaluate, find
-from jaxkd.train import build, checkpoint, mesh, optimizer
+from jaxkd.errors import ConfigError, DivergedError, JaxkdError, WeightsError
+from jaxkd.evaluation.run import Evaluation
+from jaxkd.train import build, checkpoint, look, mesh, optimizer, prepare
+from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log
 from jaxkd.train.probe import make_probe
 from jaxkd.train.state import State
 from jaxkd.train.step import Pair, initial_state, make_step
-from jaxkd.types import Batch, Detections
-
-RECIPE, STUDENT = "config.json", "student"
 
 
 @dataclass(frozen=True)
@@ -84,14 +78,14 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
     """
     config: Config = configs.build(recipe.train)
     _check_numbers(config)
-    refuse_other(workdir, recipe)
+    prepare.refuse_other(workdir, recipe)
     devices = mesh.make_mesh(config.devices)
     _check_batch(config, devices)
-    sources = {name: load_source(recipe.data[name]) for name in ("train", "val")}
+    sources = {name: prepare.load_source(recipe.data[name]) for name in ("train", "val")}
     classes = sources["train"].classes
-    _check_classes(sources["val"].classes, classes, what="validation data")
+    prepare.check_classes(sources["val"].classes, classes, what="validation data")
     student = build.detector(recipe.student, classes)
-    teacher = load_teacher(recipe, classes)
+    teacher = prepare.load_teacher(recipe, classes)
     feeding = configs.build(recipe.data.loader)
     batches = loader.train_batches(
         sources["train"],
@@ -115,129 +109,21 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
         _introduce(log, sources, classes, origin, start)
 
         def score(detector: Detector, weights: Params, limit: int) -> Evaluation:
-            return score_on(detector, weights, sources["val"], feeding, devices, config.evaluate_batch, limit)
+            return look.score_on(detector, weights, sources["val"], feeding, devices, config.evaluate_batch, limit)
 
         if teacher is not None and config.teacher_check and start is None:
             _check_teacher(log, teacher, score(teacher.detector, teacher.params, config.teacher_check))
-        claim(workdir, recipe)
+        prepare.claim(workdir, recipe)
         training = _Training(recipe, config, workdir, pair, devices, saved, log, score)
-        return training.go(state, mesh.put_replicated(teacher.params if teacher else {}, devices), batches, best_ap)
+        frozen = mesh.put_replicated(teacher.params if teacher else {}, devices)
+        finished = training.go(state, frozen, batches, best_ap)
+        if batches.skipped:
+            log.say(f"{len(batches.skipped)} pictures could not be read and were replaced by others.")
+        return finished
     finally:
         saved.close()
         log.close()
         batches.close()
-
-
-def refuse_other(workdir: Path, recipe: configs.Recipe) -> None:
-    """Makes the folder, and lets only its own recipe pass.
-
-    Raises ConfigError where it belongs to another recipe, StorageError where it cannot be used.
-    """
-    file = workdir / RECIPE
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            return
-        there = json.loads(file.read_text())
-    except FileExistsError as error:
-        raise StorageError(f"The workdir {workdir} is a file; give a folder.") from error
-    except (OSError, ValueError) as error:
-        raise StorageError(f"The workdir {workdir} cannot be used: {error}.") from error
-    other = differences(there, json.loads(configs.dump(recipe)))
-    if other:
-        raise ConfigError(
-            f"The workdir {workdir} belongs to another recipe: {'; '.join(other[:3])}; "
-            "take a new --workdir, or the old recipe to go on."
-        )
-
-
-def claim(workdir: Path, recipe: configs.Recipe) -> None:
-    """Makes `workdir` this recipe's; a recipe that fails before its first step leaves the workdir free for another.
-
-    Raises as `refuse_other` does.
-    """
-    refuse_other(workdir, recipe)
-    file = workdir / RECIPE
-    try:
-        if not file.exists():
-            file.write_text(configs.dump(recipe) + "\n")
-    except OSError as error:
-        raise StorageError(f"The workdir {workdir} cannot be written: {error}.") from error
-
-
-def differences(old: Any, new: Any, path: str = "config") -> list[str]:
-    """Where two resolved recipes differ, one phrase a place."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}")]
-    return [] if old == new else [f"{path} was {old!r} and is now {new!r}"]
-
-
-def load_source(config: configs.Recipe) -> Source:
-    """The data source that a recipe's component describes."""
-    built = configs.build(config)
-    return configs.module_of(built).load(built)
-
-
-def load_teacher(recipe: configs.Recipe, classes: tuple[str, ...]) -> build.Loaded | None:
-    """The recipe's teacher with every leaf matched; None where the recipe distils nothing.
-
-    Raises ConfigError where methods lack a teacher, WeightsError where its classes are not the data's.
-    """
-    if not recipe.distill:
-        return None
-    if not recipe.teacher:
-        raise ConfigError("The recipe lists distillation methods and no teacher; set config.teacher to its folder.")
-    teacher = build.load(recipe.teacher)
-    _check_classes(teacher.detector.classes, classes, what=f"teacher {recipe.teacher}")
-    return teacher
-
-
-def score_on(
-    detector: Detector,
-    params: Params,
-    source: Source,
-    feeding: loader.Config,
-    devices: Mesh,
-    batch: int,
-    limit: int = 0,
-) -> Evaluation:
-    """What the detector scores on the first `limit` pictures of a source, or on all of them for 0."""
-    with _looking(detector, params, source, feeding, devices, batch, limit) as (detect, batches):
-        return evaluate(detect, batches, source)
-
-
-def results_on(
-    detector: Detector, params: Params, source: Source, feeding: loader.Config, devices: Mesh, batch: int
-) -> list[dict[str, Any]]:
-    """What the detector finds in every picture of a source, as COCO results."""
-    with _looking(detector, params, source, feeding, devices, batch, 0) as (detect, batches):
-        return find(detect, batches, source)[0]
-
-
-@contextlib.contextmanager
-def _looking(
-    detector: Detector,
-    params: Params,
-    source: Source,
-    feeding: loader.Config,
-    devices: Mesh,
-    batch: int,
-    limit: int,
-) -> Iterator[tuple[Callable[[Batch], Detections], loader.Loader]]:
-    """A compiled detect of host batches, and the batches of a source."""
-    batches = loader.eval_batches(source, feeding, batch=-(-batch // devices.size) * devices.size, limit=limit)
-    params = mesh.put_replicated(params, devices)
-    detect = compiled_detect(detector, devices)
-    try:
-        yield lambda one: detect(params, mesh.put_batch(one, devices)), batches
-    finally:
-        batches.close()
-
-
-def compiled_detect(detector: Detector, devices: Mesh) -> Callable[[Params, Batch], Detections]:
-    """`detector.detect`, compiled, each device looking at its part of the batch."""
-    return jax.jit(mesh.over_batch(detector.detect, devices, replicated=1, gathered=True))
 
 
 def make_pair(
@@ -283,7 +169,7 @@ class _Training:
         """Steps until the end; reports, evaluates and saves on the way."""
         config, self.best_ap = self.config, best_ap
         start = done = int(state.step)
-        evaluation, clock = None, _Clock()
+        evaluation, clock = None, Clock()
         pending: list[dict[str, jax.Array]] = []
         while done < config.steps:
             batch = mesh.put_batch(clock.waited(batches), self.devices)
@@ -300,17 +186,20 @@ class _Training:
                 pending = []
             evaluation = None
             if done == config.steps or (config.evaluate_every and done % config.evaluate_every == 0):
-                evaluation = clock.paused(self._evaluate, state, done)
+                evaluation = clock.paused(self._evaluated, state, batches, done)
             if evaluation or (config.checkpoint_every and done % config.checkpoint_every == 0):
                 clock.paused(self._save, state, batches, evaluation)
         if evaluation is None:  # the run was finished before this process began
             self.log.say(f"The run was finished at step {done}; there is nothing left to train.")
-            evaluation = self.score(self.pair.student, self._student(state), config.evaluate_limit)
+            if self.best_ap < 0:  # but never scored
+                evaluation = self._evaluate(state, done)
+            else:
+                evaluation = self.score(self.pair.student, self._student(state), config.evaluate_limit)
         return Finished(
             evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, self.step._cache_size()
         )
 
-    def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: "_Clock") -> None:
+    def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: "Clock") -> None:
         values = _means(jax.device_get(pending))
         wait, seconds = clock.lap(len(pending))
         self.log.report(done, values, wait_share=wait, step_seconds=seconds)
@@ -324,6 +213,14 @@ class _Training:
     def _student(self, state: State) -> Params:
         return state.ema if self.pair.ema_decay else state.params["detector"]
 
+    def _evaluated(self, state: State, batches: loader.Loader, done: int) -> Evaluation:
+        """The scores after `done` steps; where they cannot be had, the steps are kept before that is said."""
+        try:
+            return self._evaluate(state, done)
+        except JaxkdError:
+            self._save(state, batches, None)
+            raise
+
     def _evaluate(self, state: State, done: int) -> Evaluation:
         evaluation = self.score(self.pair.student, self._student(state), self.config.evaluate_limit)
         summary = evaluation.scores.summary
@@ -332,7 +229,7 @@ class _Training:
         if ap >= self.best_ap:
             self.best_ap = ap
             build.save(
-                self.workdir / STUDENT,
+                self.workdir / prepare.STUDENT,
                 self._student(state),
                 config=self.recipe.student,
                 classes=self.pair.student.classes,
@@ -343,55 +240,6 @@ class _Training:
     def _save(self, state: State, batches: loader.Loader, evaluation: Evaluation | None) -> None:
         scores = {"AP": float(np.nan_to_num(evaluation.scores.summary["AP"]))} if evaluation else None
         self.saved.save(state, batches.iterator, best_ap=self.best_ap, scores=scores)
-
-
-class _Clock:
-    """Seconds of training, and how many of them went into waiting for data; what is `paused` does not count."""
-
-    def __init__(self) -> None:
-        self.seconds = self.waiting = 0.0
-        self._lap_waiting = self._lap_seconds = 0.0
-        self._mark = time.monotonic()
-        self._compiled: set[tuple] = set()
-
-    @property
-    def wait_share(self) -> float:
-        """Waiting over training, so far."""
-        return self.waiting / self.seconds if self.seconds else 0.0
-
-    def waited(self, batches: Iterable[Batch]) -> Batch:
-        """The next batch."""
-        before = time.monotonic()
-        batch = next(iter(batches))
-        self.waiting += time.monotonic() - before
-        return batch
-
-    def stepped(self, step: Callable, state: State, frozen: Params, batch: Batch):
-        """The step's result; the first one of each shape compiles, which is not training."""
-        shape = batch.images.shape
-        if shape in self._compiled:
-            return step(state, frozen, batch)
-        self._compiled.add(shape)
-        return self.paused(step, state, frozen, batch)
-
-    def paused(self, function: Callable, *args: Any) -> Any:
-        """The function's result, off the clock."""
-        self._tick()
-        out = jax.block_until_ready(function(*args))
-        self._mark = time.monotonic()
-        return out
-
-    def lap(self, steps: int) -> tuple[float, float]:
-        """Share of waiting and seconds a step since the last lap."""
-        self._tick()
-        seconds, waiting = self.seconds - self._lap_seconds, self.waiting - self._lap_waiting
-        self._lap_seconds, self._lap_waiting = self.seconds, self.waiting
-        return (waiting / seconds if seconds else 0.0), seconds / steps
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        self.seconds += now - self._mark
-        self._mark = now
 
 
 def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
@@ -418,15 +266,6 @@ def _check_numbers(config: Config) -> None:
 def _check_batch(config: Config, devices: Mesh) -> None:
     if config.batch % devices.size:
         raise ConfigError(f"train.batch={config.batch} does not divide over {devices.size} devices.")
-
-
-def _check_classes(given: tuple[str, ...], wanted: tuple[str, ...], *, what: str) -> None:
-    if given == wanted:
-        return
-    lacking, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-    detail = f"it lacks {lacking} and adds {extra}" if lacking or extra else "the order differs"
-    error = WeightsError if what.startswith("teacher") else ConfigError
-    raise error(f"The classes of the {what} are not those of the training data: {detail}.")
 
 
 def _check_teacher(log: Log, teacher: build.Loaded, evaluation: Evaluation) -> None:

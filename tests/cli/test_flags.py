@@ -51,6 +51,7 @@ def test_help_lists_every_flag(capsys):
     assert "usage: jaxkd try" in out
     assert "--out: Folder. (default 'here')" in out
     assert "--count: Number. (default 3)" in out
+    assert "--h:" not in out
 
 
 def test_a_recipe_with_its_argument_and_overrides(project):

@@ -18,10 +18,10 @@ from orbax import checkpoint as ocp
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader
-from jaxkd.errors import ConfigError, DivergedError, StorageError, WeightsError
+from jaxkd.errors import ConfigError, DataError, DivergedError, StorageError, WeightsError
 from jaxkd.evaluation.coco import Scores
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, checkpoint, log, loop
+from jaxkd.train import build, checkpoint, log, look, loop, prepare
 from jaxkd.train.state import State
 from jaxkd.weights.tree import flatten
 
@@ -183,7 +183,7 @@ def test_the_best_student_and_its_checkpoint_are_kept(alone, tmp_path, monkeypat
         seen.append(jax.device_get(params))
         return evaluation(next(scores))
 
-    monkeypatch.setattr(loop, "score_on", score_on)
+    monkeypatch.setattr(look, "score_on", score_on)
     finished = loop.run(alone, tmp_path, quiet=True)
     assert finished.best_ap == 0.5
     kept = flatten(build.load(tmp_path / "student").params)
@@ -193,6 +193,23 @@ def test_the_best_student_and_its_checkpoint_are_kept(alone, tmp_path, monkeypat
     steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
     assert steps == [4, 8]
     assert [line["scores"]["AP"] for line in log.read(tmp_path) if "scores" in line] == [0.1, 0.5, 0.2, None]
+
+
+def test_steps_outlive_an_evaluation_that_fails(tmp_path, monkeypatch):
+    alone = tiny.run(steps=2, train={"checkpoint_every": 0})
+    with monkeypatch.context() as patch:
+        patch.setattr(look, "score_on", lambda *args: _raise(DataError("None of the pictures can be read.")))
+        with pytest.raises(DataError):
+            loop.run(alone, tmp_path, quiet=True)
+    assert not (tmp_path / "student").exists()
+    monkeypatch.setattr(look, "score_on", lambda *args: evaluation(0.3))
+    finished = loop.run(alone, tmp_path, quiet=True)
+    assert (finished.steps, finished.best_ap) == (0, 0.3)
+    assert (tmp_path / "student").exists()
+
+
+def _raise(error):
+    raise error
 
 
 def test_a_run_that_diverges_says_so(alone, tmp_path, monkeypatch):
@@ -212,7 +229,7 @@ def test_a_run_that_diverges_says_so(alone, tmp_path, monkeypatch):
 
 
 def test_checkpoints_hold_state_data_and_best(tmp_path):
-    source = loop.load_source(component("data.shapes", count=8, size=tiny.SIZE))
+    source = prepare.load_source(component("data.shapes", count=8, size=tiny.SIZE))
     feeding = configs.build(tiny.loader())
 
     def batches():
@@ -258,27 +275,27 @@ def test_the_workdir_of_another_recipe_is_refused(whole, taught):
     other.optimizer.learning_rate = 0.5
     with pytest.raises(ConfigError, match=r"config\.optimizer\.learning_rate was 0\.01 and is now 0\.5"):
         loop.run(other, whole, quiet=True)
-    loop.claim(whole, taught)
+    prepare.claim(whole, taught)
 
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path, taught):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"is a file|cannot be used"):
-        loop.claim(tmp_path / "file", taught)
+        prepare.claim(tmp_path / "file", taught)
 
 
 def test_methods_without_a_teacher_are_refused(taught):
     other = ConfigDict(taught.to_dict())
     other.teacher = ""
     with pytest.raises(ConfigError, match=r"no teacher; set config\.teacher"):
-        loop.load_teacher(other, CLASSES)
+        prepare.load_teacher(other, CLASSES)
 
 
 def test_a_teacher_of_other_classes_is_refused(taught):
     with pytest.raises(WeightsError, match=r"it lacks \['star'\] and adds \['triangle'\]"):
-        loop.load_teacher(taught, ("circle", "square", "star"))
+        prepare.load_teacher(taught, ("circle", "square", "star"))
     with pytest.raises(WeightsError, match="the order differs"):
-        loop.load_teacher(taught, CLASSES[::-1])
+        prepare.load_teacher(taught, CLASSES[::-1])
 
 
 def test_a_teacher_that_lacks_a_leaf_is_refused(taught, teacher, tmp_path):
@@ -289,10 +306,10 @@ def test_a_teacher_that_lacks_a_leaf_is_refused(taught, teacher, tmp_path):
     other = ConfigDict(taught.to_dict())
     other.teacher = str(tmp_path)
     with pytest.raises(WeightsError, match="head/fc6/bias is missing"):
-        loop.load_teacher(other, CLASSES)
+        prepare.load_teacher(other, CLASSES)
     other.teacher = str(tmp_path / "nowhere")
     with pytest.raises(WeightsError, match=r"holds no detector\.json"):
-        loop.load_teacher(other, CLASSES)
+        prepare.load_teacher(other, CLASSES)
 
 
 def test_a_teacher_that_scores_less_than_it_did_is_refused(taught, teacher, tmp_path, monkeypatch):
@@ -301,7 +318,7 @@ def test_a_teacher_that_scores_less_than_it_did_is_refused(taught, teacher, tmp_
     (tmp_path / "weights.safetensors").write_bytes((teacher / "weights.safetensors").read_bytes())
     other = ConfigDict(taught.to_dict())
     other.teacher, other.train.teacher_check = str(tmp_path), 4
-    monkeypatch.setattr(loop, "score_on", lambda *args: evaluation(0.1))
+    monkeypatch.setattr(look, "score_on", lambda *args: evaluation(0.1))
     with pytest.raises(WeightsError, match=r"scores AP 10\.0 on this data and 40\.0"):
         loop.run(other, tmp_path / "run", quiet=True)
 

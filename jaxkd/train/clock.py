@@ -1,0 +1,60 @@
+"""Where the time of a run goes."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from jaxkd.detectors.base import Params
+from jaxkd.train.state import State
+from jaxkd.types import Batch
+
+
+class Clock:
+    """Seconds of training, and how many of them went into waiting for data; what is `paused` does not count."""
+
+    def __init__(self) -> None:
+        self.seconds = self.waiting = 0.0
+        self._lap_waiting = self._lap_seconds = 0.0
+        self._mark = time.monotonic()
+        self._compiled: set[tuple] = set()
+
+    @property
+    def wait_share(self) -> float:
+        """Waiting over training, so far."""
+        return self.waiting / self.seconds if self.seconds else 0.0
+
+    def waited(self, batches: Iterable[Batch]) -> Batch:
+        """The next batch."""
+        before = time.monotonic()
+        batch = next(iter(batches))
+        self.waiting += time.monotonic() - before
+        return batch
+
+    def stepped(self, step: Callable, state: State, frozen: Params, batch: Batch):
+        """The step's result; the first one of each shape compiles, which is not training."""
+        shape = batch.images.shape
+        if shape in self._compiled:
+            return step(state, frozen, batch)
+        self._compiled.add(shape)
+        return self.paused(step, state, frozen, batch)
+
+    def paused(self, function: Callable, *args: Any) -> Any:
+        """The function's result, off the clock."""
+        self._tick()
+        out = jax.block_until_ready(function(*args))
+        self._mark = time.monotonic()
+        return out
+
+    def lap(self, steps: int) -> tuple[float, float]:
+        """Share of waiting and seconds a step since the last lap."""
+        self._tick()
+        seconds, waiting = self.seconds - self._lap_seconds, self.waiting - self._lap_waiting
+        self._lap_seconds, self._lap_waiting = self.seconds, self.waiting
+        return (waiting / seconds if seconds else 0.0), seconds / steps
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._mark
+        self._mark = now

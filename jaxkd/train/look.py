@@ -1,0 +1,62 @@
+"""A detector over a source's pictures: what it scores, what it finds."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxkd.data import loader
+from jaxkd.data.base import Source
+from jaxkd.detectors.base import Detector, Params
+from jaxkd.evaluation.run import Evaluation, evaluate, find
+from jaxkd.train import mesh
+from jaxkd.types import Batch, Detections
+
+
+def score_on(
+    detector: Detector,
+    params: Params,
+    source: Source,
+    feeding: loader.Config,
+    devices: Mesh,
+    batch: int,
+    limit: int = 0,
+) -> Evaluation:
+    """What the detector scores on the first `limit` pictures of a source, or on all of them for 0."""
+    with _looking(detector, params, source, feeding, devices, batch, limit) as (detect, batches):
+        return evaluate(detect, batches, source)
+
+
+def results_on(
+    detector: Detector, params: Params, source: Source, feeding: loader.Config, devices: Mesh, batch: int
+) -> list[dict[str, Any]]:
+    """What the detector finds in every picture of a source, as COCO results."""
+    with _looking(detector, params, source, feeding, devices, batch, 0) as (detect, batches):
+        return find(detect, batches, source)[0]
+
+
+@contextlib.contextmanager
+def _looking(
+    detector: Detector,
+    params: Params,
+    source: Source,
+    feeding: loader.Config,
+    devices: Mesh,
+    batch: int,
+    limit: int,
+) -> Iterator[tuple[Callable[[Batch], Detections], loader.Loader]]:
+    """A compiled detect of host batches, and the batches of a source."""
+    batches = loader.eval_batches(source, feeding, batch=-(-batch // devices.size) * devices.size, limit=limit)
+    params = mesh.put_replicated(params, devices)
+    detect = compiled_detect(detector, devices)
+    try:
+        yield lambda one: detect(params, mesh.put_batch(one, devices)), batches
+    finally:
+        batches.close()
+
+
+def compiled_detect(detector: Detector, devices: Mesh) -> Callable[[Params, Batch], Detections]:
+    """`detector.detect`, compiled, each device looking at its part of the batch."""
+    return jax.jit(mesh.over_batch(detector.detect, devices, replicated=1, gathered=True))
