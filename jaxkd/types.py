@@ -56,7 +56,7 @@ class View(struct.PyTreeNode):
     """What a distillation method sees of one detector on one batch."""
 
     features: Features
-    answers: Answers
+    answers: Answers | None  # None where the detector cannot answer about the other's regions
     traits: "Traits" = struct.field(pytree_node=False)
 
 
@@ -71,6 +71,7 @@ class Traits:
     backbone_channels: tuple[int, ...]
     box_weights: tuple[float, ...]  # of the box code of `Answers.deltas`
     background: int | None  # column of `Answers.logits`; None where classes are independent
+    anchors: tuple | None = None  # what it can answer about: the anchors with this description; None for any boxes
 
 
 class Term(struct.PyTreeNode):

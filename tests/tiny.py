@@ -1,4 +1,4 @@
-"""A detector that compiles in seconds, pictures for it, and recipes around it."""
+"""Detectors that compile in seconds, pictures for them, and recipes around them."""
 
 from ml_collections import ConfigDict
 
@@ -26,6 +26,26 @@ def detector(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: 
         "detectors.faster_rcnn",
         backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4, dtype=dtype),
         neck=component("nets.fpn", channels=channels, extra="none", dtype=dtype),
+        dtype=dtype,
+        **(fields | more),
+    )
+
+
+def retinanet(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", **more) -> ConfigDict:
+    """RetinaNet with ResNet-10 and a pyramid of three levels, from stride 8 to 32."""
+    fields = {
+        "anchor_sizes": (12.0, 20.0, 32.0),
+        "octaves": 2,
+        "anchor_ratios": (1.0,),
+        "tower_depth": 1,
+        "tower_channels": 16,
+        "candidates": 64,
+        "detections": 20,
+    }
+    return component(
+        "detectors.retinanet",
+        backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4, dtype=dtype),
+        neck=component("nets.fpn", channels=channels, first=1, extra="none", dtype=dtype),
         dtype=dtype,
         **(fields | more),
     )

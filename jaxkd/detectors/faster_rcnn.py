@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import optax
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Key
 
-from jaxkd.config import module_of
 from jaxkd.detectors.base import Params, Stage
+from jaxkd.detectors.detections import best_of
+from jaxkd.detectors.trunk import Trunk, apply
 from jaxkd.errors import ConfigError
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import RPNHead, TwoFCHead
@@ -149,16 +149,14 @@ class FasterRCNN:
     @functools.cached_property
     def traits(self) -> Traits:
         """The constants that methods may need."""
-        config = self.config
-        backbone = module_of(config.backbone)
-        strides = fpn.strides(config.neck, backbone.strides(config.backbone))
+        trunk = self._trunk
         return Traits(
             classes=self.classes,
-            strides=strides,
-            channels=(config.neck.channels,) * len(strides),
-            backbone_strides=backbone.strides(config.backbone),
-            backbone_channels=backbone.channels(config.backbone),
-            box_weights=config.box_weights,
+            strides=trunk.strides,
+            channels=(self.config.neck.channels,) * len(trunk.strides),
+            backbone_strides=trunk.backbone_strides,
+            backbone_channels=trunk.backbone_channels,
+            box_weights=self.config.box_weights,
             background=len(self.classes),
         )
 
@@ -167,36 +165,21 @@ class FasterRCNN:
         return jax.jit(self._init)(key)
 
     def _init(self, key):
-        config, traits = self.config, self.traits
-        names = {name: jax.random.fold_in(key, index) for index, name in enumerate(("backbone", "neck", "rpn", "head"))}
-        side = 2 * max(traits.strides)
-        extents = jnp.full((1, 2), side, jnp.int32)
-        backbone = self._backbone.init(names["backbone"], jnp.zeros((1, side, side, 3)), extents)
-        levels = self._backbone.apply(backbone, jnp.zeros((1, side, side, 3)), extents)
+        config = self.config
         pooled = jnp.zeros((1, config.roi_resolution, config.roi_resolution, config.neck.channels))
-        return {
-            "backbone": backbone["params"],
-            "neck": self._neck.init(names["neck"], levels, extents)["params"],
-            "rpn": self._rpn.init(names["rpn"], jnp.zeros((1, 2, 2, config.neck.channels)))["params"],
-            "head": self._head.init(names["head"], pooled)["params"],
+        level = jnp.zeros((1, 2, 2, config.neck.channels))
+        return self._trunk.init(key) | {
+            "rpn": self._rpn.init(jax.random.fold_in(key, 2), level)["params"],
+            "head": self._head.init(jax.random.fold_in(key, 3), pooled)["params"],
         }
 
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
-        if path[-1] in ("mean", "var"):
-            return False
-        if path[0] != "backbone":
-            return True
-        return module_of(self.config.backbone).stage_of(path[1:]) > self.config.frozen_stages
+        return self._trunk.trainable(path)
 
     def features(self, params: Params, batch: Batch) -> Features:
         """Feature maps of the batch's pictures, normalised as this detector wants them."""
-        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.config.pixel_mean, self.config.pixel_std))
-        inside_picture = _inside_picture(batch)
-        images = (batch.images.astype(jnp.float32) - mean) / std * inside_picture
-        backbone = _apply(self._backbone, params["backbone"], images, batch.sizes)
-        neck = _apply(self._neck, params["neck"], backbone, batch.sizes)
-        return Features(backbone=backbone, neck=neck)
+        return self._trunk.features(params, batch)
 
     def regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
@@ -228,7 +211,7 @@ class FasterRCNN:
             extents=batch.sizes,
         )
         b, r = pooled.shape[:2]
-        logits, deltas = _apply(self._head, params["head"], pooled.reshape(b * r, *pooled.shape[2:]))
+        logits, deltas = apply(self._head, params["head"], pooled.reshape(b * r, *pooled.shape[2:]))
         return Answers(logits=logits.reshape(b, r, -1), deltas=deltas.reshape(b, r, -1, 4))
 
     def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
@@ -264,13 +247,9 @@ class FasterRCNN:
         return jax.vmap(self._detections)(answers, regions, batch.sizes)
 
     @functools.cached_property
-    def _backbone(self):
-        return module_of(self.config.backbone).build(self.config.backbone)
-
-    @functools.cached_property
-    def _neck(self):
-        strides = module_of(self.config.backbone).strides(self.config.backbone)
-        return fpn.build(self.config.neck, backbone_strides=strides)
+    def _trunk(self) -> Trunk:
+        config = self.config
+        return Trunk(config.backbone, config.neck, config.frozen_stages, config.pixel_mean, config.pixel_std)
 
     @functools.cached_property
     def _rpn(self):
@@ -287,7 +266,7 @@ class FasterRCNN:
         config = self.config
         logits, deltas = [], []
         for level in features.neck:
-            level_logits, level_deltas = _apply(self._rpn, params["rpn"], level)
+            level_logits, level_deltas = apply(self._rpn, params["rpn"], level)
             logits.append(level_logits.reshape(level.shape[0], -1))
             deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
         anchors = pyramid_anchors(
@@ -428,28 +407,4 @@ class FasterRCNN:
         region, label = best // classes, (best % classes).astype(jnp.int32)
         deltas = box_ops.of_class(answers.deltas[region], label)
         boxes = box_ops.clip(box_ops.decode(deltas, regions.boxes[region], weights=config.box_weights), size)
-        kept = nms(
-            boxes,
-            scores,
-            valid=(scores > 0) & (box_ops.area(boxes) > 0),
-            threshold=config.detection_nms,
-            limit=config.detections,
-            classes=label,
-        )
-        index = kept.index
-        return Detections(
-            boxes=jnp.where(kept.valid[:, None], boxes[index], 0.0),
-            scores=jnp.where(kept.valid, scores[index], 0.0),
-            labels=label[index],
-            valid=kept.valid,
-        )
-
-
-def _apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
-    return module.apply({"params": params}, *inputs)
-
-
-def _inside_picture(batch: Batch) -> Float[Array, "b h w 1"]:
-    rows, columns = (jnp.arange(side) for side in batch.images.shape[1:3])
-    mask = (rows < batch.sizes[:, :1])[:, :, None] & (columns < batch.sizes[:, 1:])[:, None, :]
-    return mask[..., None].astype(jnp.float32)
+        return best_of(boxes, scores, label, valid=scores > 0, threshold=config.detection_nms, limit=config.detections)

@@ -1,11 +1,13 @@
-"""Prediction heads: the region proposal head of a level and the two-layer head of a region."""
+"""Prediction heads: of a level (region proposals, or classes and boxes at once) and of a region."""
+
+import math
 
 import flax.linen as nn
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jaxkd.nets.norm import conv
+from jaxkd.nets.norm import HE_FAN_OUT, GroupNorm, conv
 
 SMALL = nn.initializers.normal(0.01)
 
@@ -34,6 +36,59 @@ class RPNHead(nn.Module):
         logits = conv(self.anchors, 1, bias=True, dtype="float32", init=SMALL, name="logits")(x)
         deltas = conv(self.anchors * 4, 1, bias=True, dtype="float32", init=SMALL, name="deltas")(x)
         return logits, deltas.reshape(*logits.shape, 4)
+
+
+class DenseHead(nn.Module):
+    """Class logits and deltas of each anchor through two towers of convolutions (Lin et al. 2017, RetinaNet).
+
+    Attributes:
+      channels: width of the towers.
+      depth: 3x3 convolutions in each.
+      anchors: anchors per cell.
+      classes: logits of an anchor.
+      prior: probability that every class begins with, so that the many background anchors do not swamp the first steps.
+      norm: "group" puts a group norm after each convolution of the towers, in place of its bias.
+      groups: number of groups of "group" norm.
+      dtype: what the towers compute in; the parameters are float32.
+    """
+
+    channels: int
+    depth: int
+    anchors: int
+    classes: int
+    prior: float = 0.01
+    norm: str = "none"
+    groups: int = 32
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, level: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]
+    ) -> tuple[Float[Array, "b h w a k"], Float[Array, "b h w a 4"]]:
+        """Logits and deltas of one level, in float32; `valid` is 1 inside the pictures, and outside nothing counts."""
+        logits = nn.Conv(
+            self.anchors * self.classes,
+            (3, 3),
+            kernel_init=SMALL,
+            bias_init=nn.initializers.constant(-math.log((1 - self.prior) / self.prior)),
+            name="logits",
+        )(self._tower(level, valid, "class").astype(jnp.float32))
+        deltas = nn.Conv(self.anchors * 4, (3, 3), kernel_init=SMALL, name="deltas")(
+            self._tower(level, valid, "box").astype(jnp.float32)
+        )
+        place = level.shape[:3]
+        return logits.reshape(*place, self.anchors, self.classes), deltas.reshape(*place, self.anchors, 4)
+
+    def _tower(self, x: Array, valid: Array, name: str) -> Array:
+        plain = self.norm == "none"
+        valid = valid.astype(self.dtype)
+        for index in range(self.depth):
+            init = SMALL if plain else HE_FAN_OUT
+            x = conv(self.channels, 3, bias=plain, dtype=self.dtype, init=init, name=f"{name}_{index}")(x)
+            if not plain:
+                x = GroupNorm(self.groups, self.dtype, name=f"{name}_{index}_norm")(x, valid)
+            x = nn.relu(x) * valid
+        return x
 
 
 class TwoFCHead(nn.Module):

@@ -1,0 +1,283 @@
+"""RetinaNet: one stage, a focal loss over every anchor of a feature pyramid (Lin et al. 2017, arXiv 1708.02002)."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import optax
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Key
+
+from jaxkd.detectors.base import Params, Stage
+from jaxkd.detectors.detections import best_of
+from jaxkd.detectors.trunk import Trunk, apply
+from jaxkd.errors import ConfigError
+from jaxkd.nets import fpn, resnet
+from jaxkd.nets.heads import DenseHead
+from jaxkd.nets.norm import valid_cells
+from jaxkd.ops import boxes as box_ops
+from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors
+from jaxkd.ops.match import match
+from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
+
+COUNTS = ("octaves", "tower_channels", "candidates", "detections")
+
+
+@dataclass(frozen=True)
+class Config:
+    """RetinaNet; the defaults are the common COCO recipe.
+
+    Attributes:
+      backbone: a component of `nets` that gives four levels.
+      neck: the feature pyramid, P3 to P7 with both extra levels from the backbone's last.
+      anchor_sizes: side in pixels of the smallest anchors of each level.
+      octaves: sizes of a level, each 2^(1/octaves) of the one before.
+      anchor_ratios: height / width of the anchors of every level.
+      anchor_offset: where in its cell an anchor is centred; 0.5 is the middle.
+      anchor_rounded: base anchors rounded to whole pixels, as torchvision has them.
+      positive, negative: IoU from which an anchor is an object, and under which it is background.
+      tower_depth, tower_channels: 3x3 convolutions before each answer, and their width.
+      tower_norm, tower_groups: "group" for group norm in the towers, and its number of groups.
+      prior: probability that every class begins with.
+      focal_alpha, focal_gamma: weight of positives, and how far easy anchors are played down.
+      box_weights: weights of the box code.
+      box_beta: where smooth L1 turns linear; 0 is plain L1.
+      box_weight: factor on the box term.
+      score_threshold, detection_nms, detections: what `detect` keeps.
+      candidates: boxes a level that enter the suppression.
+      frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
+      pixel_mean, pixel_std: of RGB values in 0..255.
+      dtype: what the towers compute in; backbone and neck have their own.
+    """
+
+    backbone: Any = field(default_factory=resnet.Config)
+    neck: fpn.Config = field(default_factory=lambda: fpn.Config(first=1, extra="conv_c5"))
+    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    octaves: int = 3
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_offset: float = 0.0
+    anchor_rounded: bool = False
+    positive: float = 0.5
+    negative: float = 0.4
+    tower_depth: int = 4
+    tower_channels: int = 256
+    tower_norm: Literal["none", "group"] = "none"
+    tower_groups: int = 32
+    prior: float = 0.01
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    box_beta: float = 0.0
+    box_weight: float = 1.0
+    score_threshold: float = 0.05
+    detection_nms: float = 0.5
+    detections: int = 100
+    candidates: int = 1000
+    frozen_stages: int = -1
+    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def build(config: Config, *, classes: Sequence[str]) -> "RetinaNet":
+    """The detector for these classes.
+
+    Raises ConfigError where the anchors do not fit the pyramid's levels, or a number is out of its range.
+    """
+    for name in COUNTS:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, not {getattr(config, name)}.")
+    if not 0 < config.prior < 1:
+        raise ConfigError(f"prior must lie between 0 and 1, not be {config.prior}.")
+    detector = RetinaNet(config, tuple(classes))
+    levels = len(detector.traits.strides)
+    if len(config.anchor_sizes) != levels:
+        raise ConfigError(
+            f"anchor_sizes has {len(config.anchor_sizes)} entries, the pyramid {levels} levels; give one size a level."
+        )
+    return detector
+
+
+@dataclass(frozen=True)
+class RetinaNet:
+    """The detector as functions of its parameters; see `detectors.base` for what each promises."""
+
+    config: Config
+    classes: tuple[str, ...]
+
+    @functools.cached_property
+    def traits(self) -> Traits:
+        """The constants that methods may need."""
+        config, trunk = self.config, self._trunk
+        return Traits(
+            classes=self.classes,
+            strides=trunk.strides,
+            channels=(config.neck.channels,) * len(trunk.strides),
+            backbone_strides=trunk.backbone_strides,
+            backbone_channels=trunk.backbone_channels,
+            box_weights=config.box_weights,
+            background=None,
+            anchors=(
+                trunk.strides,
+                self._sizes,
+                config.anchor_ratios,
+                (config.anchor_offset, float(config.anchor_rounded)),
+            ),
+        )
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters, float32."""
+        return jax.jit(self._init)(key)
+
+    def _init(self, key):
+        level, valid = jnp.zeros((1, 2, 2, self.config.neck.channels)), jnp.ones((1, 2, 2, 1))
+        head = self._head.init(jax.random.fold_in(key, 2), level, valid)
+        return self._trunk.init(key) | {"head": head["params"]}
+
+    def trainable(self, path: tuple[str, ...]) -> bool:
+        """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
+        return self._trunk.trainable(path)
+
+    def features(self, params: Params, batch: Batch) -> Features:
+        """Feature maps of the batch's pictures, normalised as this detector wants them."""
+        return self._trunk.features(params, batch)
+
+    def regions(
+        self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
+    ) -> tuple[Regions, dict[str, Term]]:
+        """Every anchor with its assignment, at either stage; finding them has no terms."""
+        del params, keys, stage
+        anchors = self._anchors(features)
+        return jax.vmap(functools.partial(self._assigned, anchors))(batch), {}
+
+    def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
+        """Class logits [b a k], each class on its own, and box deltas [b a 1 4] of the anchors.
+
+        Raises ValueError where the regions cannot be this detector's anchors; see Traits.anchors.
+        """
+        logits, deltas = (jnp.concatenate(parts, axis=1) for parts in self._dense(params, features, batch))
+        if regions.boxes.shape[1] != logits.shape[1]:
+            raise ValueError(
+                f"RetinaNet answers about its {logits.shape[1]} anchors, not about {regions.boxes.shape[1]} regions."
+            )
+        return Answers(logits=logits, deltas=deltas[:, :, None])
+
+    def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
+        """Focal loss over the valid anchors and L1 over the positive ones, both divided by the positives."""
+        config = self.config
+        count = regions.positive.sum().astype(jnp.float32)
+        targets = jax.nn.one_hot(regions.labels, len(self.classes))  # the background's row is zero
+        classes = optax.sigmoid_focal_loss(
+            answers.logits, targets, alpha=config.focal_alpha, gamma=config.focal_gamma
+        ).sum(-1)
+        boxes = box_ops.smooth_l1(answers.deltas[:, :, 0] - regions.deltas, beta=config.box_beta).sum(-1)
+        return {
+            "class": Term(jnp.where(regions.valid, classes, 0.0).sum(), count),
+            "box": Term(config.box_weight * jnp.where(regions.positive, boxes, 0.0).sum(), count),
+        }
+
+    def detect(self, params: Params, batch: Batch) -> Detections:
+        """Boxes with a score over the threshold after suppression class by class, best first."""
+        config = self.config
+        features = self.features(params, batch)
+        anchors = self._anchors(features)
+        present = jax.vmap(inside, (None, 0))(anchors, batch.sizes)
+        levels, start = [], 0
+        for logits, deltas in zip(*self._dense(params, features, batch), strict=True):
+            span = slice(start, start + logits.shape[1])
+            start = span.stop
+            scores = jnp.where(present[:, span, None], jax.nn.sigmoid(logits), -1.0)
+            scores = jnp.where(scores > config.score_threshold, scores, -1.0).reshape(len(scores), -1)
+            scores, best = jax.lax.top_k(scores, min(config.candidates, scores.shape[1]))
+            place, label = best // len(self.classes), (best % len(self.classes)).astype(jnp.int32)
+            moved = jnp.take_along_axis(deltas, place[..., None], axis=1)
+            boxes = box_ops.decode(moved, anchors.boxes[span][place], weights=config.box_weights)
+            levels.append((boxes, scores, label))
+        boxes, scores, labels = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
+
+        def select(boxes, scores, labels, size):
+            return best_of(
+                box_ops.clip(boxes, size),
+                scores,
+                labels,
+                valid=scores > 0,
+                threshold=config.detection_nms,
+                limit=config.detections,
+            )
+
+        return jax.vmap(select)(boxes, scores, labels, batch.sizes)
+
+    @functools.cached_property
+    def _trunk(self) -> Trunk:
+        config = self.config
+        return Trunk(config.backbone, config.neck, config.frozen_stages, config.pixel_mean, config.pixel_std)
+
+    @functools.cached_property
+    def _head(self) -> DenseHead:
+        config = self.config
+        return DenseHead(
+            channels=config.tower_channels,
+            depth=config.tower_depth,
+            anchors=config.octaves * len(config.anchor_ratios),
+            classes=len(self.classes),
+            prior=config.prior,
+            norm=config.tower_norm,
+            groups=config.tower_groups,
+            dtype=config.dtype,
+        )
+
+    @functools.cached_property
+    def _sizes(self) -> tuple[tuple[float, ...], ...]:
+        """The anchors' sizes of each level."""
+        octaves = self.config.octaves
+        return tuple(
+            tuple(size * 2 ** (step / octaves) for step in range(octaves)) for size in self.config.anchor_sizes
+        )
+
+    def _anchors(self, features: Features) -> Anchors:
+        config = self.config
+        return pyramid_anchors(
+            [level.shape[1:3] for level in features.neck],
+            strides=self.traits.strides,
+            sizes=self._sizes,
+            ratios=config.anchor_ratios,
+            offset=config.anchor_offset,
+            rounded=config.anchor_rounded,
+        )
+
+    def _assigned(self, anchors: Anchors, batch: Batch) -> Regions:
+        """The anchors against the truth of one picture; `batch` without its leading axis."""
+        config = self.config
+        here = inside(anchors, batch.sizes)
+        matches = match(
+            jnp.where(here[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best
+            batch.boxes,
+            valid=batch.valid,
+            crowd=batch.crowd,
+            positive=config.positive,
+            negative=config.negative,
+            low_quality=True,
+        )
+        positive = matches.positive & here
+        deltas = box_ops.encode(batch.boxes[matches.truth], anchors.boxes, weights=config.box_weights)
+        return Regions(
+            boxes=anchors.boxes,
+            labels=jnp.where(positive, batch.labels[matches.truth], len(self.classes)).astype(jnp.int32),
+            deltas=jnp.where(positive[:, None], deltas, 0.0),
+            truth=matches.truth,
+            positive=positive,
+            valid=(matches.negative & here) | positive,
+        )
+
+    def _dense(self, params: Params, features: Features, batch: Batch) -> tuple[list[Array], list[Array]]:
+        """For each level logits [b a k] and deltas [b a 4]."""
+        logits, deltas = [], []
+        for level, stride in zip(features.neck, self.traits.strides, strict=True):
+            valid = valid_cells(batch.sizes, stride=stride, shape=level.shape[1:3])
+            level_logits, level_deltas = apply(self._head, params["head"], level, valid)
+            logits.append(level_logits.reshape(level.shape[0], -1, len(self.classes)))
+            deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
+        return logits, deltas

@@ -1,0 +1,92 @@
+"""Backbone and feature pyramid, as every detector here begins."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Float, Key
+
+from jaxkd.config import module_of
+from jaxkd.detectors.base import Params
+from jaxkd.nets import fpn
+from jaxkd.types import Batch, Features
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Pictures to feature maps, as functions of the parameters under `backbone` and `neck`.
+
+    Attributes:
+      backbone: a component of `nets` that gives levels.
+      neck: the feature pyramid.
+      frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
+      pixel_mean, pixel_std: of RGB values in 0..255.
+    """
+
+    backbone: Any
+    neck: fpn.Config
+    frozen_stages: int
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+
+    @property
+    def backbone_strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each level of the backbone."""
+        return module_of(self.backbone).strides(self.backbone)
+
+    @property
+    def backbone_channels(self) -> tuple[int, ...]:
+        """Width of each level of the backbone."""
+        return module_of(self.backbone).channels(self.backbone)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each level of the pyramid."""
+        return fpn.strides(self.neck, self.backbone_strides)
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters, float32."""
+        side = 2 * max(self.strides)
+        extents, picture = jnp.full((1, 2), side, jnp.int32), jnp.zeros((1, side, side, 3))
+        backbone = self._backbone.init(jax.random.fold_in(key, 0), picture, extents)
+        levels = self._backbone.apply(backbone, picture, extents)
+        neck = self._neck.init(jax.random.fold_in(key, 1), levels, extents)
+        return {"backbone": backbone["params"], "neck": neck["params"]}
+
+    def trainable(self, path: tuple[str, ...]) -> bool:
+        """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
+        if path[-1] in ("mean", "var"):
+            return False
+        if path[0] != "backbone":
+            return True
+        return module_of(self.backbone).stage_of(path[1:]) > self.frozen_stages
+
+    def features(self, params: Params, batch: Batch) -> Features:
+        """Feature maps of the batch's pictures, zero outside them."""
+        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.pixel_mean, self.pixel_std))
+        images = (batch.images.astype(jnp.float32) - mean) / std * _inside_picture(batch)
+        backbone = apply(self._backbone, params["backbone"], images, batch.sizes)
+        return Features(backbone=backbone, neck=apply(self._neck, params["neck"], backbone, batch.sizes))
+
+    @functools.cached_property
+    def _backbone(self) -> nn.Module:
+        return module_of(self.backbone).build(self.backbone)
+
+    @functools.cached_property
+    def _neck(self) -> nn.Module:
+        return fpn.build(self.neck, backbone_strides=self.backbone_strides)
+
+
+def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
+    """What the module makes of the inputs."""
+    return module.apply({"params": params}, *inputs)
+
+
+def _inside_picture(batch: Batch) -> Float[Array, "b h w 1"]:
+    rows, columns = (jnp.arange(side) for side in batch.images.shape[1:3])
+    mask = (rows < batch.sizes[:, :1])[:, :, None] & (columns < batch.sizes[:, 1:])[:, None, :]
+    return mask[..., None].astype(jnp.float32)

@@ -1,0 +1,131 @@
+"""What every module of jaxkd.detectors with a `build` promises; a new detector is found by listing the folder."""
+
+import dataclasses
+import importlib
+import pkgutil
+
+import detector_scene as scenes
+import jax
+import numpy as np
+import pytest
+from detector_scene import CLASSES, KEYS, SIZES, assert_equal, batch_in
+from jax import numpy as jnp
+
+from jaxkd import detectors
+from jaxkd.detectors.base import Detector
+from jaxkd.errors import ConfigError
+from jaxkd.train import build
+from jaxkd.weights.tree import flatten
+
+MODULES = {
+    found.name: importlib.import_module(f"jaxkd.detectors.{found.name}")
+    for found in pkgutil.iter_modules(detectors.__path__)
+}
+DETECTORS = sorted(name for name, module in MODULES.items() if hasattr(module, "build"))
+
+
+@pytest.fixture(scope="module", params=DETECTORS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def case(kind):
+    return scenes.case(kind)
+
+
+def test_the_scene_knows_every_detector(kind):
+    assert kind in scenes.RECIPES
+    assert isinstance(scenes.case(kind).detector, Detector)
+
+
+def test_detections_are_sorted_and_inside(case):
+    found = case.seen["detections"]
+    assert found.valid.any(1).all()
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+    assert (found.scores[found.valid] > 0.05).all()
+    assert (found.boxes[found.valid][:, 2:] > found.boxes[found.valid][:, :2]).all()
+    assert (found.boxes >= 0).all() and (found.boxes[..., 2:] <= SIZES[:, None, ::-1]).all()
+    assert set(np.unique(found.labels)) <= {0, 1, 2}
+
+
+def test_the_bucket_changes_nothing(case):
+    seen = case.seen
+    wide = jax.device_get(case.look(case.params, batch_in((96, 160), fill=77), KEYS))
+    traits = case.detector.traits
+    for part, strides in (("backbone", traits.backbone_strides), ("neck", traits.strides)):
+        for level, other, stride in zip(
+            getattr(seen["features"], part), getattr(wide["features"], part), strides, strict=True
+        ):
+            for row, (height, width) in enumerate(-(-SIZES // stride)):
+                np.testing.assert_allclose(level[row, :height, :width], other[row, :height, :width], atol=1e-4)
+                assert not other[row, height:].any() and not other[row, :, width:].any()
+    assert seen["regions"].positive.any() and (~seen["regions"].positive & seen["regions"].valid).any()
+    if case.detector.traits.anchors is None:  # else there are more anchors in a larger bucket
+        assert_equal(
+            {part: seen[part] for part in ("regions", "best", "answers")},
+            {part: wide[part] for part in ("regions", "best", "answers")},
+        )
+    for part in ("terms", "detections"):
+        assert_equal(seen[part], wide[part])
+
+
+def test_junk_in_truth_padding_changes_nothing(case):
+    batch = batch_in((64, 96))
+    draw = np.random.default_rng(5)
+    junk = draw.uniform(-50, 150, batch.boxes.shape).astype(np.float32)
+    other = batch.replace(
+        boxes=np.where(batch.valid[..., None], batch.boxes, junk),
+        labels=np.where(batch.valid, batch.labels, 999).astype(np.int32),
+    )
+    found = jax.device_get(case.look(case.params, other, KEYS))
+    assert_equal(case.seen, found, atol=0)
+
+
+def test_no_truth_gives_finite_gradients(case):
+    batch = batch_in((64, 96))
+    empty = batch.replace(boxes=np.zeros_like(batch.boxes), valid=np.zeros_like(batch.valid))
+    answers = jax.device_get(case.look(case.params, empty, KEYS))
+    assert not answers["regions"].positive.any()
+    assert all(term.total == 0 for name, term in answers["terms"].items() if name.endswith("box"))
+
+    def loss(answered, regions):
+        return sum(term.mean() for term in case.detector.losses(answered, regions).values())
+
+    grads = jax.jit(jax.grad(loss))(answers["answers"], answers["regions"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert not np.asarray(grads.deltas).any()
+
+
+def test_bfloat16_inside_and_float32_outside(kind):
+    detector = build.detector(scenes.RECIPES[kind](dtype="bfloat16"), CLASSES)
+    found = jax.device_get(scenes.everything(detector)(scenes.case(kind).params, batch_in((64, 96)), KEYS))
+    assert {level.dtype for level in jax.tree.leaves(found["features"])} == {jnp.dtype(jnp.bfloat16)}
+    for part in ("regions", "best", "answers", "terms", "detections"):
+        kinds = {leaf.dtype for leaf in jax.tree.leaves(found[part])}
+        assert kinds <= {jnp.dtype(name) for name in ("float32", "int32", "bool")}
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[part]))
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(detector.init, jax.random.key(0)))} == {
+        jnp.dtype("float32")
+    }
+
+
+def test_frozen_stages(kind):
+    detector = build.detector(scenes.RECIPES[kind](norm="frozen_batch", frozen_stages=1), CLASSES)
+    leaves = flatten(jax.eval_shape(detector.init, jax.random.key(0)))
+    frozen = {name for name in leaves if not detector.trainable(tuple(name.split("/")))}
+    stored = {name for name in leaves if name.endswith(("/mean", "/var"))}
+    early = {name for name in leaves if name.startswith(("backbone/conv1", "backbone/bn1", "backbone/layer1_"))}
+    assert stored and early
+    assert frozen == stored | early
+
+
+def test_anchors_that_do_not_fit_the_pyramid_are_refused(kind):
+    with pytest.raises(ConfigError, match=r"2 entries, the pyramid [34] levels"):
+        build.detector(scenes.RECIPES[kind](anchor_sizes=(8.0, 16.0)), CLASSES)
+
+
+def test_the_detector_is_a_value(kind):
+    detector = scenes.case(kind).detector
+    assert detector == build.detector(scenes.RECIPES[kind](), CLASSES)
+    assert dataclasses.replace(detector, classes=("one",)) != detector
