@@ -11,14 +11,14 @@ Run card
 from jaxkd.config import component, recipe
 
 SIZE = (144, 192)
-# Weights for 3 classes and small boxes: after the first steps no term pulls harder than the detection loss.
-TAR = {"level_scale": 56.0, "adapt_init": "lecun", "w_feat": 0.1, "w_cls": 0.5, "w_reg": 2.0}
+# Weights for 3 classes and small boxes, where those of the paper would drown the detection loss.
+TAR = {"level_scale": 56.0, "adapt_init": "lecun", "w_feat": 0.1, "w_cls": 2.0, "w_reg": 2.0}
 
 
 def get_config(arg="alone"):
     methods = {
         "alone": None,
-        "mimic": component("distill.mimic", adapt_init="lecun"),
+        "mimic": component("distill.mimic", adapt_init="lecun", weight=TAR["w_feat"]),
         "tar": tar(),
         "tar_feature": tar(w_cls=0.0, w_reg=0.0),
         "tar_class": tar(w_feat=0.0, w_reg=0.0),
@@ -46,7 +46,7 @@ def get_config(arg="alone"):
             clip_norm=10.0,
         ),
         train=component(
-            "train.loop", batch=8, steps=1000, evaluate_batch=8, report_every=100, checkpoint_every=500, probe_every=250
+            "train.loop", batch=8, steps=1500, evaluate_batch=8, report_every=100, checkpoint_every=500, probe_every=250
         ),
     )
 
@@ -58,8 +58,8 @@ def tar(**options):
 def student():
     return component(
         "detectors.faster_rcnn",
-        backbone=component("nets.resnet", depth=10, width=16, norm="group", groups=8),
-        neck=component("nets.fpn", channels=32, extra="none"),
+        backbone=component("nets.resnet", depth=10, width=8, norm="group", groups=8),
+        neck=component("nets.fpn", channels=16, extra="none"),
         anchor_sizes=(8.0, 16.0, 32.0, 64.0),
         rpn_samples=64,
         pre_nms_train=256,
@@ -68,7 +68,7 @@ def student():
         post_nms_test=128,
         roi_samples=64,
         roi_scale=56.0,
-        hidden=128,
+        hidden=64,
         candidates=256,
         detections=60,
     )
