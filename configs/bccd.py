@@ -46,7 +46,7 @@ def get_config(arg="alone"):
             clip_norm=10.0,
         ),
         train=component(
-            "train.loop", batch=8, steps=1500, evaluate_batch=8, report_every=100, checkpoint_every=500, probe_every=250
+            "train.loop", batch=8, steps=1400, evaluate_batch=8, report_every=100, checkpoint_every=500, probe_every=250
         ),
     )
 

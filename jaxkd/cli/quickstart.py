@@ -68,6 +68,7 @@ def run(argv: Sequence[str]) -> int:
 def _recipe(argument: str, values: flags.FlagValues) -> configs.Recipe:
     recipe = configs.load_recipe(RECIPE, argument)
     recipe.train.seed = values.seed
+    recipe.train.teacher_check = recipe.train.probe_every = 0  # the teacher has been scored; ratios are not shown
     if values.steps:
         recipe.train.steps = values.steps
     return recipe

@@ -1,6 +1,7 @@
 """A detector over a source's pictures: what it scores, what it finds."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,6 +58,7 @@ def _looking(
         batches.close()
 
 
+@functools.lru_cache(maxsize=8)
 def compiled_detect(detector: Detector, devices: Mesh) -> Callable[[Params, Batch], Detections]:
-    """`detector.detect`, compiled, each device looking at its part of the batch."""
+    """`detector.detect`, compiled once for detectors that are equal, each device looking at its part of the batch."""
     return jax.jit(mesh.over_batch(detector.detect, devices, replicated=1, gathered=True))
