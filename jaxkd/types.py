@@ -56,7 +56,7 @@ class View(struct.PyTreeNode):
     """What a distillation method sees of one detector on one batch."""
 
     features: Features
-    answers: Answers | None  # None where the detector cannot answer about the other's regions
+    answers: Any  # Answers; None where the detector cannot answer about the other's regions
     traits: "Traits" = struct.field(pytree_node=False)
 
 
@@ -90,6 +90,7 @@ class Outcome(struct.PyTreeNode):
 
     terms: dict[str, Term]
     metrics: dict[str, Term]
+    steady: dict[str, Term] = struct.field(default_factory=dict)  # terms that are minimised and never decay
 
 
 class Detections(struct.PyTreeNode):

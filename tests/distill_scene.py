@@ -102,10 +102,25 @@ def _view(rng, traits, regions, noise):
     )
 
 
-def ask(module, config, params, scene) -> Outcome:
+def ask(module, config, params, scene, memory=None) -> Outcome:
+    memory = remembered(module, config, scene) if memory is None else memory
     return module.losses(
-        config, params, scene.student, scene.teacher, scene.regions, scene.batch, None, jax.random.key(1)
+        config, params, scene.student, scene.teacher, scene.regions, scene.batch, memory, jax.random.key(1)
     )
+
+
+def remembered(module, config, scene):
+    """A method's memory of a random past; None for a method without one."""
+    if not hasattr(module, "memory"):
+        return None
+    empty = module.memory(config, scene.student.traits, scene.teacher.traits)
+    rng = np.random.default_rng(3)
+    filled = {
+        np.dtype("float32"): lambda leaf: jnp.array(rng.normal(0, 1, leaf.shape), jnp.float32),
+        np.dtype("int32"): lambda leaf: jnp.zeros_like(leaf),
+        np.dtype("bool"): lambda leaf: jnp.ones_like(leaf),
+    }
+    return jax.tree.map(lambda leaf: filled[np.dtype(leaf.dtype)](leaf), empty)
 
 
 def parameters(module, config, scene):

@@ -12,7 +12,7 @@ from jaxkd.distill import base
 from jaxkd.errors import ConfigError
 
 Kind = Literal["conv3", "conv3_relu", "conv1", "identity"]
-Init = Literal["small", "lecun"]
+Init = Literal["small", "lecun", "uniform"]
 
 
 def init(
@@ -20,7 +20,8 @@ def init(
 ) -> dict:
     """Parameters of one adapter: `kernel` [k k c_student c_teacher] and `bias` [c_teacher]; {} for the identity.
 
-    `start` "small" draws weights of standard deviation 1e-4 (Wang et al. 2019), "lecun" ones that keep variance.
+    `start` "small" draws weights of standard deviation 1e-4 (Wang et al. 2019), "lecun" ones that keep variance,
+    "uniform" weights and biases within 1 / sqrt(fan in).
     Raises ConfigError where the identity is asked to change the width.
     """
     if kind == "identity":
@@ -32,6 +33,11 @@ def init(
         return {}
     side = 1 if kind == "conv1" else 3
     shape = (side, side, student_channels, teacher_channels)
+    if start == "uniform":
+        kernel_key, bias_key = (jax.random.fold_in(key, index) for index in range(2))
+        bound = (side * side * student_channels) ** -0.5
+        kernel = jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)
+        return {"kernel": kernel, "bias": jax.random.uniform(bias_key, shape[-1:], minval=-bound, maxval=bound)}
     draw = jax.nn.initializers.truncated_normal(1e-4) if start == "small" else jax.nn.initializers.lecun_normal()
     return {"kernel": draw(key, shape, jnp.float32), "bias": jnp.zeros(teacher_channels)}
 

@@ -7,7 +7,11 @@ A method is a module in this folder with
 * `init(config, key, student, teacher)`: its own parameters (adapters), {} if it has none; raises ConfigError where
   the two detectors do not fit the method;
 * `losses(config, params, student, teacher, regions, batch, memory, key)`: an Outcome. It is called once for each set
-  of regions, with the views that belong to it; nothing of the teacher's carries a gradient.
+  of regions, with the views that belong to it; nothing of the teacher's carries a gradient;
+* optionally `memory(config, student, teacher)`: what it remembers between epochs, before the first of them. Then also
+  `choose(config, truth, pictures, classes)`, the objects of the training set that it wants to see;
+  `describe(config, student, teacher, features, batch, who)`, their vectors for one of the detectors; and
+  `refresh(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`.
 
 A method sees two views, the regions and the batch, and never the inside of a detector.
 """
@@ -23,12 +27,13 @@ from jaxkd.errors import ConfigError
 from jaxkd.types import Batch, Features, Outcome, Regions, Term, Traits, View
 
 Source = Literal["neck", "backbone"]
+Who = Literal["student", "teacher"]
 
 
 class Sharing(NamedTuple):
     """A set of regions: whose they are, and whether they are the sampled ones or the best proposals."""
 
-    source: Literal["student", "teacher"] = "student"
+    source: Who = "student"
     stage: Literal["sampled", "proposals"] = "sampled"
 
 
@@ -86,6 +91,34 @@ def level_pairs(student: Traits, teacher: Traits, *, source: Source, limit: int 
     return tuple(pairs[:limit] if limit else pairs)
 
 
+def answers_about(detector: Traits, regions: Traits) -> bool:
+    """Whether a detector can answer about the regions of another (or of its own kind)."""
+    return detector.anchors is None or detector.anchors == regions.anchors
+
+
+def check_answers(
+    student: Traits, teacher: Traits, *, sharing: Sequence[Sharing] = (Sharing(),), logits: bool = True, remedy: str
+) -> None:
+    """Raises ConfigError, with what to do, where the answers of both heads about shared regions cannot be compared."""
+    if student.classes != teacher.classes:
+        raise ConfigError(
+            f"The student's classes are {student.classes}, the teacher's {teacher.classes}; terms on answers need the "
+            f"same list in the same order: {remedy}."
+        )
+    for source in {share.source for share in sharing}:
+        owner = student if source == "student" else teacher
+        for name, detector in (("student", student), ("teacher", teacher)):
+            if not answers_about(detector, owner):
+                raise ConfigError(
+                    f"The {name} answers about its own anchors only, which the {source}'s regions are not: {remedy}."
+                )
+    if logits and student.background != teacher.background:
+        raise ConfigError(
+            f"The student's background column is {student.background}, the teacher's {teacher.background} (None for no "
+            f"background class): {remedy}."
+        )
+
+
 def maps(features: Features, source: Source) -> tuple[Array, ...]:
     """The feature maps called `source`."""
     return features.neck if source == "neck" else features.backbone
@@ -113,14 +146,20 @@ def summed(outcomes: Sequence[Outcome]) -> Outcome:
     """One outcome whose terms are the mean of those given, as when two sets of regions are shared."""
     if len(outcomes) == 1:
         return outcomes[0]
-    parts = [(index, outcome) for index, outcome in enumerate(outcomes)]
-    terms = {
-        f"{name}/{index}": Term(term.total / len(outcomes), term.count)
-        for index, outcome in parts
-        for name, term in outcome.terms.items()
-    }
-    metrics = {f"{name}/{index}": term for index, outcome in parts for name, term in outcome.metrics.items()}
-    return Outcome(terms=terms, metrics=metrics)
+
+    def together(parts: Sequence[dict[str, Term]], share: float) -> dict[str, Term]:
+        return {
+            f"{name}/{index}": Term(term.total * share, term.count)
+            for index, part in enumerate(parts)
+            for name, term in part.items()
+        }
+
+    share = 1 / len(outcomes)
+    return Outcome(
+        terms=together([outcome.terms for outcome in outcomes], share),
+        metrics=together([outcome.metrics for outcome in outcomes], 1.0),
+        steady=together([outcome.steady for outcome in outcomes], share),
+    )
 
 
 def _levels(traits: Traits, source: Source) -> dict[int, tuple[int, int]]:

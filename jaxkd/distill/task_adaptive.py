@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int, Key
 from jaxkd.distill import adapt as adapters
 from jaxkd.distill import base
 from jaxkd.distill.decay import Config as Decay
-from jaxkd.errors import ConfigError
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.masks import box_level, gaussian_mask
 from jaxkd.types import Batch, Outcome, Regions, Term, Traits, View
@@ -95,18 +94,11 @@ def sharing(config: Config) -> tuple[base.Sharing, ...]:
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level.
 
-    Raises ConfigError where the class lists differ, or no stride is common.
+    Raises ConfigError where the heads' answers cannot be compared, or no stride is common.
     """
-    if (config.w_cls or config.w_reg) and student.classes != teacher.classes:
-        raise ConfigError(
-            f"The student's classes are {student.classes}, the teacher's {teacher.classes}; "
-            "class and box terms need the same list in the same order."
-        )
-    if student.background != teacher.background and config.w_cls:
-        raise ConfigError(
-            f"The student's background column is {student.background}, the teacher's {teacher.background} (None for no "
-            "background class); set w_cls to 0 for this pair."
-        )
+    if config.w_cls or config.w_reg:
+        remedy = "set w_cls to 0" if config.w_cls and not config.w_reg else "set w_cls and w_reg to 0"
+        base.check_answers(student, teacher, sharing=sharing(config), logits=bool(config.w_cls), remedy=remedy)
     if not config.w_feat:
         return {}
     return adapters.init_levels(key, _pairs(config, student, teacher), kind=config.adapt, start=config.adapt_init)

@@ -53,6 +53,10 @@ class Log:
         self._append({"step": step, "scores": scores})
         self.say(f"step {step}: " + "  ".join(f"{name} {100 * scores[name]:.1f}" for name in ("AP", "AP50", "AP75")))
 
+    def refreshed(self, step: int, methods: list[str], *, seconds: float) -> None:
+        """What was rebuilt before the step after `step`, and how long that took."""
+        self._append({"step": step, "refreshed": methods, "refresh_seconds": seconds})
+
     def say(self, text: str) -> None:
         """One line for people."""
         if self._bar is not None:

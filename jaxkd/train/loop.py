@@ -1,5 +1,6 @@
 """A run from its recipe to its student: the one place where all parts meet."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from jaxkd.train import build, checkpoint, look, mesh, optimizer, prepare
 from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log
 from jaxkd.train.probe import make_probe
+from jaxkd.train.refresh import Refresh
 from jaxkd.train.state import State
 from jaxkd.train.step import Pair, initial_state, make_step
 
@@ -114,7 +116,15 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
         if teacher is not None and config.teacher_check and start is None:
             _check_teacher(log, teacher, score(teacher.detector, teacher.params, config.teacher_check))
         prepare.claim(workdir, recipe)
-        training = _Training(recipe, config, workdir, pair, devices, saved, log, score)
+        refresh = Refresh(
+            pair,
+            sources["train"],
+            feeding,
+            devices,
+            batch=config.batch,
+            steps_per_epoch=epoch_steps(len(sources["train"].records), config),
+        )
+        training = _Training(recipe, config, workdir, pair, devices, saved, log, score, refresh)
         frozen = mesh.put_replicated(teacher.params if teacher else {}, devices)
         finished = training.go(state, frozen, batches, best_ap)
         if batches.skipped:
@@ -131,7 +141,7 @@ def make_pair(
 ) -> Pair:
     """The static side of a step, for a recipe and what was built from it; `pictures` is the length of an epoch."""
     methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
-    per_epoch = max(pictures // config.batch, 1)
+    per_epoch = epoch_steps(pictures, config)
     return Pair(
         student=student,
         teacher=teacher.detector if teacher else None,
@@ -143,6 +153,11 @@ def make_pair(
         optimizer=optimizer.build(configs.build(recipe.optimizer), steps=config.steps),
         ema_decay=config.ema_decay,
     )
+
+
+def epoch_steps(pictures: int, config: Config) -> int:
+    """Steps of an epoch over so many pictures."""
+    return max(pictures // config.batch, 1)
 
 
 class _Training:
@@ -158,9 +173,10 @@ class _Training:
         saved: checkpoint.Checkpoints,
         log: Log,
         score: Callable[[Detector, Params, int], Evaluation],
+        refresh: Refresh,
     ):
         self.recipe, self.config, self.workdir, self.pair, self.devices = recipe, config, workdir, pair, devices
-        self.saved, self.log, self.score = saved, log, score
+        self.saved, self.log, self.score, self.refresh = saved, log, score, refresh
         self.step = make_step(pair, devices)
         self.probe = make_probe(pair, devices) if config.probe_every and pair.methods else None
         self.best_ap = -1.0
@@ -172,6 +188,8 @@ class _Training:
         evaluation, clock = None, Clock()
         pending: list[dict[str, jax.Array]] = []
         while done < config.steps:
+            if due := self.refresh.due(done):
+                state = clock.paused(self._refreshed, state, frozen, due)
             batch = mesh.put_batch(clock.waited(batches), self.devices)
             ratios = {}
             if self.probe is not None and done % config.probe_every == 0:
@@ -198,6 +216,12 @@ class _Training:
         return Finished(
             evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, self.step._cache_size()
         )
+
+    def _refreshed(self, state: State, frozen: Params, due: list[str]) -> State:
+        began = time.monotonic()
+        state = self.refresh(state, frozen, due)
+        self.log.refreshed(int(state.step), due, seconds=time.monotonic() - began)
+        return state
 
     def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: "Clock") -> None:
         values = _means(jax.device_get(pending))

@@ -15,7 +15,7 @@ from jaxkd.detectors.base import Detector
 from jaxkd.distill import base
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.state import State, Tree, join, moving_average, split
-from jaxkd.types import Batch, Features, Outcome, Regions, Term, View
+from jaxkd.types import Answers, Batch, Features, Outcome, Regions, Term, Traits, View
 
 OWN = base.Sharing()
 
@@ -38,11 +38,13 @@ class Pair:
 
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
     """The state before step 1, with the methods' own parameters drawn from `key`."""
-    own = {}
+    own, memory = {}, {}
     for index, (name, config) in enumerate(pair.methods.items()):
         assert pair.teacher is not None
-        method_key = jax.random.fold_in(jax.random.fold_in(key, 1), index)
-        own[name] = module_of(config).init(config, method_key, pair.student.traits, pair.teacher.traits)
+        traits, module = (pair.student.traits, pair.teacher.traits), module_of(config)
+        own[name] = module.init(config, jax.random.fold_in(jax.random.fold_in(key, 1), index), *traits)
+        if hasattr(module, "memory"):
+            memory[name] = module.memory(config, *traits)
     params = {"detector": detector_params, "distill": own}
     learned, _ = split(params, pair.trainable)
     return State(
@@ -51,7 +53,7 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
         opt_state=pair.optimizer.init(learned),
         ema=jax.tree.map(jnp.copy, detector_params) if pair.ema_decay else {},
         key=jax.random.fold_in(key, 0),
-        memory={},
+        memory=memory,
     )
 
 
@@ -118,7 +120,7 @@ def forward(
     if target is not None:
         assert pair.teacher is not None
         shared = _Shared(pair, params, frozen, features, target, batch, keys)
-        shared.views[OWN] = shared.look(regions, answers)
+        shared.views[OWN] = shared.look(regions, answers, pair.student.traits)
         for index, (name, config) in enumerate(pair.methods.items()):
             factor = jnp.asarray(pair.decays[name](state.step), jnp.float32)
             outcome = base.summed(
@@ -134,7 +136,8 @@ def forward(
                     for sharing in module_of(config).sharing(config)
                 ]
             )
-            terms |= {f"{name}/{part}": term for part, term in base.scaled(outcome.terms, factor).items()}
+            own = base.scaled(outcome.terms, factor) | outcome.steady
+            terms |= {f"{name}/{part}": term for part, term in own.items()}
             metrics |= {f"{name}/{part}": term for part, term in outcome.metrics.items()}
             metrics[f"{name}/decay"] = Term(factor, jnp.ones(()))
     return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
@@ -163,14 +166,18 @@ class _Shared:
             params, features = (self.frozen, self.target) if teaching else (self.params, self.features)
             regions, _ = finder.regions(params, features, self.batch, self.keys, stage=sharing.stage)
             regions = lax.stop_gradient(regions)
-            answers = self.pair.student.answer(self.params, self.features, regions, self.batch)
-            self.views[sharing] = self.look(regions, answers)
+            answers = None
+            if base.answers_about(self.pair.student.traits, finder.traits):
+                answers = self.pair.student.answer(self.params, self.features, regions, self.batch)
+            self.views[sharing] = self.look(regions, answers, finder.traits)
         return self.views[sharing]
 
-    def look(self, regions: Regions, answers) -> tuple[View, View, Regions]:
-        """Both views on `regions`, given the student's answers about them."""
+    def look(self, regions: Regions, answers: Answers | None, owner: Traits) -> tuple[View, View, Regions]:
+        """Both views on the `regions` of `owner`, given the student's answers about them."""
         student, teacher = self.pair.student, self.pair.teacher
-        replies = lax.stop_gradient(teacher.answer(self.frozen, self.target, regions, self.batch))
+        replies = None
+        if base.answers_about(teacher.traits, owner):
+            replies = lax.stop_gradient(teacher.answer(self.frozen, self.target, regions, self.batch))
         return (
             View(features=self.features, answers=answers, traits=student.traits),
             View(features=self.target, answers=replies, traits=teacher.traits),

@@ -47,7 +47,7 @@ def compiled(name):
         regions = scene.regions.replace(boxes=floats["regions"], deltas=floats["deltas"])
         batch = scene.batch.replace(boxes=floats["truth"])
         outcome = scenes.ask(module, module.Config(), floats["params"], scenes.Scene(student, teacher, regions, batch))
-        return sum(term.mean() for term in outcome.terms.values()), outcome
+        return sum(term.mean() for term in (outcome.terms | outcome.steady).values()), outcome
 
     @jax.jit
     def run(params, scene):
@@ -88,12 +88,12 @@ def test_has_the_parts_of_the_protocol(name):
 def test_terms_and_gradients_are_finite_and_teach(name):
     outcome, gradient = compiled(name)(params(name), scene())
     assert outcome.terms
-    for part in (outcome.terms | outcome.metrics).values():
+    for part in (outcome.terms | outcome.steady | outcome.metrics).values():
         assert isinstance(part, Term)
         assert part.total.shape == part.count.shape == ()
         assert part.total.dtype == part.count.dtype == jnp.float32
     assert_finite((outcome, gradient))
-    assert all(term.total > 0 for term in outcome.terms.values())
+    assert all(term.total > 0 or term.count == 0 for term in (outcome.terms | outcome.steady).values())
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["student"]))
 
 
@@ -116,7 +116,7 @@ def test_junk_in_padding_changes_neither_value_nor_gradient(name):
 @every_method
 def test_nothing_to_learn_from_gives_zero(name):
     outcome, gradient = compiled(name)(params(name), scenes.without_anything(scene()))
-    for term in outcome.terms.values():
+    for term in (outcome.terms | outcome.steady).values():
         assert term.total == term.mean() == 0
     assert_finite((outcome, gradient))
 

@@ -1,0 +1,351 @@
+"""Global knowledge distillation, GKD (Tang et al. 2022, arXiv 2210.09022).
+
+Prototypes, objects that explain their class in both feature spaces, are found before every epoch (`distill.pursuit`).
+In training, each object is described by its cosines to all of them, the student's object in the student's space and
+the teacher's in the teacher's; the two descriptions are to agree, which needs no adapter. An object that lies nearer
+to its class in one space than in the other is relied on less, in this term and in the two others: imitation of the
+feature maps, objects and background apart, and softened classes of the positive regions.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jaxtyping import Bool, Float, Int, Key
+
+from jaxkd.distill import adapt as adapters
+from jaxkd.distill import base, prototypes, reliability
+from jaxkd.distill.decay import Config as Decay
+from jaxkd.distill.prototypes import Kind, Prototypes
+from jaxkd.errors import ConfigError
+from jaxkd.ops.box_mean import box_mean
+from jaxkd.ops.masks import box_level, extent_mask, overlay
+from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.types import Batch, Features, Outcome, Regions, Term, Traits, View
+
+ROUND = 1e-6  # added to a box's relative side in the level rule
+
+
+@dataclass(frozen=True)
+class Config:
+    """Switches of GKD; the defaults are those published for Faster R-CNN on COCO.
+
+    Attributes:
+      global_weight: of the global term (lambda_g); 0 leaves it out, and the reliabilities stay.
+      foreground_weight, background_weight: of the imitation of objects (w_fg) and of the rest of the maps (w_bg).
+      soft_weight, temperature: of the softened classes (w_soft, T); they do not decay.
+      prototypes: how they are found: "pursuit", or for comparison "random", "density" or "class_mean".
+      count: prototypes of a class on a level (K).
+      alpha: coupling of the two spaces in the pursuit.
+      refresh_every, start_epoch: epochs between two searches, and the first epoch that has one; before it, the global
+        term is 0 and every object is relied on.
+      min_side: an object is a candidate if both of its sides are longer, in pixels of the original picture.
+      pictures: the most pictures that are looked at for a class.
+      seed: of the draw of these pictures.
+      instances: the objects of the terms: "positives" of the student's regions, or the "truth".
+      max_instances: the most of these a picture.
+      sigma_global, sigma_local, sigma_soft: whether reliabilities weigh the term.
+      global_form: Huber function, or "squared".
+      overlap: what a cell in several boxes gets: the greatest reliability, or that of the "last" box.
+      levels: all levels must be "equal" in both detectors, or the "common" ones are used.
+      level_scale: side in pixels up to twice which an object lies on the finest level.
+      adapt, adapt_init: the student's adapter in the imitation, and its start.
+      decay: see `distill.decay`.
+    """
+
+    global_weight: float = 5.0
+    foreground_weight: float = 1.0
+    background_weight: float = 4.0
+    soft_weight: float = 1.0
+    temperature: float = 2.0
+    prototypes: Kind = "pursuit"
+    count: int = 10
+    alpha: float = 10.0
+    refresh_every: int = 1
+    start_epoch: int = 0
+    min_side: float = 30.0
+    pictures: int = 800
+    seed: int = 1
+    instances: Literal["positives", "truth"] = "positives"
+    max_instances: int = 128
+    sigma_global: bool = True
+    sigma_local: bool = True
+    sigma_soft: bool = True
+    global_form: Literal["huber", "squared"] = "huber"
+    overlap: Literal["max", "last"] = "max"
+    levels: Literal["equal", "common"] = "equal"
+    level_scale: float = 56.0
+    adapt: adapters.Kind = "conv3"
+    adapt_init: adapters.Init = "uniform"
+    decay: Decay = field(default_factory=Decay)
+
+
+class Instances(NamedTuple):
+    """The objects of a batch that the terms look at."""
+
+    boxes: Float[Array, "b n 4"]
+    labels: Int[Array, "b n"]
+    valid: Bool[Array, "b n"]
+
+
+def sharing(config: Config) -> tuple[base.Sharing, ...]:
+    """The student's own regions."""
+    del config
+    return (base.Sharing(),)
+
+
+def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
+    """One adapter a level.
+
+    Raises ConfigError where the levels do not fit, or the soft term is asked of heads that cannot be compared.
+    """
+    if min(config.count, config.refresh_every, config.max_instances, config.pictures) < 1 or config.start_epoch < 0:
+        raise ConfigError(
+            f"count, refresh_every, max_instances and pictures must be at least 1 and start_epoch 0; got {config}."
+        )
+    if config.soft_weight:
+        base.check_answers(student, teacher, remedy="set soft_weight to 0")
+    pairs = _pairs(config, student, teacher)
+    if not (config.foreground_weight or config.background_weight):
+        return {}
+    return adapters.init_levels(key, pairs, kind=config.adapt, start=config.adapt_init)
+
+
+def memory(config: Config, student: Traits, teacher: Traits) -> Prototypes:
+    """What the method remembers between epochs, before the first of them."""
+    pairs = _pairs(config, student, teacher)
+    return prototypes.empty(
+        classes=len(student.classes),
+        count=config.count,
+        student=tuple(pair.student_channels for pair in pairs),
+        teacher=tuple(pair.teacher_channels for pair in pairs),
+    )
+
+
+def choose(config: Config, truth: prototypes.Truth, *, pictures: int, classes: int) -> prototypes.Choice:
+    """The objects of a training set of so many pictures that the search is to see."""
+    return prototypes.choose(
+        truth,
+        sources=pictures,
+        classes=classes,
+        min_side=config.min_side,
+        pictures=config.pictures,
+        seed=config.seed,
+    )
+
+
+def describe(
+    config: Config, student: Traits, teacher: Traits, features: Features, batch: Batch, *, who: base.Who
+) -> tuple[Float[Array, "b g _"], ...]:
+    """The vector of every truth box on every level, in the space of the student or of the teacher."""
+    vectors = []
+    for pair in _pairs(config, student, teacher):
+        level = features.neck[pair.student if who == "student" else pair.teacher]
+        height, width = batch.images.shape[1:3]
+        ratio = jnp.asarray([level.shape[1] / height, level.shape[2] / width])
+        boxes = jnp.where(batch.valid[..., None], batch.boxes, 0.0)
+        vectors.append(jax.vmap(lambda one, own, ratio=ratio: box_mean(one, own, scale=ratio))(level, boxes))
+    return tuple(vectors)
+
+
+def refresh(config: Config, vectors: prototypes.Vectors, *, classes: int) -> Prototypes:
+    """The prototypes of these objects."""
+    return prototypes.find(
+        vectors, classes=classes, count=config.count, alpha=config.alpha, kind=config.prototypes, seed=config.seed
+    )
+
+
+def losses(
+    config: Config,
+    params: dict,
+    student: View,
+    teacher: View,
+    regions: Regions,
+    batch: Batch,
+    memory: Prototypes,
+    key: Key[Array, ""],
+) -> Outcome:
+    """The terms global, foreground_{stride} and background_{stride}, which decay, and soft, which does not."""
+    del key
+    memory = lax.stop_gradient(memory)
+    pairs = _pairs(config, student.traits, teacher.traits)
+    mine = [student.features.neck[pair.student] for pair in pairs]
+    theirs = [lax.stop_gradient(teacher.features.neck[pair.teacher]) for pair in pairs]
+    strides = [pair.stride for pair in pairs]
+    positives, picked = _positives(config, regions)
+    found = positives if config.instances == "positives" else Instances(batch.boxes, batch.labels, batch.valid)
+    sigmas, parts = [], []
+    for index, stride in enumerate(strides):
+        sigma, term = seen_from_prototypes(config, mine[index], theirs[index], found, memory, index, stride)
+        sigmas.append(sigma)
+        parts.append(term)
+    terms, steady = {}, {}
+    if config.global_weight:
+        total = config.global_weight * sum(part.total for part in parts)
+        terms["global"] = Term(total, parts[0].count)
+    if config.foreground_weight or config.background_weight:
+        adapted = [
+            adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapt)
+            for pair, level in zip(pairs, mine, strict=True)
+        ]
+        weights = sigmas if config.sigma_local else [jnp.ones_like(sigma) for sigma in sigmas]
+        terms |= local_terms(config, adapted, theirs, found, weights, batch, strides)
+    if config.soft_weight:
+        weights = jnp.ones(positives.valid.shape)
+        if config.sigma_soft:
+            weights = _of_regions(config, student, teacher, mine, theirs, positives, memory, batch, strides)
+        logits = [jnp.take_along_axis(view.answers.logits, picked[..., None], axis=1) for view in (student, teacher)]
+        term = reliability.soft_term(*logits, sigma=weights, valid=positives.valid, temperature=config.temperature)
+        steady = base.scaled({"soft": term}, config.soft_weight)
+    count = found.valid.sum().astype(jnp.float32)
+    mean = sum(jnp.where(found.valid, sigma, 0.0).sum() for sigma in sigmas) / len(sigmas)
+    return Outcome(terms=terms, metrics={"sigma": Term(mean, count)}, steady=steady)
+
+
+def _pairs(config: Config, student: Traits, teacher: Traits) -> tuple[base.LevelPair, ...]:
+    if config.levels == "equal" and student.strides != teacher.strides:
+        raise ConfigError(
+            f"The student's levels have strides {student.strides}, the teacher's {teacher.strides}; "
+            "set levels to 'common' to use those that both have."
+        )
+    return base.level_pairs(student, teacher, source="neck")
+
+
+def _positives(config: Config, regions: Regions) -> tuple[Instances, Int[Array, "b n"]]:
+    """The first positive regions of each picture, and their places among the regions."""
+    count = min(config.max_instances, regions.positive.shape[1])
+    present, index = jax.vmap(lambda flags: lax.top_k(flags.astype(jnp.float32), count))(regions.positive)
+    valid = present > 0
+    boxes = jnp.take_along_axis(regions.boxes, index[..., None], axis=1)
+    labels = jnp.where(valid, jnp.take_along_axis(regions.labels, index, axis=1), 0)
+    return Instances(jnp.where(valid[..., None], boxes, 0.0), labels, valid), index
+
+
+def seen_from_prototypes(
+    config: Config,
+    mine: Array,
+    theirs: Array,
+    found: Instances,
+    memory: Prototypes,
+    index: int,
+    stride: int,
+) -> tuple[Float[Array, "b n"], Term]:
+    """Reliabilities of the objects on one level, and its part of the global term."""
+    boxes = jnp.where(found.valid[..., None], found.boxes, 0.0)
+    mean = jax.vmap(lambda level, own: box_mean(level, own, scale=1 / stride))
+    x = reliability.coordinates(mean(mine, boxes), memory.student[index])
+    y = reliability.coordinates(mean(theirs, boxes), memory.teacher[index])
+    sigma = reliability.reliability(x, y, found.labels, known=memory.known)
+    weight = sigma if config.sigma_global else jnp.ones_like(sigma)
+    term = reliability.global_term(x, y, sigma=weight, valid=found.valid, known=memory.known, form=config.global_form)
+    return sigma, term
+
+
+def level_of(config: Config, boxes: Float[Array, "*n 4"], *, levels: int, wider: float) -> Int[Array, "*n"]:
+    """The level of boxes that count as `wider` pixels longer on either side than they are."""
+    larger = boxes + jnp.asarray([0.0, 0.0, wider, wider])
+    return box_level(
+        larger, levels=levels, first=0, canonical_scale=config.level_scale, canonical_level=0, epsilon=ROUND
+    )
+
+
+def object_masks(
+    config: Config,
+    found: Instances,
+    sigmas: list[Float[Array, "b n"]],
+    *,
+    shapes: list[tuple[int, ...]],
+    strides: list[int],
+) -> list[Float[Array, "b h w"]]:
+    """The reliability of the object in each cell of each level, 0 where there is none.
+
+    An object lies on one level, and covers the cells from floor(x0 / stride) up to and without floor(x1 / stride); one
+    that covers none has the one cell of its first corner.
+    """
+    level = level_of(config, found.boxes, levels=len(strides), wider=1.0)
+    masks = []
+    for index, (shape, stride, sigma) in enumerate(zip(shapes, strides, sigmas, strict=True)):
+        here = found.valid & (level == index)
+        weight = jnp.where(here, jnp.maximum(sigma, 0.0), 0.0)
+
+        def draw(boxes: Array, weight: Array, here: Array, shape=shape, stride=stride) -> Array:
+            return overlay(boxes, weight, valid=here, shape=shape, stride=stride, merge=config.overlap)
+
+        masks.append(jax.vmap(draw)(found.boxes, weight, here))
+    return masks
+
+
+def local_terms(
+    config: Config,
+    adapted: list[Array],
+    theirs: list[Array],
+    found: Instances,
+    weights: list[Array],
+    batch: Batch,
+    strides: list[int],
+) -> dict[str, Term]:
+    """Imitation of objects and of all that lies between them inside the pictures, a mean square each a level."""
+    masks = object_masks(config, found, weights, shapes=[level.shape[1:3] for level in adapted], strides=strides)
+    terms = {}
+    for level, target, mask, stride in zip(adapted, theirs, masks, strides, strict=True):
+        inside = jax.vmap(lambda size, s=stride, m=mask: extent_mask(size, shape=m.shape[1:], stride=s))(batch.sizes)
+        areas = {
+            "foreground": (mask, config.foreground_weight),
+            "background": (inside * (mask == 0), config.background_weight),
+        }
+        for name, (area, weight) in areas.items():
+            if weight:
+                term = base.masked_square(level, target, area)
+                channels = target.shape[-1]
+                terms[f"{name}_{stride}"] = Term(weight / len(strides) * term.total, term.count * channels)
+    return terms
+
+
+def _of_regions(
+    config: Config,
+    student: View,
+    teacher: View,
+    mine: list[Array],
+    theirs: list[Array],
+    positives: Instances,
+    memory: Prototypes,
+    batch: Batch,
+    strides: list[int],
+) -> Float[Array, "b n"]:
+    """Reliabilities of positive regions, each on the level that its head pools it from, up to the fourth.
+
+    With a two-stage student the vector is the mean of what RoIAlign samples in the box, with a dense one that of the
+    cells under its anchor.
+    """
+    levels = min(4, len(strides)) if student.traits.anchors is None else len(strides)
+    level = level_of(config, positives.boxes, levels=levels, wider=0.0)
+
+    def crops(maps: list[Array]) -> Array:
+        pooled = roi_align_batch(
+            maps[:levels],
+            positives.boxes,
+            strides=strides[:levels],
+            resolution=1,
+            sampling_ratio=14,  # the mean of 7 x 7 cells of 2 x 2 samples
+            canonical_scale=config.level_scale,
+            canonical_level=0,
+            first_level=0,
+            extents=batch.sizes,
+        )
+        return pooled[:, :, 0, 0].astype(jnp.float32)
+
+    def cells(maps: list[Array], index: int) -> Array:
+        return jax.vmap(lambda one, own: box_mean(one, own, scale=1 / strides[index]))(maps[index], positives.boxes)
+
+    mine, theirs = lax.stop_gradient((mine, theirs))
+    pooled = (crops(mine), crops(theirs)) if student.traits.anchors is None else None
+    sigma = jnp.ones(positives.valid.shape)
+    for index in range(levels):
+        vectors = pooled or (cells(mine, index), cells(theirs, index))
+        x = reliability.coordinates(vectors[0], memory.student[index])
+        y = reliability.coordinates(vectors[1], memory.teacher[index])
+        here = reliability.reliability(x, y, positives.labels, known=memory.known)
+        sigma = jnp.where(level == index, here, sigma)
+    return sigma

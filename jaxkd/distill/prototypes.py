@@ -1,0 +1,169 @@
+"""Prototypes: which objects of the training set are looked at, and which of these stand for their class."""
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import numpy as np
+from flax import struct
+from jax import Array, lax
+from jax import numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from jaxkd.distill import pursuit
+
+ROUNDING = 1e-3  # pixels that scaling a box to and fro may add to a side
+Kind = Literal["pursuit", "random", "density", "class_mean"]
+
+
+class Prototypes(struct.PyTreeNode):
+    """The prototypes of every level in both feature spaces; row j is the same object in either, class by class."""
+
+    student: tuple[Array, ...]  # levels of [m d_student] float32
+    teacher: tuple[Array, ...]  # levels of [m d_teacher] float32
+    objects: tuple[Array, ...]  # levels of [m] int32: the object's place among those looked at; -1 for none
+    known: Array  # [k] bool: classes that have prototypes
+
+
+@dataclass(frozen=True)
+class Truth:
+    """All objects of a training set, none of them a crowd."""
+
+    pictures: Int[np.ndarray, "n"]  # index of the picture in its source
+    labels: Int[np.ndarray, "n"]
+    sides: Float[np.ndarray, "n 2"]  # height and width in pixels of the original picture
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The objects that were looked at, as both detectors see them."""
+
+    labels: Int[np.ndarray, "n"]
+    student: tuple[Float[np.ndarray, "n _"], ...]  # levels
+    teacher: tuple[Float[np.ndarray, "n _"], ...]
+
+
+def empty(*, classes: int, count: int, student: tuple[int, ...], teacher: tuple[int, ...]) -> Prototypes:
+    """No prototypes yet: zeros of the right shapes, for levels of these widths."""
+    rows = classes * count
+    return Prototypes(
+        student=tuple(jnp.zeros((rows, width)) for width in student),
+        teacher=tuple(jnp.zeros((rows, width)) for width in teacher),
+        objects=tuple(jnp.full(rows, -1, jnp.int32) for _ in student),
+        known=jnp.zeros(classes, bool),
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The objects that a search is to see: those of a class on its drawn pictures, if they are large enough."""
+
+    drawn: Bool[np.ndarray, "p k"]  # whether picture p of the source was drawn for class k
+    least: Float[np.ndarray, "k"]  # both sides of an object must be above this, in pixels of the original picture
+
+    @property
+    def pictures(self) -> Int[np.ndarray, "v"]:
+        """The pictures to visit, each once."""
+        return np.flatnonzero(self.drawn.any(1))
+
+    def holds(self, truth: Truth) -> Bool[np.ndarray, "n"]:
+        """Which of these objects are chosen."""
+        large = (truth.sides > self.least[truth.labels, None] + ROUNDING).all(-1)
+        return large & self.drawn[truth.pictures, truth.labels]
+
+
+def choose(truth: Truth, *, sources: int, classes: int, min_side: float, pictures: int, seed: int) -> Choice:
+    """The objects to look at: those with both sides above `min_side`, on at most `pictures` drawn pictures a class.
+
+    A class without an object that large has all of its objects. The draw depends on the seed and the class alone;
+    `sources` is the number of pictures there are.
+    """
+    large = (truth.sides > min_side + ROUNDING).all(-1)
+    drawn = np.zeros((sources, classes), bool)
+    least = np.full(classes, min_side)
+    for label in range(classes):
+        own = truth.labels == label
+        if not (own & large).any():
+            least[label] = -np.inf
+        holding = np.unique(truth.pictures[own & (large | np.isneginf(least[label]))])
+        if len(holding) > pictures:
+            holding = np.random.default_rng((seed, label)).choice(holding, pictures, replace=False)
+        drawn[holding, label] = True
+    return Choice(drawn, least)
+
+
+def find(vectors: Vectors, *, classes: int, count: int, alpha: float, kind: Kind, seed: int) -> Prototypes:
+    """`count` prototypes of each class on each level, the same on every host that is given the same vectors.
+
+    Args:
+      vectors: of the objects that were looked at.
+      classes: number of classes; one without an object stays unknown.
+      count: prototypes a class.
+      alpha: coupling of the two spaces in the pursuit.
+      kind: "pursuit", the densest objects, random ones, or the mean of the class in every row.
+      seed: of the random ones.
+    """
+    members = [np.flatnonzero(vectors.labels == label) for label in range(classes)]
+    most = max(map(len, members), default=0)
+    levels = list(zip(vectors.student, vectors.teacher, strict=True))
+    if most == 0:
+        widths = [tuple(level.shape[1] for level in space) for space in (vectors.student, vectors.teacher)]
+        return empty(classes=classes, count=count, student=widths[0], teacher=widths[1])
+    size = 1 << (most - 1).bit_length()  # a power of two, so that a slowly changing number compiles once
+    places = np.full((classes, size), -1, np.int32)
+    for label, member in enumerate(members):
+        places[label, : len(member)] = member
+    found = [
+        _level(places, student, teacher, count=count, alpha=alpha, kind=kind, seed=seed) for student, teacher in levels
+    ]
+    return Prototypes(
+        student=tuple(jnp.asarray(student) for student, _, _ in found),
+        teacher=tuple(jnp.asarray(teacher) for _, teacher, _ in found),
+        objects=tuple(jnp.asarray(objects) for _, _, objects in found),
+        known=jnp.asarray([len(member) > 0 for member in members]),
+    )
+
+
+def _level(places, student, teacher, *, count: int, alpha: float, kind: Kind, seed: int):
+    """Student's rows, teacher's rows and objects of one level."""
+    known = (places >= 0).any(1)
+    if kind == "class_mean":
+        rows = [
+            np.stack(
+                [space[own[own >= 0]].mean(0) if len(own[own >= 0]) else np.zeros(space.shape[1]) for own in places]
+            )
+            for space in (student, teacher)
+        ]
+        repeated = [np.repeat(row, count, axis=0).astype(np.float32) for row in rows]
+        return *repeated, np.full(len(places) * count, -1, np.int32)
+    if kind == "random":
+        picks = np.zeros((len(places), count), np.int32)
+        for label, own in enumerate(places):
+            there = max(int((own >= 0).sum()), 1)
+            draw = np.random.default_rng((seed, label))
+            picks[label] = draw.choice(there, count, replace=there < count)
+    else:
+        picks = np.asarray(_search(places, student, teacher, count=count, alpha=alpha, pursuing=kind == "pursuit"))
+    objects = np.take_along_axis(places, picks, axis=1)
+    flat = objects.reshape(-1)
+    blank = np.repeat(~known, count)[:, None]
+    rows = [np.where(blank, 0.0, space[np.maximum(flat, 0)]).astype(np.float32) for space in (student, teacher)]
+    return *rows, np.where(blank[:, 0], -1, flat).astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("count", "alpha", "pursuing"))
+def _search(places, student, teacher, *, count: int, alpha: float, pursuing: bool) -> Int[Array, "k count"]:
+    """For each class the places, in its own row of `places`, of its prototypes."""
+
+    def one(own: Array) -> Array:
+        valid = own >= 0
+        cosines = [pursuit.gram(space[jnp.maximum(own, 0)], valid=valid) for space in (student, teacher)]
+        candidate = pursuit.candidates(*cosines, valid=valid)
+        if pursuing:
+            return pursuit.pursue(*cosines, candidate=candidate, count=count, alpha=alpha)
+        density = sum(pursuit.densities(space, valid=valid) for space in cosines)
+        ranked = jnp.argsort(jnp.where(candidate, -density, jnp.inf)).astype(jnp.int32)
+        return ranked[jnp.arange(count) % jnp.maximum(candidate.sum(), 1)]
+
+    return lax.map(one, jnp.asarray(places))  # one class at a time: a Gram matrix is as large as all of it

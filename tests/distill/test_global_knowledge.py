@@ -1,0 +1,232 @@
+"""GKD as a whole: masks and local terms by hand, the whole objective of example 8, refusals, and its switches."""
+
+import dataclasses
+
+import distill_scene as scenes
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jaxkd.distill import base, prototypes, reliability
+from jaxkd.distill import global_knowledge as gkd
+from jaxkd.errors import ConfigError
+from jaxkd.types import Batch
+
+SIGMAS = (0.9, 0.6, 0.95)
+THREE = [[0.0, 0, 31, 31], [16, 8, 31, 31], [9, 9, 12, 12]]
+MASKS = {
+    "max": [[0.9, 0.9, 0.9, 0], [0.9, 0.95, 0.9, 0], [0.9, 0.9, 0.9, 0], [0, 0, 0, 0]],
+    "last": [[0.9, 0.9, 0.9, 0], [0.9, 0.95, 0.6, 0], [0.9, 0.9, 0.6, 0], [0, 0, 0, 0]],
+}
+
+
+@pytest.fixture
+def wide():
+    """64-bit numbers, in which the worked examples are given."""
+    with jax.enable_x64(True):
+        yield
+
+
+def wave(shape, t):
+    """Example 8's numbers, given with channels second, as [b h w c]."""
+    n = np.arange(np.prod(shape))
+    values = (np.sin(0.7 * n + t) + 0.5 * np.cos(0.01 * n + t)).reshape(shape)
+    return jnp.asarray(np.moveaxis(values, 1, -1) if len(shape) == 4 else values)
+
+
+def pictures(count, side):
+    """A batch of `count` pictures of which only the extents matter."""
+    nothing = jnp.zeros((count, 1))
+    return Batch(
+        images=jnp.zeros((count, side, side, 3), jnp.uint8),
+        sizes=jnp.full((count, 2), side, jnp.int32),
+        boxes=jnp.zeros((count, 1, 4)),
+        labels=nothing.astype(jnp.int32),
+        valid=nothing.astype(bool),
+        crowd=nothing.astype(bool),
+        ids=jnp.arange(count),
+        scales=jnp.ones((count, 2)),
+        real=jnp.ones(count, bool),
+    )
+
+
+def instances(boxes, labels, valid):
+    return gkd.Instances(jnp.asarray(boxes), jnp.asarray(labels), jnp.asarray(valid))
+
+
+def three():
+    return instances([THREE], [[0, 0, 0]], [[True] * 3])
+
+
+@pytest.mark.parametrize("merge", ["max", "last"])
+def test_masks_of_example_5(merge):
+    config = gkd.Config(overlap=merge)
+    masks = gkd.object_masks(config, three(), [jnp.asarray([SIGMAS])] * 2, shapes=[(4, 4), (2, 2)], strides=[8, 16])
+    np.testing.assert_array_equal(masks[0][0], np.float32(MASKS[merge]))
+    assert not masks[1].any()
+
+
+def test_levels_of_example_5():
+    ends = [(31, 31), (111, 111), (223, 111), (895, 895), (1999, 1999)]
+    boxes = jnp.array([[0.0, 0, x, y] for x, y in ends])
+    assert gkd.level_of(gkd.Config(), boxes, levels=5, wider=1.0).tolist() == [0, 1, 1, 4, 4]
+
+
+@pytest.mark.parametrize(("merge", "foreground"), [("max", 0.113324386503), ("last", 0.105442880795)])
+def test_local_terms_of_example_6(wide, merge, foreground):
+    ramp = np.arange(16.0).reshape(4, 4)
+    adapted = jnp.asarray(np.stack([ramp / 10, -ramp / 20], -1))[None]
+    config = gkd.Config(overlap=merge)
+    sigmas = [jnp.asarray([SIGMAS], jnp.float64)]
+    terms = gkd.local_terms(config, [adapted], [jnp.zeros_like(adapted)], three(), sigmas, pictures(1, 32), [8])
+    # The maps are compared in float32.
+    np.testing.assert_allclose(terms["foreground_8"].mean(), foreground, rtol=1e-6)
+    np.testing.assert_allclose(terms["background_8"].mean(), 1.630357142857, rtol=1e-6)
+
+
+def test_local_terms_without_objects_and_with_equal_weights():
+    draw = np.random.default_rng(0)
+    adapted, target = (jnp.asarray(draw.normal(size=(1, 4, 4, 3)), jnp.float32) for _ in range(2))
+    half = 0.5 * ((adapted - target) ** 2).mean()
+    config, batch = gkd.Config(), pictures(1, 32)
+    nobody = three()._replace(valid=jnp.zeros((1, 3), bool))
+    terms = gkd.local_terms(config, [adapted], [target], nobody, [jnp.ones((1, 3))], batch, [8])
+    assert terms["foreground_8"].mean() == 0
+    np.testing.assert_allclose(terms["background_8"].mean(), 4 * half, rtol=1e-5)
+    whole = instances([[[0.0, 0, 32, 32]]], [[0]], [[True]])
+    terms = gkd.local_terms(config, [adapted], [target], whole, [jnp.ones((1, 1))], batch, [8])
+    np.testing.assert_allclose(terms["foreground_8"].mean(), half, rtol=1e-5)
+    assert terms["background_8"].mean() == 0
+    sigmas = jnp.asarray([SIGMAS])
+    usual, halved = (
+        gkd.local_terms(config, [adapted], [target], three(), [factor * sigmas], batch, [8]) for factor in (1.0, 0.5)
+    )
+    for name in usual:
+        np.testing.assert_allclose(usual[name].mean(), halved[name].mean(), rtol=1e-5)
+    shuffled = three()._replace(boxes=three().boxes[:, ::-1])
+    again = gkd.local_terms(config, [adapted], [target], shuffled, [sigmas[:, ::-1]], batch, [8])
+    np.testing.assert_allclose(again["foreground_8"].mean(), usual["foreground_8"].mean(), rtol=1e-6)
+
+
+def test_negative_reliabilities_make_background():
+    masks = gkd.object_masks(gkd.Config(), three(), [-jnp.ones((1, 3))], shapes=[(4, 4)], strides=[8])
+    assert not masks[0].any()
+
+
+def test_whole_objective_of_example_8(wide):
+    config = gkd.Config()
+    student = [wave((2, 3, 16, 16), 0), wave((2, 3, 8, 8), 0.3)]
+    teacher = [wave((2, 4, 16, 16), 1), wave((2, 4, 8, 8), 1.3)]
+    adapted = [wave((2, 4, 16, 16), 0.5), wave((2, 4, 8, 8), 0.8)]
+    memory = prototypes.Prototypes(
+        student=(wave((4, 3), 0.1), wave((4, 3), 0.2)),
+        teacher=(wave((4, 4), 0.4), wave((4, 4), 0.6)),
+        objects=(),
+        known=jnp.ones(2, bool),
+    )
+    boxes = [[[5.0, 7, 60, 50], [10, 10, 126, 120]], [[40, 30, 41, 100], [0, 0, 0, 0]]]
+    found = instances(boxes, [[0, 1], [1, 0]], [[True, True], [True, False]])
+    sigmas, parts = [], []
+    for index, stride in enumerate((8, 16)):
+        sigma, term = gkd.seen_from_prototypes(config, student[index], teacher[index], found, memory, index, stride)
+        sigmas.append(sigma)
+        parts.append(term)
+    for sigma, wanted in zip(
+        sigmas, ([0.8393344101, 0.5342366469, 0.8843560493], [0.6269257427, 0.7149226828, 0.6813807030]), strict=True
+    ):
+        np.testing.assert_allclose(sigma[found.valid], wanted, rtol=1e-9)
+    for part, wanted in zip(parts, (0.038896393767, 0.058273356130), strict=True):
+        np.testing.assert_allclose(part.mean(), wanted, rtol=1e-9)
+    fade = 1 - 6 / 24
+    everything = fade * config.global_weight * sum(part.mean() for part in parts)
+    np.testing.assert_allclose(everything, 0.364386562112, rtol=1e-9)
+    local = gkd.local_terms(config, adapted, teacher, found, sigmas, pictures(2, 128), [8, 16])
+    foreground = fade * (local["foreground_8"].mean() + local["foreground_16"].mean())
+    background = fade * (local["background_8"].mean() + local["background_16"].mean())
+    np.testing.assert_allclose(foreground, 0.057130216227, rtol=1e-5)
+    np.testing.assert_allclose(background, 0.234388959245, rtol=1e-5)
+    soft = reliability.soft_term(
+        jnp.array([[1.0, 0, -1], [0.5, 0.2, 0]]),
+        jnp.array([[2.0, 0, -1], [0.1, 0.9, 0]]),
+        sigma=jnp.array([0.9, 0.8]),
+        valid=jnp.ones(2, bool),
+        temperature=2.0,
+    )
+    np.testing.assert_allclose(soft.mean(), 0.032924478722, rtol=1e-9)
+    np.testing.assert_allclose(everything + foreground + background + soft.mean(), 0.688830216306, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return scenes.scene()
+
+
+def ask(scene, memory=None, **fields):
+    config = gkd.Config(**fields)
+    params = scenes.parameters(gkd, config, scene)
+    return jax.jit(lambda: scenes.ask(gkd, config, params, scene, memory))()
+
+
+def test_terms_and_their_switches(scene):
+    outcome = ask(scene)
+    assert set(outcome.terms) == {"global", "foreground_4", "foreground_8", "background_4", "background_8"}
+    assert set(outcome.steady) == {"soft"}
+    assert set(ask(scene, global_weight=0.0, background_weight=0.0, soft_weight=0.0).terms) == {
+        "foreground_4",
+        "foreground_8",
+    }
+    assert ask(scene, foreground_weight=0.0, background_weight=0.0).terms.keys() == {"global"}
+    doubled = ask(scene, global_weight=10.0).terms["global"]
+    np.testing.assert_allclose(doubled.mean(), 2 * outcome.terms["global"].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("switch", "term"),
+    [("sigma_global", "global"), ("sigma_local", "foreground_4"), ("sigma_soft", "soft")],
+)
+def test_reliability_can_be_left_out_of_each_term(scene, switch, term):
+    usual, without = ask(scene), ask(scene, **{switch: False})
+    before, after = usual.terms | usual.steady, without.terms | without.steady
+    changed = {name for name in before if abs(float(before[name].mean() - after[name].mean())) > 1e-9}
+    assert term in changed
+    assert {name.split("_")[0] for name in changed} == {term.split("_")[0]}
+
+
+def test_before_the_first_search_everything_is_relied_on(scene):
+    traits = scene.student.traits, scene.teacher.traits
+    outcome = ask(scene, memory=gkd.memory(gkd.Config(), *traits))
+    assert outcome.terms["global"].mean() == 0
+    assert outcome.metrics["sigma"].mean() == 1
+
+
+def test_truth_in_the_place_of_positives(scene):
+    outcome = ask(scene, instances="truth")
+    assert outcome.terms["global"].count == scene.batch.valid.sum()
+    assert ask(scene).terms["global"].count == scene.regions.positive.sum()
+    assert ask(scene, max_instances=5).terms["global"].count == 10
+
+
+def test_levels_that_do_not_fit_are_refused(scene):
+    traits = scene.student.traits
+    other = dataclasses.replace(scene.teacher.traits, strides=(4, 8, 16), channels=(5, 5, 5))
+    with pytest.raises(ConfigError, match=r"strides \(4, 8\), the teacher's \(4, 8, 16\)"):
+        gkd.init(gkd.Config(), jax.random.key(0), traits, other)
+    assert set(gkd.init(gkd.Config(levels="common"), jax.random.key(0), traits, other)) == {"adapter_4", "adapter_8"}
+
+
+def test_heads_that_cannot_be_compared_are_refused(scene):
+    dense = dataclasses.replace(scene.teacher.traits, background=None, anchors=((4, 8),))
+    with pytest.raises(
+        ConfigError, match="own anchors only, which the student's regions are not: set soft_weight to 0"
+    ):
+        gkd.init(gkd.Config(), jax.random.key(0), scene.student.traits, dense)
+    assert gkd.init(gkd.Config(soft_weight=0.0), jax.random.key(0), scene.student.traits, dense)
+    other = dataclasses.replace(scene.teacher.traits, classes=("a", "b", "c"))
+    with pytest.raises(ConfigError, match="same list in the same order"):
+        base.check_answers(scene.student.traits, other, remedy="do something")
+
+
+def test_numbers_below_one_are_refused(scene):
+    with pytest.raises(ConfigError, match="at least 1"):
+        gkd.init(gkd.Config(count=0), jax.random.key(0), scene.student.traits, scene.teacher.traits)
