@@ -7,39 +7,17 @@ Run card
   command   jaxkd train --config=bccd_teacher --config.initial=mobilenetv2.npz --workdir=runs/teacher
 """
 
-from jaxkd.config import component, recipe
-
-SIZE = (144, 192)
+from jaxkd.config import component, load_recipe
 
 
 def get_config(arg=""):
-    return recipe(
-        student=component(
-            "detectors.faster_rcnn",
-            backbone=component("nets.mobilenet"),
-            neck=component("nets.fpn", channels=64, extra="none"),
-            anchor_sizes=(8.0, 16.0, 32.0, 64.0),
-            rpn_samples=64,
-            pre_nms_train=256,
-            pre_nms_test=256,
-            post_nms_train=128,
-            post_nms_test=128,
-            roi_samples=64,
-            roi_scale=56.0,
-            hidden=256,
-            candidates=256,
-            frozen_stages=1,
-            detections=60,
-        ),
-        data={
-            "train": component("data.coco", images="assets:bccd/images", annotations="assets:bccd/train.json"),
-            "val": component("data.coco", images="assets:bccd/images", annotations="assets:bccd/val.json"),
-            "loader": component(
-                "data.loader", buckets=(SIZE,), short=(144, 136, 128, 120), long=SIZE[1], max_objects=40, cache=False
-            ),
-        },
-        optimizer=component("train.optimizer", learning_rate=0.02, warmup_steps=100, schedule="cosine", clip_norm=10.0),
-        train=component(
+    config = load_recipe("bccd", "alone")
+    with config.unlocked():
+        config.student.backbone = component("nets.mobilenet")
+        config.optimizer = component(
+            "train.optimizer", learning_rate=0.02, warmup_steps=100, schedule="cosine", clip_norm=10.0
+        )
+        config.train = component(
             "train.loop",
             batch=8,
             steps=3000,
@@ -48,5 +26,9 @@ def get_config(arg=""):
             evaluate_every=500,
             checkpoint_every=1000,
             ema_decay=0.998,
-        ),
-    )
+        )
+    config.student.neck.channels = 64
+    config.student.hidden = 256
+    config.student.frozen_stages = 1
+    config.data.loader.short = (144, 136, 128, 120)
+    return config

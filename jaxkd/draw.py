@@ -1,4 +1,4 @@
-"""Boxes on pictures, and pictures side by side."""
+"""Boxes and maps on pictures, and pictures side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +36,18 @@ def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, nam
             pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
             pen.text(place, text, fill="white", font=font)
     return picture
+
+
+def heat_on(image: np.ndarray, cells: np.ndarray, *, stride: float) -> Image.Image:
+    """The RGB picture [h w 3] uint8 in grey, with a map [i j] in [0, 1] of cells of `stride` pixels glowing over it."""
+    rows, columns = (
+        np.minimum((np.arange(side) / stride).astype(int), limit - 1)
+        for side, limit in zip(image.shape[:2], cells.shape, strict=True)
+    )
+    heat = np.clip(cells, 0.0, 1.0)[rows[:, None], columns][..., None]
+    grey = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1)
+    glow = np.array([255.0, 90.0, 0.0])
+    return Image.fromarray((grey * (1 - 0.7 * heat) + glow * 0.7 * heat).astype(np.uint8))
 
 
 def from_results(results: Sequence[dict], categories: Sequence[dict], *, least: float = 0.5) -> dict[int, list[Box]]:

@@ -74,6 +74,13 @@ class Traits:
     anchors: tuple | None = None  # what it can answer about: the anchors with this description; None for any boxes
 
 
+class Trust(struct.PyTreeNode):
+    """How far a method relies on each object, for another method to weigh its own terms with; 1 is wholly."""
+
+    regions: Array  # [b r] float32, 1 where a region is not positive
+    cells: dict[int, Array]  # by stride of a neck's level [b h w] float32, 1 where there is no object
+
+
 class Term(struct.PyTreeNode):
     """A sum and what it is to be divided by, so that devices add up before anybody divides."""
 
@@ -91,6 +98,13 @@ class Outcome(struct.PyTreeNode):
     terms: dict[str, Term]
     metrics: dict[str, Term]
     steady: dict[str, Term] = struct.field(default_factory=dict)  # terms that are minimised and never decay
+
+
+class Shown(struct.PyTreeNode):
+    """What a method does on a batch, to be drawn."""
+
+    cells: dict[str, Array]  # by name [b h w] in [0, 1]: how much each cell of a level counts
+    regions: dict[str, Array]  # by name [b r] bool: the positive regions that a gate lets the teacher teach
 
 
 class Detections(struct.PyTreeNode):

@@ -11,7 +11,8 @@ from jaxkd.cli.flags import parse
 from jaxkd.errors import ConfigError
 
 RECIPE = "bccd"
-RUNS = {"alone": "alone", "taught": "tar"}  # name in the report -> argument of the recipe
+METHODS = {"task_adaptive": "tar", "global_knowledge": "gkd", "both": "tar+gkd"}  # flag -> argument of the recipe
+DETECTORS = {"faster_rcnn": "", "retinanet": "retinanet-"}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -19,6 +20,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "runs/quickstart", "Folder for both runs and the report.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Initial weights, order of data and sampling.", flag_values=values)
     flags.DEFINE_integer("steps", 0, "Steps of each run; 0 for the recipe's.", flag_values=values)
+    flags.DEFINE_enum("method", "task_adaptive", list(METHODS), "What the teacher teaches by.", flag_values=values)
+    flags.DEFINE_enum("detector", "faster_rcnn", list(DETECTORS), "What the student is.", flag_values=values)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -31,7 +34,8 @@ def run(argv: Sequence[str]) -> int:
 
     began = time.monotonic()
     workdir = Path(values.workdir)
-    recipes = {name: _recipe(argument, values) for name, argument in RUNS.items()}
+    arguments = {"alone": "alone", "taught": METHODS[values.method]}
+    recipes = {name: _recipe(DETECTORS[values.detector] + argument, values) for name, argument in arguments.items()}
     taught = recipes["taught"]
     source = prepare.load_source(taught.data.val)
     feeding = configs.build(taught.data.loader)
@@ -46,10 +50,8 @@ def run(argv: Sequence[str]) -> int:
         finished[name] = loop.run(recipe, workdir / name)
         found[name] = finished[name].evaluation
         detectors[name] = build.load(workdir / name / prepare.STUDENT)
-    rows = [
-        report.Row(name, found[name].scores, report.cost_of(detectors[name], source, feeding))
-        for name in ("teacher", *RUNS)
-    ]
+    costs = report.costs_of(detectors, source, feeding)
+    rows = [report.Row(name, found[name].scores, costs[name]) for name in ("teacher", *recipes)]
     summary = report.Summary(
         rows=rows,
         seed=values.seed,

@@ -15,6 +15,7 @@ from rich.table import Table
 from jaxkd import __version__, draw
 from jaxkd.data import loader
 from jaxkd.data.base import Source
+from jaxkd.detectors.base import Detector
 from jaxkd.evaluation import cost
 from jaxkd.evaluation.coco import Scores
 from jaxkd.train import build
@@ -48,12 +49,16 @@ class Summary:
         return 100 * (ap["taught"] - ap["alone"])
 
 
-def cost_of(loaded: build.Loaded, source: Source, feeding: loader.Config) -> cost.Cost:
-    """The detector's cost on the first picture of a source."""
+def costs_of(detectors: Mapping[str, build.Loaded], source: Source, feeding: loader.Config) -> dict[str, cost.Cost]:
+    """Each detector's cost on the first picture of a source; equal ones are measured once, and so are equal."""
     batches = loader.eval_batches(source, feeding, batch=1, limit=1)
     batch = jax.tree.map(jax.numpy.asarray, next(batches))
     batches.close()
-    return cost.measure(loaded.detector.detect, loaded.params, batch)
+    measured: dict[Detector, cost.Cost] = {}
+    for loaded in detectors.values():
+        if loaded.detector not in measured:
+            measured[loaded.detector] = cost.measure(loaded.detector.detect, loaded.params, batch)
+    return {name: measured[loaded.detector] for name, loaded in detectors.items()}
 
 
 def cells(row: Row) -> dict[str, str]:

@@ -49,6 +49,23 @@ class Source(Protocol):
         ...
 
 
+class Part:
+    """Some pictures of a source, as a source whose records are counted anew."""
+
+    def __init__(self, whole: Source, chosen: Sequence[int] | np.ndarray):
+        self._whole, self._chosen = whole, chosen
+        self.classes, self.category_ids, self.repairs = whole.classes, whole.category_ids, whole.repairs
+        self.records: Sequence[Record] = tuple(whole.records[index] for index in chosen)
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The RGB picture of a record."""
+        return self._whole.read(int(self._chosen[index]))
+
+    def annotations(self) -> dict:
+        """The truth of the whole source."""
+        return self._whole.annotations()
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckedBoxes:
     """Boxes inside their pictures, which of them to keep, and what was wrong with the others."""

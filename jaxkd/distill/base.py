@@ -11,7 +11,10 @@ A method is a module in this folder with
 * optionally `memory(config, student, teacher)`: what it remembers between epochs, before the first of them. Then also
   `choose(config, truth, pictures, classes)`, the objects of the training set that it wants to see;
   `describe(config, student, teacher, features, batch, who)`, their vectors for one of the detectors; and
-  `refresh(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`.
+  `refresh(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`;
+* optionally `trust(config, student, teacher, regions, batch, memory)`: a Trust, with which another method of the recipe
+  that names this one in its `sigma_from` is called as `losses(..., trust=...)`;
+* optionally `explain(config, student, teacher, regions, batch, memory)`: what of it can be drawn, a Shown.
 
 A method sees two views, the regions and the batch, and never the inside of a detector.
 """

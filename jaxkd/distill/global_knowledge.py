@@ -23,7 +23,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.ops.box_mean import box_mean
 from jaxkd.ops.masks import box_level, extent_mask, overlay
 from jaxkd.ops.roi_align import roi_align_batch
-from jaxkd.types import Batch, Features, Outcome, Regions, Term, Traits, View
+from jaxkd.types import Batch, Features, Outcome, Regions, Shown, Term, Traits, Trust, View
 
 ROUND = 1e-6  # added to a box's relative side in the level rule
 
@@ -202,6 +202,49 @@ def losses(
     count = found.valid.sum().astype(jnp.float32)
     mean = sum(jnp.where(found.valid, sigma, 0.0).sum() for sigma in sigmas) / len(sigmas)
     return Outcome(terms=terms, metrics={"sigma": Term(mean, count)}, steady=steady)
+
+
+def trust(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, memory: Prototypes) -> Trust:
+    """The reliability of positive regions and, on every level, the greatest of the truth boxes over a cell."""
+    memory = lax.stop_gradient(memory)
+    pairs = _pairs(config, student.traits, teacher.traits)
+    mine = [lax.stop_gradient(student.features.neck[pair.student]) for pair in pairs]
+    theirs = [lax.stop_gradient(teacher.features.neck[pair.teacher]) for pair in pairs]
+    strides = [pair.stride for pair in pairs]
+    positives, picked = _positives(config, regions)
+    sigma = _of_regions(config, student, teacher, mine, theirs, positives, memory, batch, strides)
+    whole = jnp.ones(regions.positive.shape)
+    scattered = jax.vmap(lambda row, index, own: row.at[index].set(own))(
+        whole, picked, jnp.where(positives.valid, jnp.maximum(sigma, 0.0), 1.0)
+    )
+    truth = Instances(batch.boxes, batch.labels, batch.valid)
+    cells = {}
+    for index, stride in enumerate(strides):
+        sigma, _ = seen_from_prototypes(config, mine[index], theirs[index], truth, memory, index, stride)
+        weight, shape = jnp.where(truth.valid, jnp.maximum(sigma, 0.0), 0.0), mine[index].shape[1:3]
+
+        def draw(boxes: Array, weight: Array, valid: Array, shape=shape, stride=stride) -> Array:
+            covered = overlay(boxes, jnp.ones_like(weight), valid=valid, shape=shape, stride=stride)
+            return jnp.where(covered > 0, overlay(boxes, weight, valid=valid, shape=shape, stride=stride), 1.0)
+
+        cells[stride] = jax.vmap(draw)(truth.boxes, weight, truth.valid)
+    return Trust(regions=scattered, cells=cells)
+
+
+def explain(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, memory: Prototypes) -> Shown:
+    """How far each cell's objects are relied on, on the one level where each object is imitated."""
+    pairs = _pairs(config, student.traits, teacher.traits)
+    found = Instances(batch.boxes, batch.labels, batch.valid)
+    if config.instances == "positives":
+        found, _ = _positives(config, regions)
+    sigmas, shapes = [], []
+    for index, pair in enumerate(pairs):
+        mine, theirs = student.features.neck[pair.student], teacher.features.neck[pair.teacher]
+        sigmas.append(seen_from_prototypes(config, mine, theirs, found, memory, index, pair.stride)[0])
+        shapes.append(mine.shape[1:3])
+    strides = [pair.stride for pair in pairs]
+    masks = object_masks(config, found, sigmas, shapes=shapes, strides=strides)
+    return Shown(cells={f"sigma_{stride}": mask for stride, mask in zip(strides, masks, strict=True)}, regions={})
 
 
 def _pairs(config: Config, student: Traits, teacher: Traits) -> tuple[base.LevelPair, ...]:

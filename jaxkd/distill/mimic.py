@@ -9,7 +9,7 @@ from jaxkd.distill import adapt as adapters
 from jaxkd.distill import base
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops.masks import extent_mask
-from jaxkd.types import Batch, Outcome, Regions, Term, Traits, View
+from jaxkd.types import Batch, Outcome, Regions, Term, Traits, Trust, View
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Config:
       levels: how many of the common levels, finest first; 0 for all.
       adapt: the student's adapter.
       adapt_init: its start.
+      sigma_from: a method of the recipe that says how far to rely on each object (`trust`); empty for wholly.
       decay: see `distill.decay`.
     """
 
@@ -30,6 +31,7 @@ class Config:
     levels: int = 0
     adapt: adapters.Kind = "conv3"
     adapt_init: adapters.Init = "small"
+    sigma_from: str = ""
     decay: Decay = field(default_factory=Decay)
 
 
@@ -54,6 +56,7 @@ def losses(
     batch: Batch,
     memory: None,
     key: Key[Array, ""],
+    trust: Trust | None = None,
 ) -> Outcome:
     """Half the squared distance to the teacher's features a cell, averaged over levels."""
     del regions, memory, key
@@ -66,6 +69,8 @@ def losses(
         mask = jax.vmap(lambda size, m=mine, s=pair.stride: extent_mask(size, shape=m.shape[1:3], stride=s))(
             batch.sizes
         )
+        if trust is not None:
+            mask = mask * trust.cells.get(pair.stride, 1.0)
         term = base.masked_square(mine, theirs, mask)
         terms[f"feature_{pair.stride}"] = Term(config.weight / len(pairs) * term.total, term.count)
     return Outcome(terms=terms, metrics={})

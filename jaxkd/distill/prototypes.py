@@ -12,6 +12,7 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxkd.distill import pursuit
+from jaxkd.types import Array as Leaf
 
 ROUNDING = 1e-3  # pixels that scaling a box to and fro may add to a side
 Kind = Literal["pursuit", "random", "density", "class_mean"]
@@ -20,10 +21,10 @@ Kind = Literal["pursuit", "random", "density", "class_mean"]
 class Prototypes(struct.PyTreeNode):
     """The prototypes of every level in both feature spaces; row j is the same object in either, class by class."""
 
-    student: tuple[Array, ...]  # levels of [m d_student] float32
-    teacher: tuple[Array, ...]  # levels of [m d_teacher] float32
-    objects: tuple[Array, ...]  # levels of [m] int32: the object's place among those looked at; -1 for none
-    known: Array  # [k] bool: classes that have prototypes
+    student: tuple[Leaf, ...]  # levels of [m d_student] float32
+    teacher: tuple[Leaf, ...]  # levels of [m d_teacher] float32
+    objects: tuple[Leaf, ...]  # levels of [m] int32: the object's place among those looked at; -1 for none
+    known: Leaf  # [k] bool: classes that have prototypes
 
 
 @dataclass(frozen=True)

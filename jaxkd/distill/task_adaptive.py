@@ -11,14 +11,15 @@ from typing import Literal
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Key
 
 from jaxkd.distill import adapt as adapters
 from jaxkd.distill import base
 from jaxkd.distill.decay import Config as Decay
+from jaxkd.distill.gated import box_gate, box_term, class_gate, class_term
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.masks import box_level, gaussian_mask
-from jaxkd.types import Batch, Outcome, Regions, Term, Traits, View
+from jaxkd.types import Batch, Outcome, Regions, Shown, Term, Traits, Trust, View
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Config:
       reg_margin: by how much IoU it must be better.
       reg_form, reg_beta: distance of the deltas, and where smooth L1 turns linear.
       reg_norm: divide by positives ("num_pos"), "gated" regions, or all regions ("num_rois").
+      sigma_from: a method of the recipe that says how far to rely on each object (`trust`); empty for wholly.
       decay: see `distill.decay`.
     """
 
@@ -81,6 +83,7 @@ class Config:
     reg_form: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
     reg_beta: float = 1.0
     reg_norm: Literal["num_pos", "gated", "num_rois"] = "num_pos"
+    sigma_from: str = ""
     decay: Decay = field(default_factory=Decay)
 
 
@@ -113,20 +116,36 @@ def losses(
     batch: Batch,
     memory: None,
     key: Key[Array, ""],
+    trust: Trust | None = None,
 ) -> Outcome:
     """The terms feature_{stride}, class and box, already weighted and not yet decayed."""
     del memory, key
+    weights = jnp.ones(regions.valid.shape) if trust is None else lax.stop_gradient(trust.regions)
     outcomes = []
     if config.w_feat:
-        outcomes.append(_feature(config, params, student, teacher, batch))
+        outcomes.append(_feature(config, params, student, teacher, batch, {} if trust is None else trust.cells))
     if config.w_cls:
-        outcomes.append(_class(config, student, teacher, regions))
+        outcomes.append(_class(config, student, teacher, regions, weights))
     if config.w_reg:
-        outcomes.append(_box(config, student, teacher, regions, batch))
+        outcomes.append(_box(config, student, teacher, regions, batch, weights))
     return Outcome(
         terms={name: term for outcome in outcomes for name, term in outcome.terms.items()},
         metrics={name: term for outcome in outcomes for name, term in outcome.metrics.items()},
     )
+
+
+def explain(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, memory: None) -> Shown:
+    """The Gaussian masks of the levels, and the regions whose class and whose box are taught."""
+    del memory
+    pairs, source = _pairs(config, student.traits, teacher.traits), _source(config)
+    shapes = [base.maps(student.features, source)[pair.student].shape[1:3] for pair in pairs]
+    masks = level_masks(config, batch, shapes=shapes, strides=[pair.stride for pair in pairs])
+    gates = {}
+    if config.w_cls:
+        gates["class_gate"] = _class_open(config, student, teacher, regions) & regions.positive
+    if config.w_reg:
+        gates["box_gate"] = _refined(config, student, teacher, regions, batch)[2] & regions.positive
+    return Shown(cells={f"mask_{pair.stride}": mask for pair, mask in zip(pairs, masks, strict=True)}, regions=gates)
 
 
 def _pairs(config: Config, student: Traits, teacher: Traits) -> tuple[base.LevelPair, ...]:
@@ -171,7 +190,9 @@ def _level_number(stride: int) -> int:
     return stride.bit_length() - 1
 
 
-def _feature(config: Config, params: dict, student: View, teacher: View, batch: Batch) -> Outcome:
+def _feature(
+    config: Config, params: dict, student: View, teacher: View, batch: Batch, trusted: dict[int, Array]
+) -> Outcome:
     pairs, source = _pairs(config, student.traits, teacher.traits), _source(config)
     mine = [base.maps(student.features, source)[pair.student] for pair in pairs]
     theirs = [base.maps(teacher.features, source)[pair.teacher] for pair in pairs]
@@ -181,7 +202,8 @@ def _feature(config: Config, params: dict, student: View, teacher: View, batch: 
     terms = {}
     for pair, level, target, mask in zip(pairs, mine, theirs, masks, strict=True):
         adapted = adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapt)
-        terms[f"feature_{pair.stride}"] = feature_term(adapted, target, mask, norm=config.feat_norm)
+        weighed = mask * trusted.get(pair.stride, 1.0)
+        terms[f"feature_{pair.stride}"] = feature_term(adapted, target, weighed, norm=config.feat_norm)
     mass = sum(mask.sum() for mask in masks)
     cells = jnp.asarray(sum(mask.size for mask in masks), jnp.float32)
     if config.feat_levels == "pooled":
@@ -189,20 +211,15 @@ def _feature(config: Config, params: dict, student: View, teacher: View, batch: 
     return Outcome(terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)})
 
 
-def _class(config: Config, student: View, teacher: View, regions: Regions) -> Outcome:
+def _class(config: Config, student: View, teacher: View, regions: Regions, weights: Array) -> Outcome:
     chosen = regions.positive if config.cls_subset == "positives" else regions.valid
-    open_ = class_gate(
-        student.answers.logits,
-        teacher.answers.logits,
-        regions.labels,
-        kind=config.cls_gate,
-        background=student.traits.background,
-    )
+    open_ = _class_open(config, student, teacher, regions)
     term, floor = class_term(
         student.answers.logits,
         teacher.answers.logits,
         chosen=chosen,
         gate=open_,
+        weights=weights,
         form=config.cls_form,
         reduce=config.cls_reduce,
         temperature=config.temperature,
@@ -219,23 +236,15 @@ def _class(config: Config, student: View, teacher: View, regions: Regions) -> Ou
     )
 
 
-def _box(config: Config, student: View, teacher: View, regions: Regions, batch: Batch) -> Outcome:
-    weights = student.traits.box_weights
-    mine = box_ops.of_class(student.answers.deltas, regions.labels)
-    theirs = box_ops.of_class(teacher.answers.deltas, regions.labels)
-    if teacher.traits.box_weights != weights:
-        refined = box_ops.decode(theirs, regions.boxes, weights=teacher.traits.box_weights)
-        theirs = box_ops.encode(refined, regions.boxes, weights=weights)
-    truth = jnp.take_along_axis(batch.boxes, regions.truth[..., None], axis=1)
-    open_ = box_gate(
-        mine, theirs, regions.boxes, truth, weights=weights, kind=config.reg_gate, margin=config.reg_margin
-    )
+def _box(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, weights: Array) -> Outcome:
+    mine, theirs, open_ = _refined(config, student, teacher, regions, batch)
     term = box_term(
         mine,
         theirs,
         positive=regions.positive,
         valid=regions.valid,
         gate=open_,
+        weights=weights,
         form=config.reg_form,
         beta=config.reg_beta,
         norm=config.reg_norm,
@@ -245,6 +254,32 @@ def _box(config: Config, student: View, teacher: View, regions: Regions, batch: 
         terms=base.scaled({"box": term}, config.w_reg),
         metrics={"box_gate": Term((open_ & regions.positive).sum().astype(jnp.float32), positives)},
     )
+
+
+def _class_open(config: Config, student: View, teacher: View, regions: Regions) -> Bool[Array, "b r"]:
+    """The regions whose class the teacher is let to teach."""
+    return class_gate(
+        student.answers.logits,
+        teacher.answers.logits,
+        regions.labels,
+        kind=config.cls_gate,
+        background=student.traits.background,
+    )
+
+
+def _refined(
+    config: Config, student: View, teacher: View, regions: Regions, batch: Batch
+) -> tuple[Float[Array, "b r 4"], Float[Array, "b r 4"], Bool[Array, "b r"]]:
+    """The student's and the teacher's deltas for each region's class, in the student's code, and the gate between."""
+    weights = student.traits.box_weights
+    mine = box_ops.of_class(student.answers.deltas, regions.labels)
+    theirs = box_ops.of_class(teacher.answers.deltas, regions.labels)
+    if teacher.traits.box_weights != weights:
+        refined = box_ops.decode(theirs, regions.boxes, weights=teacher.traits.box_weights)
+        theirs = box_ops.encode(refined, regions.boxes, weights=weights)
+    truth = jnp.take_along_axis(batch.boxes, regions.truth[..., None], axis=1)
+    gate = box_gate(mine, theirs, regions.boxes, truth, weights=weights, kind=config.reg_gate, margin=config.reg_margin)
+    return mine, theirs, gate
 
 
 def feature_term(
@@ -257,138 +292,3 @@ def feature_term(
     """Half the squared distance under the mask, divided by the mask's mass (paper section 3)."""
     term = base.masked_square(student, teacher, mask)
     return Term(term.total, term.count * student.shape[-1]) if norm == "elements" else term
-
-
-def class_gate(
-    student: Float[Array, "*r k"],
-    teacher: Float[Array, "*r k"],
-    labels: Int[Array, "*r"],
-    *,
-    kind: Literal["none", "teacher_correct", "teacher_better"],
-    background: int | None,
-) -> Bool[Array, "*r"]:
-    """The regions whose class the teacher is let to teach."""
-    if kind == "none":
-        return jnp.ones(labels.shape, bool)
-    if kind == "teacher_correct":
-        correct = teacher.argmax(-1) == labels
-        return correct if background is not None else jnp.where(labels < teacher.shape[-1], correct, False)
-    mine, theirs = (_truth_probability(logits, labels, background) for logits in (student, teacher))
-    return lax.stop_gradient(theirs > mine)
-
-
-def _truth_probability(logits: Array, labels: Array, background: int | None) -> Array:
-    if background is not None:
-        return jnp.take_along_axis(jax.nn.softmax(logits), labels[..., None], axis=-1)[..., 0]
-    probability = jax.nn.sigmoid(logits)
-    column = jnp.minimum(labels, logits.shape[-1] - 1)
-    own = jnp.take_along_axis(probability, column[..., None], axis=-1)[..., 0]
-    return jnp.where(labels < logits.shape[-1], own, 1.0 - probability.max(-1))
-
-
-def class_term(
-    student: Float[Array, "*r k"],
-    teacher: Float[Array, "*r k"],
-    *,
-    chosen: Bool[Array, "*r"],
-    gate: Bool[Array, "*r"],
-    form: Literal["bce", "kl", "ce"] = "bce",
-    reduce: Literal["mean", "sum"] = "mean",
-    temperature: float = 1.0,
-    norm: Literal["subset", "gated"] = "subset",
-    softmax: bool = True,
-) -> tuple[Term, Float[Array, ""]]:
-    """The class term (paper section 4) and its total where student and teacher agree, which is not 0 for bce and ce.
-
-    Args:
-      student, teacher: logits.
-      chosen: regions that count.
-      gate: regions of these that the teacher is let to teach.
-      form, reduce, temperature, norm: see `Config`.
-      softmax: whether the classes of a region exclude each other; if not, each has its own sigmoid and the form
-        "ce" is the same as "bce".
-    """
-    taught = chosen & gate
-    # Rows that do not count may hold NaN, which would reach their gradient through the softmax.
-    mine = jnp.where(taught[..., None], student, 0.0) / temperature
-    theirs = lax.stop_gradient(teacher / temperature)
-
-    def value(logits: Array) -> Array:
-        per_class = _divergence(logits, theirs, form, softmax)
-        per_region = per_class.mean(-1) if reduce == "mean" else per_class.sum(-1)
-        return jnp.where(taught, per_region, 0.0).sum() * temperature**2
-
-    count = (chosen if norm == "subset" else taught).sum().astype(jnp.float32)
-    return Term(value(mine), count), value(theirs)
-
-
-def _divergence(mine: Array, theirs: Array, form: str, softmax: bool) -> Array:
-    """What each class of each region contributes."""
-    if softmax:
-        log_p, log_not_p = jax.nn.log_softmax(mine), log_one_minus_softmax(mine)
-        log_q, log_not_q = jax.nn.log_softmax(theirs), log_one_minus_softmax(theirs)
-    else:
-        log_p, log_not_p = jax.nn.log_sigmoid(mine), jax.nn.log_sigmoid(-mine)
-        log_q, log_not_q = jax.nn.log_sigmoid(theirs), jax.nn.log_sigmoid(-theirs)
-    q, not_q = jnp.exp(log_q), jnp.exp(log_not_q)
-    if form == "kl":
-        return q * (log_q - log_p) + (0.0 if softmax else not_q * (log_not_q - log_not_p))
-    if form == "ce" and softmax:
-        return -q * log_p
-    return -(q * log_p + not_q * log_not_p)
-
-
-def log_one_minus_softmax(logits: Float[Array, "*r k"]) -> Float[Array, "*r k"]:
-    """log(1 - softmax), exact also where one class has all the probability."""
-    log_p = jax.nn.log_softmax(logits)
-    winner = jax.nn.one_hot(lax.stop_gradient(logits).argmax(-1), logits.shape[-1], dtype=bool)
-    # 1 - p of the winner is the sum of the others, which a subtraction would lose.
-    others = jax.nn.logsumexp(jnp.where(winner, -jnp.inf, log_p), axis=-1, keepdims=True)
-    return jnp.where(winner, others, jnp.log1p(-jnp.exp(jnp.where(winner, -1.0, log_p))))
-
-
-def box_gate(
-    student: Float[Array, "*r 4"],
-    teacher: Float[Array, "*r 4"],
-    boxes: Float[Array, "*r 4"],
-    truth: Float[Array, "*r 4"],
-    *,
-    weights: tuple[float, ...],
-    kind: Literal["teacher_vs_proposal", "teacher_vs_student", "both", "none"] = "teacher_vs_proposal",
-    margin: float = 0.0,
-) -> Bool[Array, "*r"]:
-    """The regions whose box the teacher is let to teach: its refined box is nearer the truth, strictly."""
-    if kind == "none":
-        return jnp.ones(boxes.shape[:-1], bool)
-
-    def quality(refined: Array) -> Array:
-        return box_ops.paired_iou(refined, truth)
-
-    theirs = quality(box_ops.decode(teacher, boxes, weights=weights))
-    over_proposal = theirs > quality(boxes) + margin
-    over_student = theirs > quality(box_ops.decode(lax.stop_gradient(student), boxes, weights=weights)) + margin
-    chosen = {
-        "teacher_vs_proposal": over_proposal,
-        "teacher_vs_student": over_student,
-        "both": over_proposal & over_student,
-    }[kind]
-    return lax.stop_gradient(chosen)
-
-
-def box_term(
-    student: Float[Array, "*r 4"],
-    teacher: Float[Array, "*r 4"],
-    *,
-    positive: Bool[Array, "*r"],
-    valid: Bool[Array, "*r"],
-    gate: Bool[Array, "*r"],
-    form: Literal["smooth_l1", "l1", "l2"] = "smooth_l1",
-    beta: float = 1.0,
-    norm: Literal["num_pos", "gated", "num_rois"] = "num_pos",
-) -> Term:
-    """Distance of normalised deltas on gated positive regions, the four summed (paper section 5)."""
-    taught = positive & gate
-    gap = jnp.where(taught[..., None], student - lax.stop_gradient(teacher), 0.0)
-    size = 0.5 * gap**2 if form == "l2" else box_ops.smooth_l1(gap, beta=beta if form == "smooth_l1" else 0.0)
-    count = {"num_pos": positive, "gated": taught, "num_rois": valid}[norm]
-    return Term(size.sum(), count.sum().astype(jnp.float32))

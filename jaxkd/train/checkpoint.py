@@ -51,21 +51,16 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, step: int, like: State, iterator: Any) -> tuple[State, float]:
-        """The state of `step`, laid out as `like`, and the best AP until then; `iterator` is set to its place.
+    def restore(self, step: int, like: State, iterator: Any = None) -> tuple[State, float]:
+        """The state of `step`, laid out as `like`, and the best AP until then; an `iterator` is set to its place.
 
         Raises StorageError where the checkpoint does not fit the run.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+        place = {} if iterator is None else {"data": grain.PyGrainCheckpointRestore(iterator)}
+        parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore(), **place)
         try:
-            found = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract),
-                    data=grain.PyGrainCheckpointRestore(iterator),
-                    meta=ocp.args.JsonRestore(),
-                ),
-            )
+            found = self._manager.restore(step, args=parts)
         except (ValueError, KeyError, FileNotFoundError) as error:
             first = str(error).splitlines()[0]
             raise StorageError(f"Checkpoint {step} in {self._manager.directory} cannot be restored: {first}") from error

@@ -47,5 +47,14 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def put_replicated(tree, mesh: Mesh):
-    """The tree, whole on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """The tree, which every process holds, whole on every device."""
+    sharding = NamedSharding(mesh, P())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+    return jax.tree.map(put, tree)

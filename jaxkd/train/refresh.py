@@ -1,17 +1,17 @@
 """What methods rebuild between epochs: both detectors look at chosen objects of the training set."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import UInt8
+from jaxtyping import Float, Int
 
 from jaxkd.config import module_of
 from jaxkd.data import loader
-from jaxkd.data.base import Record, Source
+from jaxkd.data.base import Part, Source
 from jaxkd.detectors.base import Params
 from jaxkd.distill import base
 from jaxkd.distill.prototypes import Choice, Truth, Vectors
@@ -21,6 +21,14 @@ from jaxkd.train.step import Pair
 from jaxkd.types import Batch
 
 TRUTH = ("boxes", "labels", "valid", "scales", "ids", "real")  # what of a batch goes with its objects' vectors
+
+
+class Objects(NamedTuple):
+    """Objects of the training set, in the order in which their prototypes are numbered."""
+
+    pictures: Int[np.ndarray, "n"]  # index in the source
+    labels: Int[np.ndarray, "n"]
+    boxes: Float[np.ndarray, "n 4"]  # in pixels of the original picture
 
 
 class Refresh:
@@ -54,12 +62,10 @@ class Refresh:
         memory = dict(state.memory)
         for name in due:
             config = self._methods[name]
-            if name not in self._choices:
-                self._choices[name] = self._choose(config)
-            labels, student = self._describe(name, state.params["detector"], "student")
+            objects, student = self.describe(name, state.params["detector"], "student")
             if name not in self._taught:
-                self._taught[name] = self._describe(name, frozen, "teacher")[1]
-            vectors = Vectors(labels=labels, student=student, teacher=self._taught[name])
+                self._taught[name] = self.describe(name, frozen, "teacher")[1]
+            vectors = Vectors(labels=objects.labels, student=student, teacher=self._taught[name])
             found = module_of(config).refresh(config, vectors, classes=len(self._source.classes))
             memory[name] = mesh.put_replicated(jax.device_get(found), self._devices)
         return state.replace(memory=memory)
@@ -74,33 +80,38 @@ class Refresh:
         )
         return module_of(config).choose(config, truth, pictures=len(records), classes=len(self._source.classes))
 
-    def _describe(self, name: str, params: Params, who: base.Who) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Labels and vectors [n d] a level of the chosen objects, in the order of the pictures."""
+    def describe(self, name: str, params: Params, who: base.Who) -> tuple[Objects, tuple[np.ndarray, ...]]:
+        """The objects that a method chose, and their vectors [n d] a level in the space of one detector."""
+        if name not in self._choices:
+            self._choices[name] = self._choose(self._methods[name])
+        if (name, who) not in self._looks:
+            self._looks[name, who] = self._compiled(self._methods[name], who)
         choice = self._choices[name]
-        chosen = choice.pictures
         batches = loader.eval_batches(
-            _Some(self._source, chosen),
+            Part(self._source, choice.pictures),
             self._feeding,
             batch=-(-self._batch // self._devices.size) * self._devices.size,
             process=jax.process_index(),
             processes=jax.process_count(),
         )
-        if (name, who) not in self._looks:
-            self._looks[name, who] = self._compiled(self._methods[name], who)
-        labels, levels = [], []
+        objects, levels = [], []
         try:
             for batch in batches:
                 seen, vectors = _on_every_host(self._looks[name, who](params, mesh.put_batch(batch, self._devices)))
-                sides = (seen["boxes"][..., 2:] - seen["boxes"][..., :2])[..., ::-1] / seen["scales"][:, None]
-                there = seen["valid"] & seen["real"][:, None]
-                row, place = np.nonzero(there)
-                truth = Truth(pictures=chosen[seen["ids"][row]], labels=seen["labels"][there], sides=sides[row, place])
+                row, place = np.nonzero(seen["valid"] & seen["real"][:, None])
+                boxes = seen["boxes"][row, place] / np.tile(seen["scales"][row][:, ::-1], 2)
+                truth = Truth(
+                    pictures=choice.pictures[seen["ids"][row]],
+                    labels=seen["labels"][row, place],
+                    sides=(boxes[:, 2:] - boxes[:, :2])[:, ::-1],
+                )
                 keep = choice.holds(truth)
-                labels.append(truth.labels[keep])
+                objects.append(Objects(truth.pictures[keep], truth.labels[keep], boxes[keep]))
                 levels.append([level[row[keep], place[keep]] for level in vectors])
         finally:
             batches.close()
-        return np.concatenate(labels), tuple(np.concatenate(parts) for parts in zip(*levels, strict=True))
+        whole = Objects(*(np.concatenate(parts) for parts in zip(*objects, strict=True)))
+        return whole, tuple(np.concatenate(parts) for parts in zip(*levels, strict=True))
 
     def _compiled(self, config: Any, who: base.Who) -> Callable:
         """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level)."""
@@ -121,20 +132,3 @@ def _on_every_host(tree: Any) -> Any:
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
-
-
-class _Some:
-    """Some pictures of a source, as a source."""
-
-    def __init__(self, whole: Source, chosen: np.ndarray):
-        self._whole, self._chosen = whole, chosen
-        self.classes, self.category_ids, self.repairs = whole.classes, whole.category_ids, whole.repairs
-        self.records: Sequence[Record] = tuple(whole.records[index] for index in chosen)
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB picture of a record."""
-        return self._whole.read(int(self._chosen[index]))
-
-    def annotations(self) -> dict:
-        """The truth of the whole source."""
-        return self._whole.annotations()

@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from jaxkd.config import module_of
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import base
+from jaxkd.errors import ConfigError
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.state import State, Tree, join, moving_average, split
-from jaxkd.types import Answers, Batch, Features, Outcome, Regions, Term, Traits, View
+from jaxkd.types import Answers, Batch, Features, Outcome, Regions, Term, Traits, Trust, View
 
 OWN = base.Sharing()
 
@@ -39,6 +40,7 @@ class Pair:
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
     """The state before step 1, with the methods' own parameters drawn from `key`."""
     own, memory = {}, {}
+    check_trust(pair)
     for index, (name, config) in enumerate(pair.methods.items()):
         assert pair.teacher is not None
         traits, module = (pair.student.traits, pair.teacher.traits), module_of(config)
@@ -55,6 +57,18 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
         key=jax.random.fold_in(key, 0),
         memory=memory,
     )
+
+
+def check_trust(pair: Pair) -> None:
+    """Raises ConfigError where a method's `sigma_from` names no method that could say how far objects are relied on."""
+    able = sorted(name for name, config in pair.methods.items() if hasattr(module_of(config), "trust"))
+    for name, config in pair.methods.items():
+        source = getattr(config, "sigma_from", "")
+        if source and source not in able:
+            raise ConfigError(
+                f"distill.{name}.sigma_from is '{source}', which is no method of the recipe that has reliabilities; "
+                f"there are {able}."
+            )
 
 
 def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[State, dict[str, jax.Array]]]:
@@ -123,24 +137,43 @@ def forward(
         shared.views[OWN] = shared.look(regions, answers, pair.student.traits)
         for index, (name, config) in enumerate(pair.methods.items()):
             factor = jnp.asarray(pair.decays[name](state.step), jnp.float32)
-            outcome = base.summed(
-                [
+            outcomes = []
+            for sharing in module_of(config).sharing(config):
+                views = shared.of(sharing)
+                outcomes.append(
                     module_of(config).losses(
                         config,
                         params["distill"][name],
-                        *shared.of(sharing),
+                        *views,
                         batch,
                         state.memory.get(name),
                         jax.random.fold_in(key, index),
+                        **_trusted(pair, config, views, batch, state),
                     )
-                    for sharing in module_of(config).sharing(config)
-                ]
-            )
+                )
+            outcome = base.summed(outcomes)
             own = base.scaled(outcome.terms, factor) | outcome.steady
             terms |= {f"{name}/{part}": term for part, term in own.items()}
             metrics |= {f"{name}/{part}": term for part, term in outcome.metrics.items()}
             metrics[f"{name}/decay"] = Term(factor, jnp.ones(()))
     return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
+
+
+def shared_views(pair: Pair, params: Tree, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[View, View, Regions]:
+    """Both views on the student's regions, outside of training; the teacher has to be there."""
+    target = teacher_features(pair, frozen, batch)
+    features = pair.student.features(params, batch)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.ids)
+    return _Shared(pair, {"detector": params}, frozen, features, target, batch, keys).of(OWN)
+
+
+def _trusted(pair: Pair, config: Any, views: tuple, batch: Batch, state: State) -> dict[str, Trust]:
+    """How far the method that `config` names in `sigma_from` relies on each object, as an argument of `losses`."""
+    source = getattr(config, "sigma_from", "")
+    if not source:
+        return {}
+    other = pair.methods[source]
+    return {"trust": lax.stop_gradient(module_of(other).trust(other, *views, batch, state.memory.get(source)))}
 
 
 def total_loss(outcome: Outcome) -> jax.Array:

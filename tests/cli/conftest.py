@@ -28,6 +28,7 @@ def get_config(arg="alone"):
         "taught": {{
             "tar": component("distill.task_adaptive", level_scale=28.0),
             "mimic": component("distill.mimic"),
+            "gkd": component("distill.global_knowledge", count=2, level_scale=14.0, min_side=10.0),
         }},
     }}
     pictures = FOLDER + "/images"

@@ -11,7 +11,13 @@ from jaxkd import config as configs
 
 @pytest.mark.parametrize(
     ("flag", "word"),
-    [("--steps=-1", "--steps must be 0 or more, not -1"), ("--steps=few", "few"), ("--seed=odd", "odd")],
+    [
+        ("--steps=-1", "--steps must be 0 or more, not -1"),
+        ("--steps=few", "few"),
+        ("--seed=odd", "odd"),
+        ("--method=luck", "luck"),
+        ("--detector=yolo", "yolo"),
+    ],
 )
 def test_arguments_that_are_refused(refused, tmp_path, flag, word):
     outcome = conftest.call("quickstart", f"--workdir={tmp_path / 'run'}", flag)
@@ -19,10 +25,13 @@ def test_arguments_that_are_refused(refused, tmp_path, flag, word):
     assert not (tmp_path / "run").exists()
 
 
-def test_four_steps(tmp_path):
+@pytest.mark.parametrize(("method", "detector"), [("task_adaptive", "faster_rcnn"), ("both", "retinanet")])
+def test_four_steps(tmp_path, method, detector):
     if not (configs.asset_path("assets:bccd_teacher") / "weights.safetensors").is_file():
         pytest.skip("The quickstart's teacher is not in jaxkd/assets/bccd_teacher yet.")
-    outcome = conftest.call("quickstart", "--steps=4", f"--workdir={tmp_path}")
+    outcome = conftest.call(
+        "quickstart", "--steps=4", f"--workdir={tmp_path}", f"--method={method}", f"--detector={detector}"
+    )
     assert outcome.code == 0, outcome
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["detectors"]) == ["teacher", "alone", "taught"]

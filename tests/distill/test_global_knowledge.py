@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.distill import base, prototypes, reliability
+from jaxkd.distill import base, mimic, prototypes, reliability, task_adaptive
 from jaxkd.distill import global_knowledge as gkd
 from jaxkd.errors import ConfigError
-from jaxkd.types import Batch
+from jaxkd.types import Batch, Trust
 
 SIGMAS = (0.9, 0.6, 0.95)
 THREE = [[0.0, 0, 31, 31], [16, 8, 31, 31], [9, 9, 12, 12]]
@@ -191,6 +191,38 @@ def test_reliability_can_be_left_out_of_each_term(scene, switch, term):
     changed = {name for name in before if abs(float(before[name].mean() - after[name].mean())) > 1e-9}
     assert term in changed
     assert {name.split("_")[0] for name in changed} == {term.split("_")[0]}
+
+
+def test_trust_lies_between_nothing_and_all(scene):
+    config = gkd.Config()
+    memory = scenes.remembered(gkd, config, scene)
+    trusted = jax.jit(lambda: gkd.trust(config, scene.student, scene.teacher, scene.regions, scene.batch, memory))()
+    for part in (trusted.regions, *trusted.cells.values()):
+        assert (part >= 0).all() and (part <= 1).all() and (part < 1).any()
+    assert (trusted.regions[~scene.regions.positive] == 1).all()
+    assert trusted.cells[4][1, -1, -1] == 1  # no object there
+    shown = jax.jit(lambda: gkd.explain(config, scene.student, scene.teacher, scene.regions, scene.batch, memory))()
+    assert set(shown.cells) == {"sigma_4", "sigma_8"}
+
+
+@pytest.mark.parametrize("module", [mimic, task_adaptive])
+def test_other_methods_weigh_by_trust(scene, module):
+    config = module.Config()
+    params = scenes.parameters(module, config, scene)
+
+    def ask(regions, cells):
+        trusted = Trust(
+            regions=jnp.full(scene.regions.valid.shape, regions),
+            cells={4: jnp.full((2, 32, 32), cells), 8: jnp.full((2, 16, 16), cells)},
+        )
+        views = scene.student, scene.teacher, scene.regions, scene.batch
+        return module.losses(config, params, *views, None, jax.random.key(1), trust=trusted).terms
+
+    usual, wholly, halved = scenes.ask(module, config, params, scene).terms, ask(1.0, 1.0), ask(0.5, 0.25)
+    for name, term in usual.items():
+        np.testing.assert_allclose(wholly[name].mean(), term.mean(), rtol=1e-6)
+        factor = 1.0 if name.startswith("feature") else 0.5  # features are divided by what the mask weighs
+        np.testing.assert_allclose(halved[name].mean(), factor * term.mean(), rtol=1e-5)
 
 
 def test_before_the_first_search_everything_is_relied_on(scene):

@@ -11,7 +11,7 @@ import pytest
 from jax import numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxkd.distill import base, decay
+from jaxkd.distill import base, decay, gated
 from jaxkd.distill import task_adaptive as tar
 from jaxkd.errors import ConfigError
 from jaxkd.ops import boxes as box_ops
@@ -94,7 +94,7 @@ def counted(rows, **options):
     """The class term of logits (student, teacher) with every region positive and every gate open."""
     student, teacher = (jnp.array(side) for side in zip(*rows, strict=True))
     every = jnp.ones(len(rows), bool)
-    return tar.class_term(student, teacher, chosen=every, gate=every, **options)
+    return gated.class_term(student, teacher, chosen=every, gate=every, **options)
 
 
 def test_example_mask():
@@ -147,11 +147,11 @@ def test_example_box(shift, iou, opened, loss):
     student, teacher = jnp.array([[0.2, 0.4, 0, -0.1]]), jnp.array([[shift, 0, 0, 0]])
     refined = box_ops.decode(teacher, PROPOSAL, weights=WEIGHTS)
     np.testing.assert_allclose(box_ops.paired_iou(refined, TRUTH), [iou], rtol=1e-5)
-    gate = tar.box_gate(student, teacher, PROPOSAL, TRUTH, weights=WEIGHTS)
+    gate = gated.box_gate(student, teacher, PROPOSAL, TRUTH, weights=WEIGHTS)
     assert bool(gate[0]) is opened
     one = jnp.ones(1, bool)
     np.testing.assert_allclose(
-        tar.box_term(student, teacher, positive=one, valid=one, gate=gate).mean(), loss, rtol=1e-5
+        gated.box_term(student, teacher, positive=one, valid=one, gate=gate).mean(), loss, rtol=1e-5
     )
 
 
@@ -163,9 +163,9 @@ def test_example_decay():
 
 def test_example_numerics():
     logits = jnp.array([40.0, 0, 0])
-    np.testing.assert_allclose(tar.log_one_minus_softmax(logits)[0], -39.306853, rtol=1e-6)
+    np.testing.assert_allclose(gated.log_one_minus_softmax(logits)[0], -39.306853, rtol=1e-6)
     assert 1 - jax.nn.softmax(logits)[0] == 0
-    assert np.all(np.isfinite(jax.jacobian(tar.log_one_minus_softmax)(logits)))
+    assert np.all(np.isfinite(jax.jacobian(gated.log_one_minus_softmax)(logits)))
     term, _ = counted([(logits, -logits)])
     assert np.isfinite(term.total)
 
@@ -294,7 +294,7 @@ def test_gate_is_shut_to_a_spoilt_teacher():
 
 
 def test_gate_is_shut_to_a_teacher_that_repeats_the_proposal():
-    assert not tar.box_gate(jnp.ones((1, 4)), jnp.zeros((1, 4)), PROPOSAL, TRUTH, weights=WEIGHTS)[0]
+    assert not gated.box_gate(jnp.ones((1, 4)), jnp.zeros((1, 4)), PROPOSAL, TRUTH, weights=WEIGHTS)[0]
 
 
 def test_class_pick_only_the_deltas_of_the_matched_class_have_a_gradient():
@@ -481,7 +481,7 @@ def test_levels_hold_each_object_once():
 def test_class_gates_golden():
     teacher = jnp.array([[3.0, 0, 0], [0, 3, 0], [1, 0, 0], [0, 1, 2]])
     student = jnp.array([[0.0, 0, 0], [0, 0, 0], [2, 0, 0], [0, 0, 9]])
-    gate = functools.partial(tar.class_gate, student, teacher, jnp.array([0, 0, 0, 1]), background=2)
+    gate = functools.partial(gated.class_gate, student, teacher, jnp.array([0, 0, 0, 1]), background=2)
     np.testing.assert_array_equal(gate(kind="none"), [True] * 4)
     np.testing.assert_array_equal(gate(kind="teacher_correct"), [True, False, True, False])
     np.testing.assert_array_equal(gate(kind="teacher_better"), [True, False, False, True])
@@ -491,7 +491,7 @@ def test_box_gates_golden():
     deltas = jnp.array([[1.5, 0, 0, 0], [1.5, 0, 0, 0], [-0.5, 0, 0, 0], [-0.5, 0, 0, 0]])
     student = jnp.array([[0.5, 0, 0, 0], [2.0, 0, 0, 0], [-1.0, 0, 0, 0], [0, 0, 0, 0]])
     boxes, truth = (jnp.broadcast_to(one, (4, 4)) for one in (PROPOSAL, TRUTH))
-    gate = functools.partial(tar.box_gate, student, deltas, boxes, truth, weights=WEIGHTS)
+    gate = functools.partial(gated.box_gate, student, deltas, boxes, truth, weights=WEIGHTS)
     np.testing.assert_array_equal(gate(kind="teacher_vs_proposal"), [True, True, False, False])
     np.testing.assert_array_equal(gate(kind="teacher_vs_student"), [True, False, True, False])
     np.testing.assert_array_equal(gate(kind="both"), [True, False, False, False])

@@ -60,7 +60,10 @@ def taught(teacher):
     return tiny.run(
         steps=STEPS,
         teacher=str(teacher),
-        distill={"tar": component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun")},
+        distill={
+            "tar": component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun"),
+            "gkd": component("distill.global_knowledge", count=3, level_scale=14.0),
+        },
     )
 
 
@@ -70,6 +73,7 @@ def whole(taught, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     finished = loop.run(taught, folder, quiet=True)
     assert (finished.steps, finished.compilations) == (STEPS, 1)
+    assert [line["step"] for line in log.read(folder) if "refreshed" in line] == [0, 4, 8]
     return folder
 
 
@@ -95,7 +99,8 @@ def assert_same_run(workdir, other):
         assert {key: a[key] for key in a.keys() - timing} == {key: b[key] for key in b.keys() - timing}
 
 
-def test_a_stopped_run_ends_like_a_whole_one(taught, whole, tmp_path, monkeypatch):
+def stop_and_go_on(recipe, folder, monkeypatch):
+    """A run that is interrupted after step 6 and started again."""
     report = log.Log.report
 
     def stopping(self, step, *args, **more):
@@ -106,11 +111,27 @@ def test_a_stopped_run_ends_like_a_whole_one(taught, whole, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(log.Log, "report", stopping)
         with pytest.raises(KeyboardInterrupt):
-            loop.run(taught, tmp_path, quiet=True)
-    assert not (tmp_path / "student").exists()
-    finished = loop.run(taught, tmp_path, quiet=True)
+            loop.run(recipe, folder, quiet=True)
+    assert not (folder / "student").exists()
+    finished = loop.run(recipe, folder, quiet=True)
     assert finished.steps == STEPS - 4
+
+
+def test_a_stopped_run_ends_like_a_whole_one(taught, whole, tmp_path, monkeypatch):
+    stop_and_go_on(taught, tmp_path, monkeypatch)
     assert_same_run(tmp_path, whole)
+
+
+def test_a_stopped_retinanet_ends_like_a_whole_one(teacher, tmp_path, monkeypatch):
+    recipe = tiny.run(
+        steps=STEPS,
+        student=tiny.retinanet(),
+        teacher=str(teacher),
+        distill={"gkd": component("distill.global_knowledge", count=3, soft_weight=0.0, levels="common")},
+    )
+    loop.run(recipe, tmp_path / "whole", quiet=True)
+    stop_and_go_on(recipe, tmp_path / "stopped", monkeypatch)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_a_killed_run_ends_like_a_whole_one(taught, whole, tmp_path):

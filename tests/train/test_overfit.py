@@ -8,25 +8,41 @@ import tiny
 from jaxkd.config import component, recipe
 from jaxkd.train import log, loop
 
+STUDENTS = {
+    "faster_rcnn": tiny.detector(
+        width=16,
+        channels=32,
+        anchor_sizes=(8.0, 16.0, 32.0, 64.0),
+        rpn_samples=64,
+        pre_nms_train=128,
+        pre_nms_test=128,
+        post_nms_train=64,
+        post_nms_test=64,
+        roi_samples=64,
+        roi_scale=56.0,
+        hidden=128,
+        candidates=128,
+        detections=40,
+    ),
+    "retinanet": tiny.retinanet(
+        width=16,
+        channels=32,
+        anchor_sizes=(10.0, 24.0, 44.0),
+        tower_depth=2,
+        tower_channels=32,
+        tower_norm="group",
+        tower_groups=8,
+        candidates=128,
+        detections=40,
+    ),
+}
 
-def test_eight_pictures_of_blood_cells_are_learned_by_heart(tmp_path):
+
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_eight_pictures_of_blood_cells_are_learned_by_heart(tmp_path, kind):
     pictures = component("data.coco", images="assets:bccd/images", annotations="assets:bccd/train.json", limit=8)
     config = recipe(
-        student=tiny.detector(
-            width=16,
-            channels=32,
-            anchor_sizes=(8.0, 16.0, 32.0, 64.0),
-            rpn_samples=64,
-            pre_nms_train=128,
-            pre_nms_test=128,
-            post_nms_train=64,
-            post_nms_test=64,
-            roi_samples=64,
-            roi_scale=56.0,
-            hidden=128,
-            candidates=128,
-            detections=40,
-        ),
+        student=STUDENTS[kind],
         data={
             "train": pictures,
             "val": pictures,

@@ -1,0 +1,77 @@
+"""A run that has been trained, opened again to be looked at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxkd import config as configs
+from jaxkd.data import loader
+from jaxkd.data.base import Part, Source
+from jaxkd.errors import ConfigError
+from jaxkd.train import build, checkpoint, loop, mesh, prepare
+from jaxkd.train.refresh import Objects, Refresh
+from jaxkd.train.state import State
+from jaxkd.train.step import Pair, initial_state, shared_views
+from jaxkd.types import Regions, Shown
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A taught run with its last checkpoint, on one device."""
+
+    pair: Pair
+    state: State
+    frozen: Any  # the teacher's parameters
+    sources: dict[str, Source]
+    feeding: loader.Config
+    devices: Mesh
+
+    def explain(self, split: str, index: int) -> tuple[Regions, dict[str, Shown], float]:
+        """The regions of one picture, what each method that can be drawn does on it, and its pixels a real pixel."""
+        batches = loader.eval_batches(Part(self.sources[split], [index]), self.feeding, batch=1)
+        batch = jax.tree.map(jax.numpy.asarray, next(batches))
+        batches.close()
+
+        def look(params, frozen, memory, batch, key):
+            student, teacher, regions = shared_views(self.pair, params, frozen, batch, key)
+            shown = {}
+            for name, config in self.pair.methods.items():
+                module = configs.module_of(config)
+                if hasattr(module, "explain"):
+                    shown[name] = module.explain(config, student, teacher, regions, batch, memory.get(name))
+            return regions, shown
+
+        found = jax.jit(look)(self.state.params["detector"], self.frozen, self.state.memory, batch, self.state.key)
+        return *jax.device_get(found), float(batch.scales.min())
+
+    def objects(self, name: str) -> Objects:
+        """The objects of the training set that a method's prototypes are numbered among."""
+        refresh = Refresh(self.pair, self.sources["train"], self.feeding, self.devices, batch=8, steps_per_epoch=1)
+        return refresh.describe(name, self.state.params["detector"], "student")[0]
+
+
+def reopen(recipe: configs.Recipe, workdir: Path) -> Reopened:
+    """The run in `workdir`.
+
+    Raises ConfigError where it is not taught or has no checkpoint yet, and what `loop.run` raises for its recipe.
+    """
+    config = configs.build(recipe.train)
+    sources = {name: prepare.load_source(recipe.data[name]) for name in ("train", "val")}
+    classes = sources["train"].classes
+    teacher = prepare.load_teacher(recipe, classes)
+    if teacher is None:
+        raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
+    student = build.detector(recipe.student, classes)
+    pair = loop.make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
+    saved = checkpoint.Checkpoints(workdir / "checkpoints", keep=config.keep)
+    try:
+        if saved.latest is None:
+            raise ConfigError(f"The run in {workdir} has no checkpoint yet.")
+        key = jax.random.key(config.seed)
+        state, _ = saved.restore(saved.latest, initial_state(pair, student.init(key), key))
+    finally:
+        saved.close()
+    return Reopened(pair, state, teacher.params, sources, configs.build(recipe.data.loader), mesh.make_mesh(1))
