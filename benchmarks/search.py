@@ -11,7 +11,9 @@ import functools
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +27,7 @@ CHANNELS, COUNT, ALPHA = 256, 10, 10.0
 
 def main() -> None:
     """Prints a row a form and size, and writes them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Time and memory of the search for prototypes.")
     parser.add_argument("--objects", default="500,4000")
     parser.add_argument("--direct-limit", type=int, default=1000, help="Most objects that the direct form is given.")
     parser.add_argument("--repeats", type=int, default=5)
@@ -33,42 +35,49 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for n in map(int, options.objects.split(",")):
-        spaces = vectors(n)
         forms = {"Gram matrices": ours} | ({"every candidate written out": direct} if n <= options.direct_limit else {})
-        answers = {}
-        for name, form in forms.items():
-            compiled = jax.jit(form).lower(*spaces).compile()
-            answers[name] = np.asarray(compiled(*spaces)).tolist()
-            times = []
-            for _ in range(options.repeats):
-                began = time.perf_counter()
-                jax.block_until_ready(compiled(*spaces))
-                times.append(time.perf_counter() - began)
-            memory = compiled.memory_analysis()
-            seconds = statistics.median(times)
-            rows.append(
-                {"objects": n, "form": name, "ms": 1e3 * seconds, "temporary_mb": memory.temp_size_in_bytes / 2**20}
-            )
+        found = [measure(name, form, n, options.repeats) for name, form in forms.items()]
+        if len({row.pop("chosen") for row in found}) > 1:
+            raise SystemExit(f"The forms chose other objects among {n}.")
+        for row in found:
+            over = row["ms"] / found[0]["ms"]
             print(
-                f"{n:>6} objects  {name:<28} {1e3 * seconds:9.1f} ms  {rows[-1]['temporary_mb']:8.1f} MB temporary",
+                f"{n:>6} objects  {row['form']:<28}{row['ms']:10.1f} ms {over:7.1f}x {row['temporary_mb']:9.1f} MB",
                 flush=True,
             )
-        if len(set(map(tuple, answers.values()))) > 1:
-            raise SystemExit(f"The forms chose other objects: {answers}.")
-        if len(rows) > 1 and rows[-1]["form"] != "Gram matrices":
-            print(f"        {rows[-1]['ms'] / rows[-2]['ms']:.0f} x faster")
+        rows += found
     if options.out:
         options.out.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def vectors(n: int) -> tuple[jax.Array, jax.Array]:
+def measure(name: str, form: Callable, n: int, repeats: int) -> dict[str, Any]:
+    """Median time, planned temporary memory and answer of one form on n objects."""
+    spaces = vectors(n)
+    compiled = jax.jit(form).lower(*spaces).compile()
+    chosen = tuple(np.asarray(compiled(*spaces)).tolist())
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(*spaces))
+        times.append(time.perf_counter() - began)
+    memory = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0) / 2**20
+    return {
+        "objects": n,
+        "form": name,
+        "ms": 1e3 * statistics.median(times),
+        "temporary_mb": memory,
+        "chosen": chosen,
+    }
+
+
+def vectors(n: int) -> list[jax.Array]:
     """Objects around a few centres, seen in two spaces."""
     draw = np.random.default_rng(0)
     centre = draw.integers(0, 12, n)
-    return tuple(
+    return [
         jnp.asarray(draw.normal(size=(12, CHANNELS))[centre] + 0.5 * draw.normal(size=(n, CHANNELS)), jnp.float32)
         for _ in range(2)
-    )
+    ]
 
 
 def ours(student: jax.Array, teacher: jax.Array) -> jax.Array:

@@ -135,28 +135,28 @@ def forward(
         assert pair.teacher is not None
         shared = _Shared(pair, params, frozen, features, target, batch, keys)
         shared.views[OWN] = shared.look(regions, answers, pair.student.traits)
-        for index, (name, config) in enumerate(pair.methods.items()):
-            factor = jnp.asarray(pair.decays[name](state.step), jnp.float32)
-            outcomes = []
-            for sharing in module_of(config).sharing(config):
-                views = shared.of(sharing)
-                outcomes.append(
-                    module_of(config).losses(
-                        config,
-                        params["distill"][name],
-                        *views,
-                        batch,
-                        state.memory.get(name),
-                        jax.random.fold_in(key, index),
-                        **_trusted(pair, config, views, batch, state),
-                    )
-                )
-            outcome = base.summed(outcomes)
-            own = base.scaled(outcome.terms, factor) | outcome.steady
-            terms |= {f"{name}/{part}": term for part, term in own.items()}
+        for index, name in enumerate(pair.methods):
+            outcome = _method_terms(name, shared, params["distill"][name], state, jax.random.fold_in(key, index))
+            terms |= {f"{name}/{part}": term for part, term in outcome.terms.items()}
             metrics |= {f"{name}/{part}": term for part, term in outcome.metrics.items()}
-            metrics[f"{name}/decay"] = Term(factor, jnp.ones(()))
     return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
+
+
+def _method_terms(name: str, shared: "_Shared", params: Tree, state: State, key: jax.Array) -> Outcome:
+    """The terms of one method, decayed where they decay, and its metrics."""
+    pair, batch = shared.pair, shared.batch
+    config = pair.methods[name]
+    outcomes = []
+    for sharing in module_of(config).sharing(config):
+        views = shared.of(sharing)
+        trusted = _trusted(pair, config, views, batch, state)
+        outcomes.append(module_of(config).losses(config, params, *views, batch, state.memory.get(name), key, **trusted))
+    outcome = base.summed(outcomes)
+    factor = jnp.asarray(pair.decays[name](state.step), jnp.float32)
+    return Outcome(
+        terms=base.scaled(outcome.terms, factor) | outcome.steady,
+        metrics=outcome.metrics | {"decay": Term(factor, jnp.ones(()))},
+    )
 
 
 def shared_views(pair: Pair, params: Tree, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[View, View, Regions]:

@@ -59,7 +59,7 @@ def one():
 
 
 def assert_same(found, wanted):
-    assert found["objects"] == wanted["objects"]
+    assert list(found["objects"]) == list(wanted["objects"])
     assert found["known"] == wanted["known"]
     for space in ("student", "teacher"):
         for mine, other in zip(found[space], wanted[space], strict=True):
