@@ -69,7 +69,7 @@ def test_a_recipe_with_its_argument_and_overrides(project):
     assert (config.train.steps, config.distill.tar.w_cls) == (7, 2.5)
     assert config.optimizer.milestones == (0.5,)
     assert config.data.loader.cache is True
-    assert set(config.distill.keys()) == {"tar", "mimic"}
+    assert set(config.distill.keys()) == {"tar", "mimic", "gkd"}
     assert not recipe([f"--config={project.recipe}"])[0].distill.keys()
 
 

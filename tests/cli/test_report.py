@@ -81,10 +81,13 @@ def test_pictures_side_by_side(tmp_path):
         assert picture.height > report.PICTURES * 48
 
 
-def test_the_cost_of_a_trained_detector(runs):
+def test_the_cost_of_trained_detectors(runs):
     loaded = build.load(runs.alone / "student")
     source = shapes.load(shapes.Config(count=2, size=(64, 96)))
-    cost = report.cost_of(loaded, source, LoaderConfig(buckets=((64, 96),), short=(64,), long=96))
+    both = {"alone": loaded, "taught": build.load(runs.taught / "student")}
+    costs = report.costs_of(both, source, LoaderConfig(buckets=((64, 96),), short=(64,), long=96))
+    cost = costs["alone"]
+    assert costs["taught"] is cost  # measured once, as they are equal
     leaves = [leaf for part in loaded.params.values() for leaf in build.tree.flatten(part).values()]
     assert cost.parameters == sum(leaf.size for leaf in leaves)
     assert cost.gflops > 0.001
