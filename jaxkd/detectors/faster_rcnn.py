@@ -11,14 +11,14 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Key
 
+from jaxkd.detectors.anchored import Anchored
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
-from jaxkd.detectors.trunk import Trunk, apply
-from jaxkd.errors import ConfigError
+from jaxkd.detectors.trunk import apply
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import RPNHead, TwoFCHead
 from jaxkd.ops import boxes as box_ops
-from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors
+from jaxkd.ops.anchors import Anchors, inside
 from jaxkd.ops.match import match
 from jaxkd.ops.nms import nms
 from jaxkd.ops.roi_align import roi_align_batch
@@ -127,59 +127,31 @@ def build(config: Config, *, classes: Sequence[str]) -> "FasterRCNN":
 
     Raises ConfigError where the anchors do not fit the pyramid's levels, or a number of boxes is below 1.
     """
-    for name in COUNTS:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, not {getattr(config, name)}.")
     detector = FasterRCNN(config, tuple(classes))
-    levels = len(detector.traits.strides)
-    if len(config.anchor_sizes) != levels:
-        raise ConfigError(
-            f"anchor_sizes has {len(config.anchor_sizes)} entries, the pyramid {levels} levels; give one size a level."
-        )
+    detector.check(COUNTS)
     return detector
 
 
 @dataclass(frozen=True)
-class FasterRCNN:
+class FasterRCNN(Anchored):
     """The detector as functions of its parameters; see `detectors.base` for what each promises."""
 
     config: Config
-    classes: tuple[str, ...]
 
     @functools.cached_property
     def traits(self) -> Traits:
         """The constants that methods may need."""
-        trunk = self._trunk
-        return Traits(
-            classes=self.classes,
-            strides=trunk.strides,
-            channels=(self.config.neck.channels,) * len(trunk.strides),
-            backbone_strides=trunk.backbone_strides,
-            backbone_channels=trunk.backbone_channels,
-            box_weights=self.config.box_weights,
-            background=len(self.classes),
-        )
+        return self.common_traits(background=len(self.classes), anchors=None)
 
-    def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters, float32."""
-        return jax.jit(self._init)(key)
-
-    def _init(self, key):
+    def init_heads(self, key: Key[Array, ""]) -> Params:
+        """Random parameters of the region proposal network and the box head."""
         config = self.config
         pooled = jnp.zeros((1, config.roi_resolution, config.roi_resolution, config.neck.channels))
         level = jnp.zeros((1, 2, 2, config.neck.channels))
-        return self._trunk.init(key) | {
+        return {
             "rpn": self._rpn.init(jax.random.fold_in(key, 2), level)["params"],
             "head": self._head.init(jax.random.fold_in(key, 3), pooled)["params"],
         }
-
-    def trainable(self, path: tuple[str, ...]) -> bool:
-        """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
-        return self._trunk.trainable(path)
-
-    def features(self, params: Params, batch: Batch) -> Features:
-        """Feature maps of the batch's pictures, normalised as this detector wants them."""
-        return self._trunk.features(params, batch)
 
     def regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
@@ -247,11 +219,6 @@ class FasterRCNN:
         return jax.vmap(self._detections)(answers, regions, batch.sizes)
 
     @functools.cached_property
-    def _trunk(self) -> Trunk:
-        config = self.config
-        return Trunk(config.backbone, config.neck, config.frozen_stages, config.pixel_mean, config.pixel_std)
-
-    @functools.cached_property
     def _rpn(self):
         return RPNHead(self.config.neck.channels, anchors=len(self.config.anchor_ratios), dtype=self.config.dtype)
 
@@ -263,20 +230,12 @@ class FasterRCNN:
 
     def _rpn_answers(self, params: Params, features: Features) -> tuple[Anchors, list[Array], list[Array]]:
         """Anchors of all levels, and for each level logits [b a] and deltas [b a 4]."""
-        config = self.config
         logits, deltas = [], []
         for level in features.neck:
             level_logits, level_deltas = apply(self._rpn, params["rpn"], level)
             logits.append(level_logits.reshape(level.shape[0], -1))
             deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
-        anchors = pyramid_anchors(
-            [level.shape[1:3] for level in features.neck],
-            strides=self.traits.strides,
-            sizes=[(size,) for size in config.anchor_sizes],
-            ratios=config.anchor_ratios,
-            offset=config.anchor_offset,
-            rounded=config.anchor_rounded,
-        )
+        anchors = self.anchors(features, sizes=[(size,) for size in self.config.anchor_sizes])
         return anchors, logits, deltas
 
     def _rpn_losses(self, anchors, logits, deltas, batch: Batch, keys) -> dict[str, Term]:
@@ -288,16 +247,7 @@ class FasterRCNN:
     def _rpn_loss(self, anchors: Anchors, logits, deltas, batch: Batch, key) -> dict[str, Term]:
         """Terms of one picture; `batch` without its leading axis."""
         config = self.config
-        here = inside(anchors, batch.sizes)
-        matches = match(
-            jnp.where(here[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best
-            batch.boxes,
-            valid=batch.valid,
-            crowd=batch.crowd,
-            positive=config.rpn_positive,
-            negative=config.rpn_negative,
-            low_quality=True,
-        )
+        matches, here = self.matched(anchors, batch, positive=config.rpn_positive, negative=config.rpn_negative)
         chosen = sample(
             key,
             positive=matches.positive & here,

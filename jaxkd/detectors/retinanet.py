@@ -11,16 +11,16 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Key
 
+from jaxkd.detectors.anchored import Anchored
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
-from jaxkd.detectors.trunk import Trunk, apply
+from jaxkd.detectors.trunk import apply
 from jaxkd.errors import ConfigError
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import DenseHead
 from jaxkd.nets.norm import valid_cells
 from jaxkd.ops import boxes as box_ops
-from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors
-from jaxkd.ops.match import match
+from jaxkd.ops.anchors import Anchors, inside
 from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
 
 COUNTS = ("octaves", "tower_channels", "candidates", "detections")
@@ -87,70 +87,39 @@ def build(config: Config, *, classes: Sequence[str]) -> "RetinaNet":
 
     Raises ConfigError where the anchors do not fit the pyramid's levels, or a number is out of its range.
     """
-    for name in COUNTS:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} must be at least 1, not {getattr(config, name)}.")
     if not 0 < config.prior < 1:
         raise ConfigError(f"prior must lie between 0 and 1, not be {config.prior}.")
     detector = RetinaNet(config, tuple(classes))
-    levels = len(detector.traits.strides)
-    if len(config.anchor_sizes) != levels:
-        raise ConfigError(
-            f"anchor_sizes has {len(config.anchor_sizes)} entries, the pyramid {levels} levels; give one size a level."
-        )
+    detector.check(COUNTS)
     return detector
 
 
 @dataclass(frozen=True)
-class RetinaNet:
+class RetinaNet(Anchored):
     """The detector as functions of its parameters; see `detectors.base` for what each promises."""
 
     config: Config
-    classes: tuple[str, ...]
 
     @functools.cached_property
     def traits(self) -> Traits:
         """The constants that methods may need."""
-        config, trunk = self.config, self._trunk
-        return Traits(
-            classes=self.classes,
-            strides=trunk.strides,
-            channels=(config.neck.channels,) * len(trunk.strides),
-            backbone_strides=trunk.backbone_strides,
-            backbone_channels=trunk.backbone_channels,
-            box_weights=config.box_weights,
-            background=None,
-            anchors=(
-                trunk.strides,
-                self._sizes,
-                config.anchor_ratios,
-                (config.anchor_offset, float(config.anchor_rounded)),
-            ),
+        config = self.config
+        numbers = (config.anchor_offset, float(config.anchor_rounded))
+        return self.common_traits(
+            background=None, anchors=(self._trunk.strides, self._sizes, config.anchor_ratios, numbers)
         )
 
-    def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters, float32."""
-        return jax.jit(self._init)(key)
-
-    def _init(self, key):
+    def init_heads(self, key: Key[Array, ""]) -> Params:
+        """Random parameters of the head."""
         level, valid = jnp.zeros((1, 2, 2, self.config.neck.channels)), jnp.ones((1, 2, 2, 1))
-        head = self._head.init(jax.random.fold_in(key, 2), level, valid)
-        return self._trunk.init(key) | {"head": head["params"]}
-
-    def trainable(self, path: tuple[str, ...]) -> bool:
-        """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
-        return self._trunk.trainable(path)
-
-    def features(self, params: Params, batch: Batch) -> Features:
-        """Feature maps of the batch's pictures, normalised as this detector wants them."""
-        return self._trunk.features(params, batch)
+        return {"head": self._head.init(jax.random.fold_in(key, 2), level, valid)["params"]}
 
     def regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
     ) -> tuple[Regions, dict[str, Term]]:
         """Every anchor with its assignment, at either stage; finding them has no terms."""
         del params, keys, stage
-        anchors = self._anchors(features)
+        anchors = self.anchors(features, sizes=self._sizes)
         return jax.vmap(functools.partial(self._assigned, anchors))(batch), {}
 
     def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
@@ -183,7 +152,7 @@ class RetinaNet:
         """Boxes with a score over the threshold after suppression class by class, best first."""
         config = self.config
         features = self.features(params, batch)
-        anchors = self._anchors(features)
+        anchors = self.anchors(features, sizes=self._sizes)
         present = jax.vmap(inside, (None, 0))(anchors, batch.sizes)
         levels, start = [], 0
         for logits, deltas in zip(*self._dense(params, features, batch), strict=True):
@@ -211,11 +180,6 @@ class RetinaNet:
         return jax.vmap(select)(boxes, scores, labels, batch.sizes)
 
     @functools.cached_property
-    def _trunk(self) -> Trunk:
-        config = self.config
-        return Trunk(config.backbone, config.neck, config.frozen_stages, config.pixel_mean, config.pixel_std)
-
-    @functools.cached_property
     def _head(self) -> DenseHead:
         config = self.config
         return DenseHead(
@@ -237,30 +201,10 @@ class RetinaNet:
             tuple(size * 2 ** (step / octaves) for step in range(octaves)) for size in self.config.anchor_sizes
         )
 
-    def _anchors(self, features: Features) -> Anchors:
-        config = self.config
-        return pyramid_anchors(
-            [level.shape[1:3] for level in features.neck],
-            strides=self.traits.strides,
-            sizes=self._sizes,
-            ratios=config.anchor_ratios,
-            offset=config.anchor_offset,
-            rounded=config.anchor_rounded,
-        )
-
     def _assigned(self, anchors: Anchors, batch: Batch) -> Regions:
         """The anchors against the truth of one picture; `batch` without its leading axis."""
         config = self.config
-        here = inside(anchors, batch.sizes)
-        matches = match(
-            jnp.where(here[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best
-            batch.boxes,
-            valid=batch.valid,
-            crowd=batch.crowd,
-            positive=config.positive,
-            negative=config.negative,
-            low_quality=True,
-        )
+        matches, here = self.matched(anchors, batch, positive=config.positive, negative=config.negative)
         positive = matches.positive & here
         deltas = box_ops.encode(batch.boxes[matches.truth], anchors.boxes, weights=config.box_weights)
         return Regions(

@@ -170,10 +170,7 @@ def losses(
     """The terms global, foreground_{stride} and background_{stride}, which decay, and soft, which does not."""
     del key
     memory = lax.stop_gradient(memory)
-    pairs = _pairs(config, student.traits, teacher.traits)
-    mine = [student.features.neck[pair.student] for pair in pairs]
-    theirs = [lax.stop_gradient(teacher.features.neck[pair.teacher]) for pair in pairs]
-    strides = [pair.stride for pair in pairs]
+    pairs, strides, mine, theirs = _levels(config, student, teacher)
     positives, picked = _positives(config, regions)
     found = positives if config.instances == "positives" else Instances(batch.boxes, batch.labels, batch.valid)
     sigmas, parts = [], []
@@ -206,11 +203,8 @@ def losses(
 
 def trust(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, memory: Prototypes) -> Trust:
     """The reliability of positive regions and, on every level, the greatest of the truth boxes over a cell."""
-    memory = lax.stop_gradient(memory)
-    pairs = _pairs(config, student.traits, teacher.traits)
-    mine = [lax.stop_gradient(student.features.neck[pair.student]) for pair in pairs]
-    theirs = [lax.stop_gradient(teacher.features.neck[pair.teacher]) for pair in pairs]
-    strides = [pair.stride for pair in pairs]
+    _, strides, mine, theirs = _levels(config, student, teacher)
+    mine, memory = lax.stop_gradient((mine, memory))
     positives, picked = _positives(config, regions)
     sigma = _of_regions(config, student, teacher, mine, theirs, positives, memory, batch, strides)
     whole = jnp.ones(regions.positive.shape)
@@ -233,16 +227,15 @@ def trust(config: Config, student: View, teacher: View, regions: Regions, batch:
 
 def explain(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, memory: Prototypes) -> Shown:
     """How far each cell's objects are relied on, on the one level where each object is imitated."""
-    pairs = _pairs(config, student.traits, teacher.traits)
+    _, strides, mine, theirs = _levels(config, student, teacher)
     found = Instances(batch.boxes, batch.labels, batch.valid)
     if config.instances == "positives":
         found, _ = _positives(config, regions)
-    sigmas, shapes = [], []
-    for index, pair in enumerate(pairs):
-        mine, theirs = student.features.neck[pair.student], teacher.features.neck[pair.teacher]
-        sigmas.append(seen_from_prototypes(config, mine, theirs, found, memory, index, pair.stride)[0])
-        shapes.append(mine.shape[1:3])
-    strides = [pair.stride for pair in pairs]
+    sigmas = [
+        seen_from_prototypes(config, mine[index], theirs[index], found, memory, index, stride)[0]
+        for index, stride in enumerate(strides)
+    ]
+    shapes = [level.shape[1:3] for level in mine]
     masks = object_masks(config, found, sigmas, shapes=shapes, strides=strides)
     return Shown(cells={f"sigma_{stride}": mask for stride, mask in zip(strides, masks, strict=True)}, regions={})
 
@@ -254,6 +247,16 @@ def _pairs(config: Config, student: Traits, teacher: Traits) -> tuple[base.Level
             "set levels to 'common' to use those that both have."
         )
     return base.level_pairs(student, teacher, source="neck")
+
+
+def _levels(
+    config: Config, student: View, teacher: View
+) -> tuple[tuple[base.LevelPair, ...], list[int], list[Array], list[Array]]:
+    """The pairs of levels, their strides, and the student's and the teacher's maps of them."""
+    pairs = _pairs(config, student.traits, teacher.traits)
+    mine = [student.features.neck[pair.student] for pair in pairs]
+    theirs = [lax.stop_gradient(teacher.features.neck[pair.teacher]) for pair in pairs]
+    return pairs, [pair.stride for pair in pairs], mine, theirs
 
 
 def _positives(config: Config, regions: Regions) -> tuple[Instances, Int[Array, "b n"]]:
