@@ -3,13 +3,19 @@
     python benchmarks/ablation.py --config=bccd --arguments=alone,tar,mimic --seeds=0,1,2 --out=runs/ablation
 
 Each run has a workdir below --out and is not trained again if it is finished; several processes may share the work by
-taking different seeds. --table prints the table of whatever runs are there, as Markdown.
+taking different seeds. --table prints the table of whatever runs are there, as Markdown. The control of the second paper,
+students that start from finished ones and go on with a teacher or without:
+
+    python benchmarks/ablation.py --config=bccd --arguments=alone,gkd --initial=runs/ablation/alone_{seed}/student \
+        --out=runs/control
 """
 
 import argparse
 import json
 import statistics
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from jaxkd import config as configs
 from jaxkd.train import loop
@@ -22,24 +28,25 @@ def main() -> None:
     parser.add_argument("--arguments", default="alone,tar,mimic")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--initial", default="", help="weights that students start from; {seed} becomes the seed")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
     options = parser.parse_args()
     if not options.table:
         for seed in map(int, options.seeds.split(",")):
             for argument in options.arguments.split(","):
-                run(options.config, argument, seed, options.steps, options.out / f"{argument}_{seed}")
+                recipe = configs.load_recipe(options.config, argument)
+                recipe.train.seed = seed
+                recipe.train.steps = options.steps or recipe.train.steps
+                recipe.initial = options.initial.format(seed=seed)
+                run(recipe, options.out / f"{argument}_{seed}")
     print(table(options.out))
 
 
-def run(name: str, argument: str, seed: int, steps: int, workdir: Path) -> None:
+def run(recipe: ConfigDict, workdir: Path) -> None:
     """One run, and its scores in scores.json."""
     if (workdir / "scores.json").exists():
         return
-    recipe = configs.load_recipe(name, argument)
-    recipe.train.seed = seed
-    if steps:
-        recipe.train.steps = steps
     finished = loop.run(recipe, workdir, quiet=True)
     scores = finished.evaluation.scores
     content = {
