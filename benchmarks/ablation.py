@@ -3,8 +3,8 @@
     python benchmarks/ablation.py --config=bccd --arguments=alone,tar,mimic --seeds=0,1,2 --out=runs/ablation
 
 Each run has a workdir below --out and is not trained again if it is finished; several processes may share the work by
-taking different seeds. --table prints the table of whatever runs are there, as Markdown. The control of the second paper,
-students that start from finished ones and go on with a teacher or without:
+taking different seeds. --table prints the table of whatever runs are there, as Markdown. The control of the second
+paper, students that start from finished ones and go on with a teacher or without:
 
     python benchmarks/ablation.py --config=bccd --arguments=alone,gkd --initial=runs/ablation/alone_{seed}/student \
         --out=runs/control

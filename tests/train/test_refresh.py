@@ -1,4 +1,5 @@
-"""Prototypes from a training set: the same on one device, on four and in two processes; and when they are rebuilt."""
+"""Prototypes from a training set, and the losses of the step after them: the same on one device, on four and in two
+processes; and when they are rebuilt."""
 
 import dataclasses
 import json
@@ -11,15 +12,16 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from jax import numpy as jnp
 
 from jaxkd import config as configs
 from jaxkd.config import component
-from jaxkd.data import shapes
+from jaxkd.data import loader, shapes
 from jaxkd.distill import decay, global_knowledge
 from jaxkd.distill.prototypes import Truth, Vectors, choose, find
 from jaxkd.train import build, mesh, optimizer
 from jaxkd.train.refresh import Refresh
-from jaxkd.train.step import Pair, initial_state
+from jaxkd.train.step import Pair, initial_state, make_step
 
 COUNT = 3
 
@@ -39,18 +41,26 @@ def make_pair(**fields):
 
 
 def refreshed(*, devices):
-    """The state after a refresh, and the refresh, on so many devices in all."""
+    """The state after a refresh, the refresh, and the next step's losses, on so many devices in all."""
     source, pair = make_pair()
     meshed = mesh.make_mesh(devices)
     state = initial_state(pair, pair.student.init(jax.random.key(0)), jax.random.key(1))
     frozen = mesh.put_replicated(pair.teacher.init(jax.random.key(7)), meshed)
-    rebuild = Refresh(pair, source, configs.build(tiny.loader()), meshed, batch=4, steps_per_epoch=2)
-    return rebuild(mesh.put_replicated(state, meshed), frozen, ["gkd"]), rebuild
+    feeding = configs.build(tiny.loader())
+    rebuild = Refresh(pair, source, feeding, meshed, batch=4, steps_per_epoch=2)
+    state = rebuild(mesh.put_replicated(state, meshed), frozen, ["gkd"])
+    batch = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
+    own = slice(jax.process_index() * (4 // jax.process_count()), (jax.process_index() + 1) * (4 // jax.process_count()))
+    batch = mesh.put_batch(jax.tree.map(lambda leaf: leaf[own], batch), meshed)
+    _, metrics = make_step(pair, meshed)(jax.tree.map(jnp.copy, state), frozen, batch)
+    return state, rebuild, {name: float(value) for name, value in metrics.items()}
 
 
-def numbers(state):
-    """The memory as lists."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), dataclasses.asdict(state.memory["gkd"]))
+def numbers(outcome):
+    """The memory, and the losses of the next step, as lists."""
+    state, _, metrics = outcome
+    memory = dataclasses.asdict(state.memory["gkd"])
+    return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), memory | {"metrics": metrics})
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +74,13 @@ def assert_same(found, wanted):
     for space in ("student", "teacher"):
         for mine, other in zip(found[space], wanted[space], strict=True):
             np.testing.assert_allclose(mine, other, atol=1e-5)
+    assert found["metrics"].keys() == wanted["metrics"].keys() >= {"class", "gkd/global", "gkd/soft", "loss"}
+    for name, value in wanted["metrics"].items():
+        np.testing.assert_allclose(found["metrics"][name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_prototypes_are_objects_of_their_class(one):
-    state, rebuild = one
+    state, rebuild, _ = one
     memory = state.memory["gkd"]
     assert memory.known.all()
     found, student = rebuild.describe("gkd", state.params["detector"], "student")
@@ -81,7 +94,7 @@ def test_prototypes_are_objects_of_their_class(one):
 
 
 def test_one_device_and_four_agree(one):
-    assert_same(numbers(refreshed(devices=4)[0]), numbers(one[0]))
+    assert_same(numbers(refreshed(devices=4)), numbers(one))
 
 
 PROCESS = """
@@ -90,7 +103,7 @@ import jax
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import test_refresh
-print(json.dumps(test_refresh.numbers(test_refresh.refreshed(devices=4)[0])))
+print(json.dumps(test_refresh.numbers(test_refresh.refreshed(devices=4))))
 """
 
 
@@ -117,7 +130,7 @@ def test_two_processes_agree(one):
     outputs = [process.communicate(timeout=300) for process in processes]
     for process, (out, error) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, error
-        assert_same(json.loads(out.splitlines()[-1]), numbers(one[0]))
+        assert_same(json.loads(out.splitlines()[-1]), numbers(one))
 
 
 def test_when_it_is_due():
