@@ -36,7 +36,11 @@ def traits(width, **changes):
     return Traits(**(usual | changes))
 
 
-def scene(seed=0, *, student=3, teacher=5):
+# What a detector of each kind says of itself.
+KINDS = {"two_stage": {}, "dense": {"background": None, "anchors": ("made up",)}}
+
+
+def scene(seed=0, *, student=3, teacher=5, kind="two_stage"):
     """Two pictures, four places for truth and 16 for regions, some of them padding; widths of the two necks."""
     rng = np.random.default_rng(seed)
     valid = jnp.array([[True, True, True, False], [False, True, True, False]])
@@ -54,7 +58,9 @@ def scene(seed=0, *, student=3, teacher=5):
         real=jnp.ones(2, bool),
     )
     regions = _regions(rng, batch)
-    views = (_view(rng, traits(width), regions, noise) for width, noise in ((student, 1.5), (teacher, 1.2)))
+    views = (
+        _view(rng, traits(width, **KINDS[kind]), regions, noise) for width, noise in ((student, 1.5), (teacher, 1.2))
+    )
     return Scene(*views, regions, batch)
 
 
@@ -87,7 +93,7 @@ def _view(rng, traits, regions, noise):
     def levels(strides, channels):
         return tuple(draw(2, SIDE // s, SIDE // s, c) for s, c in zip(strides, channels, strict=True))
 
-    classes = len(traits.classes)
+    classes, dense = len(traits.classes), traits.background is None
     many = regions.labels.shape
     return View(
         features=Features(
@@ -95,8 +101,8 @@ def _view(rng, traits, regions, noise):
             neck=levels(traits.strides, traits.channels),
         ),
         answers=Answers(
-            logits=draw(*many, classes + 1, scale=2.0),
-            deltas=regions.deltas[..., None, :] + draw(*many, classes, 4, scale=noise),
+            logits=draw(*many, classes + (not dense), scale=2.0),
+            deltas=regions.deltas[..., None, :] + draw(*many, 1 if dense else classes, 4, scale=noise),
         ),
         traits=traits,
     )

@@ -14,6 +14,8 @@ A method is a module in this folder with
   `refresh(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`;
 * optionally `trust(config, student, teacher, regions, batch, memory)`: a Trust, with which another method of the recipe
   that names this one in its `sigma_from` is called as `losses(..., trust=...)`;
+* optionally `ZERO_AT_TEACHER`: fields of its Config with which all its terms are 0 for a student that shows and answers
+  what the teacher does;
 * optionally `explain(config, student, teacher, regions, batch, memory)`: what of it can be drawn, a Shown.
 
 A method sees two views, the regions and the batch, and never the inside of a detector.

@@ -27,6 +27,8 @@ from jaxkd.types import Batch, Features, Outcome, Regions, Shown, Term, Traits, 
 
 ROUND = 1e-6  # added to a box's relative side in the level rule
 
+ZERO_AT_TEACHER = {"adapt": "identity"}
+
 
 @dataclass(frozen=True)
 class Config:

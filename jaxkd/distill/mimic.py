@@ -11,6 +11,8 @@ from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops.masks import extent_mask
 from jaxkd.types import Batch, Outcome, Regions, Term, Traits, Trust, View
 
+ZERO_AT_TEACHER = {"adapt": "identity"}
+
 
 @dataclass(frozen=True)
 class Config:

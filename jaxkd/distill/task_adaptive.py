@@ -21,6 +21,8 @@ from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.masks import box_level, gaussian_mask
 from jaxkd.types import Batch, Outcome, Regions, Shown, Term, Traits, Trust, View
 
+ZERO_AT_TEACHER = {"adapt": "identity"}
+
 
 @dataclass(frozen=True)
 class Config:

@@ -1,5 +1,7 @@
-"""What every module of jaxkd.distill that has `losses` promises; a new method is found by listing the folder."""
+"""What every module of jaxkd.distill that has `losses` promises, on what either kind of detector shows it; a new method
+is found by listing the folder."""
 
+import dataclasses
 import functools
 import importlib
 import pkgutil
@@ -22,22 +24,25 @@ MODULES = {
 METHODS = sorted(name for name, module in MODULES.items() if hasattr(module, "losses"))
 
 every_method = pytest.mark.parametrize("name", METHODS)
+every_kind = pytest.mark.parametrize("kind", scenes.KINDS)
 
 
 @functools.cache
-def scene():
-    return scenes.scene()
+def scene(kind):
+    return scenes.scene(kind=kind)
 
 
 @functools.cache
 def params(name):
-    return scenes.parameters(MODULES[name], MODULES[name].Config(), scene())
+    return scenes.parameters(MODULES[name], MODULES[name].Config(), scene("two_stage"))
 
 
 @functools.cache
 def compiled(name):
     """Terms of a scene, and the gradient of their sum in all that is not an integer."""
     module = MODULES[name]
+    memory = scenes.remembered(module, module.Config(), scene("two_stage"))
+    numbers, whole = split(memory)
 
     def total(floats, scene):
         student, teacher = (
@@ -46,7 +51,8 @@ def compiled(name):
         )
         regions = scene.regions.replace(boxes=floats["regions"], deltas=floats["deltas"])
         batch = scene.batch.replace(boxes=floats["truth"])
-        outcome = scenes.ask(module, module.Config(), floats["params"], scenes.Scene(student, teacher, regions, batch))
+        now = scenes.Scene(student, teacher, regions, batch)
+        outcome = scenes.ask(module, module.Config(), floats["params"], now, memory=join(floats["memory"], whole))
         return sum(term.mean() for term in (outcome.terms | outcome.steady).values()), outcome
 
     @jax.jit
@@ -58,11 +64,23 @@ def compiled(name):
             "regions": scene.regions.boxes,
             "deltas": scene.regions.deltas,
             "truth": scene.batch.boxes,
+            "memory": numbers,
         }
         gradient, outcome = jax.grad(total, has_aux=True)(floats, scene)
         return outcome, gradient
 
     return run
+
+
+def split(tree):
+    """The leaves that a gradient could reach, and the others, each in a tree with None elsewhere."""
+    real = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None, tree)
+    rest = jax.tree.map(lambda leaf: None if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    return real, rest
+
+
+def join(one, other):
+    return jax.tree.map(lambda a, b: b if a is None else a, one, other, is_leaf=lambda leaf: leaf is None)
 
 
 def assert_finite(tree):
@@ -84,9 +102,10 @@ def test_has_the_parts_of_the_protocol(name):
     assert build(component(f"distill.{name}")) == module.Config()
 
 
+@every_kind
 @every_method
-def test_terms_and_gradients_are_finite_and_teach(name):
-    outcome, gradient = compiled(name)(params(name), scene())
+def test_terms_and_gradients_are_finite_and_teach(name, kind):
+    outcome, gradient = compiled(name)(params(name), scene(kind))
     assert outcome.terms
     for part in (outcome.terms | outcome.steady | outcome.metrics).values():
         assert isinstance(part, Term)
@@ -97,38 +116,57 @@ def test_terms_and_gradients_are_finite_and_teach(name):
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["student"]))
 
 
+@every_kind
 @every_method
-def test_no_gradient_reaches_the_teacher_or_a_box(name):
-    _, gradient = compiled(name)(params(name), scene())
-    for part in ("teacher", "regions", "deltas", "truth"):
+def test_no_gradient_reaches_the_teacher_a_box_or_a_prototype(name, kind):
+    _, gradient = compiled(name)(params(name), scene(kind))
+    for part in ("teacher", "regions", "deltas", "truth", "memory"):
         for leaf in jax.tree.leaves(gradient[part]):
             np.testing.assert_array_equal(leaf, 0, err_msg=part)
 
 
+@every_kind
 @every_method
-def test_junk_in_padding_changes_neither_value_nor_gradient(name):
-    outcome, gradient = compiled(name)(params(name), scene())
-    spoilt, spoilt_gradient = compiled(name)(params(name), scenes.with_junk_in_padding(scene()))
+def test_junk_in_padding_changes_neither_value_nor_gradient(name, kind):
+    outcome, gradient = compiled(name)(params(name), scene(kind))
+    spoilt, spoilt_gradient = compiled(name)(params(name), scenes.with_junk_in_padding(scene(kind)))
     jax.tree.map(np.testing.assert_array_equal, spoilt, outcome)
     jax.tree.map(np.testing.assert_array_equal, spoilt_gradient, gradient)
 
 
+@every_kind
 @every_method
-def test_nothing_to_learn_from_gives_zero(name):
-    outcome, gradient = compiled(name)(params(name), scenes.without_anything(scene()))
+def test_nothing_to_learn_from_gives_zero(name, kind):
+    outcome, gradient = compiled(name)(params(name), scenes.without_anything(scene(kind)))
     for term in (outcome.terms | outcome.steady).values():
         assert term.total == term.mean() == 0
     assert_finite((outcome, gradient))
 
 
+@every_kind
 @every_method
-def test_every_parameter_is_used(name):
-    _, gradient = compiled(name)(params(name), scene())
+def test_every_parameter_is_used(name, kind):
+    _, gradient = compiled(name)(params(name), scene(kind))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient["params"]):
         assert np.any(leaf), jax.tree_util.keystr(path)
 
 
 @every_method
 def test_the_same_key_draws_the_same_parameters(name):
-    again = scenes.parameters(MODULES[name], MODULES[name].Config(), scene())
+    again = scenes.parameters(MODULES[name], MODULES[name].Config(), scene("two_stage"))
     jax.tree.map(np.testing.assert_array_equal, again, params(name))
+
+
+@every_kind
+@pytest.mark.parametrize("name", [name for name in METHODS if hasattr(MODULES[name], "ZERO_AT_TEACHER")])
+def test_where_student_equals_teacher_nothing_is_left(name, kind):
+    module = MODULES[name]
+    config = dataclasses.replace(module.Config(), **module.ZERO_AT_TEACHER)
+    same = scenes.scene(student=4, teacher=4, kind=kind)
+    same = same._replace(student=same.teacher)
+    memory = scenes.remembered(module, config, same)
+    if memory is not None:
+        memory = memory.replace(student=memory.teacher)
+    outcome = scenes.ask(module, config, scenes.parameters(module, config, same), same, memory=memory)
+    for part, term in (outcome.terms | outcome.steady).items():
+        np.testing.assert_allclose(term.total, 0.0, atol=1e-5, err_msg=part)
