@@ -338,7 +338,7 @@ def local_terms(
     masks = object_masks(config, found, weights, shapes=[level.shape[1:3] for level in adapted], strides=strides)
     terms = {}
     for level, target, mask, stride in zip(adapted, theirs, masks, strides, strict=True):
-        inside = jax.vmap(lambda size, s=stride, m=mask: extent_mask(size, shape=m.shape[1:], stride=s))(batch.sizes)
+        inside = extent_mask(batch.sizes, shape=mask.shape[1:], stride=stride)
         areas = {
             "foreground": (mask, config.foreground_weight),
             "background": (inside * (mask == 0), config.background_weight),

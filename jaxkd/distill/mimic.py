@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import jax
 from jaxtyping import Array, Key
 
 from jaxkd.distill import adapt as adapters
@@ -68,9 +67,7 @@ def losses(
         mine = base.maps(student.features, config.source)[pair.student]
         theirs = base.maps(teacher.features, config.source)[pair.teacher]
         mine = adapters.apply(params[adapters.of_level(pair)], mine, kind=config.adapt)
-        mask = jax.vmap(lambda size, m=mine, s=pair.stride: extent_mask(size, shape=m.shape[1:3], stride=s))(
-            batch.sizes
-        )
+        mask = extent_mask(batch.sizes, shape=mine.shape[1:3], stride=pair.stride)
         if trust is not None:
             mask = mask * trust.cells.get(pair.stride, 1.0)
         term = base.masked_square(mine, theirs, mask)

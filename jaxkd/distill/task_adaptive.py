@@ -18,7 +18,7 @@ from jaxkd.distill import base
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.distill.gated import box_gate, box_term, class_gate, class_term
 from jaxkd.ops import boxes as box_ops
-from jaxkd.ops.masks import box_level, gaussian_mask
+from jaxkd.ops.masks import box_level, extent_mask, gaussian_mask
 from jaxkd.types import Batch, Outcome, Regions, Shown, Term, Traits, Trust, View
 
 ZERO_AT_TEACHER = {"adapt": "identity"}
@@ -207,7 +207,10 @@ def _feature(
         weighed = mask * trusted.get(pair.stride, 1.0)
         terms[f"feature_{pair.stride}"] = feature_term(adapted, target, weighed, norm=config.feat_norm)
     mass = sum(mask.sum() for mask in masks)
-    cells = jnp.asarray(sum(mask.size for mask in masks), jnp.float32)
+    cells = sum(
+        extent_mask(batch.sizes, shape=mask.shape[1:], stride=pair.stride).sum()
+        for pair, mask in zip(pairs, masks, strict=True)
+    )
     if config.feat_levels == "pooled":
         terms = {"feature": Term(sum(t.total for t in terms.values()), sum(t.count for t in terms.values()))}
     return Outcome(terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)})

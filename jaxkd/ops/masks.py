@@ -130,14 +130,15 @@ def overlay(
     return mask
 
 
-def extent_mask(size: Num[Array, "2"], *, shape: tuple[int, ...], stride: int) -> Float[Array, "h w"]:
-    """1 in cells that begin within a picture of `size` (height, width), 0 in those that lie in its padding.
+def extent_mask(size: Num[Array, "*b 2"], *, shape: tuple[int, ...], stride: int) -> Float[Array, "*b h w"]:
+    """1 in cells that begin within pictures of `size` (height, width), 0 in those that lie in their padding.
 
     Raises:
         ValueError: if a side of `shape` or the stride is below 1.
     """
     y, x = (center - 0.5 * stride for center in cell_centers(shape, stride))
-    return ((y < size[0])[:, None] & (x < size[1])).astype(jnp.float32)
+    height, width = size[..., 0, None, None], size[..., 1, None, None]
+    return ((y[:, None] < height) & (x < width)).astype(jnp.float32)
 
 
 def box_level(

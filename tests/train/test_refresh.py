@@ -50,7 +50,9 @@ def refreshed(*, devices):
     rebuild = Refresh(pair, source, feeding, meshed, batch=4, steps_per_epoch=2)
     state = rebuild(mesh.put_replicated(state, meshed), frozen, ["gkd"])
     batch = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
-    own = slice(jax.process_index() * (4 // jax.process_count()), (jax.process_index() + 1) * (4 // jax.process_count()))
+    own = slice(
+        jax.process_index() * (4 // jax.process_count()), (jax.process_index() + 1) * (4 // jax.process_count())
+    )
     batch = mesh.put_batch(jax.tree.map(lambda leaf: leaf[own], batch), meshed)
     _, metrics = make_step(pair, meshed)(jax.tree.map(jnp.copy, state), frozen, batch)
     return state, rebuild, {name: float(value) for name, value in metrics.items()}
