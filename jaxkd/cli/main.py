@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a detector, alone or taught",
     "evaluate": "score the student of a run",
     "predict": "find objects in pictures and draw them",
+    "convert": "take over a torchvision, detectron2 or mmdetection detector",
     "explain": "draw what the teacher teaches on one picture",
 }
 USAGE = 64

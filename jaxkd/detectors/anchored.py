@@ -65,11 +65,16 @@ class Anchored(abc.ABC):
         if sizes != levels:
             raise ConfigError(f"anchor_sizes has {sizes} entries, the pyramid {levels} levels; give one size a level.")
 
-    def anchors(self, features: Features, *, sizes: Sequence[Sequence[float]]) -> Anchors:
+    def anchors(self, features: Features, batch: Batch, *, sizes: Sequence[Sequence[float]]) -> Anchors:
         """The anchors of every level, of these sizes each."""
+        shapes = [level.shape[1:3] for level in features.neck]
+        strides = self._trunk.strides
+        if self.config.anchor_step == "canvas":
+            tall, wide = batch.images.shape[1:3]
+            strides = [(tall // height, wide // width) for height, width in shapes]
         return pyramid_anchors(
-            [level.shape[1:3] for level in features.neck],
-            strides=self._trunk.strides,
+            shapes,
+            strides=strides,
             sizes=sizes,
             ratios=self.config.anchor_ratios,
             offset=self.config.anchor_offset,

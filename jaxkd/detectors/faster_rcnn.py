@@ -16,7 +16,8 @@ from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
 from jaxkd.detectors.trunk import apply
 from jaxkd.nets import fpn, resnet
-from jaxkd.nets.heads import RPNHead, TwoFCHead
+from jaxkd.nets.heads import BoxHead, RPNHead
+from jaxkd.nets.norm import valid_cells
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors, inside
 from jaxkd.ops.match import match
@@ -32,6 +33,8 @@ COUNTS = (
     "post_nms_train",
     "post_nms_test",
     "roi_samples",
+    "rpn_depth",
+    "head_dense",
     "hidden",
     "detections",
     "candidates",
@@ -48,6 +51,8 @@ class Config:
       anchor_sizes: side in pixels of the anchors of each level.
       anchor_ratios: height / width of the anchors of every level.
       anchor_offset: where in its cell an anchor is centred; 0.5 is the middle.
+      anchor_step: pixels between the anchors of two cells: the level's stride, or the padded "canvas" divided
+        by its cells, as torchvision has it; on coarse levels it then depends on how far a picture is padded.
       anchor_rounded: base anchors rounded to whole pixels, as torchvision has them.
       rpn_positive, rpn_negative: IoU from which an anchor is an object, and under which it is background.
       rpn_samples, rpn_fraction: anchors sampled for the loss, and the largest share of positives among them.
@@ -59,7 +64,9 @@ class Config:
       roi_samples, roi_fraction: regions sampled for the head, and the largest share of positives among them.
       roi_resolution, roi_sampling, roi_aligned: RoIAlign's cells a side, samples a cell and side, and pixel rule.
       roi_scale, roi_level: side of the square box that is pooled from level `roi_level`.
-      hidden: width of the box head's two layers.
+      rpn_depth: 3x3 convolutions of the proposal network.
+      head_convs, head_dense, hidden: convolutions and dense layers of the box head, and the width of the latter.
+      head_norm, head_groups: of the head's convolutions, and its number of groups if it is "group".
       agnostic: one box for all classes in place of one for each.
       rpn_weights, box_weights: weights of the box code.
       rpn_beta, box_beta: where smooth L1 turns linear; 0 is plain L1.
@@ -76,6 +83,7 @@ class Config:
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     anchor_offset: float = 0.0
+    anchor_step: Literal["stride", "canvas"] = "stride"
     anchor_rounded: bool = False
     rpn_positive: float = 0.7
     rpn_negative: float = 0.3
@@ -96,7 +104,12 @@ class Config:
     roi_aligned: bool = True
     roi_scale: float = 224.0
     roi_level: int = 4
+    rpn_depth: int = 1
+    head_convs: int = 0
+    head_dense: int = 2
     hidden: int = 1024
+    head_norm: Literal["frozen_batch", "group"] = "group"
+    head_groups: int = 32
     agnostic: bool = False
     rpn_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
@@ -147,9 +160,9 @@ class FasterRCNN(Anchored):
         """Random parameters of the region proposal network and the box head."""
         config = self.config
         pooled = jnp.zeros((1, config.roi_resolution, config.roi_resolution, config.neck.channels))
-        level = jnp.zeros((1, 2, 2, config.neck.channels))
+        level, valid = jnp.zeros((1, 2, 2, config.neck.channels)), jnp.ones((1, 2, 2, 1))
         return {
-            "rpn": self._rpn.init(jax.random.fold_in(key, 2), level)["params"],
+            "rpn": self._rpn.init(jax.random.fold_in(key, 2), level, valid)["params"],
             "head": self._head.init(jax.random.fold_in(key, 3), pooled)["params"],
         }
 
@@ -158,7 +171,7 @@ class FasterRCNN(Anchored):
     ) -> tuple[Regions, dict[str, Term]]:
         """Regions sampled among proposals and truth (or the best proposals), and the proposal network's terms."""
         config = self.config
-        anchors, logits, deltas = self._rpn_answers(params, features)
+        anchors, logits, deltas = self._rpn_answers(params, features, batch)
         proposals = self._proposals(
             anchors, logits, deltas, batch, before=config.pre_nms_train, after=config.post_nms_train
         )
@@ -202,7 +215,7 @@ class FasterRCNN(Anchored):
         """Boxes with a score over the threshold after suppression class by class, best first."""
         config = self.config
         features = self.features(params, batch)
-        anchors, logits, deltas = self._rpn_answers(params, features)
+        anchors, logits, deltas = self._rpn_answers(params, features, batch)
         proposals = self._proposals(
             anchors, logits, deltas, batch, before=config.pre_nms_test, after=config.post_nms_test
         )
@@ -220,22 +233,36 @@ class FasterRCNN(Anchored):
 
     @functools.cached_property
     def _rpn(self):
-        return RPNHead(self.config.neck.channels, anchors=len(self.config.anchor_ratios), dtype=self.config.dtype)
+        config = self.config
+        return RPNHead(
+            config.neck.channels, anchors=len(config.anchor_ratios), depth=config.rpn_depth, dtype=config.dtype
+        )
 
     @functools.cached_property
     def _head(self):
-        classes = len(self.classes)
-        boxes = 1 if self.config.agnostic else classes
-        return TwoFCHead(classes + 1, boxes, hidden=self.config.hidden, dtype=self.config.dtype)
+        classes, config = len(self.classes), self.config
+        return BoxHead(
+            classes + 1,
+            1 if config.agnostic else classes,
+            convs=config.head_convs,
+            dense=config.head_dense,
+            hidden=config.hidden,
+            norm=config.head_norm,
+            groups=config.head_groups,
+            dtype=config.dtype,
+        )
 
-    def _rpn_answers(self, params: Params, features: Features) -> tuple[Anchors, list[Array], list[Array]]:
+    def _rpn_answers(
+        self, params: Params, features: Features, batch: Batch
+    ) -> tuple[Anchors, list[Array], list[Array]]:
         """Anchors of all levels, and for each level logits [b a] and deltas [b a 4]."""
         logits, deltas = [], []
-        for level in features.neck:
-            level_logits, level_deltas = apply(self._rpn, params["rpn"], level)
+        for level, stride in zip(features.neck, self.traits.strides, strict=True):
+            valid = valid_cells(batch.sizes, stride=stride, shape=level.shape[1:3])
+            level_logits, level_deltas = apply(self._rpn, params["rpn"], level, valid)
             logits.append(level_logits.reshape(level.shape[0], -1))
             deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
-        anchors = self.anchors(features, sizes=[(size,) for size in self.config.anchor_sizes])
+        anchors = self.anchors(features, batch, sizes=[(size,) for size in self.config.anchor_sizes])
         return anchors, logits, deltas
 
     def _rpn_losses(self, anchors, logits, deltas, batch: Batch, keys) -> dict[str, Term]:

@@ -1,6 +1,7 @@
 """RetinaNet: one stage, a focal loss over every anchor of a feature pyramid (Lin et al. 2017, arXiv 1708.02002)."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -37,7 +38,9 @@ class Config:
       octaves: sizes of a level, each 2^(1/octaves) of the one before.
       anchor_ratios: height / width of the anchors of every level.
       anchor_offset: where in its cell an anchor is centred; 0.5 is the middle.
-      anchor_rounded: base anchors rounded to whole pixels, as torchvision has them.
+      anchor_step: pixels between the anchors of two cells: the level's stride, or the padded "canvas" divided
+        by its cells, as torchvision has it; on coarse levels it then depends on how far a picture is padded.
+      anchor_rounded: sizes and base anchors rounded to whole pixels, sizes downwards, as torchvision has them.
       positive, negative: IoU from which an anchor is an object, and under which it is background.
       tower_depth, tower_channels: 3x3 convolutions before each answer, and their width.
       tower_norm, tower_groups: "group" for group norm in the towers, and its number of groups.
@@ -59,6 +62,7 @@ class Config:
     octaves: int = 3
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     anchor_offset: float = 0.0
+    anchor_step: Literal["stride", "canvas"] = "stride"
     anchor_rounded: bool = False
     positive: float = 0.5
     negative: float = 0.4
@@ -104,7 +108,7 @@ class RetinaNet(Anchored):
     def traits(self) -> Traits:
         """The constants that methods may need."""
         config = self.config
-        numbers = (config.anchor_offset, float(config.anchor_rounded))
+        numbers = (config.anchor_offset, config.anchor_step, config.anchor_rounded)
         return self.common_traits(
             background=None, anchors=(self._trunk.strides, self._sizes, config.anchor_ratios, numbers)
         )
@@ -119,7 +123,7 @@ class RetinaNet(Anchored):
     ) -> tuple[Regions, dict[str, Term]]:
         """Every anchor with its assignment, at either stage; finding them has no terms."""
         del params, keys, stage
-        anchors = self.anchors(features, sizes=self._sizes)
+        anchors = self.anchors(features, batch, sizes=self._sizes)
         return jax.vmap(functools.partial(self._assigned, anchors))(batch), {}
 
     def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
@@ -152,7 +156,7 @@ class RetinaNet(Anchored):
         """Boxes with a score over the threshold after suppression class by class, best first."""
         config = self.config
         features = self.features(params, batch)
-        anchors = self.anchors(features, sizes=self._sizes)
+        anchors = self.anchors(features, batch, sizes=self._sizes)
         present = jax.vmap(inside, (None, 0))(anchors, batch.sizes)
         levels, start = [], 0
         for logits, deltas in zip(*self._dense(params, features, batch), strict=True):
@@ -196,9 +200,10 @@ class RetinaNet(Anchored):
     @functools.cached_property
     def _sizes(self) -> tuple[tuple[float, ...], ...]:
         """The anchors' sizes of each level."""
-        octaves = self.config.octaves
+        octaves, whole = self.config.octaves, math.floor if self.config.anchor_rounded else float
         return tuple(
-            tuple(size * 2 ** (step / octaves) for step in range(octaves)) for size in self.config.anchor_sizes
+            tuple(float(whole(size * 2 ** (step / octaves))) for step in range(octaves))
+            for size in self.config.anchor_sizes
         )
 
     def _assigned(self, anchors: Anchors, batch: Batch) -> Regions:

@@ -9,7 +9,7 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxkd.nets.norm import GroupNorm, conv, valid_cells
+from jaxkd.nets.norm import conv, norm, valid_cells
 
 LECUN_UNIFORM = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
@@ -22,16 +22,19 @@ class Config:
       channels: width of every level.
       extra: coarser levels on top: "pool" takes every second cell of the last (Faster R-CNN), "conv_c5" and "conv_p5"
         add two 3x3 convolutions of stride 2 that start from the backbone's or the pyramid's last level (RetinaNet).
+      extra_relu: whether the second of these convolutions sees the first through a ReLU; not in mmdetection.
       first: index of the first backbone level used; 0 starts at stride 4 (P2), 1 at stride 8 (P3).
-      norm: "group" puts a group norm after each convolution, in place of its bias.
+      norm: "group" or "frozen_batch" puts that norm after each convolution of the sums, in place of its bias; the extra
+        levels have a norm only with "group".
       groups: number of groups of "group" norm.
       dtype: what the net computes in; its parameters are float32.
     """
 
     channels: int = 256
     extra: Literal["none", "pool", "conv_c5", "conv_p5"] = "pool"
+    extra_relu: bool = True
     first: int = 0
-    norm: Literal["none", "group"] = "none"
+    norm: Literal["none", "group", "frozen_batch"] = "none"
     groups: int = 32
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -86,15 +89,20 @@ class FPN(nn.Module):
             x = used[-1] if config.extra == "conv_c5" else out[-1]
             for index in range(len(used), len(steps)):
                 mask = valid_at(index, x[:, ::2, ::2])
-                out.append(self._conv(x, mask, size=3, stride=2, name=f"extra_{index}") * mask)
-                x = nn.relu(out[-1])
+                kind = "group" if config.norm == "group" else "none"
+                out.append(self._conv(x, mask, size=3, stride=2, norm_kind=kind, name=f"extra_{index}") * mask)
+                x = nn.relu(out[-1]) if config.extra_relu else out[-1]
         return tuple(out)
 
-    def _conv(self, x: Array, valid: Array, *, size: int, name: str, stride: int = 1) -> Array:
-        config, plain = self.config, self.config.norm == "none"
-        options = {"stride": stride, "bias": plain, "dtype": config.dtype, "init": LECUN_UNIFORM}
+    def _conv(
+        self, x: Array, valid: Array, *, size: int, name: str, stride: int = 1, norm_kind: str | None = None
+    ) -> Array:
+        config, kind = self.config, norm_kind or self.config.norm
+        options = {"stride": stride, "bias": kind == "none", "dtype": config.dtype, "init": LECUN_UNIFORM}
         x = conv(config.channels, size, name=name, **options)(x)
-        return x if plain else GroupNorm(config.groups, config.dtype, name=f"{name}_norm")(x, valid)
+        if kind == "none":
+            return x
+        return norm(kind, groups=config.groups, dtype=config.dtype, name=f"{name}_norm")(x, valid)
 
 
 def _doubled(x: Array, *, like: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016) that return the four feature levels at strides 4, 8, 16 and 32."""
+"""Residual networks (He et al. 2016; Xie et al. 2017) that return the feature levels at strides 4, 8, 16 and 32."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxkd.errors import ConfigError
 from jaxkd.nets.norm import conv, norm, valid_cells
 
 BLOCKS = {  # He et al. 2016, table 1; depth 10 has one basic block a stage
@@ -30,6 +31,11 @@ class Config:
       width: channels of the stem and of the first stage's inner convolutions; each stage doubles them.
       norm: "frozen_batch" for pretrained weights, "group" for training from random numbers or in small batches.
       groups: number of groups of "group" norm.
+      eps: added to a variance by the norms.
+      cardinality: parts that a bottleneck's 3x3 convolution is split in; 32 in ResNeXt (Xie et al. 2017). Every device
+        splits only the pictures that it holds, so a grouped convolution adds no traffic between devices.
+      part_width: channels of each of these parts in the first stage, 0 for `width`: 4 in ResNeXt-50 32x4d, 8 in
+        ResNeXt-101 32x8d; 128 with a cardinality of 1 gives the wide networks (Zagoruyko & Komodakis 2016).
       stride_in_1x1: a bottleneck's stride is in its first 1x1 convolution (He et al. 2016) and not in its 3x3.
       dtype: what the net computes in; its parameters are float32.
     """
@@ -38,12 +44,23 @@ class Config:
     width: int = 64
     norm: Literal["frozen_batch", "group"] = "frozen_batch"
     groups: int = 32
+    eps: float = 1e-5
+    cardinality: int = 1
+    part_width: int = 0
     stride_in_1x1: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def build(config: Config) -> nn.Module:
-    """The network as a module to be called with (images, extents)."""
+    """The network as a module to be called with (images, extents).
+
+    Raises ConfigError where basic blocks are to be split, or a convolution into fewer parts than one.
+    """
+    if min(config.cardinality, config.part_width + 1) < 1 or (config.depth < 50 and _inner(config, 1) != config.width):
+        raise ConfigError(
+            f"cardinality {config.cardinality} and part_width {config.part_width} do not fit a ResNet of depth "
+            f"{config.depth}; networks up to 34 have basic blocks, which are not split."
+        )
     return ResNet(config)
 
 
@@ -86,18 +103,19 @@ class ResNet(nn.Module):
         x = images.astype(config.dtype) * valid_at(1, images)
         x = conv(config.width, 7, stride=2, dtype=config.dtype, name="conv1")(x)
         valid = valid_at(2, x)
-        x = norm(config.norm, groups=config.groups, dtype=config.dtype, name="bn1")(x, valid)
+        x = norm(config.norm, name="bn1", **_norm_options(config))(x, valid)
         x = halved(nn.relu(x) * valid)
         valid = valid_at(4, x)
         x = x * valid  # a window of the max-pool may begin in the padding and end in the picture
-        block = Bottleneck if config.depth >= 50 else Basic
         levels = []
         for stage, count in enumerate(BLOCKS[config.depth], start=1):
             for index in range(count):
                 stride = 2 if stage > 1 and index == 0 else 1
                 after = valid_at(2 ** (stage + 1), x[:, ::2, ::2]) if stride == 2 else valid
-                width = config.width * 2 ** (stage - 1)
-                x = block(config, width=width, stride=stride, name=f"layer{stage}_{index}")(x, valid, after)
+                options = {"width": config.width * 2 ** (stage - 1), "stride": stride, "name": f"layer{stage}_{index}"}
+                deep = config.depth >= 50
+                block = Bottleneck(config, inner=_inner(config, stage), **options) if deep else Basic(config, **options)
+                x = block(x, valid, after)
                 valid = after
             levels.append(x)
         return tuple(levels)
@@ -128,7 +146,7 @@ class Basic(nn.Module):
     ) -> Float[Array, "b i j d"]:
         """The block's output; `before` and `after` are the valid cells of its input and of its output."""
         config = self.config
-        options = {"groups": config.groups, "dtype": config.dtype}
+        options = _norm_options(config)
         y = conv(self.width, 3, stride=self.stride, dtype=config.dtype, name="conv1")(x)
         y = nn.relu(norm(config.norm, name="bn1", **options)(y, after)) * after
         y = conv(self.width, 3, dtype=config.dtype, name="conv2")(y)
@@ -137,11 +155,12 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1x1, 3x3, 1x1 and a shortcut (He et al. 2016, figure 5 right)."""
+    """Convolutions 1x1, 3x3, 1x1 and a shortcut (He et al. 2016, figure 5 right; Xie et al. 2017, figure 3c)."""
 
     config: Config
     width: int
     stride: int
+    inner: int
 
     @nn.compact
     def __call__(
@@ -149,12 +168,12 @@ class Bottleneck(nn.Module):
     ) -> Float[Array, "b i j d"]:
         """The block's output; `before` and `after` are the valid cells of its input and of its output."""
         config = self.config
-        options = {"groups": config.groups, "dtype": config.dtype}
+        options = _norm_options(config)
         first, second = (self.stride, 1) if config.stride_in_1x1 else (1, self.stride)
-        inner = after if config.stride_in_1x1 else before
-        y = conv(self.width, 1, stride=first, dtype=config.dtype, name="conv1")(x)
-        y = nn.relu(norm(config.norm, name="bn1", **options)(y, inner)) * inner
-        y = conv(self.width, 3, stride=second, dtype=config.dtype, name="conv2")(y)
+        between = after if config.stride_in_1x1 else before
+        y = conv(self.inner, 1, stride=first, dtype=config.dtype, name="conv1")(x)
+        y = nn.relu(norm(config.norm, name="bn1", **options)(y, between)) * between
+        y = conv(self.inner, 3, stride=second, parts=config.cardinality, dtype=config.dtype, name="conv2")(y)
         y = nn.relu(norm(config.norm, name="bn2", **options)(y, after))
         y = conv(self.width * EXPANSION, 1, dtype=config.dtype, name="conv3")(y)
         y = norm(config.norm, name="bn3", **options)(y, after)
@@ -165,4 +184,13 @@ def _shortcut(config: Config, x: Array, after: Array, *, width: int, stride: int
     if stride == 1 and x.shape[-1] == width:
         return x
     y = conv(width, 1, stride=stride, dtype=config.dtype, name="downsample_conv")(x)
-    return norm(config.norm, groups=config.groups, dtype=config.dtype, name="downsample_norm")(y, after)
+    return norm(config.norm, name="downsample_norm", **_norm_options(config))(y, after)
+
+
+def _norm_options(config: Config) -> dict:
+    return {"groups": config.groups, "dtype": config.dtype, "eps": config.eps}
+
+
+def _inner(config: Config, stage: int) -> int:
+    """Channels of a bottleneck's 3x3 convolution in stage 1, 2, ..."""
+    return config.cardinality * (config.part_width or config.width) * 2 ** (stage - 1)

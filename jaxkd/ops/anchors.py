@@ -43,7 +43,7 @@ def base_anchors(*, sizes: Sequence[float], ratios: Sequence[float], rounded: bo
 def pyramid_anchors(
     shapes: Sequence[tuple[int, int]],
     *,
-    strides: Sequence[int],
+    strides: Sequence[int | tuple[int, int]],
     sizes: Sequence[Sequence[float]],
     ratios: Sequence[float],
     offset: float = 0.0,
@@ -53,7 +53,7 @@ def pyramid_anchors(
 
     Args:
         shapes: (height, width) of each level, in cells.
-        strides: pixels from one cell to the next, for each level.
+        strides: pixels from one cell to the next, for each level; a pair where rows and columns differ.
         sizes: the anchors' sizes in pixels, one tuple for each level.
         ratios: heights divided by widths, for all levels.
         offset: where in its cell an anchor is centred, in cells: 0 is the corner, 0.5 the centre.
@@ -95,8 +95,9 @@ def _level_anchors(level, shape, stride, base, offset):
         )
     grid = jnp.meshgrid(jnp.arange(height), jnp.arange(width), jnp.arange(kinds), indexing="ij")
     row, column, kind = (part.ravel() for part in grid)
-    cells = jnp.stack([row, column], axis=-1).astype(jnp.float32) * stride
-    center = cells[:, ::-1] + offset * stride
+    step = jnp.broadcast_to(jnp.asarray(stride, jnp.float32), (2,))
+    cells = jnp.stack([row, column], axis=-1).astype(jnp.float32) * step
+    center = (cells + offset * step)[:, ::-1]
     name = jnp.uint32(level)
     for bits, part in ((_ROW_BITS, row), (_COLUMN_BITS, column), (_KIND_BITS, kind)):
         name = (name << bits) | part.astype(jnp.uint32)

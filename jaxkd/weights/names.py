@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from jaxkd.errors import WeightsError
+from jaxkd.weights import caffe
 
 # What published files hold beyond our nets, as patterns for the strict match: a classifier, or the last 1x1
 # convolution before it (features.18 of MobileNetV2).
@@ -23,6 +24,8 @@ def to_ours(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], st
     """
     if any("/" in name for name in arrays):
         return dict(arrays), "jaxkd"
+    if caffe.is_caffe(arrays):
+        arrays = caffe.to_torch(arrays)
     if "layer1.0.conv1.weight" in arrays:
         return resnet(arrays), "resnet"
     if {"features.1.conv.0.weight", "features.1.conv.0.0.weight"} & set(arrays):
@@ -33,17 +36,18 @@ def to_ours(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], st
 
 def resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Residual networks with PyTorch's names: layer1.0.downsample.0.weight is layer1_0/downsample_conv/kernel."""
+    return translated(arrays, resnet_place)
 
-    def place(module: str) -> str | None:
-        if module in ("conv1", "bn1", "fc"):
-            return module
-        found = re.fullmatch(r"layer(\d)\.(\d+)\.(?:((?:conv|bn)\d)|downsample\.([01]))", module)
-        if not found:
-            return None
-        stage, block, inner, shortcut = found.groups()
-        return f"layer{stage}_{block}/{inner or ('downsample_conv', 'downsample_norm')[int(shortcut)]}"
 
-    return _translated(arrays, place)
+def resnet_place(module: str) -> str | None:
+    """Our name of a module of a residual network; None for one that has none."""
+    if module in ("conv1", "bn1", "fc"):
+        return module
+    found = re.fullmatch(r"layer(\d)\.(\d+)\.(?:((?:conv|bn)\d)|downsample\.([01]))", module)
+    if not found:
+        return None
+    stage, block, inner, shortcut = found.groups()
+    return f"layer{stage}_{block}/{inner or ('downsample_conv', 'downsample_norm')[int(shortcut)]}"
 
 
 def mobilenet_v2(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -74,10 +78,11 @@ def mobilenet_v2(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return None
         return f"features_{block}/{steps[step]}_{('conv', 'norm')[part]}"
 
-    return _translated(arrays, place)
+    return translated(arrays, place)
 
 
-def _translated(arrays: Mapping[str, np.ndarray], place: Callable[[str], str | None]) -> dict[str, np.ndarray]:
+def translated(arrays: Mapping[str, np.ndarray], place: Callable[[str], str | None]) -> dict[str, np.ndarray]:
+    """Arrays of PyTorch modules under our names and in our layout; those without a place keep their names."""
     out = {}
     for name, array in arrays.items():
         module, _, leaf = name.rpartition(".")

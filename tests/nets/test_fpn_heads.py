@@ -4,7 +4,7 @@ import pytest
 from jax import numpy as jnp
 
 from jaxkd.nets import fpn
-from jaxkd.nets.heads import RPNHead, TwoFCHead
+from jaxkd.nets.heads import BoxHead, RPNHead
 
 SIDES = {4: (19, 13), 8: (10, 7), 16: (5, 4), 32: (3, 2), 64: (2, 1), 128: (1, 1)}  # of a picture of 75 x 50
 
@@ -63,11 +63,12 @@ def test_top_down_sum_by_hand():
 def test_heads_answer_in_float32_with_the_reference_sizes(dtype):
     rpn = RPNHead(channels=256, anchors=3, dtype=dtype)
     level = jax.ShapeDtypeStruct((2, 5, 4, 256), jnp.dtype(dtype))
-    (logits, deltas), params = jax.eval_shape(rpn.init_with_output, jax.random.key(0), level)
+    valid = jax.ShapeDtypeStruct((2, 5, 4, 1), jnp.dtype("float32"))
+    (logits, deltas), params = jax.eval_shape(rpn.init_with_output, jax.random.key(0), level, valid)
     assert (logits.shape, deltas.shape) == ((2, 5, 4, 3), (2, 5, 4, 3, 4))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 593_935
 
-    head = TwoFCHead(classes=91, boxes=91, dtype=dtype)
+    head = BoxHead(classes=91, boxes=91, dtype=dtype)
     pooled = jax.ShapeDtypeStruct((6, 7, 7, 256), jnp.dtype(dtype))
     (classes, boxes), weights = jax.eval_shape(head.init_with_output, jax.random.key(0), pooled)
     assert (classes.shape, boxes.shape) == ((6, 91), (6, 91, 4))
@@ -78,6 +79,6 @@ def test_heads_answer_in_float32_with_the_reference_sizes(dtype):
 
 def test_heads_start_near_indifference():
     pooled = jax.random.normal(jax.random.key(1), (4, 3, 3, 8))
-    (logits, deltas), _ = jax.jit(TwoFCHead(classes=5, boxes=1, hidden=64).init_with_output)(jax.random.key(0), pooled)
+    (logits, deltas), _ = jax.jit(BoxHead(classes=5, boxes=1, hidden=64).init_with_output)(jax.random.key(0), pooled)
     assert deltas.shape == (4, 1, 4)
     assert 0 < float(jnp.abs(logits).max()) < 1.0 and 0 < float(jnp.abs(deltas).max()) < 0.1

@@ -1,0 +1,263 @@
+"""Published detectors: whose names a file has, which detector they describe, and its arrays as our leaves.
+
+Families differ in more than names. What changes a detector's answers is returned as fields of our `Config`s, so that
+the detector built from them gives the original's answers; what changes nothing but the order of numbers (the place of
+the background's column, the order of anchors in a cell, BGR pictures, how a grid is flattened) is put into our order.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jaxkd.errors import WeightsError
+from jaxkd.weights import caffe
+from jaxkd.weights.names import resnet_place, translated
+from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields
+
+Arrays = dict[str, np.ndarray]
+Rule = tuple[str, str | Callable[[re.Match], str]]
+RATIOS = 3  # anchors of each size in a cell, in every published detector here
+COCO_WITH_HOLES = 90  # torchvision's classes are COCO's ids, also those that stand for nothing
+BUFFERS = ("anchor_generator", "pixel_mean", "pixel_std")  # constants that some files store among the weights
+
+
+@dataclass(frozen=True)
+class Published:
+    """A detector as its file describes it.
+
+    Attributes:
+      family: "torchvision", "detectron2" or "mmdetection".
+      kind: module of the detector, "detectors.faster_rcnn" or "detectors.retinanet".
+      backbone, neck: fields of `nets.resnet` and `nets.fpn`.
+      fields: fields of the detector itself.
+      classes: number of classes, background not among them.
+      arrays: under our leaf names; what has no place keeps its name, so that a strict match lists it.
+    """
+
+    family: str
+    kind: str
+    backbone: dict[str, Any]
+    neck: dict[str, Any]
+    fields: dict[str, Any]
+    classes: int
+    arrays: Arrays
+
+
+def recognise(arrays: Mapping[str, np.ndarray]) -> Published | None:
+    """The detector that these names describe; None where they are no published detector's.
+
+    Raises WeightsError where a family is recognised and what it needs is missing.
+    """
+    marks = {"backbone.fpn.": torchvision, "backbone.fpn_lateral": detectron2, "neck.lateral_convs.": mmdetection}
+    for mark, family in marks.items():
+        if any(name.startswith(mark) for name in arrays):
+            try:
+                return family({name: array for name, array in arrays.items() if not _is_buffer(name)})
+            except KeyError as error:
+                raise WeightsError(f"The weights are named as {family.__name__}'s and lack {error}.") from error
+    return None
+
+
+def torchvision(arrays: Arrays) -> Published:
+    """Faster R-CNN and RetinaNet of torchvision, both versions of each, over any of its ResNets."""
+    dense = "head.classification_head.cls_logits.weight" in arrays
+    ours = translated(arrays, _placer(TORCHVISION, "backbone.body.", levels=3 if dense else 4))
+    found = _described("torchvision", dense, ours)
+    fields = found.fields | {"anchor_rounded": True, "anchor_step": "canvas"}
+    if dense:
+        ours["head/logits/kernel"], ours["head/logits/bias"] = (
+            _without_first_class(ours[f"head/logits/{leaf}"], anchors=_anchors(ours)) for leaf in ("kernel", "bias")
+        )
+        fields |= {"detections": 300}
+    else:
+        for leaf in ("kernel", "bias"):
+            ours[f"head/logits/{leaf}"] = np.roll(ours[f"head/logits/{leaf}"], -1, axis=-1)
+            ours[f"head/deltas/{leaf}"] = ours[f"head/deltas/{leaf}"][..., 4:]
+        fields |= {"roi_aligned": False, "rpn_beta": 1 / 9, "box_beta": 1 / 9, "post_nms_train": 2000}
+    first_version = "norm" not in found.neck and "tower_norm" not in fields
+    classes = found.classes - dense
+    # torchvision sets the epsilon of its published first versions to 0, which their files do not say.
+    eps = 0.0 if first_version and classes == COCO_WITH_HOLES else 1e-5
+    return replace(found, backbone=found.backbone | {"eps": eps}, fields=fields, classes=classes)
+
+
+def detectron2(arrays: Arrays) -> Published:
+    """Faster R-CNN and RetinaNet with a feature pyramid from detectron2's model zoo."""
+    dense = "head.cls_score.weight" in arrays
+    ours = translated(arrays, _placer(DETECTRON2, "backbone.bottom_up.", levels=3 if dense else 4))
+    found = _described("detectron2", dense, ours)
+    if dense:
+        _ratios_first(ours, anchors=_anchors(ours))
+    plain = found.backbone["cardinality"] == 1
+    std = (1.0, 1.0, 1.0) if plain else (58.395, 57.12, 57.375)
+    ours["backbone/conv1/kernel"] = ours["backbone/conv1/kernel"][:, :, ::-1]
+    return replace(
+        found,
+        backbone=found.backbone | {"stride_in_1x1": plain},
+        fields=found.fields | {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": std},
+    )
+
+
+def mmdetection(arrays: Arrays) -> Published:
+    """Faster R-CNN and RetinaNet with a feature pyramid from mmdetection 2 and 3."""
+    dense = "bbox_head.retina_cls.weight" in arrays
+    ours = translated(arrays, _placer(MMDETECTION, "backbone.", levels=3 if dense else 4))
+    found = _described("mmdetection", dense, ours)
+    return replace(found, neck=found.neck | ({"extra_relu": False} if dense else {}))
+
+
+def with_classes(found: Published, keep: Sequence[int]) -> Published:
+    """The detector for those of its classes whose places are in `keep`, in that order."""
+    arrays, columns = dict(found.arrays), np.asarray(keep)
+    dense = found.kind == "detectors.retinanet"
+    for leaf in ("kernel", "bias"):
+        logits, deltas = arrays[f"head/logits/{leaf}"], arrays[f"head/deltas/{leaf}"]
+        if dense:
+            cells = logits.reshape(*logits.shape[:-1], -1, found.classes)
+            arrays[f"head/logits/{leaf}"] = cells[..., columns].reshape(*logits.shape[:-1], -1)
+            continue
+        arrays[f"head/logits/{leaf}"] = logits[..., [*columns, found.classes]]
+        if deltas.shape[-1] > 4:
+            boxes = deltas.reshape(*deltas.shape[:-1], found.classes, 4)
+            arrays[f"head/deltas/{leaf}"] = boxes[..., columns, :].reshape(*deltas.shape[:-1], -1)
+    return replace(found, arrays=arrays, classes=len(columns))
+
+
+def _described(family: str, dense: bool, ours: Arrays) -> Published:
+    """What is read off the shapes of arrays that have our names; the box head is put into our order."""
+    backbone, neck = resnet_fields(ours), neck_fields(ours)
+    if dense:
+        anchors = _anchors(ours)
+        fields: dict[str, Any] = {
+            "octaves": anchors // RATIOS,
+            "tower_channels": ours["head/class_0/kernel"].shape[-1],
+            "tower_depth": sum(re.fullmatch(r"head/class_\d+/kernel", name) is not None for name in ours),
+        }
+        if "head/class_0_norm/scale" in ours:
+            fields["tower_norm"] = "group"
+        classes = ours["head/logits/kernel"].shape[-1] // anchors
+        return Published(family, "detectors.retinanet", backbone, neck, fields, classes, ours)
+    ours["head/fc6/kernel"] = _grid_last(ours["head/fc6/kernel"], channels=neck["channels"])
+    fields = box_head_fields(ours)
+    classes = ours["head/logits/kernel"].shape[-1] - 1
+    return Published(family, "detectors.faster_rcnn", backbone, neck, fields, classes, ours)
+
+
+def _placer(rules: Sequence[Rule], prefix: str, *, levels: int) -> Callable[[str], str | None]:
+    """From a module's name to ours; backbones have `prefix`, and the pyramid uses `levels` of theirs.
+
+    After an "@", rules have a level's number as its family counts: "p" and C2 to C5 by their stride, "fpn" from 0 on
+    and past the backbone's levels.
+    """
+
+    def counted(match: re.Match) -> str:
+        index = int(match[2]) - (0 if match[1] == "fpn" else 6 - levels)
+        kind = {"fpn": "output" if index < levels else "extra", "p": "extra"}.get(match[1], match[1])
+        return f"neck/{kind}_{index if match[1] != 'p' else levels + int(match[2]) - 6}"
+
+    def place(module: str) -> str | None:
+        for pattern, target in rules:
+            if match := re.fullmatch(pattern, module):
+                found = target(match) if callable(target) else target.format(*match.groups())
+                return re.sub(r"neck/(fpn|p|lateral|output)@(\d)", counted, found)
+        if module.startswith(prefix):
+            inner = resnet_place(caffe.stages(module.removeprefix(prefix)))
+            return inner and f"backbone/{inner}"
+        return None
+
+    return place
+
+
+def _tower(match: re.Match) -> str:
+    """Our name of a tower's layer; where ReLUs are counted too, each second number is a convolution."""
+    which, number, part = match["which"], int(match["number"]), match.groupdict().get("part")
+    name = "class" if which.startswith(("classification", "cls")) else "box"
+    if part is None:
+        return f"head/{name}_{number // 2}"
+    return f"head/{name}_{number}{'_norm' if part == '1' else ''}"
+
+
+TORCHVISION: tuple[Rule, ...] = (
+    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?", "neck/lateral_{}"),
+    (r"backbone\.fpn\.inner_blocks\.(\d)\.1", "neck/lateral_{}_norm"),
+    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?", "neck/output_{}"),
+    (r"backbone\.fpn\.layer_blocks\.(\d)\.1", "neck/output_{}_norm"),
+    (r"backbone\.fpn\.extra_blocks\.p(\d)", "neck/p@{}"),
+    (r"rpn\.head\.conv(?:\.0\.0)?", "rpn/conv"),
+    (r"rpn\.head\.conv\.(\d)\.0", "rpn/conv_{}"),
+    (r"rpn\.head\.cls_logits", "rpn/logits"),
+    (r"rpn\.head\.bbox_pred", "rpn/deltas"),
+    (r"roi_heads\.box_head\.(fc\d)", "head/{}"),
+    (r"roi_heads\.box_head\.(\d)\.0", "head/conv_{}"),
+    (r"roi_heads\.box_head\.(\d)\.1", "head/conv_{}_norm"),
+    (r"roi_heads\.box_head\.\d", "head/fc6"),
+    (r"roi_heads\.box_predictor\.cls_score", "head/logits"),
+    (r"roi_heads\.box_predictor\.bbox_pred", "head/deltas"),
+    (r"head\.(?P<which>classification|regression)_head\.conv\.(?P<number>\d)(?:\.(?P<part>[01]))?", _tower),
+    (r"head\.classification_head\.cls_logits", "head/logits"),
+    (r"head\.regression_head\.bbox_reg", "head/deltas"),
+)
+DETECTRON2: tuple[Rule, ...] = (
+    (r"backbone\.fpn_(lateral|output)(\d)", "neck/{}@{}"),
+    (r"backbone\.top_block\.p(\d)", "neck/p@{}"),
+    (r"proposal_generator\.rpn_head\.conv", "rpn/conv"),
+    (r"proposal_generator\.rpn_head\.objectness_logits", "rpn/logits"),
+    (r"proposal_generator\.rpn_head\.anchor_deltas", "rpn/deltas"),
+    (r"roi_heads\.box_head\.fc1", "head/fc6"),
+    (r"roi_heads\.box_head\.fc2", "head/fc7"),
+    (r"roi_heads\.box_predictor\.cls_score", "head/logits"),
+    (r"roi_heads\.box_predictor\.bbox_pred", "head/deltas"),
+    (r"head\.(?P<which>cls|bbox)_subnet\.(?P<number>\d)", _tower),
+    (r"head\.cls_score", "head/logits"),
+    (r"head\.bbox_pred", "head/deltas"),
+)
+MMDETECTION: tuple[Rule, ...] = (
+    (r"neck\.lateral_convs\.(\d)\.conv", "neck/lateral_{}"),
+    (r"neck\.fpn_convs\.(\d)\.conv", "neck/fpn@{}"),
+    (r"rpn_head\.rpn_conv", "rpn/conv"),
+    (r"rpn_head\.rpn_cls", "rpn/logits"),
+    (r"rpn_head\.rpn_reg", "rpn/deltas"),
+    (r"roi_head\.bbox_head\.shared_fcs\.0", "head/fc6"),
+    (r"roi_head\.bbox_head\.shared_fcs\.1", "head/fc7"),
+    (r"roi_head\.bbox_head\.fc_cls", "head/logits"),
+    (r"roi_head\.bbox_head\.fc_reg", "head/deltas"),
+    (r"bbox_head\.cls_convs\.(\d)\.conv", "head/class_{}"),
+    (r"bbox_head\.reg_convs\.(\d)\.conv", "head/box_{}"),
+    (r"bbox_head\.retina_cls", "head/logits"),
+    (r"bbox_head\.retina_reg", "head/deltas"),
+)
+
+
+def _is_buffer(name: str) -> bool:
+    return any(part in name for part in BUFFERS)
+
+
+def _anchors(ours: Arrays) -> int:
+    """Anchors of a cell, by a dense head's deltas."""
+    return ours["head/deltas/kernel"].shape[-1] // 4
+
+
+def _grid_last(kernel: np.ndarray, *, channels: int) -> np.ndarray:
+    """The first dense layer [(c r r) n] of a head that flattens channels first, as one that flattens them last."""
+    side = round((kernel.shape[0] / channels) ** 0.5)
+    grid = kernel.reshape(channels, side, side, kernel.shape[1])
+    return np.ascontiguousarray(grid.transpose(1, 2, 0, 3)).reshape(kernel.shape)
+
+
+def _without_first_class(logits: np.ndarray, *, anchors: int) -> np.ndarray:
+    """A dense head's class outputs [... (a k)] without the class that no object ever has."""
+    cells = logits.reshape(*logits.shape[:-1], anchors, -1)
+    return cells[..., 1:].reshape(*logits.shape[:-1], -1)
+
+
+def _ratios_first(ours: Arrays, *, anchors: int) -> None:
+    """Puts the anchors of a cell that run over sizes, then ratios, in our order: over ratios, then sizes."""
+    order = np.arange(anchors).reshape(-1, RATIOS).T.ravel()
+    for name in ("head/logits", "head/deltas"):
+        for leaf in ("kernel", "bias"):
+            array = ours[f"{name}/{leaf}"]
+            cells = array.reshape(*array.shape[:-1], anchors, -1)[..., order, :]
+            ours[f"{name}/{leaf}"] = cells.reshape(array.shape)
