@@ -3,9 +3,12 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
+import numpy as np
+from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from jaxkd.data import loader
@@ -16,8 +19,34 @@ from jaxkd.train import mesh
 from jaxkd.types import Batch, Detections
 
 
+class Finder(Protocol):
+    """Whatever finds objects of a source's classes; hashable."""
+
+    def detect(self, params: Params, batch: Batch) -> Detections:
+        """Detections whose labels are the source's."""
+        ...
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A detector of other classes, which finds those that a source has too."""
+
+    detector: Detector
+    columns: tuple[int, ...]  # its column for each class of the source, or a negative number
+
+    def detect(self, params: Params, batch: Batch) -> Detections:
+        """Its detections with the source's labels; those of other classes are not valid."""
+        found = self.detector.detect(params, batch)
+        table = np.full(len(self.detector.classes), -1, np.int32)
+        for label, column in enumerate(self.columns):
+            if column >= 0:
+                table[column] = label
+        labels = jnp.asarray(table)[found.labels]
+        return found.replace(labels=jnp.maximum(labels, 0), valid=found.valid & (labels >= 0))
+
+
 def score_on(
-    detector: Detector,
+    detector: Finder,
     params: Params,
     source: Source,
     feeding: loader.Config,
@@ -31,7 +60,7 @@ def score_on(
 
 
 def results_on(
-    detector: Detector, params: Params, source: Source, feeding: loader.Config, devices: Mesh, batch: int
+    detector: Finder, params: Params, source: Source, feeding: loader.Config, devices: Mesh, batch: int
 ) -> list[dict[str, Any]]:
     """What the detector finds in every picture of a source, as COCO results."""
     with _looking(detector, params, source, feeding, devices, batch, 0) as (detect, batches):
@@ -40,7 +69,7 @@ def results_on(
 
 @contextlib.contextmanager
 def _looking(
-    detector: Detector,
+    detector: Finder,
     params: Params,
     source: Source,
     feeding: loader.Config,
@@ -59,6 +88,6 @@ def _looking(
 
 
 @functools.lru_cache(maxsize=8)
-def compiled_detect(detector: Detector, devices: Mesh) -> Callable[[Params, Batch], Detections]:
+def compiled_detect(detector: Finder, devices: Mesh) -> Callable[[Params, Batch], Detections]:
     """`detector.detect`, compiled once for detectors that are equal, each device looking at its part of the batch."""
     return jax.jit(mesh.over_batch(detector.detect, devices, replicated=1, gathered=True))

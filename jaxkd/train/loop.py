@@ -85,9 +85,9 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
     _check_batch(config, devices)
     sources = {name: prepare.load_source(recipe.data[name]) for name in ("train", "val")}
     classes = sources["train"].classes
-    prepare.check_classes(sources["val"].classes, classes, what="validation data")
+    prepare.check_classes(sources["val"].classes, classes)
     student = build.detector(recipe.student, classes)
-    teacher = prepare.load_teacher(recipe, classes)
+    teacher = prepare.load_teacher(recipe)
     feeding = configs.build(recipe.data.loader)
     batches = loader.train_batches(
         sources["train"],
@@ -109,12 +109,16 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
     log = Log(workdir, steps=config.steps, start=start or 0, quiet=quiet)
     try:
         _introduce(log, sources, classes, origin, start)
+        if teacher is not None and (said := prepare.shared_classes(teacher.detector.classes, classes)[1]):
+            log.say(said)
 
-        def score(detector: Detector, weights: Params, limit: int) -> Evaluation:
+        def score(detector: look.Finder, weights: Params, limit: int) -> Evaluation:
             return look.score_on(detector, weights, sources["val"], feeding, devices, config.evaluate_batch, limit)
 
         if teacher is not None and config.teacher_check and start is None:
-            _check_teacher(log, teacher, score(teacher.detector, teacher.params, config.teacher_check))
+            finder = look.Renamed(teacher.detector, pair.columns) if pair.columns else teacher.detector
+            claimed = None if pair.columns else teacher.scores.get("AP")
+            _check_teacher(log, claimed, score(finder, teacher.params, config.teacher_check))
         prepare.claim(workdir, recipe)
         refresh = Refresh(
             pair,
@@ -152,6 +156,7 @@ def make_pair(
         },
         optimizer=optimizer.build(configs.build(recipe.optimizer), steps=config.steps),
         ema_decay=config.ema_decay,
+        columns=prepare.shared_classes(teacher.detector.classes, student.classes)[0] if teacher else (),
     )
 
 
@@ -172,7 +177,7 @@ class _Training:
         devices: Mesh,
         saved: checkpoint.Checkpoints,
         log: Log,
-        score: Callable[[Detector, Params, int], Evaluation],
+        score: Callable[[look.Finder, Params, int], Evaluation],
         refresh: Refresh,
     ):
         self.recipe, self.config, self.workdir, self.pair, self.devices = recipe, config, workdir, pair, devices
@@ -292,8 +297,8 @@ def _check_batch(config: Config, devices: Mesh) -> None:
         raise ConfigError(f"train.batch={config.batch} does not divide over {devices.size} devices.")
 
 
-def _check_teacher(log: Log, teacher: build.Loaded, evaluation: Evaluation) -> None:
-    measured, claimed = evaluation.scores.summary["AP"], teacher.scores.get("AP")
+def _check_teacher(log: Log, claimed: float | None, evaluation: Evaluation) -> None:
+    measured = evaluation.scores.summary["AP"]
     said = f", {100 * claimed:.1f} where it was trained" if claimed is not None else ""
     log.say(f"The teacher scores AP {100 * measured:.1f} on {evaluation.pictures} validation pictures{said}.")
     if claimed is not None and measured < 0.5 * claimed:

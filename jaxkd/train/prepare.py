@@ -6,8 +6,9 @@ from typing import Any
 
 from jaxkd import config as configs
 from jaxkd.data.base import Source
-from jaxkd.errors import ConfigError, StorageError, WeightsError
-from jaxkd.train import build
+from jaxkd.distill.classes import LACKING, columns
+from jaxkd.errors import ConfigError, StorageError
+from jaxkd.train import build, published
 
 RECIPE, STUDENT = "config.json", "student"  # what a workdir holds: the resolved recipe, the best student
 
@@ -63,25 +64,36 @@ def load_source(config: configs.Recipe) -> Source:
     return configs.module_of(built).load(built)
 
 
-def load_teacher(recipe: configs.Recipe, classes: tuple[str, ...]) -> build.Loaded | None:
-    """The recipe's teacher with every leaf matched; None where the recipe distils nothing.
+def load_teacher(recipe: configs.Recipe) -> build.Loaded | None:
+    """The recipe's teacher, from a folder or a published file, with every leaf matched; None where nothing is taught.
 
-    Raises ConfigError where methods lack a teacher, WeightsError where its classes are not the data's.
+    Raises ConfigError where methods lack a teacher, WeightsError where its weights do not fit.
     """
     if not recipe.distill:
         return None
     if not recipe.teacher:
         raise ConfigError("The recipe lists distillation methods and no teacher; set config.teacher to its folder.")
-    teacher = build.load(recipe.teacher)
-    check_classes(teacher.detector.classes, classes, what=f"teacher {recipe.teacher}")
-    return teacher
+    if configs.asset_path(recipe.teacher).is_file():
+        return published.load(recipe.teacher)[0]
+    return build.load(recipe.teacher)
 
 
-def check_classes(given: tuple[str, ...], wanted: tuple[str, ...], *, what: str) -> None:
-    """Raises WeightsError for a teacher, ConfigError for data, where two class lists differ in names or order."""
+def shared_classes(teacher: tuple[str, ...], student: tuple[str, ...]) -> tuple[tuple[int, ...], str]:
+    """The teacher's column for each of the student's classes, () for equal lists, and what there is to say of it."""
+    if teacher == student:
+        return (), ""
+    found = columns(student, teacher)
+    lacking = [name for name, column in zip(student, found, strict=True) if column == LACKING]
+    if len(lacking) == len(student):
+        return (), "The teacher knows none of the student's classes by name; only features can be taught."
+    said = f"The teacher knows {len(student) - len(lacking)} of the student's {len(student)} classes by name"
+    return found, f"{said}; it says nothing about {', '.join(lacking)}." if lacking else f"{said}, in another order."
+
+
+def check_classes(given: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """Raises ConfigError where the validation data's class list differs from the training data's in names or order."""
     if given == wanted:
         return
     lacking, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     detail = f"it lacks {lacking} and adds {extra}" if lacking or extra else "the order differs"
-    error = WeightsError if what.startswith("teacher") else ConfigError
-    raise error(f"The classes of the {what} are not those of the training data: {detail}.")
+    raise ConfigError(f"The classes of the validation data are not those of the training data: {detail}.")

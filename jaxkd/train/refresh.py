@@ -115,13 +115,13 @@ class Refresh:
 
     def _compiled(self, config: Any, who: base.Who) -> Callable:
         """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level)."""
-        student, teacher = self._pair.student, self._pair.teacher
-        assert teacher is not None
-        detector = student if who == "student" else teacher
+        detector = self._pair.student if who == "student" else self._pair.teacher
+        assert detector is not None
+        traits = (self._pair.student.traits, self._pair.teacher_traits)
 
         def look(params: Params, batch: Batch):
             features = detector.features(params, batch)
-            vectors = module_of(config).describe(config, student.traits, teacher.traits, features, batch, who=who)
+            vectors = module_of(config).describe(config, *traits, features, batch, who=who)
             return {name: getattr(batch, name) for name in TRUTH}, vectors
 
         return jax.jit(mesh.over_batch(look, self._devices, replicated=1, gathered=True))

@@ -61,7 +61,7 @@ def reopen(recipe: configs.Recipe, workdir: Path) -> Reopened:
     config = configs.build(recipe.train)
     sources = {name: prepare.load_source(recipe.data[name]) for name in ("train", "val")}
     classes = sources["train"].classes
-    teacher = prepare.load_teacher(recipe, classes)
+    teacher = prepare.load_teacher(recipe)
     if teacher is None:
         raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
     student = build.detector(recipe.student, classes)

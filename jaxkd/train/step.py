@@ -1,5 +1,7 @@
 """One training step: detection terms, distillation terms, one update."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxkd.config import module_of
 from jaxkd.detectors.base import Detector
-from jaxkd.distill import base
+from jaxkd.distill import base, classes
 from jaxkd.errors import ConfigError
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.state import State, Tree, join, moving_average, split
@@ -31,6 +33,17 @@ class Pair:
     decays: dict[str, optax.Schedule]  # for each method
     optimizer: optax.GradientTransformation
     ema_decay: float = 0.0
+    columns: tuple[int, ...] = ()  # of the teacher, for each class of the student; empty where their lists are equal
+
+    @functools.cached_property
+    def teacher_traits(self) -> Traits:
+        """The teacher's traits, as methods see them: with the student's classes, where it knows any."""
+        assert self.teacher is not None
+        traits, classes = self.teacher.traits, self.student.classes
+        if not self.columns:
+            return traits
+        background = None if traits.background is None else len(classes)
+        return dataclasses.replace(traits, classes=classes, background=background)
 
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` of State.params is to be trained."""
@@ -43,7 +56,7 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
     check_trust(pair)
     for index, (name, config) in enumerate(pair.methods.items()):
         assert pair.teacher is not None
-        traits, module = (pair.student.traits, pair.teacher.traits), module_of(config)
+        traits, module = (pair.student.traits, pair.teacher_traits), module_of(config)
         own[name] = module.init(config, jax.random.fold_in(jax.random.fold_in(key, 1), index), *traits)
         if hasattr(module, "memory"):
             memory[name] = module.memory(config, *traits)
@@ -176,6 +189,16 @@ def _trusted(pair: Pair, config: Any, views: tuple, batch: Batch, state: State) 
     return {"trust": lax.stop_gradient(module_of(other).trust(other, *views, batch, state.memory.get(source)))}
 
 
+def _translated(pair: Pair, replies: Answers, answers: Answers) -> Answers:
+    """The teacher's replies in the student's classes; as they are where the two heads could not be compared anyway."""
+    assert pair.teacher is not None
+    mine, theirs = pair.student.traits, pair.teacher.traits
+    if (mine.background is None) != (theirs.background is None):
+        return replies
+    code = [own / other for own, other in zip(theirs.box_weights, mine.box_weights, strict=True)]
+    return classes.translated(replies, answers, pair.columns, background=mine.background is not None, code=code)
+
+
 def total_loss(outcome: Outcome) -> jax.Array:
     """The share that this device has in the sum of all terms' means."""
     counts = lax.psum(lax.stop_gradient({name: term.count for name, term in outcome.terms.items()}), AXIS)
@@ -199,6 +222,9 @@ class _Shared:
             params, features = (self.frozen, self.target) if teaching else (self.params, self.features)
             regions, _ = finder.regions(params, features, self.batch, self.keys, stage=sharing.stage)
             regions = lax.stop_gradient(regions)
+            if teaching and self.pair.columns:  # the teacher counts another background
+                background = len(self.pair.student.classes)
+                regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, background))
             answers = None
             if base.answers_about(self.pair.student.traits, finder.traits):
                 answers = self.pair.student.answer(self.params, self.features, regions, self.batch)
@@ -211,8 +237,10 @@ class _Shared:
         replies = None
         if base.answers_about(teacher.traits, owner):
             replies = lax.stop_gradient(teacher.answer(self.frozen, self.target, regions, self.batch))
+            if self.pair.columns and answers is not None:
+                replies = _translated(self.pair, replies, answers)
         return (
             View(features=self.features, answers=answers, traits=student.traits),
-            View(features=self.target, answers=replies, traits=teacher.traits),
+            View(features=self.target, answers=replies, traits=self.pair.teacher_traits),
             regions,
         )
