@@ -130,7 +130,7 @@ def _indexed(truth: dict, images: list[dict], boxes: Sequence[dict]) -> COCO:
 def _area(box: dict) -> float:
     if box.get("ignore"):
         return math.inf  # pycocotools overwrites the flag, but ignores what is of no size that it looks at
-    return box["area"] if box.get("area") is not None else box["bbox"][2] * box["bbox"][3]
+    return float(box["area"] if box.get("area") is not None else box["bbox"][2] * box["bbox"][3])
 
 
 def _share(value: float) -> float:

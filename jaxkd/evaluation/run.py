@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from jaxkd.evaluation import coco, voc
+from jaxkd.evaluation import coco
+from jaxkd.evaluation import voc as pascal
 from jaxkd.types import Batch, Detections
 
 
@@ -18,7 +19,7 @@ class Evaluation:
     results: list[dict[str, Any]]  # COCO-style detections in original pixels
     scores: coco.Scores
     pictures: int
-    voc: voc.Scores | None = None  # where the split has VOC's truth
+    voc: pascal.Scores | None = None  # where the split has VOC's truth
 
     @property
     def summary(self) -> dict[str, float]:
@@ -57,5 +58,5 @@ def evaluate(detect: Callable[[Batch], Detections], batches: Iterable[Batch], so
         results=results,
         scores=coco.score(truth, results, only=seen),
         pictures=len(seen),
-        voc=None if rule is None else voc.score(truth, results, rule=rule, only=seen),
+        voc=None if rule is None else pascal.score(truth, results, rule=rule, only=seen),
     )
