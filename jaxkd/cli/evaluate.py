@@ -1,5 +1,6 @@
 """`jaxkd evaluate --workdir=DIR`: scores a run's best student on the whole validation split."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Prints the twelve numbers and each class, and writes them to evaluation.json in the workdir."""
+    """Prints the twelve numbers, VOC's where it has a say, and each class; writes them to evaluation.json too."""
     values, _ = parse("evaluate", argv, define)
     from jaxkd import config as configs
     from jaxkd.cli.workdir import open_run
@@ -27,11 +28,13 @@ def run(argv: Sequence[str]) -> int:
     feeding = configs.build(found.recipe.data.loader)
     student = found.student
     evaluation = look.score_on(student.detector, student.params, source, feeding, mesh.make_mesh(), batch=values.batch)
-    scores = evaluation.scores
-    for name, value in scores.summary.items():
+    scores, voc = evaluation.scores, evaluation.voc
+    for name, value in evaluation.summary.items():
         print(f"{name:<6}{100 * value:6.1f}")
     for name, numbers in scores.per_class.items():
-        print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}")
-    content = {"pictures": evaluation.pictures, "scores": scores.summary, "per_class": scores.per_class}
+        more = f"  VOC AP {100 * voc.per_class[name]:5.1f}" if voc else ""
+        print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}{more}")
+    content = {"pictures": evaluation.pictures, "scores": evaluation.summary, "per_class": scores.per_class}
+    content |= {"voc": dataclasses.asdict(voc)} if voc else {}
     (Path(values.workdir) / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n")
     return 0

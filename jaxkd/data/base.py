@@ -1,8 +1,10 @@
 """The records of a data source, on the host: what every source gives, and the checks that all of them share."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -116,8 +118,21 @@ def check_file_name(name: str, *, where: str) -> str:
     return name
 
 
-def add_counts(repairs: dict[str, int], faults: dict[str, np.ndarray]) -> None:
-    """Adds the number of True entries of every fault to `repairs`, leaving out the zeros."""
-    for name, mask in faults.items():
-        if mask.any():
-            repairs[name] = repairs.get(name, 0) + int(mask.sum())
+def check_links(path: Path, *, folder: Path) -> None:
+    """Raises DataError where symbolic links lead from `path` out of `folder`."""
+    root = os.path.realpath(folder)
+    if os.path.commonpath([root, os.path.realpath(path)]) != root:
+        raise DataError(f"{path} is a link out of {folder}; copy the file or set allow_links.")
+
+
+def count_faults(repairs: dict[str, int], faults: dict[str, np.ndarray], *, file: Path, strict: bool) -> None:
+    """Adds the number of True entries of every fault to `repairs`, leaving out the zeros.
+
+    Raises:
+      DataError: in strict mode, for the first fault of `file` that is not zero.
+    """
+    found = {name: int(mask.sum()) for name, mask in faults.items() if mask.any()}
+    for name, number in found.items():
+        if strict:
+            raise DataError(f"{file}: {name} = {number}; correct the file, or leave out strict.")
+        repairs[name] = repairs.get(name, 0) + number

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import json
 import logging
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jaxtyping import UInt8
 
 from jaxkd.config import asset_path
 from jaxkd.data import pictures
-from jaxkd.data.base import Record, add_counts, check_boxes, check_file_name
+from jaxkd.data.base import Record, check_boxes, check_file_name, count_faults
 from jaxkd.errors import ConfigError, DataError
 
 LARGEST_FILE = 2**31  # bytes of JSON; more would fill the memory of most machines
@@ -75,19 +74,13 @@ class CocoSource:
           PictureError: where this picture is missing or broken.
           DataError: where it may not be used: a link out of the folder, or in strict mode a wrong size.
         """
-        record = self.records[index]
-        path = self._folder / record.file
-        if not self._config.allow_links:
-            root = os.path.realpath(self._folder)
-            if os.path.commonpath([root, os.path.realpath(path)]) != root:
-                raise DataError(f"{path} is a link out of the picture folder; copy the file or set allow_links.")
-        image = pictures.read(path, size=(record.height, record.width))
-        if self._config.strict and image.shape[:2] != (record.height, record.width):
-            raise DataError(
-                f"{path} is {image.shape[1]}x{image.shape[0]}, but {self._file} says {record.width}x{record.height}; "
-                "correct the width and height, or leave out strict."
-            )
-        return image
+        return pictures.read_record(
+            self.records[index],
+            self._folder,
+            described=self._file,
+            strict=self._config.strict,
+            allow_links=self._config.allow_links,
+        )
 
     def annotations(self) -> dict:
         """The truth as a COCO dict with the file's own ids and areas; segmentations are left out."""
@@ -135,11 +128,7 @@ class CocoSource:
         return dataclasses.replace(truth, boxes=checked.boxes, exact=exact).only(checked.keep)
 
     def _tally(self, faults: dict[str, np.ndarray]) -> None:
-        found = [name for name, mask in faults.items() if mask.any()]
-        if self._config.strict and found:
-            number = int(faults[found[0]].sum())
-            raise DataError(f"{self._file}: {found[0]} = {number}; correct the file, or leave out strict.")
-        add_counts(self.repairs, faults)
+        count_faults(self.repairs, faults, file=self._file, strict=self._config.strict)
 
     def _make_records(self) -> tuple[Record, ...]:
         truth = self._truth

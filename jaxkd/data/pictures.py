@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from jaxkd.data.base import PictureError
+from jaxkd.data.base import PictureError, Record, check_links
 from jaxkd.errors import DataError
 
 MOST_PIXELS = 100_000_000
@@ -47,6 +47,27 @@ def read(path: Path, *, size: tuple[int, int] | None = None) -> UInt8[np.ndarray
         raise DataError(
             f"{path} is to be turned by its EXIF tag, but its annotations give {size[1]}x{size[0]}, neither its "
             f"stored nor its turned size {image.shape[1]}x{image.shape[0]}; correct the width and height."
+        )
+    return image
+
+
+def read_record(
+    record: Record, folder: Path, *, described: Path, strict: bool = False, allow_links: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The RGB picture of a record below `folder`, whose size the annotation file `described` gives.
+
+    Raises:
+      PictureError: where this picture is missing or broken.
+      DataError: where it may not be used: a link out of the folder, or in strict mode a wrong size.
+    """
+    path = folder / record.file
+    if not allow_links:
+        check_links(path, folder=folder)
+    image = read(path, size=(record.height, record.width))
+    if strict and image.shape[:2] != (record.height, record.width):
+        raise DataError(
+            f"{path} is {image.shape[1]}x{image.shape[0]}, but {described} says {record.width}x{record.height}; "
+            "correct the width and height, or leave out strict."
         )
     return image
 

@@ -39,7 +39,8 @@ def score(truth: dict, detections: Sequence[dict], *, only: Collection[int] | No
     """COCO's box scores of detections, as pycocotools computes them.
 
     Args:
-      truth: a COCO dict of images, categories and annotations.
+      truth: a COCO dict of images, categories and annotations. An annotation with a true "ignore" is no object to
+        find, and a detection that matches it, at its plain overlap, is neither right nor wrong.
       detections: COCO results: image_id, category_id, bbox (x, y, width, height) and score.
       only: ids of the images to score; all if None.
 
@@ -47,7 +48,7 @@ def score(truth: dict, detections: Sequence[dict], *, only: Collection[int] | No
       DataError: for a detection of an image or category that the truth does not know, or with a number not finite.
     """
     images = [image for image in truth["images"] if only is None or image["id"] in only]
-    _check_detections(detections, truth, {image["id"] for image in images})
+    check_detections(detections, truth, {image["id"] for image in images})
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _indexed(truth, images, truth["annotations"]), _indexed(truth, images, detections), iouType="bbox"
@@ -88,7 +89,8 @@ def to_results(detections: Detections, batch: Batch, source: Originals) -> list[
     ]
 
 
-def _check_detections(detections: Sequence[dict], truth: dict, images: set) -> None:
+def check_detections(detections: Sequence[dict], truth: dict, images: set) -> None:
+    """Raises DataError for a detection not of these images and the truth's categories, or with a number not finite."""
     categories = {category["id"] for category in truth["categories"]}
     for place, found in enumerate(detections):
         missing = [field for field in FIELDS if field not in found]
@@ -113,7 +115,7 @@ def _indexed(truth: dict, images: list[dict], boxes: Sequence[dict]) -> COCO:
         {
             **box,
             "id": number,
-            "area": box["area"] if box.get("area") is not None else box["bbox"][2] * box["bbox"][3],
+            "area": _area(box),
             "iscrowd": box.get("iscrowd", 0),
         }
         for number, box in enumerate((box for box in boxes if box["image_id"] in wanted), start=1)
@@ -123,6 +125,12 @@ def _indexed(truth: dict, images: list[dict], boxes: Sequence[dict]) -> COCO:
     indexed.dataset = dataset
     indexed.createIndex()
     return indexed
+
+
+def _area(box: dict) -> float:
+    if box.get("ignore"):
+        return math.inf  # pycocotools overwrites the flag, but ignores what is of no size that it looks at
+    return float(box["area"] if box.get("area") is not None else box["bbox"][2] * box["bbox"][3])
 
 
 def _share(value: float) -> float:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxkd.evaluation import coco
+from jaxkd.evaluation import voc as pascal
 from jaxkd.types import Batch, Detections
 
 
@@ -18,6 +19,12 @@ class Evaluation:
     results: list[dict[str, Any]]  # COCO-style detections in original pixels
     scores: coco.Scores
     pictures: int
+    voc: pascal.Scores | None = None  # where the split has VOC's truth
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """COCO's twelve numbers, and VOC's mean as "VOC AP" where it is known."""
+        return self.scores.summary | ({} if self.voc is None else {"VOC AP": self.voc.mean})
 
 
 @runtime_checkable
@@ -41,7 +48,15 @@ def find(
 
 
 def evaluate(detect: Callable[[Batch], Detections], batches: Iterable[Batch], source: Split) -> Evaluation:
-    """Scores of `detect` over `batches` of pictures of `source`, on just the pictures that the batches hold."""
+    """Scores of `detect` over `batches` of pictures of `source`, on just the pictures that the batches hold.
+
+    A source with an attribute `voc_rule`, one of the rules of `voc.score`, is scored by that rule too.
+    """
     results, seen = find(detect, batches, source)
-    scores = coco.score(source.annotations(), results, only=seen)
-    return Evaluation(results=results, scores=scores, pictures=len(seen))
+    truth, rule = source.annotations(), getattr(source, "voc_rule", None)
+    return Evaluation(
+        results=results,
+        scores=coco.score(truth, results, only=seen),
+        pictures=len(seen),
+        voc=None if rule is None else pascal.score(truth, results, rule=rule, only=seen),
+    )

@@ -51,7 +51,8 @@ class Log:
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """The numbers of an evaluation after `step` steps."""
         self._append({"step": step, "scores": scores})
-        self.say(f"step {step}: " + "  ".join(f"{name} {100 * scores[name]:.1f}" for name in ("AP", "AP50", "AP75")))
+        shown = [name for name in ("AP", "AP50", "AP75", "VOC AP") if name in scores]
+        self.say(f"step {step}: " + "  ".join(f"{name} {100 * scores[name]:.1f}" for name in shown))
 
     def refreshed(self, step: int, methods: list[str], *, seconds: float) -> None:
         """What was rebuilt before the step after `step`, and how long that took."""

@@ -252,7 +252,7 @@ class _Training:
 
     def _evaluate(self, state: State, done: int) -> Evaluation:
         evaluation = self.score(self.pair.student, self._student(state), self.config.evaluate_limit)
-        summary = evaluation.scores.summary
+        summary = evaluation.summary
         self.log.scores(done, summary)
         ap = summary["AP"] if np.isfinite(summary["AP"]) else 0.0
         if ap >= self.best_ap:

@@ -141,6 +141,31 @@ def make_project(folder: Path, *, teacher: str = "") -> Project:
     return Project(folder)
 
 
+def add_devkit(project: Project) -> Path:
+    """The same pictures as a VOCdevkit of the year 2007, with the splits train and val, beside the project's files."""
+    root = project.folder / "VOCdevkit"
+    folders = [root / "VOC2007" / name for name in ("Annotations", "JPEGImages", "ImageSets/Main")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for split in ("train", "val"):
+        content = json.loads((project.folder / f"{split}.json").read_text())
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        for image in content["images"]:
+            objects = "".join(
+                f"<object><name>{names[item['category_id']]}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
+                f"<xmax>{x + width}</xmax><ymax>{y + height}</ymax></bndbox></object>"
+                for item in content["annotations"]
+                if item["image_id"] == image["id"]
+                for x, y, width, height in [item["bbox"]]
+            )
+            size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
+            (folders[0] / f"{image['id']}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+            picture = cv2.imread(str(project.folder / "images" / image["file_name"]))
+            cv2.imwrite(str(folders[1] / f"{image['id']}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        (folders[2] / f"{split}.txt").write_text("".join(f"{image['id']}\n" for image in content["images"]))
+    return root
+
+
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> SimpleNamespace:
     """Two finished runs, `alone` and `taught`, with what the command said of each; to be read and not written to."""

@@ -75,6 +75,37 @@ def test_annotations_that_contradict_themselves(project, begun, refused, change,
     assert conftest.listing(begun) == before
 
 
+BOX = "<object><name>bar</name><bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+SIZE = "<size><width>96</width><height>64</height></size>"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ("not valid XML in line 1",)),
+        (f"<annotation>{SIZE}", ("not valid XML in line 1",)),
+        ("<annotation/>", ("has no <size><height>",)),
+        (f"<annotation>{SIZE}{BOX.format('one')}</annotation>", ("object 1", "xmin = 'one'")),
+        (f"<annotation>{SIZE}{BOX.format(1).replace('bar', 'baar')}</annotation>", ("object 1", "'baar'", "'bar'")),
+        (f'<!DOCTYPE a [<!ENTITY e "ha">]><annotation>{SIZE}{BOX.format("&e;")}</annotation>', ("<!DOCTYPE>",)),
+        ('<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/hostname">]><annotation>&e;</annotation>', ("<!DOCTYPE>",)),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_annotations_of_voc_that_cannot_be_used(project, tmp_path, refused, text, words, split):
+    root = conftest.add_devkit(project)
+    recipe = project.recipe.read_text()
+    for name in ("train", "val"):
+        given = f'"data.coco", images=pictures, annotations=FOLDER + "/{name}.json"'
+        assert given in recipe
+        wanted = f'"data.voc", root=FOLDER + "/VOCdevkit", splits=("2007_{name}",), classes=("square", "bar")'
+        recipe = recipe.replace(given, wanted)
+    project.recipe.write_text(recipe)
+    file = root / "VOC2007" / "Annotations" / ("1.xml" if split == "train" else "9.xml")
+    file.write_text(text)
+    refused(project.train(tmp_path / "run"), DATA, file, *words)
+
+
 def test_no_object_to_learn_from(project, tmp_path, refused):
     project.edit("train.json", lambda content: content.update(annotations=[]))
     refused(project.train(tmp_path / "run"), DATA, "None of the training pictures has an object")

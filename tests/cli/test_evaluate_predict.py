@@ -40,6 +40,24 @@ def test_evaluate_agrees_with_the_run(run):
     assert scores == pytest.approx(trained, abs=1e-6, nan_ok=True)
 
 
+def test_evaluate_on_the_folders_of_voc_adds_their_numbers(project, run):
+    recipe = json.loads((run / "config.json").read_text())
+    voc = {"name": "data.voc", "root": str(conftest.add_devkit(project)), "splits": ["2007_val"]}
+    recipe["data"]["val"] = voc | {"classes": ["square", "bar"]}
+    (run / "config.json").write_text(json.dumps(recipe))
+    outcome = conftest.call("evaluate", f"--workdir={run}")
+    assert (outcome.code, outcome.err) == (0, "")
+    written = json.loads((run / "evaluation.json").read_text())
+    assert tuple(written["scores"]) == (*SUMMARY, "VOC AP")
+    assert (written["voc"]["rule"], written["voc"]["iou"]) == ("11point", 0.5)
+    assert set(written["voc"]["per_class"]) == {"square", "bar"}
+    assert written["voc"]["mean"] == written["scores"]["VOC AP"]
+    lines = outcome.out.splitlines()
+    assert f"VOC AP{100 * written['voc']['mean']:6.1f}" in lines
+    (bar,) = (line for line in lines if line.startswith("bar "))
+    assert bar.endswith(f"VOC AP {100 * written['voc']['per_class']['bar']:5.1f}")
+
+
 def test_predict_names_the_broken_picture_and_looks_at_the_others(runs, run, tmp_path):
     broken, out = tmp_path / "broken.png", tmp_path / "out"
     broken.write_text("no picture")

@@ -81,3 +81,22 @@ def test_nothing_found_scores_zero(source, batches):
 def test_find_tells_the_pictures_it_saw(source, batches):
     results, seen = find(blind, batches(limit=4), source)
     assert (results, seen) == ([], {1, 2, 3, 4})
+
+
+class Rated:
+    """A source that is scored by a rule of VOC's too."""
+
+    voc_rule = "11point"
+
+    def __init__(self, source):
+        self.records, self.classes, self.category_ids = source.records, source.classes, source.category_ids
+        self.annotations = source.annotations
+
+
+def test_a_source_with_a_rule_of_voc_is_scored_by_it_too(source, batches):
+    assert evaluate(truth_of, batches(), source).voc is None
+    found = evaluate(truth_of, batches(limit=3), Rated(source))
+    assert found.voc is not None
+    assert (found.voc.rule, found.voc.mean) == ("11point", pytest.approx(1.0))
+    assert found.summary == found.scores.summary | {"VOC AP": found.voc.mean}
+    assert evaluate(blind, batches(), Rated(source)).voc.mean == 0.0
