@@ -11,33 +11,12 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxkd.class_lists import VOC
 from jaxkd.config import asset_path, closest
 from jaxkd.data import pictures, plain_xml
 from jaxkd.data.base import Record, check_boxes, check_file_name, check_links, count_faults
 from jaxkd.errors import ConfigError, DataError
 
-CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SHOWN = 40  # characters of a faulty text that a message repeats
 
@@ -54,7 +33,7 @@ class Config:
 
     root: str = "VOCdevkit"  # folder that holds VOC2007, VOC2012 or others laid out like them
     splits: tuple[str, ...] = ("2007_trainval", "2012_trainval")
-    classes: tuple[str, ...] = CLASSES  # in the order of their labels; () for all that the splits name, sorted
+    classes: tuple[str, ...] = VOC  # in the order of their labels; () for all that the splits name, sorted
     difficult: Literal["ignore", "keep"] = "ignore"  # trained on as regions that are not background, or as objects
     rule: Literal["auto", "11point", "area"] = "auto"  # of VOC's AP; "auto" is "11point" where all splits are of 2007
     limit: int = 0  # only the first pictures of the union; 0 for all

@@ -22,7 +22,7 @@ def answers(logits, deltas):
 
 
 def test_what_both_know_is_divided_as_the_teacher_does():
-    """The student gives 0.4 to what both know (cat 0.1, background 0.3); the teacher divides cat and background 3 : 1."""
+    """The student gives 0.4 to what both know, cat and background; the teacher divides these 3 to 1."""
     student = answers([0.1, 0.6, 0.3], [[1.0] * 4, [2.0] * 4])
     teacher = answers([0.5, 0.3, 0.1, 0.1], [[7.0] * 4, [8.0] * 4, [9.0] * 4])
     found = translated(teacher, student, (1, LACKING), background=True, code=(1.0, 1.0, 2.0, 2.0))
