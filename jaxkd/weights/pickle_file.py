@@ -122,18 +122,28 @@ class _Number:
 
 @dataclass(slots=True)
 class _Array:
-    """An array whose numbers lie in the pickle."""
+    """An array whose numbers lie in the pickle, in C order before its axes are permuted."""
 
     shape: tuple[int, ...] = (0,)
+    axes: tuple[int, ...] = (0,)
     number: _Number | None = None
-    fortran: bool = False
     data: bytes = b""
 
     def set_state(self, state: Any) -> None:
-        if type(state) is not tuple or len(state) != 5 or type(state[2]) is not _Number:
+        if type(state) is not tuple or len(state) != 5:
             raise ValueError("it holds an array with an odd state")
-        self.shape, self.number, self.fortran = checked_shape(state[1]), state[2], state[3] is True or state[3] == 1
-        self.data = _bytes(state[4])
+        _, shape, number, fortran, data = state
+        axes = tuple(range(len(checked_shape(shape))))
+        if fortran:
+            self.set(shape[::-1], axes[::-1], number, data)
+        else:
+            self.set(shape, axes, number, data)
+
+    def set(self, shape: Any, axes: Any, number: Any, data: Any) -> None:
+        self.shape, self.axes = checked_shape(shape), checked_shape(axes)
+        if type(number) is not _Number:
+            raise ValueError("it holds an array without a number type")
+        self.number, self.data = number, _bytes(data)
 
     @property
     def nbytes(self) -> int:
@@ -142,8 +152,7 @@ class _Array:
     def array(self) -> np.ndarray:
         if self.number is None or len(self.data) != self.nbytes:
             raise ValueError(f"it declares {self.nbytes} bytes for an array and holds {len(self.data)}")
-        numbers = np.frombuffer(self.data, self.number.dtype)
-        return numbers.reshape(self.shape, order="F" if self.fortran else "C")
+        return np.frombuffer(self.data, self.number.dtype).reshape(self.shape).transpose(self.axes)
 
 
 def _bytes(data: Any) -> bytes:
@@ -172,11 +181,12 @@ def _scalar(number: Any, data: Any) -> _Array:
     return out
 
 
-def _from_buffer(data: Any, number: Any, shape: Any, order: Any = "C", *_: Any) -> _Array:
-    if order not in ("C", "F"):
-        raise ValueError("it holds an array in an odd order")
+def _from_buffer(data: Any, number: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
     out = _Array()
-    out.set_state((1, shape, number, order == "F", data))
+    if order == "K":
+        out.set(shape, axes, number, data)
+    else:
+        out.set_state((1, shape, number, order == "F", data))
     return out
 
 
