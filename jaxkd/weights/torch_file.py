@@ -50,6 +50,8 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(_other_kind(head, path=path))
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise WeightsError(f"{path} is a TorchScript program; save model.state_dict() by torch.save instead.")
             return guarded(lambda: _Archive(archive, size=path.stat().st_size).load(), path=path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
         raise WeightsError(f"{path} is not a sound torch file ({error}); fetch it again.") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-INSTRUCTIONS = 2_000_000  # a checkpoint with its optimizer's state needs some 100 for each array
+INSTRUCTIONS = 1_000_000  # a checkpoint with its optimizer's state needs some 100 for each array
 
 
 class UnknownNameError(ValueError):
