@@ -58,7 +58,7 @@ def guarded(load: Callable[[], Any], *, path: Path) -> dict[str, np.ndarray]:
             "it was executed; save model.state_dict() alone instead."
         ) from error
     except (ValueError, OverflowError) as error:
-        raise WeightsError(f"{path} is not a sound weights file ({str(error)[:200]}); fetch it again.") from error
+        raise WeightsError(f"{path} is not a sound weights file ({unpickle.reason(error)}); fetch it again.") from error
 
 
 def weights(tree: Any, *, path: Path) -> dict[str, np.ndarray]:

@@ -54,7 +54,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
                 raise WeightsError(f"{path} is a TorchScript program; save model.state_dict() by torch.save instead.")
             return guarded(lambda: _Archive(archive, size=path.stat().st_size).load(), path=path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
-        raise WeightsError(f"{path} is not a sound torch file ({error}); fetch it again.") from error
+        raise WeightsError(f"{path} is not a sound torch file ({unpickle.reason(error)}); fetch it again.") from error
 
 
 def _other_kind(head: bytes, *, path: Path) -> str:

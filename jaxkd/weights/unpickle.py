@@ -67,6 +67,11 @@ def shown(text: str) -> str:
     return text if text.isprintable() and len(text) <= 80 else ascii(text[:60])
 
 
+def reason(error: Exception) -> str:
+    """What `error` says, as one short line; the standard library may quote pieces of the file of any length."""
+    return " ".join(str(error)[:200].split())
+
+
 class _Machine:
     def __init__(self, makers: Mapping[str, Callable[..., Any] | None], persistent: Callable[[Any], Any] | None):
         self.makers = makers
