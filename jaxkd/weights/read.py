@@ -1,4 +1,4 @@
-"""Files of named arrays: read from .safetensors and .npz, written as .safetensors."""
+"""Files of named arrays: read from .safetensors, .npz, torch's files and pickles, written as .safetensors."""
 
 import contextlib
 import math
@@ -15,6 +15,8 @@ import safetensors.numpy
 from jax import numpy as jnp
 
 from jaxkd.errors import StorageError, WeightsError
+from jaxkd.weights.pickle_file import read_pickle
+from jaxkd.weights.torch_file import read_torch
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 STORED = {
@@ -35,19 +37,21 @@ STORED = {
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors or .npz file by name; half-precision ones become float32.
+    """The arrays of a weights file by name; half-precision ones become float32.
+
+    The suffix says the kind: .safetensors, .npz, torch's .pth, .pt, .bin or .ckpt, or detectron2's .pkl. Of a
+    checkpoint the weights alone are read.
 
     Nothing in the file is executed. Raises WeightsError where the file is missing, is of another kind, declares sizes
     that it does not hold, or holds anything but numbers.
     """
     path = Path(path)
-    readers: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {".safetensors": _safetensors, ".npz": _npz}
-    if path.suffix not in readers:
-        raise WeightsError(f"{path} is neither .safetensors nor .npz; convert the weights to one of these.")
+    if path.suffix not in READERS:
+        raise WeightsError(f"{path} is of no kind that is read here; convert the weights to one of {KINDS}.")
     if not path.is_file():
-        raise WeightsError(f"There is no weights file {path}; give the path of a .safetensors or .npz file.")
+        raise WeightsError(f"There is no weights file {path}; give the path of a file of the kind {KINDS}.")
     try:
-        arrays = readers[path.suffix](path)
+        arrays = READERS[path.suffix](path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
     return {name: _plain(array) for name, array in arrays.items()}
@@ -154,3 +158,12 @@ def _halved(array: np.ndarray, *, name: str) -> np.ndarray:
     if array.size and np.abs(array).max() > np.finfo(np.float16).max:
         raise WeightsError(f"{name} holds numbers too large for float16; save it with half=False.")
     return array.astype(np.float16)
+
+
+READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".safetensors": _safetensors,
+    ".npz": _npz,
+    **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt"), read_torch),
+    ".pkl": read_pickle,
+}
+KINDS = ", ".join(READERS)

@@ -1,0 +1,402 @@
+import copy
+import copyreg
+import pickle
+import struct
+import time
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from jaxkd.errors import WeightsError
+from jaxkd.weights import unpickle
+from jaxkd.weights.read import read
+from tests import torch_writer
+from tests.torch_writer import Call, Global, Outside, Raw, Writer, members, view
+
+BASE = np.arange(24, dtype=np.float32).reshape(4, 6)
+SMALL = {"conv.weight": BASE.reshape(2, 3, 2, 2), "conv.bias": np.ones(2, np.float32)}
+MEGABYTE = 1 << 20
+
+
+def arrays():
+    """One array of every number type, and views of one storage."""
+    numbers = np.arange(6).reshape(2, 3)
+    types = "bool uint8 int8 int16 int32 int64 float16 float32 float64"
+    return {
+        **{name: numbers.astype(name) for name in types.split()},
+        "bfloat16": numbers.astype(jnp.bfloat16),
+        "transposed": BASE.T,
+        "column": BASE[:, 2],
+        "every_other": BASE[::2, 1::2],
+        "expanded": np.broadcast_to(np.ones((1, 3), np.float32), (4, 3)),
+        "scalar": np.array(2.5, np.float32),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+
+
+def same(out, wanted):
+    assert list(out) == list(wanted)
+    for name, array in wanted.items():
+        kind = np.float32 if name in ("float16", "bfloat16") else array.dtype
+        assert out[name].dtype == kind and out[name].shape == array.shape
+        np.testing.assert_array_equal(out[name], array.astype(kind))
+
+
+def refusal(path):
+    """The sentence that refuses the file; quickly and in little memory."""
+    start = time.process_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError) as caught:
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 * MEGABYTE
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - start < 5
+    text = str(caught.value)
+    assert caught.value.exit_code == 66
+    assert text.startswith(str(path)) and text.isprintable() and len(text) < len(str(path)) + 300
+    return text
+
+
+@pytest.mark.parametrize("byteorder", ["little", "big"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt"])
+def test_every_number_type_and_view_is_read(tmp_path, suffix, byteorder):
+    path = tmp_path / f"weights{suffix}"
+    torch_writer.save(path, arrays(), byteorder=byteorder)
+    same(read(path), arrays())
+
+
+def test_views_share_one_storage():
+    writer = Writer()
+    writer.pickle({"a": BASE.T, "b": BASE[:, 2], "c": BASE.T})
+    assert len(writer.storages) == len({id(array.base) for array in (BASE.T, BASE[:, 2])}) == 1
+
+
+def test_parameters_sizes_and_unsigned_numbers(tmp_path):
+    writer = Writer()
+    tensor = writer.tensor(BASE)
+    parameter = Call(Global("torch._utils", "_rebuild_parameter"), (tensor, True, torch_writer.ORDERED))
+    raw = Outside(("storage", Global("torch.storage", "UntypedStorage"), "0", "cpu", BASE.nbytes))
+    words = (raw, 2, (3,), (1,), False, torch_writer.ORDERED, Global("torch", "uint32"))
+    unsigned = Call(Global("torch._utils", "_rebuild_tensor_v3"), words)
+    size = Call(Global("torch", "Size"), ((4, 6),))
+    ordered = Call(Global("collections", "OrderedDict"), (), {"_metadata": {"": {"version": 1}}})
+    value = {"parameter": parameter, "unsigned": unsigned}
+    value["view"] = view(tensor.arguments[0], 0, size, (0, 1))
+    entries = members({**value, "metadata": ordered})
+    torch_writer.write(tmp_path / "a.pth", {**entries, "archive/data/0": BASE.tobytes()})
+    out = read(tmp_path / "a.pth")
+    np.testing.assert_array_equal(out["parameter"], BASE)
+    np.testing.assert_array_equal(out["unsigned"], BASE.reshape(-1).view(np.uint32)[2:5])
+    np.testing.assert_array_equal(out["view"], np.broadcast_to(BASE[0], (4, 6)))
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        SMALL,
+        {**SMALL, "version": "3", "steps": 7},
+        {"state_dict": SMALL, "optimizer": {"state": {0: {"step": 3, "exp_avg": BASE}}}, "epoch": 3, "lr": 0.1},
+        {"model": SMALL, "ema": {"conv.weight": BASE}, "best": None},
+        {"model_state": SMALL, "size": Call(Global("torch", "Size"), ((1, 2),))},
+        {"epoch": 1, "model_state_dict": SMALL},
+        {"params": SMALL, "dtype": Global("torch", "float32")},
+        {"net": SMALL, "done": True, "names": ["a", ("b", 2)]},
+        {"ema": SMALL},
+        {"module.conv.weight": SMALL["conv.weight"], "module.conv.bias": SMALL["conv.bias"]},
+        {"state_dict": {f"module.{name}": array for name, array in SMALL.items()}},
+    ],
+    ids=lambda checkpoint: next(iter(checkpoint)),
+)
+def test_the_weights_of_a_checkpoint_are_found(tmp_path, checkpoint):
+    torch_writer.save(tmp_path / "a.pth", checkpoint)
+    same(read(tmp_path / "a.pth"), SMALL)
+
+
+def test_other_prefixes_stay(tmp_path):
+    torch_writer.save(tmp_path / "a.pth", {"state_dict": {"model.x": BASE, "module.y": BASE}, "hyper": {"lr": 0.1}})
+    assert list(read(tmp_path / "a.pth")) == ["model.x", "module.y"]
+
+
+def test_a_file_without_weights_says_what_it_holds(tmp_path):
+    torch_writer.save(tmp_path / "a.pth", {"generator": {"x": 1}, "epoch\n": 3})
+    assert "generator, 'epoch\\n'" in refusal(tmp_path / "a.pth")
+    torch_writer.save(tmp_path / "list.pth", [BASE])
+    assert "no mapping" in refusal(tmp_path / "list.pth")
+
+
+def model(arrays):
+    return {"model": arrays, "__author__": "x", "matching_heuristics": True, "score": np.float32(0.5)}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_numpy_arrays_are_read(tmp_path, protocol):
+    wanted = {name: array for name, array in arrays().items() if name != "bfloat16"}
+    wanted |= {"fortran": np.asfortranarray(BASE), "permuted": BASE.reshape(2, 3, 4).transpose(1, 2, 0)}
+    swapped = BASE.astype(">f4")
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(model({**wanted, "swapped": swapped}), protocol))
+    same(read(path), {**wanted, "swapped": BASE})
+    path.write_bytes(pickle.dumps({"blobs": SMALL}, protocol))
+    same(read(path), SMALL)
+
+
+def test_the_pickles_of_python_2_are_read(tmp_path):
+    number = b"cnumpy\ndtype\n(U\x02f4I0\nI1\ntR(I3\nU\x01<NNNI-1\nI-1\nI0\ntb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR(I1\n(I2\nt%sI00\nU\x08%stb"
+    array %= number, np.array([1.5, -2], "<f4").tobytes()
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02}U\x05blobs}U\x07conv1_w%sss." % array)
+    np.testing.assert_array_equal(read(tmp_path / "a.pkl")["conv1_w"], np.float32([1.5, -2]))
+
+
+def edited(*, value=SMALL, remove=(), **changes):
+    """Entries of a sound file with some of them changed or removed."""
+    entries = {**members(value), **{f"archive/{name.replace('__', '/')}": data for name, data in changes.items()}}
+    return {name: data for name, data in entries.items() if name not in remove}
+
+
+def changed_view(offset=0, shape=(2,), strides=(1,), count=24, kind="FloatStorage"):
+    storage = Outside(("storage", Global("torch", kind), "0", "cpu", count))
+    return edited(value={"x": view(storage, offset, shape, strides)}, data__0=BASE.tobytes())
+
+
+def instructions(data):
+    """A file whose pickle is `data`, with one sound array beside."""
+    return edited(data_pkl=b"") | {"archive/data.pkl": b"\x80\x02" + data + b"."}
+
+
+def marker(tmp_path):
+    return f"touch {tmp_path / 'executed'}"
+
+
+GLOBALS = {
+    "system": lambda text: Call(Global("posix", "system"), (text,)),
+    "eval": lambda text: Call(Global("builtins", "eval"), (f"__import__('os').system({text!r})",)),
+    "eval_python_2": lambda text: Call(Global("__builtin__", "eval"), (f"__import__('os').system({text!r})",)),
+    "getattr": lambda text: Call(Call(Global("builtins", "getattr"), (Global("os", "environ"), "system")), (text,)),
+    "attrgetter": lambda text: Call(Call(Global("operator", "attrgetter"), ("system",)), (Global("os", "path"),)),
+    "dotted": lambda text: Call(Global("torch.serialization", "os.system"), (text,)),
+    "load": lambda text: Call(Global("torch.storage", "_load_from_bytes"), (text,)),
+    "numpy_load": lambda text: Call(Global("numpy", "load"), (text, None, True)),
+    "namespace": lambda text: Call(Global("argparse", "Namespace"), (), {"command": text}),
+    "module": lambda text: Raw(b"ctorch.nn.modules.conv\nConv2d\n)\x81}b"),
+    "instance": lambda text: Raw(b"(iposix\nsystem\n"),
+    "newline": lambda text: Raw(b"\x8c\x03a\nb\x8c\x06system\x93"),
+}
+
+
+@pytest.mark.parametrize("name", GLOBALS)
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_no_python_object_is_taken_from_a_file(tmp_path, name, suffix):
+    path = tmp_path / f"bad{suffix}"
+    value = {"state_dict": {} if suffix == ".pkl" else SMALL, "other": GLOBALS[name](marker(tmp_path))}
+    if suffix == ".pth":
+        torch_writer.save(path, value)
+    else:
+        path.write_bytes(Writer().pickle(value))
+    text = refusal(path)
+    assert ("nothing in it was executed" in text and "state_dict" in text) or "instruction INST" in text
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_whole_module_is_refused_by_its_name(tmp_path):
+    torch_writer.save(tmp_path / "a.pt", GLOBALS["module"](""))
+    assert "torch.nn.modules.conv.Conv2d" in refusal(tmp_path / "a.pt")
+
+
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+NUMBER = b"cnumpy\ndtype\n(U\x02%sI0\nI1\ntR"
+EMPTY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR"
+TRICKS = {
+    "no_arguments": (REBUILD + b")R", "odd arguments"),
+    "many_arguments": (b"ctorch\nSize\n(NNNtR", "odd arguments"),
+    "storage_called": (b"ctorch\nFloatStorage\n(U\x01xtR", "calls torch.FloatStorage"),
+    "array_called": (b"cnumpy\nndarray\n(I4\ntR", "calls numpy.ndarray"),
+    "text_called": (b"U\x06system(U\x02idtR", "cannot be called"),
+    "state_of_a_name": (REBUILD + b"N}U\x0c__defaults__NsN\x86b", "state of what has none"),
+    "class_of_a_mapping": (b"ccollections\nOrderedDict\n)RN}U\x09__class__ctorch\nSize\ns\x86b", "no weights"),
+    "class_made": (b"ccollections\nOrderedDict\n)\x81", "NEWOBJ"),
+    "extension": (b"\x82\x01", "EXT1"),
+    "wide_extension": (b"\x84\x01\x00\x00\x00", "EXT4"),
+    "text_id": (b"Pstorage\n", "PERSID"),
+    "odd_id": (b"U\x07storageQ", "odd way"),
+    "objects": (NUMBER % b"O8", "plain numbers"),
+    "structure": (NUMBER % b"V8", "plain numbers"),
+    "structure_state": (NUMBER % b"f4" + b"(I3\nU\x01<N(U\x01at}tb", "structured"),
+    "object_type": (b"cnumpy\ndtype\n(ccollections\nOrderedDict\nI0\nI1\ntR", "plain numbers"),
+    "array_state": (EMPTY + b"(I1\n(I2\ntNI0\nU\x01xtb", "number type"),
+    "array_shape": (EMPTY + b"(I1\n(I-2\nt" + NUMBER % b"f4" + b"I0\nU\x01xtb", "shape"),
+    "codec": (b"c_codecs\nencode\n(U\x04abcdU\x03hextR", "odd way"),
+    "odd_mapping": (b"ccollections\nOrderedDict\n(](I1\netR", "odd mapping"),
+    "append": (b"}(I1\ne", "no list"),
+    "items": (b"](I1\nI2\nu", "no dict"),
+    "half_a_pair": (b"}(I1\nu", "no dict"),
+    "underflow": (b"R", "never put there"),
+    "unmarked": (b"t", "never put there"),
+    "unknown_memo": (b"h\x05", "never put there"),
+    "long_text": (b"X\xff\xff\xff\xff", "expected"),
+    "long_integer": (b"\x8b\xff\xff\xff\x7f", "not enough data"),
+    "long_bytes": (b"\x8e" + struct.pack("<Q", 1 << 40), "expected"),
+    "long_bytearray": (b"\x96" + struct.pack("<Q", 1 << 40), "expected"),
+    "digits": (b"L" + b"9" * 10000 + b"L\n", "digits"),
+    "unknown": (b"\xff", "unknown"),
+    "unended_line": (b"c" + b"x" * 1000, "newline"),
+    "far_memo": (b"Nr\xff\xff\xff\xff0}", "no weights"),
+    "deep_lists": (b"]" * 4000 + b"a" * 3999, "no weights"),
+    "deep_key": (b"}" + b")" + b"\x85" * 9000 + b"Ns", "no weights"),
+    "deep_marks": (b"(" * 9000 + b"N", "no weights"),
+    "itself": (b"}q\x00U\x05modelh\x00s", "no weights"),
+    "doubling": (b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(200)), "no weights"),
+    "endless": (b"N0" * 9000, "instructions"),
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_tricks_of_the_pickle_are_refused(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(unpickle, "INSTRUCTIONS", 10000)
+    data, expected = TRICKS[name]
+    torch_writer.write(tmp_path / "bad.pth", instructions(data))
+    assert expected in refusal(tmp_path / "bad.pth")
+    if name not in ("text_id", "odd_id"):
+        (tmp_path / "bad.pkl").write_bytes(b"\x80\x02" + data.replace(b"ctorch\nSize", b"cnumpy\nndarray") + b".")
+        refusal(tmp_path / "bad.pkl")
+
+
+BROKEN = {
+    "missing_entry": (edited(remove=("archive/data/0",)), "no entry data/0"),
+    "short_storage": (edited(data__0=bytes(92)), "which has 92 bytes"),
+    "long_storage": (edited(data__0=bytes(100)), "which has 100 bytes"),
+    "wrong_count": (changed_view(count=1 << 60), "declares"),
+    "negative_count": (changed_view(count=-1), "declares"),
+    "past_the_end": (changed_view(shape=(25,)), "past the end"),
+    "stride_past_the_end": (changed_view(shape=(2,), strides=(24,)), "past the end"),
+    "offset_past_the_end": (changed_view(offset=23), "past the end"),
+    "huge_stride": (changed_view(shape=(2, 2), strides=(1 << 62, 1)), "shape"),
+    "negative_stride": (changed_view(offset=4, shape=(2,), strides=(-1,)), "shape"),
+    "negative_offset": (changed_view(offset=-1), "odd offset"),
+    "negative_size": (changed_view(shape=(-1, -2), strides=(1, 1)), "shape"),
+    "strides_missing": (changed_view(strides=()), "odd offset"),
+    "size_bomb": (changed_view(shape=(10 << 20, 1 << 20), strides=(0, 0)), "declares"),
+    "small_size_bomb": (changed_view(shape=(5, 1 << 23), strides=(0, 0)), "allowed for its size"),
+    "odd_storage": (changed_view(kind="Size"), "for a storage"),
+    "other_names_only": ({"archive/weights": b"1"}, "without the one data.pkl"),
+    "two_pickles": (edited() | {"other/data.pkl": b"N."}, "without the one data.pkl"),
+    "arrays_of_numpy": ({"x.npy": b"\x93NUMPY"}, "without the one data.pkl"),
+    "odd_byteorder": (edited(byteorder=b"middle"), "byteorder"),
+    "upwards": (edited() | {"archive/../../x": b""}, "out of the archive"),
+    "absolute": (edited() | {"/x": b""}, "out of the archive"),
+    "backslash": (edited() | {"archive\\..\\x": b""}, "out of the archive"),
+    "script": (edited() | {"archive/constants.pkl": b""}, "TorchScript"),
+    "name": (edited(value={"a\nb": BASE}), "no printable text"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_archives_are_refused(tmp_path, name):
+    entries, expected = BROKEN[name]
+    torch_writer.write(tmp_path / "bad.pth", entries)
+    assert expected in refusal(tmp_path / "bad.pth")
+
+
+def test_a_doctored_archive_is_refused(tmp_path):
+    good, path = tmp_path / "good.pth", tmp_path / "bad.pth"
+    torch_writer.save(good, SMALL)
+    content = good.read_bytes()
+    for cut in (30, len(content) // 2, len(content) - 30):
+        path.write_bytes(content[:cut])
+        assert "sound" in refusal(path)
+    end = content.index(b"archive/byteorder")
+    path.write_bytes(content[: end - 3] + b"\x02" + content[end - 2 :])
+    assert "File name in directory" in refusal(path)  # and the long name that the archive claims is cut
+    path.write_bytes(content.replace(BASE.tobytes(), BASE[::-1].tobytes()))
+    assert "CRC" in refusal(path)
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(good, "a") as archive:
+        archive.writestr("archive/data/0", BASE.tobytes())
+    assert "twice" in refusal(good)
+
+
+def test_compressed_entries_are_refused_before_they_grow(tmp_path):
+    path = tmp_path / "bomb.pth"
+    torch_writer.write(path, edited(data__9=bytes(256 * MEGABYTE)), compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < MEGABYTE
+    assert "compressed" in refusal(path)
+
+
+def test_entries_that_overlap_are_refused(tmp_path):
+    path = tmp_path / "overlap.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes(1000))
+        for number in range(99):
+            archive.filelist.append(copy.copy(archive.filelist[0]))
+            archive.filelist[-1].filename = f"archive/data/{number}"
+    assert "longer together than the file" in refusal(path)
+
+
+def test_a_long_pickle_is_refused_unread(tmp_path):
+    torch_writer.write(tmp_path / "long.pth", edited(data_pkl=b"") | {"archive/data.pkl": bytes(65 * MEGABYTE)})
+    assert "data.pkl is longer" in refusal(tmp_path / "long.pth")
+
+
+OTHERS = {
+    "legacy": (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "newer torch"),
+    "tar": (b"x" * 257 + b"ustar\x0000", "newer torch"),
+    "text": (b"version https://git-lfs.github.com/spec/v1\n", "no torch file"),
+    "page": (b"<!DOCTYPE html>", "no torch file"),
+    "empty": (b"", "no torch file"),
+    "safetensors": (struct.pack("<Q", 2) + b"{}", "safetensors"),
+    "pickle": (pickle.dumps({"model": SMALL}, 2), ".pkl"),
+    "zip": (b"PK\x03\x04 and no more", "sound"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_files_of_another_kind_are_refused(tmp_path, name):
+    content, expected = OTHERS[name]
+    (tmp_path / "other.pth").write_bytes(content)
+    assert expected in refusal(tmp_path / "other.pth")
+
+
+def test_a_pickle_is_refused_where_it_is_no_model(tmp_path):
+    path = tmp_path / "other.pkl"
+    torch_writer.save(path, SMALL)
+    assert ".pth" in refusal(path)
+    objects = {"model": {"x": np.array([{}, None], dtype=object)}}
+    contents = [b"", b"text", pickle.dumps(SMALL)[:-20], pickle.dumps(objects), pickle.dumps({"x": {1}}, 4)]
+    for content in [*contents, pickle.dumps({"model": {"x": np.array(["a"])}})]:
+        path.write_bytes(content)
+        assert "sound" in refusal(path)
+    long = pickle.dumps(SMALL["conv.weight"], 2).replace(b"K\x02K\x03K\x02K\x02", b"K\x02K\x03K\x02K\x03")
+    path.write_bytes(b"\x80\x02}X\x01\x00\x00\x00x" + long[2:-1] + b"s.")
+    assert "sound" in refusal(path)
+
+
+def test_the_registry_of_extensions_opens_nothing():
+    copyreg.add_extension("posix", "system", 77)
+    try:
+        with pytest.raises(ValueError, match="EXT1"):
+            unpickle.load(b"\x80\x02\x82\x4d.", {})
+    finally:
+        copyreg.remove_extension("posix", "system", 77)
+
+
+def test_real_files_are_read(shared):
+    folder = shared / "weights" / "fastestdet_coco"
+    detector, backbone = read(folder / "fastestdet_coco.pth"), read(folder / "shufflenetv2_backbone.pth")
+    assert len(detector) == 420 and len(backbone) == 330
+    assert detector["backbone.first_conv.0.weight"].shape == backbone["first_conv.0.weight"].shape == (24, 3, 3, 3)
+    assert all(np.isfinite(array).all() for array in (*detector.values(), *backbone.values()))
+
+
+def test_torch_reads_the_same(tmp_path, shared):
+    torch = pytest.importorskip("torch")
+    torch_writer.save(tmp_path / "a.pth", arrays())
+    for path in (tmp_path / "a.pth", *sorted((shared / "weights" / "fastestdet_coco").glob("*.pth"))):
+        ours, theirs = read(path), torch.load(path, weights_only=True, map_location="cpu")
+        assert set(ours) == set(theirs)
+        for name, tensor in theirs.items():
+            wanted = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+            np.testing.assert_array_equal(ours[name], wanted.numpy())
