@@ -1,3 +1,13 @@
 """jaxkd: train object detectors in JAX and distil a big one into a small one."""
 
 __version__ = "0.1.0"
+
+
+def load(path, *, classes=()):
+    """A detector to be called with pictures, from a workdir, a folder of weights or a published file.
+
+    See `jaxkd.predictor.load`, which this is; jax is imported only when it is called.
+    """
+    from jaxkd import predictor
+
+    return predictor.load(path, classes=classes)

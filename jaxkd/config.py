@@ -18,7 +18,7 @@ from jaxkd.errors import ConfigError
 
 NAME = "name"
 PLAIN = (bool, int, float, str)
-PARTS = {"student", "initial", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
+PARTS = {"student", "initial", "inherit", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
 Recipe = Any  # a ConfigDict, the types of whose fields no checker can know
 
 
@@ -43,6 +43,7 @@ def recipe(
     distill: Mapping[str, ConfigDict] | None = None,
     teacher: str = "",
     initial: str = "",
+    inherit: str = "none",
 ) -> ConfigDict:
     """A whole run.
 
@@ -54,6 +55,7 @@ def recipe(
       distill: methods under names of one's choice; the names prefix their terms in the log.
       teacher: folder of a trained detector (weights.safetensors and detector.json); empty without distillation.
       initial: folder or file of weights that the student starts from; empty to start from random numbers.
+      inherit: parts that the student takes over from its teacher after that: "none", "neck", "head" or "neck+head".
     """
     missing = {"train", "val"} - set(data)
     if missing:
@@ -63,6 +65,7 @@ def recipe(
         {
             "student": student,
             "initial": initial,
+            "inherit": inherit,
             "teacher": teacher,
             "distill": ConfigDict(dict(distill or {})),
             "data": ConfigDict(parts),

@@ -29,7 +29,7 @@ class FilesSource:
             except PictureError as error:
                 self.failed[path] = str(error)
                 continue
-            records.append(_record(len(records), path, height, width))
+            records.append(blank_record(len(records), path, height, width))
             self.paths.append(path)
         self.records: Sequence[Record] = records
 
@@ -50,7 +50,8 @@ class FilesSource:
         }
 
 
-def _record(index: int, path: Path, height: int, width: int) -> Record:
+def blank_record(index: int, path: Path, height: int, width: int) -> Record:
+    """The record of a picture without truth."""
     return Record(
         index=index,
         image_id=index + 1,

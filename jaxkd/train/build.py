@@ -14,6 +14,8 @@ from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.weights import names, read, tree
 
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
+SIZES = ("buckets", "short", "long")  # of `data.loader`
+INHERITED = {"none": (), "neck": ("neck",), "head": ("rpn", "head"), "neck+head": ("neck", "rpn", "head")}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Loaded:
     params: Params
     config: configs.Recipe
     scores: dict[str, float]  # what it scored where it was trained
+    sizes: dict[str, Any]  # the fields of `data.loader` that say how large its pictures are
 
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:
@@ -41,7 +44,7 @@ def load(folder: str | Path) -> Loaded:
     try:
         about = json.loads((path / ABOUT).read_text())
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
-        scores = dict(about.get("scores", {}))
+        scores, sizes = dict(about.get("scores", {})), configs.parse(json.dumps(about.get("sizes", {}))).to_dict()
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path} holds no {ABOUT}; give the folder 'student' of a finished run, or one written by jaxkd."
@@ -54,7 +57,7 @@ def load(folder: str | Path) -> Loaded:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error}") from error
     wanted = jax.eval_shape(found.init, jax.random.key(0))
     params, _ = tree.match(wanted, read.read(path / WEIGHTS))
-    return Loaded(found, jax.tree.map(jax.numpy.asarray, params), config, scores)
+    return Loaded(found, jax.tree.map(jax.numpy.asarray, params), config, scores, sizes)
 
 
 def save(
@@ -64,12 +67,14 @@ def save(
     config: configs.Recipe,
     classes: Sequence[str],
     scores: dict[str, float],
+    sizes: dict[str, Any] | None = None,
     half: bool = False,
 ) -> None:
     """Writes a folder that `load` reads; the weights come first, so a half-written folder is no detector."""
     folder.mkdir(parents=True, exist_ok=True)
     read.save(folder / WEIGHTS, tree.flatten(jax.device_get(params)), half=half)
     about = {"format": 1, "detector": config.to_dict(), "classes": list(classes), "scores": scores}
+    about["sizes"] = sizes or {}
     (folder / ABOUT).write_text(json.dumps(about, indent=2, default=list) + "\n")
 
 
@@ -89,3 +94,22 @@ def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params
     arrays, flavour = names.to_ours(read.read(path))
     params["backbone"], report = tree.match(params["backbone"], arrays, allow_unused=names.BEYOND[flavour])
     return params, f"The student's backbone starts from {path.name} ({flavour}): {len(report.matched)} leaves."
+
+
+def inherit(params: Params, teacher: Loaded | None, parts: str) -> tuple[Params, str]:
+    """The student's parameters with those `parts` of the teacher's, and a sentence on them, empty for "none".
+
+    Raises ConfigError for parts that are unknown or without a teacher, WeightsError where a leaf does not fit.
+    """
+    if parts not in INHERITED:
+        raise ConfigError(f"inherit must be one of {', '.join(INHERITED)}; got {parts!r}.")
+    if parts == "none":
+        return params, ""
+    if teacher is None:
+        raise ConfigError(f"inherit is {parts!r}, and there is no teacher to inherit from; set config.teacher.")
+    taken, leaves = dict(params), 0
+    for part in INHERITED[parts]:
+        theirs = tree.flatten(jax.device_get(teacher.params.get(part, {})))
+        taken[part], report = tree.match(params.get(part, {}), theirs)
+        leaves += len(report.matched)
+    return taken, f"The student inherits its teacher's {parts}: {leaves} leaves."

@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from jaxkd.train import mesh
 from jaxkd.types import Batch, Detections
 
 
+@runtime_checkable
 class Finder(Protocol):
     """Whatever finds objects of a source's classes; hashable."""
 

@@ -101,6 +101,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
     pair = make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
     key = jax.random.key(config.seed)
     params, origin = build.initial_params(student, jax.random.fold_in(key, 0), recipe.initial)
+    params, inherited = build.inherit(params, teacher, recipe.get("inherit", "none"))
     state = mesh.put_replicated(initial_state(pair, params, jax.random.fold_in(key, 1)), devices)
     saved = checkpoint.Checkpoints(workdir / "checkpoints", keep=config.keep)
     best_ap, start = -1.0, saved.latest
@@ -108,7 +109,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
         state, best_ap = saved.restore(start, state, batches.iterator)
     log = Log(workdir, steps=config.steps, start=start or 0, quiet=quiet)
     try:
-        _introduce(log, sources, classes, origin, start)
+        _introduce(log, sources, classes, f"{origin} {inherited}".strip(), start)
         if teacher is not None and (said := prepare.shared_classes(teacher.detector.classes, classes)[1]):
             log.say(said)
 
@@ -263,6 +264,7 @@ class _Training:
                 config=self.recipe.student,
                 classes=self.pair.student.classes,
                 scores=summary,
+                sizes={name: self.recipe.data.loader[name] for name in build.SIZES},
             )
         return evaluation
 

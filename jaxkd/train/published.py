@@ -42,7 +42,7 @@ def load(path: str | Path, *, classes: Sequence[str] = (), eps: float | None = N
     wanted = jax.eval_shape(detector.init, jax.random.key(0))
     params, report = tree.match(wanted, found.arrays, allow_unused=names.BEYOND["resnet"])
     params = jax.tree.map(jax.numpy.asarray, params)
-    return build.Loaded(detector, params, config, {}), f"{found.family} {found.kind.split('.')[1]}: {report}"
+    return build.Loaded(detector, params, config, {}, {}), f"{found.family} {found.kind.split('.')[1]}: {report}"
 
 
 def _named(found: Published, classes: Sequence[str]) -> tuple[Published, tuple[str, ...]]:
