@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 class Config:
     """A data set by its name, or by the folder that it was prepared in; nothing is ever downloaded."""
 
-    name: str = "voc/2007"  # what TensorFlow Datasets calls it; not looked at where `directory` is given
+    dataset: str = "voc/2007"  # what TensorFlow Datasets calls it; not looked at where `directory` is given
     data_dir: str = ""  # where TensorFlow Datasets keeps its data; empty for ~/tensorflow_datasets
     directory: str = ""  # folder of one prepared version; COCO can be had only so without TensorFlow
     split: str = "train"  # "validation", "train[:10%]", "train+validation"
@@ -59,7 +59,7 @@ def load(config: Config) -> "TfdsSource":
     """
     if config.limit < 0:
         raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
-    title = config.directory or config.name
+    title = config.directory or config.dataset
     with contextlib.redirect_stdout(io.StringIO()):  # TensorFlow's absence is announced in a banner
         builder = _prepared(config.directory) if config.directory else _named(config)
         _check_features(builder.info.features, title)
@@ -183,16 +183,18 @@ class TfdsSource:
 
 def _named(config: Config) -> Any:
     """The builder of a name that TensorFlow Datasets knows."""
-    if not NAME.fullmatch(config.name):
-        raise ConfigError(f"'{config.name}' is not the name of a data set, such as 'voc/2007' or 'voc/2007:5.0.0'.")
+    if not NAME.fullmatch(config.dataset):
+        raise ConfigError(f"'{config.dataset}' is not the name of a data set, such as 'voc/2007' or 'voc/2007:5.0.0'.")
     try:
-        return tfds.builder(config.name, data_dir=config.data_dir or None)
+        return tfds.builder(config.dataset, data_dir=config.data_dir or None)
     except ImportError as error:
-        raise ConfigError(f"The data set {config.name} needs TensorFlow to be found by its name; {PREPARE}.") from error
+        raise ConfigError(
+            f"The data set {config.dataset} needs TensorFlow to be found by its name; {PREPARE}."
+        ) from error
     except (ValueError, AssertionError) as error:  # unknown names, of data sets, configurations and versions
         raise ConfigError(
-            f"TensorFlow Datasets knows no data set '{config.name}'; correct name, or set directory to the folder of "
-            "a prepared one."
+            f"TensorFlow Datasets knows no data set '{config.dataset}'; correct dataset, or set directory to the "
+            "folder of a prepared one."
         ) from error
 
 

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.testing import mocking
 
+from jaxkd.config import build, component, module_of
 from jaxkd.data import coco, loader, pictures
 from jaxkd.data import tfds as source_of
 from jaxkd.data.base import PictureError, Source
@@ -283,7 +284,7 @@ def test_by_name_with_the_random_records_of_tfds():
         return stream.getvalue()
 
     with tfds.testing.mock_data(as_data_source_fn=data_source):
-        found = source_of.load(source_of.Config(name="voc/2007", split="train[:50%]"))
+        found = source_of.load(source_of.Config(dataset="voc/2007", split="train[:50%]"))
     assert found.classes[:2] == ("aeroplane", "bicycle")
     assert len(found.records) == 4
     kept = sum(len(record.boxes) for record in found.records)
@@ -309,6 +310,14 @@ def small(tmp_path) -> str:
     ]
     rows[0]["objects"].append({"bbox": line, "label": "cat"})
     return prepare(tmp_path / "data", content=rows, classes=("cat",))
+
+
+def test_as_a_component_of_a_recipe(small):
+    config = build(component("data.tfds", directory=small, split="train[:1]", difficult="keep"))
+    assert config == source_of.Config(directory=small, split="train[:1]", difficult="keep")
+    assert len(module_of(config).load(config).records) == 1
+    with pytest.raises(ConfigError, match="'ignore', 'keep'"):
+        build(component("data.tfds", difficult="drop"))
 
 
 def test_slices_and_limits(small):
@@ -370,13 +379,17 @@ def test_image_ids_that_repeat_give_way_to_the_place(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "error", "said"),
     [
-        ({"name": "coco/2017"}, ConfigError, "coco/2017 needs TensorFlow .* file_format='array_record', and set dir"),
-        ({"name": "voc/2007"}, DataError, r"voc/2007 is not prepared in .*voc/2007/5\.0\.0; prepare it once"),
-        ({"name": "voc/1907"}, ConfigError, "knows no data set 'voc/1907'"),
-        ({"name": "pascal"}, ConfigError, "knows no data set 'pascal'"),
-        ({"name": "huggingface:voc"}, ConfigError, "'huggingface:voc' is not the name of a data set"),
-        ({"name": "mnist"}, ConfigError, "mnist has no objects/bbox and no objects/label; take one for object"),
-        ({"name": "kitti"}, ConfigError, "kitti has no objects/label; take one for object"),
+        (
+            {"dataset": "coco/2017"},
+            ConfigError,
+            "coco/2017 needs TensorFlow .* file_format='array_record', and set dir",
+        ),
+        ({"dataset": "voc/2007"}, DataError, r"voc/2007 is not prepared in .*voc/2007/5\.0\.0; prepare it once"),
+        ({"dataset": "voc/1907"}, ConfigError, "knows no data set 'voc/1907'"),
+        ({"dataset": "pascal"}, ConfigError, "knows no data set 'pascal'"),
+        ({"dataset": "huggingface:voc"}, ConfigError, "'huggingface:voc' is not the name of a data set"),
+        ({"dataset": "mnist"}, ConfigError, "mnist has no objects/bbox and no objects/label; take one for object"),
+        ({"dataset": "kitti"}, ConfigError, "kitti has no objects/label; take one for object"),
         ({"directory": "DATA"}, DataError, r"holds no dataset_info\.json; give the folder of one version"),
     ],
 )
@@ -426,7 +439,7 @@ def test_tensorflow_stays_out(small):
         "import sys; from jaxkd.data import tfds\n"
         "from jaxkd.errors import ConfigError\n"
         f"source = tfds.load(tfds.Config(directory={small!r})); source.read(0)\n"
-        "try: tfds.load(tfds.Config(name='coco/2017'))\n"
+        "try: tfds.load(tfds.Config(dataset='coco/2017'))\n"
         "except ConfigError: pass\n"
         "assert not [name for name in sys.modules if name.split('.')[0] == 'tensorflow']\n"
     )
