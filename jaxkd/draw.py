@@ -11,12 +11,16 @@ COLOURS = ("#e6194b", "#4363d8", "#f5a500", "#3cb44b", "#911eb4", "#00a8b5", "#f
 
 @dataclass(frozen=True)
 class Box:
-    """What is drawn: corners in pixels, the number of a class, its name, and a score if it was found by a detector."""
+    """What is drawn: corners in pixels, the number of a class, its name, and a score if it was found by a detector.
+
+    A dashed frame stands for a crowd, which is no single object.
+    """
 
     corners: tuple[float, float, float, float]
     label: int
     name: str
     score: float | None = None
+    dashed: bool = False
 
 
 def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, names: bool = True) -> Image.Image:
@@ -29,7 +33,11 @@ def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, nam
     for box in sorted(boxes, key=lambda box: box.score if box.score is not None else 1.0):
         colour = COLOURS[box.label % len(COLOURS)]
         corners = [scale * side for side in box.corners]
-        pen.rectangle(corners, outline=colour, width=max(2, picture.width // 300))
+        width = max(2, picture.width // 300)
+        if box.dashed:
+            _dashes(pen, corners, colour=colour, width=width)
+        else:
+            pen.rectangle(corners, outline=colour, width=width)
         if names:
             text = box.name if box.score is None else f"{box.name} {box.score:.2f}"
             place = (corners[0] + 2, max(corners[1] - size - 2, 0))
@@ -83,3 +91,14 @@ def table(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], *, gap: 
             y += height + gap
         x += widths[column] + gap
     return canvas
+
+
+def _dashes(pen: ImageDraw.ImageDraw, corners: Sequence[float], *, colour: str, width: int) -> None:
+    x0, y0, x1, y1 = corners
+    step = 5 * width
+    for y in (y0, y1 - width + 1):
+        for x in np.arange(x0, x1, 2 * step):
+            pen.rectangle([x, y, min(x + step, x1), y + width - 1], fill=colour)
+    for x in (x0, x1 - width + 1):
+        for y in np.arange(y0, y1, 2 * step):
+            pen.rectangle([x, y, x + width - 1, min(y + step, y1)], fill=colour)

@@ -73,3 +73,12 @@ def test_a_table_of_pictures():
     assert table.getpixel((38, 26)) == (0, 0, 255)
     assert table.getpixel((36, 30)) == (255, 255, 255)
     assert (np.asarray(table)[:26] < 128).any()  # the titles
+
+
+def test_crowds_have_dashed_frames():
+    box = draw.Box((10.0, 10.0, 70.0, 50.0), 0, "cat", dashed=True)
+    pixels = np.asarray(draw.boxes_on(GREY, [box], names=False))
+    for side in (pixels[10, 10:70], pixels[50, 10:70], pixels[10:50, 10], pixels[10:50, 70]):
+        frame = (side == colour(0)).all(-1)
+        assert 0.3 < frame.mean() < 0.7
+        assert ((side == 128).all(-1) | frame).all()

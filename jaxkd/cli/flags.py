@@ -41,7 +41,7 @@ def recipe(argv: Sequence[str]) -> tuple[configs.Recipe, list[str]]:
     """
     named, overrides, rest = _sorted_out(argv)
     if not named:
-        raise ConfigError("Say what to train: --config=FILE[:ARG], a .py file or the name of a shipped recipe.")
+        raise ConfigError("Name a recipe: --config=FILE[:ARG], a .py file or the name of a shipped one.")
     path, _, argument = named.partition(":")
     loaded = configs.load_recipe(path, argument if ":" in named else None)
     for override in overrides:

@@ -10,6 +10,7 @@ from jaxkd.errors import JaxkdError, StorageError
 
 COMMANDS = {
     "quickstart": "distil on the embedded blood cells, and see what it gains",
+    "inspect": "look at the data of a recipe before training on it",
     "train": "train a detector, alone or taught",
     "evaluate": "score the student of a run",
     "predict": "find objects in pictures and draw them",

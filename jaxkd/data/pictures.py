@@ -16,36 +16,45 @@ RGB_FORMATS = ("JPEG", "PNG")  # OpenCV decodes these to Pillow's pixels, and fa
 
 
 def read(path: Path, *, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture in a file as RGB, 8 bit a channel; of an animation, the first frame.
+    """The picture in a file as RGB, as `decode` gives it.
+
+    Raises:
+      PictureError: where the file is missing or empty, or `decode` raises it.
+      DataError: where the file may not be read, or `decode` raises it.
+    """
+    return decode(_content(path), name=str(path), size=size)
+
+
+def decode(content: bytes, *, name: str, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture in the bytes of a file as RGB, 8 bit a channel; of an animation, the first frame.
 
     Grey and palette pictures become RGB, 16-bit ones are scaled, transparent ones are laid over black. A picture whose
     EXIF tag says that it has to be turned is left as it is stored where `size`, (height, width) of its annotations, is
     that of the stored picture, and turned otherwise.
 
     Raises:
-      PictureError: where the file is missing, no picture, damaged or larger than 100 million pixels.
-      DataError: where the file may not be read, or is to be turned and `size` is neither the stored nor the turned one.
+      PictureError: where it is no picture, damaged or larger than 100 million pixels; `name` says which in messages.
+      DataError: where it is to be turned and `size` is neither the stored nor the turned one.
     """
-    content = _content(path)
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            _check_size(picture, path)
+            _check_size(picture, name)
             turn = _orientation(picture)
             image = _decode_rgb(content) if _is_plain(picture, content) else _convert(picture)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(f"{path} is not a picture; replace it or take it off the list.") from error
+        raise PictureError(f"{name} is not a picture; replace it or take it off the list.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"{path} has too many pixels to be decoded safely; scale it down.") from error
+        raise PictureError(f"{name} has too many pixels to be decoded safely; scale it down.") from error
     except Exception as error:  # a damaged file makes decoders raise nearly anything
-        raise PictureError(f"{path} does not decode ({error}); replace it or take it off the list.") from error
+        raise PictureError(f"{name} does not decode ({error}); replace it or take it off the list.") from error
     if turn == 1 or size == image.shape[:2]:
         return image
     image = turned(image, orientation=turn)
     if size is not None and size != image.shape[:2]:
         raise DataError(
-            f"{path} is to be turned by its EXIF tag, but its annotations give {size[1]}x{size[0]}, neither its "
+            f"{name} is to be turned by its EXIF tag, but its annotations give {size[1]}x{size[0]}, neither its "
             f"stored nor its turned size {image.shape[1]}x{image.shape[0]}; correct the width and height."
         )
     return image
@@ -70,6 +79,22 @@ def read_record(
             "correct the width and height, or leave out strict."
         )
     return image
+
+
+def size_of(content: bytes, *, name: str) -> tuple[int, int]:
+    """Height and width as stored, from the head of a picture file, with no pixel decoded.
+
+    Raises:
+      PictureError: where it is no picture, or one that `decode` would refuse for its size.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            _check_size(picture, name)
+            return picture.height, picture.width
+    except PictureError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise PictureError(f"{name} is not a picture; replace it or take it off the list.") from error
 
 
 def turned(image: UInt8[np.ndarray, "h w 3"], *, orientation: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -97,12 +122,12 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _check_size(picture: Image.Image, path: Path) -> None:
+def _check_size(picture: Image.Image, name: str) -> None:
     pixels = picture.width * picture.height
     if pixels > MOST_PIXELS:
-        raise PictureError(f"{path} has {picture.width}x{picture.height} pixels; scale it below 100 million.")
+        raise PictureError(f"{name} has {picture.width}x{picture.height} pixels; scale it below 100 million.")
     if pixels == 1:
-        raise PictureError(f"{path} is a single pixel; replace it or take it off the list.")
+        raise PictureError(f"{name} is a single pixel; replace it or take it off the list.")
 
 
 def _orientation(picture: Image.Image) -> int:

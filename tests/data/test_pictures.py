@@ -150,3 +150,14 @@ def test_a_single_pixel_is_refused(tmp_path):
 def test_odd_names_are_read(tmp_path):
     file = saved(tmp_path, Image.fromarray(smooth()), name="Übung 1 — 写真.png")
     np.testing.assert_array_equal(pictures.read(file), smooth())
+
+
+def test_the_size_comes_from_the_head_and_as_stored(tmp_path):
+    content = with_orientation(tmp_path, 6).read_bytes()
+    assert pictures.size_of(content, name="turned") == (24, 36)
+    assert pictures.size_of(content[:-10], name="cut") == (24, 36)
+    assert pictures.decode(content, name="turned", size=(24, 36)).shape == (24, 36, 3)
+    assert pictures.decode(content, name="turned").shape == (36, 24, 3)
+    for wrong in (b"", b"no picture", content[:30]):
+        with pytest.raises(PictureError, match="wrong is not a picture"):
+            pictures.size_of(wrong, name="wrong")

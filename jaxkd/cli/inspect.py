@@ -1,0 +1,59 @@
+"""`jaxkd inspect data --config=FILE[:ARG] --out=DIR`: counts and shows what a recipe would train on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from jaxkd import config as configs
+from jaxkd.cli.flags import parse, recipe
+from jaxkd.errors import ConfigError, DataError
+
+WHAT = "data"  # all that there is to inspect so far
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags beside --config."""
+    flags.DEFINE_string("out", "inspected", "Folder for index.html and data_report.json.", flag_values=values)
+    flags.DEFINE_integer("pictures", 12, "Pictures of each source to open.", flag_values=values, lower_bound=1)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Prints the numbers and writes the page; 0 where training could begin, else its own error."""
+    if "--help" in argv or "-h" in argv:
+        parse("inspect", ["--help"], define, positional=f"{WHAT} --config=FILE[:ARG]")
+    if argv and not argv[0].startswith("-") and argv[0] != WHAT:
+        raise ConfigError(f"jaxkd inspect does not know '{argv[0]}'; say jaxkd inspect {WHAT} --config=FILE[:ARG].")
+    if not argv or argv[0] != WHAT:
+        raise ConfigError(f"Say what to inspect: jaxkd inspect {WHAT} --config=FILE[:ARG].")
+    config, rest = recipe(argv[1:])
+    values, _ = parse(f"inspect {WHAT}", rest, define)
+    return _data(config, Path(values.out), look=values.pictures)
+
+
+def _data(config: configs.Recipe, out: Path, *, look: int) -> int:
+    from jaxkd.cli import data_page
+    from jaxkd.data import loader, survey
+    from jaxkd.train import prepare
+
+    sources = {name: prepare.load_source(config.data[name]) for name in ("train", "val")}
+    prepare.check_classes(sources["val"].classes, sources["train"].classes, what="validation data")
+    feeding: loader.Config = configs.build(config.data.loader)
+    # These refuse what training would refuse.
+    loader.train_batches(sources["train"], feeding, seed=0, steps=1, batch=1).close()
+    loader.eval_batches(sources["val"], feeding, batch=1).close()
+    splits = {
+        "train": survey.count(sources["train"], feeding, short=max(feeding.short)),
+        "val": survey.count(sources["val"], feeding, short=feeding.short[0]),
+    }
+    shared = survey.overlap(sources["train"], sources["val"], look=look)
+    samples = {name: survey.sample(source, look=look) for name, source in sources.items()}
+    remarks = survey.remarks(splits, shared, samples, feeding)
+    report = data_page.Report(splits=splits, shared=shared, samples=samples, remarks=remarks)
+    data_page.show(report)
+    data_page.write(out, report, sources)
+    for name, sample in samples.items():
+        if not sample.readable:
+            raise DataError(f"None of the {look} pictures of {name} that were opened can be read; see {out}.")
+    print(f"index.html and data_report.json are in {out}.")
+    return 0

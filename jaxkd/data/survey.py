@@ -1,0 +1,234 @@
+"""What a data set holds, counted before anything is trained on it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxkd.data import loader, transforms
+from jaxkd.data.base import PictureError, Record, Source
+
+SMALL, LARGE = 32**2, 96**2  # COCO's bounds of an object's area, in pixels of the original picture
+CROWDED = "boxes_beyond_max_objects"  # a loader's entry among the repairs, which is counted in pictures here
+HARD = 16.0  # pixels; smaller objects are rarely found
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Objects by COCO's classes of size: areas below 32x32 pixels, up to 96x96, and from there on."""
+
+    small: int
+    medium: int
+    large: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassCounts:
+    """How often a class occurs."""
+
+    objects: int
+    crowds: int
+    pictures: int  # with an object of it
+    sizes: Sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Of the sides of pictures, in pixels."""
+
+    least: int
+    median: float
+    most: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The numbers of one source. Objects are boxes that are no crowd; what is resized is so as the loader does it."""
+
+    pictures: int
+    without_objects: int
+    objects: int
+    crowds: int
+    sizes: Sizes
+    classes: dict[str, ClassCounts]
+    heights: Spread
+    widths: Spread
+    most_boxes: int  # on one picture, crowds included, for these take places too
+    beyond_max_objects: int  # pictures with more boxes than the loader keeps
+    below_one_pixel: int  # objects with a side below one pixel after the resize, which are not learned
+    hard_share: float  # of objects whose area is below 16x16 pixels after the resize
+    repairs: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """File names that occur in two sources, and what the pictures behind some of them are."""
+
+    names: tuple[str, ...]
+    looked_at: int
+    equal: tuple[str, ...]  # of those looked at, the ones with equal pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Evenly spaced records of a source that were opened."""
+
+    readable: tuple[int, ...]
+    unreadable: dict[str, str]  # why, by file
+
+
+def count(source: Source, feeding: loader.Config, *, short: int) -> Split:
+    """The numbers of a source with pictures, which the loader brings to the short side `short`; none is opened."""
+    records = source.records
+    boxes = _joined([record.boxes for record in records], (0, 4))
+    labels = _joined([record.labels for record in records], (0,)).astype(int)
+    crowd = _joined([record.crowd for record in records], (0,)).astype(bool)
+    counts = np.array([len(record.boxes) for record in records])
+    owners = np.repeat(np.arange(len(records)), counts)
+    resized = boxes * np.repeat(_factors(records, feeding, short=short), counts, axis=0)
+    sides = (resized[:, 2:] - resized[:, :2])[~crowd]
+    with_objects = np.unique(owners[~crowd])
+    areas = _areas(source)
+    return Split(
+        pictures=len(records),
+        without_objects=len(records) - len(with_objects),
+        objects=int((~crowd).sum()),
+        crowds=int(crowd.sum()),
+        sizes=_sizes(np.concatenate([np.zeros(0), *areas])),
+        classes={
+            name: ClassCounts(
+                objects=int((labels[~crowd] == label).sum()),
+                crowds=int((labels[crowd] == label).sum()),
+                pictures=len(np.unique(owners[~crowd & (labels == label)])),
+                sizes=_sizes(areas[label]),
+            )
+            for label, name in enumerate(source.classes)
+        },
+        heights=_spread([record.height for record in records]),
+        widths=_spread([record.width for record in records]),
+        most_boxes=int(counts.max(initial=0)),
+        beyond_max_objects=int((counts > feeding.max_objects).sum()),
+        below_one_pixel=int(transforms.tiny(resized[~crowd].astype(np.float32)).sum()),
+        hard_share=float((sides.prod(-1) < HARD**2).mean()) if len(sides) else 0.0,
+        repairs={name: number for name, number in source.repairs.items() if name != CROWDED},
+    )
+
+
+def overlap(train: Source, val: Source, *, look: int) -> Overlap:
+    """File names that both sources have; the pixels of at most `look` of them are compared.
+
+    Raises DataError where a source can read none of its pictures.
+    """
+    first, second = ({record.file: record.index for record in source.records} for source in (train, val))
+    names = tuple(sorted(set(first) & set(second)))
+    looked = [names[place] for place in spaced(len(names), look)]
+    equal = [name for name in looked if _equal(train, first[name], val, second[name])]
+    return Overlap(names=names, looked_at=len(looked), equal=tuple(equal))
+
+
+def sample(source: Source, *, look: int) -> Sample:
+    """Opens `look` evenly spaced pictures of a source; raises DataError where the source can read none at all."""
+    readable, unreadable = [], {}
+    for index in spaced(len(source.records), look):
+        try:
+            source.read(index)
+            readable.append(index)
+        except PictureError as error:
+            unreadable[source.records[index].file] = str(error)
+    return Sample(readable=tuple(readable), unreadable=unreadable)
+
+
+def spaced(length: int, wanted: int) -> list[int]:
+    """At most `wanted` evenly spaced places from 0 to `length` - 1, the ends among them where there are two."""
+    return np.unique(np.linspace(0, length - 1, min(wanted, length)).round().astype(int)).tolist()
+
+
+def remarks(
+    splits: dict[str, Split], shared: Overlap, samples: dict[str, Sample], feeding: loader.Config
+) -> tuple[str, ...]:
+    """What is worth a thought before training, one sentence each; `splits` and `samples` have "train" and "val"."""
+    found: list[str] = []
+    for name, split in splits.items():
+        other = splits["val" if name == "train" else "train"]
+        absent = [cls for cls, counts in split.classes.items() if not counts.objects and other.classes[cls].objects]
+        if absent:
+            found.append(f"Classes with objects, but none in {name}: {_few(absent)}.")
+        found += _about_boxes(name, split, feeding)
+        failed = list(samples[name].unreadable)
+        if failed:
+            looked = len(samples[name].readable) + len(failed)
+            found.append(
+                f"{len(failed)} of {looked} pictures of {name} that were opened cannot be read: {_few(failed)}."
+            )
+    nowhere = [cls for cls in splits["train"].classes if not any(s.classes[cls].objects for s in splits.values())]
+    if nowhere:
+        found.append(f"Classes with no object at all: {_few(nowhere)}.")
+    if shared.equal:
+        found.append(
+            f"train and val share {len(shared.names)} file names; of {shared.looked_at} that were compared "
+            f"{len(shared.equal)} are the same picture: {_few(list(shared.equal))}; scores would be too good."
+        )
+    return tuple(found)
+
+
+def _about_boxes(name: str, split: Split, feeding: loader.Config) -> list[str]:
+    found = []
+    if split.beyond_max_objects:
+        found.append(
+            f"{split.beyond_max_objects} pictures of {name} have more than max_objects={feeding.max_objects} "
+            f"boxes; {split.most_boxes} would keep all of them."
+        )
+    if split.below_one_pixel:
+        found.append(
+            f"{split.below_one_pixel} objects of {name} are narrower than one pixel after the resize and are not "
+            "learned; larger pictures would keep them."
+        )
+    if split.repairs:
+        listed = ", ".join(f"{fault} {number}" for fault, number in split.repairs.items())
+        found.append(f"The annotations of {name} were repaired or left out in places: {listed}.")
+    return found
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _joined(parts: Sequence[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate([np.zeros(empty), *parts])
+
+
+def _factors(records: Sequence[Record], feeding: loader.Config, *, short: int) -> np.ndarray:
+    """By what (x, y, x, y) the loader multiplies the boxes of every record."""
+    known: dict[tuple[int, int], tuple[float, float]] = {}
+    for height, width in {(record.height, record.width) for record in records}:
+        size = transforms.target_size(height, width, short=short, long=feeding.long)
+        bucket = feeding.buckets[transforms.choose_bucket(*size, feeding.buckets)]
+        fitted = transforms.fit_size(*size, bucket=bucket)
+        known[height, width] = fitted[1] / width, fitted[0] / height
+    return np.array([known[record.height, record.width] * 2 for record in records]).reshape(-1, 4)
+
+
+def _areas(source: Source) -> list[np.ndarray]:
+    """Areas of the objects of each class, as an evaluation takes them."""
+    labels = {number: label for label, number in enumerate(source.category_ids)}
+    areas: list[list[float]] = [[] for _ in source.classes]
+    for item in source.annotations()["annotations"]:
+        if not item.get("iscrowd", 0):
+            areas[labels[item["category_id"]]].append(item["area"])
+    return [np.array(found) for found in areas]
+
+
+def _sizes(areas: np.ndarray) -> Sizes:
+    small, large = int((areas < SMALL).sum()), int((areas >= LARGE).sum())
+    return Sizes(small=small, medium=len(areas) - small - large, large=large)
+
+
+def _spread(sides: list[int]) -> Spread:
+    return Spread(least=min(sides), median=float(np.median(sides)), most=max(sides))
+
+
+def _equal(train: Source, one: int, val: Source, other: int) -> bool:
+    try:
+        return np.array_equal(train.read(one), val.read(other))
+    except PictureError:
+        return False

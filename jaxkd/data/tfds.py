@@ -1,0 +1,278 @@
+"""A prepared data set of TensorFlow Datasets, read without TensorFlow."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from jaxkd.data import pictures
+from jaxkd.data.base import PictureError, Record, add_counts, check_boxes
+from jaxkd.errors import ConfigError, DataError
+
+NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")  # anything else would look for code or data on the network
+BOX_FORMAT = "REL_YXYX"  # (ymin, xmin, ymax, xmax) in shares of the picture
+CHUNK = 64  # records that are read at once while loading
+COCO_NAMES = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
+    "bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,"
+    "skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,"
+    "cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
+    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,"
+    "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
+)
+COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids from 1 to 90 that no class of COCO has
+PREPARE = (
+    "prepare it once where TensorFlow is installed (pip install tensorflow-cpu) with file_format='array_record', "
+    "and set directory to the folder of its version, such as DIR/coco/2017/1.1.0"
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A data set by its name, or by the folder that it was prepared in; nothing is ever downloaded."""
+
+    dataset: str = "voc/2007"  # what TensorFlow Datasets calls it; not looked at where `directory` is given
+    data_dir: str = ""  # where TensorFlow Datasets keeps its data; empty for ~/tensorflow_datasets
+    directory: str = ""  # folder of one prepared version; COCO can be had only so without TensorFlow
+    split: str = "train"  # "validation", "train[:10%]", "train+validation"
+    difficult: Literal["ignore", "keep"] = "ignore"  # VOC's difficult objects: like crowds, or as any
+    limit: int = 0  # only the first pictures of the split; 0 for all
+    strict: bool = False  # stop at faults that would otherwise be left out or clipped, and counted
+
+
+def load(config: Config) -> "TfdsSource":
+    """The source that a data set describes; all records are read once, their pictures no further than the head.
+
+    Raises:
+      ConfigError: for an unknown name or split, or a data set that only TensorFlow can name or that has no boxes.
+      DataError: where the data set is not prepared, or not in a format with random access.
+    """
+    if config.limit < 0:
+        raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
+    title = config.directory or config.dataset
+    with contextlib.redirect_stdout(io.StringIO()):  # TensorFlow's absence is announced in a banner
+        builder = _prepared(config.directory) if config.directory else _named(config)
+        _check_features(builder.info.features, title)
+        data = _open(builder, config.split, title)
+    return TfdsSource(data, builder.info.features["objects"], config=config, title=title)
+
+
+class TfdsSource:
+    """Annotations in memory, and pictures that are read from the data set again when they are asked for."""
+
+    def __init__(self, data: Sequence[Any], objects: Any, *, config: Config, title: str):
+        self.classes = tuple(objects["label"].names)
+        self.category_ids = _category_ids(self.classes)
+        self.repairs: dict[str, int] = {}
+        self._data = data
+        self._config = config
+        self._title = f"{title}, {config.split}"
+        self._places: list[int] = []  # of each record in the data set
+        self._areas: list[np.ndarray] = []
+        self._exact: list[np.ndarray] = []
+        records = list(self._make_records())
+        self.records: Sequence[Record] = tuple(_with_own_ids(records))
+        if self.repairs:
+            log.warning("%s: %s", self._title, ", ".join(f"{name} {count}" for name, count in self.repairs.items()))
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The RGB picture of a record.
+
+        Raises:
+          PictureError: where this picture is damaged.
+          DataError: where the files of the data set cannot be read any more.
+        """
+        record = self.records[index]
+        (content,) = self._fetch([self._places[index]])
+        return pictures.decode(content["image"], name=record.file, size=(record.height, record.width))
+
+    def annotations(self) -> dict:
+        """The truth as a COCO dict: areas as the data set gives them, else those of the boxes; own numbers as ids."""
+        annotations = []
+        for record, exact, areas in zip(self.records, self._exact, self._areas, strict=True):
+            rows = zip(record.labels.tolist(), exact.tolist(), areas.tolist(), record.crowd.tolist(), strict=True)
+            for label, (x0, y0, x1, y1), area, crowd in rows:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": record.image_id,
+                        "category_id": self.category_ids[label],
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "area": area,
+                        "iscrowd": int(crowd),
+                    }
+                )
+        images = [
+            {"id": record.image_id, "file_name": record.file, "height": record.height, "width": record.width}
+            for record in self.records
+        ]
+        categories = [
+            {"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
+        ]
+        return {"images": images, "categories": categories, "annotations": annotations}
+
+    def _fetch(self, places: list[int]) -> Sequence[dict]:
+        try:
+            many = getattr(self._data, "__getitems__", None)
+            return many(places) if many else [self._data[place] for place in places]
+        except (OSError, ValueError, IndexError, RuntimeError) as error:
+            text = " ".join(str(error).split())
+            raise DataError(f"{self._title}: its files cannot be read ({text}); prepare it again.") from error
+
+    def _make_records(self) -> Iterator[Record]:
+        count = min(len(self._data), self._config.limit or len(self._data))
+        for low in range(0, count, CHUNK):
+            places = list(range(low, min(low + CHUNK, count)))
+            for place, content in zip(places, self._fetch(places), strict=True):
+                file = _text(content.get("image/filename", "")) or f"{self._title}[{place}]"
+                try:
+                    size = pictures.size_of(content["image"], name=file)
+                except PictureError:
+                    self._tally({"pictures_unreadable": np.ones(1, bool)}, file)
+                    continue
+                yield self._record(content, place, file, *size)
+
+    def _record(self, content: dict, place: int, file: str, height: int, width: int) -> Record:
+        objects = content["objects"]
+        boxes = _pixels(_column(objects, "bbox", np.float64).reshape(-1, 4), height, width)
+        labels = _column(objects, "label", np.int32)
+        crowd = np.zeros(len(boxes), bool)
+        if "is_crowd" in objects:
+            crowd = _column(objects, "is_crowd", np.bool_)
+        if "is_difficult" in objects:
+            boxes[:, :2] -= 1  # VOC counts pixels from 1 and to the last one, and the data set keeps these numbers
+            if self._config.difficult == "ignore":
+                crowd = crowd | _column(objects, "is_difficult", np.bool_)
+        checked = check_boxes(boxes, heights=height, widths=width)
+        unknown = checked.keep & ((labels < 0) | (labels >= len(self.classes)))
+        self._tally(checked.faults | {"boxes_clipped": checked.clipped, "labels_unknown": unknown}, file)
+        keep = checked.keep & ~unknown
+        exact = np.where(checked.clipped[:, None], checked.boxes, boxes)[keep]
+        sides = exact[:, 2:] - exact[:, :2]
+        self._exact.append(exact)
+        self._areas.append(_column(objects, "area", np.float64)[keep] if "area" in objects else sides.prod(-1))
+        self._places.append(place)
+        return Record(
+            index=len(self._places) - 1,
+            image_id=int(content.get("image/id", place)),
+            file=file,
+            height=height,
+            width=width,
+            boxes=checked.boxes[keep],
+            labels=labels[keep],
+            crowd=crowd[keep],
+        )
+
+    def _tally(self, faults: dict[str, np.ndarray], file: str) -> None:
+        found = [name for name, mask in faults.items() if mask.any()]
+        if self._config.strict and found:
+            number = int(faults[found[0]].sum())
+            raise DataError(f"{self._title}: {found[0]} = {number} in {file}; leave out strict to go on without.")
+        add_counts(self.repairs, faults)
+
+
+def _named(config: Config) -> Any:
+    """The builder of a name that TensorFlow Datasets knows."""
+    if not NAME.fullmatch(config.dataset):
+        raise ConfigError(f"'{config.dataset}' is not the name of a data set, such as 'voc/2007' or 'voc/2007:5.0.0'.")
+    try:
+        return tfds.builder(config.dataset, data_dir=config.data_dir or None)
+    except ImportError as error:
+        raise ConfigError(
+            f"The data set {config.dataset} needs TensorFlow to be found by its name; {PREPARE}."
+        ) from error
+    except (ValueError, AssertionError) as error:  # unknown names, of data sets, configurations and versions
+        raise ConfigError(
+            f"TensorFlow Datasets knows no data set '{config.dataset}'; correct dataset, or set directory to the "
+            "folder of a prepared one."
+        ) from error
+
+
+def _prepared(directory: str) -> Any:
+    """The builder of a folder with prepared data."""
+    folder = Path(directory).expanduser()
+    if not (folder / "dataset_info.json").is_file():
+        inner = sorted(folder.glob("**/dataset_info.json"))[:1] if folder.is_dir() else []
+        hint = f"; did you mean {inner[0].parent}" if inner else ""
+        raise DataError(
+            f"{folder} is not the folder of a prepared data set: it holds no dataset_info.json{hint}; "
+            "give the folder of one version, such as DIR/coco/2017/1.1.0."
+        )
+    try:
+        return tfds.builder_from_directory(str(folder))
+    except Exception as error:  # damaged files make it raise nearly anything
+        raise DataError(f"{folder} is not a prepared data set ({_brief(error)}); prepare it again.") from error
+
+
+def _check_features(features: Any, title: str) -> None:
+    objects = features["objects"] if features is not None and "objects" in features else {}
+    lacking = [f"objects/{name}" for name in ("bbox", "label") if name not in objects]
+    lacking += [] if features is not None and "image" in features else ["image"]
+    if lacking:
+        raise ConfigError(f"The data set {title} has no {' and no '.join(lacking)}; take one for object detection.")
+    form = getattr(getattr(objects["bbox"], "bbox_format", None), "value", BOX_FORMAT)
+    if form != BOX_FORMAT:
+        raise ConfigError(f"The data set {title} has boxes in the format {form}; take one with {BOX_FORMAT}.")
+
+
+def _open(builder: Any, split: str, title: str) -> Sequence[Any]:
+    """The records of a split, pictures as the bytes that were stored."""
+    try:
+        return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    except (NotImplementedError, ImportError) as error:
+        if not (Path(builder.data_dir) / "dataset_info.json").is_file():
+            raise DataError(f"The data set {title} is not prepared in {builder.data_dir}; {PREPARE}.") from error
+        raise DataError(
+            f"The data set {title} is stored as {_format(builder)}, which needs TensorFlow and has no random access; "
+            f"{PREPARE}."
+        ) from error
+    except (ValueError, KeyError, AssertionError) as error:
+        names = ", ".join(builder.info.splits) or "none"
+        raise ConfigError(
+            f"The data set {title} has no split '{split}'; it has {names}, and slices such as 'train[:10%]'."
+        ) from error
+
+
+def _format(builder: Any) -> str:
+    return getattr(builder.info.file_format, "value", "another format")
+
+
+def _category_ids(classes: tuple[str, ...]) -> tuple[int, ...]:
+    """COCO's own ids for its 80 classes, so that results can be handed in; else 1, 2, 3..."""
+    if ",".join(classes) == COCO_NAMES:
+        return tuple(number for number in range(1, 91) if number not in COCO_UNUSED)
+    return tuple(range(1, len(classes) + 1))
+
+
+def _with_own_ids(records: list[Record]) -> list[Record]:
+    """The records, numbered anew where two have one image id."""
+    if len({record.image_id for record in records}) == len(records):
+        return records
+    return [dataclasses.replace(record, image_id=record.index) for record in records]
+
+
+def _pixels(shares: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes (ymin, xmin, ymax, xmax) in shares of the picture as (x0, y0, x1, y1) in pixels."""
+    return shares[:, [1, 0, 3, 2]] * np.array([width, height, width, height], np.float64)
+
+
+def _column(objects: dict, name: str, kind: Any) -> np.ndarray:
+    return np.asarray(objects[name], kind)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

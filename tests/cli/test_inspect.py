@@ -1,0 +1,147 @@
+"""What `jaxkd inspect data` prints and writes, and what it refuses."""
+
+import base64
+import io
+import json
+import re
+
+import conftest
+import pytest
+from PIL import Image
+
+
+def inspect(project, out, *flags):
+    return conftest.call("inspect", "data", f"--config={project.recipe}", f"--out={out}", *flags)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def refuse(outcome, code, *words):
+    """Checks that an outcome ends with one sentence on stderr that has these words."""
+    assert outcome.code == code, outcome
+    assert "Traceback" not in outcome.out + outcome.err
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("jaxkd"))
+    assert line.startswith("jaxkd inspect: ")
+    assert line.endswith(".")
+    for word in words:
+        assert word in line
+
+
+def test_numbers_and_a_page(project, out):
+    outcome = inspect(project, out, "--pictures=3")
+    assert outcome.code == 0, outcome
+    for words in ("square", "bar", "Nothing conspicuous was found.", f"index.html and data_report.json are in {out}."):
+        assert words in outcome.out
+    assert "…" not in outcome.out
+    content = json.loads((out / "data_report.json").read_text())
+    train, val = content["splits"]["train"], content["splits"]["val"]
+    assert (train["pictures"], train["objects"], val["pictures"], val["objects"]) == (8, 16, 2, 4)
+    assert train["classes"]["square"]["sizes"] == {"small": 8, "medium": 0, "large": 0}
+    assert content["samples"] == {
+        "train": {"readable": [0, 4, 7], "unreadable": {}},
+        "val": {"readable": [0, 1], "unreadable": {}},
+    }
+    assert content["remarks"] == []
+
+
+def test_the_page_needs_nothing_else_and_fits_phones_and_the_dark(project, out):
+    assert inspect(project, out, "--pictures=3").code == 0
+    page = (out / "index.html").read_text()
+    assert sorted(path.name for path in out.iterdir()) == ["data_report.json", "index.html"]
+    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(links) == 3 + 2
+    for link in links:
+        head, _, data = link.partition(",")
+        assert head == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.size == (480, 320)
+    assert not re.search(r"https?://|@import|<script", page)
+    assert 'name="viewport" content="width=device-width' in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_names_from_files_are_text_on_the_page(project, out):
+    def rename(content):
+        content["categories"][0]["name"] = "<b>[red]"
+
+    project.edit("train.json", rename)
+    project.edit("val.json", rename)
+    outcome = inspect(project, out)
+    assert outcome.code == 0, outcome
+    assert "<b>[red]" in outcome.out
+    page = (out / "index.html").read_text()
+    assert "<b>" not in page
+    assert "&lt;b&gt;[red]" in page
+
+
+def test_crowds_are_dashed_and_said_to_be(project, out):
+    def crowd(content):
+        content["annotations"][0]["iscrowd"] = 1
+
+    project.edit("val.json", crowd)
+    assert inspect(project, out).code == 0
+    page = (out / "index.html").read_text()
+    assert "Dashed frames are crowds." in page
+    assert "96x64, 1 objects, 1 crowds" in page
+    assert json.loads((out / "data_report.json").read_text())["splits"]["val"]["crowds"] == 1
+
+
+def test_pictures_that_cannot_be_read_are_remarked(project, out):
+    (project.folder / "images" / "1.png").write_text("no picture")
+    outcome = inspect(project, out)
+    assert outcome.code == 0, outcome
+    assert "- 1 of 8 pictures of train that were opened cannot be read: 1.png." in outcome.out
+    assert "1.png is not a picture" in (out / "index.html").read_text()
+
+
+def test_a_recipe_can_be_overridden(project, out):
+    outcome = inspect(project, out, "--config.data.loader.max_objects=1")
+    assert outcome.code == 0
+    assert "8 pictures of train have more than max_objects=1 boxes; 2 would keep all of them." in outcome.out
+
+
+def test_the_same_pictures_in_both(project, out):
+    outcome = inspect(project, out, f"--config.data.val.annotations={project.folder / 'train.json'}")
+    assert outcome.code == 0
+    assert "share 8 file names; of 8 that were compared 8 are the same picture" in outcome.out
+
+
+def test_no_readable_picture(project, out):
+    for number in range(1, 9):
+        (project.folder / "images" / f"{number}.png").unlink()
+    refuse(inspect(project, out), 65, "None of the 12 pictures of train", str(out))
+    assert (out / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda content: content["categories"].pop(), 65, "which 'categories' does not list"),
+        (lambda content: content.update(images=[]), 65, "lists no images"),
+        (lambda content: content.update(annotations=[]), 65, "None of the training pictures has an object"),
+        (lambda content: content["categories"][0].update(name="cube"), 64, "The classes of the validation data"),
+    ],
+)
+def test_what_training_would_refuse(project, out, change, code, said):
+    project.edit("train.json", change)
+    refuse(inspect(project, out), code, said)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "Say what to inspect: jaxkd inspect data --config=FILE[:ARG]"),
+        (["--config=bccd"], "Say what to inspect"),
+        (["weights"], "does not know 'weights'; say jaxkd inspect data"),
+        (["data"], "Name a recipe: --config="),
+        (["data", "--config=bccd", "more"], "'more' is not a flag"),
+        (["data", "--config=bccd", "--pictures=0"], "pictures"),
+        (["data", "--config=bccd", "--picture=3"], "no flag --picture; the closest is 'pictures'"),
+    ],
+)
+def test_what_is_refused(argv, said):
+    refuse(conftest.call("inspect", *argv), 64, said)
