@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from jaxkd import config as configs
 from jaxkd.config import asset_path
 from jaxkd.data import loader, pictures
-from jaxkd.data.base import Record
+from jaxkd.data.base import Record, coco_truth
 from jaxkd.data.files import blank_record
 from jaxkd.errors import DataError
 from jaxkd.train import build, look, mesh, prepare, published
@@ -92,7 +92,7 @@ class _Pictures:
 
     def annotations(self) -> dict:
         """No truth."""
-        return {"images": [], "categories": [], "annotations": []}
+        return coco_truth(self, [])
 
 
 def _array(image: Picture) -> UInt8[np.ndarray, "h w 3"]:

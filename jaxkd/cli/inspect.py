@@ -37,7 +37,7 @@ def _data(config: configs.Recipe, out: Path, *, look: int) -> int:
     from jaxkd.train import prepare
 
     sources = {name: prepare.load_source(config.data[name]) for name in ("train", "val")}
-    prepare.check_classes(sources["val"].classes, sources["train"].classes, what="validation data")
+    prepare.check_classes(sources["val"].classes, sources["train"].classes)
     feeding: loader.Config = configs.build(config.data.loader)
     # These refuse what training would refuse.
     loader.train_batches(sources["train"], feeding, seed=0, steps=1, batch=1).close()

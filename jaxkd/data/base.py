@@ -125,7 +125,7 @@ def check_links(path: Path, *, folder: Path) -> None:
         raise DataError(f"{path} is a link out of {folder}; copy the file or set allow_links.")
 
 
-def count_faults(repairs: dict[str, int], faults: dict[str, np.ndarray], *, file: Path, strict: bool) -> None:
+def count_faults(repairs: dict[str, int], faults: dict[str, np.ndarray], *, file: Path | str, strict: bool) -> None:
     """Adds the number of True entries of every fault to `repairs`, leaving out the zeros.
 
     Raises:
@@ -136,3 +136,52 @@ def count_faults(repairs: dict[str, int], faults: dict[str, np.ndarray], *, file
         if strict:
             raise DataError(f"{file}: {name} = {number}; correct the file, or leave out strict.")
         repairs[name] = repairs.get(name, 0) + number
+
+
+def coco_truth(source: Source, annotations: list[dict]) -> dict:
+    """A COCO dict of a source's pictures and classes with these annotations."""
+    return {
+        "images": [
+            {"id": record.image_id, "file_name": record.file, "height": record.height, "width": record.width}
+            for record in source.records
+        ],
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(source.category_ids, source.classes, strict=True)
+        ],
+        "annotations": annotations,
+    }
+
+
+def coco_objects(
+    source: Source,
+    index: int,
+    *,
+    first: int,
+    boxes: Float[np.ndarray, "n 4"],
+    areas: Float[np.ndarray, "n"],
+    difficult: Bool[np.ndarray, "n"] | None = None,
+) -> list[dict]:
+    """COCO's annotations of the objects of one record, with ids from `first` on.
+
+    A difficult object is never a crowd, whatever training takes it for: COCO's AP would then forgive every detection
+    that lies inside it, however small. It has 1 for "difficult" and for "ignore", others 0.
+
+    Args:
+      boxes, areas: of the record's objects, as exactly as they are known.
+      difficult: which of them are (VOC); None for data that does not know the word.
+    """
+    record, out = source.records[index], []
+    for place, ((x0, y0, x1, y1), area) in enumerate(zip(boxes.tolist(), areas.tolist(), strict=True)):
+        item = {
+            "id": first + place,
+            "image_id": record.image_id,
+            "category_id": source.category_ids[record.labels[place]],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": area,
+            "iscrowd": int(record.crowd[place]),
+        }
+        if difficult is not None:
+            flag = int(difficult[place])
+            item |= {"iscrowd": 0 if flag else item["iscrowd"], "difficult": flag, "ignore": flag}
+        out.append(item)
+    return out

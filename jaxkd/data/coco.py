@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from jaxkd.config import asset_path
 from jaxkd.data import pictures
-from jaxkd.data.base import Record, check_boxes, check_file_name, count_faults
+from jaxkd.data.base import Record, check_boxes, check_file_name, coco_truth, count_faults
 from jaxkd.errors import ConfigError, DataError
 
 LARGEST_FILE = 2**31  # bytes of JSON; more would fill the memory of most machines
@@ -104,14 +104,7 @@ class CocoSource:
                 strict=True,
             )
         ]
-        images = [
-            {"id": record.image_id, "file_name": record.file, "height": record.height, "width": record.width}
-            for record in self.records
-        ]
-        categories = [
-            {"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
-        ]
-        return {"images": images, "categories": categories, "annotations": annotations}
+        return coco_truth(self, annotations)
 
     def _check_truth(self, content: dict) -> "_Truth":
         items = content.get("annotations", [])

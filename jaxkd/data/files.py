@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxkd.data import pictures
-from jaxkd.data.base import PictureError, Record
+from jaxkd.data.base import PictureError, Record, coco_truth
 
 
 class FilesSource:
@@ -39,15 +39,7 @@ class FilesSource:
 
     def annotations(self) -> dict:
         """A COCO dict of the pictures and categories, with no object in it."""
-        return {
-            "images": [
-                {"id": r.image_id, "file_name": r.file, "height": r.height, "width": r.width} for r in self.records
-            ],
-            "categories": [
-                {"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
-            ],
-            "annotations": [],
-        }
+        return coco_truth(self, [])
 
 
 def blank_record(index: int, path: Path, height: int, width: int) -> Record:

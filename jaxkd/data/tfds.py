@@ -13,22 +13,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
+from jaxkd.class_lists import COCO
 from jaxkd.data import pictures
-from jaxkd.data.base import PictureError, Record, add_counts, check_boxes
+from jaxkd.data.base import PictureError, Record, check_boxes, coco_objects, coco_truth, count_faults
 from jaxkd.errors import ConfigError, DataError
 
 NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")  # anything else would look for code or data on the network
 BOX_FORMAT = "REL_YXYX"  # (ymin, xmin, ymax, xmax) in shares of the picture
 CHUNK = 64  # records that are read at once while loading
-COCO_NAMES = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
-    "bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,"
-    "skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,"
-    "cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
-    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,"
-    "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
-)
-COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids from 1 to 90 that no class of COCO has
 PREPARE = (
     "prepare it once where TensorFlow is installed (pip install tensorflow-cpu) with file_format='array_record', "
     "and set directory to the folder of its version, such as DIR/coco/2017/1.1.0"
@@ -80,6 +72,9 @@ class TfdsSource:
         self._places: list[int] = []  # of each record in the data set
         self._areas: list[np.ndarray] = []
         self._exact: list[np.ndarray] = []
+        self._difficult: list[np.ndarray] = []
+        # Data sets that know difficult objects are VOC's, of which 2007 is scored at eleven recalls.
+        self.voc_rule = None if "is_difficult" not in objects else "11point" if "2007" in title else "area"
         records = list(self._make_records())
         self.records: Sequence[Record] = tuple(_with_own_ids(records))
         if self.repairs:
@@ -98,28 +93,13 @@ class TfdsSource:
 
     def annotations(self) -> dict:
         """The truth as a COCO dict: areas as the data set gives them, else those of the boxes; own numbers as ids."""
-        annotations = []
-        for record, exact, areas in zip(self.records, self._exact, self._areas, strict=True):
-            rows = zip(record.labels.tolist(), exact.tolist(), areas.tolist(), record.crowd.tolist(), strict=True)
-            for label, (x0, y0, x1, y1), area, crowd in rows:
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": record.image_id,
-                        "category_id": self.category_ids[label],
-                        "bbox": [x0, y0, x1 - x0, y1 - y0],
-                        "area": area,
-                        "iscrowd": int(crowd),
-                    }
-                )
-        images = [
-            {"id": record.image_id, "file_name": record.file, "height": record.height, "width": record.width}
-            for record in self.records
-        ]
-        categories = [
-            {"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
-        ]
-        return {"images": images, "categories": categories, "annotations": annotations}
+        annotations: list[dict] = []
+        for index, (exact, areas) in enumerate(zip(self._exact, self._areas, strict=True)):
+            difficult = self._difficult[index] if self.voc_rule else None
+            annotations += coco_objects(
+                self, index, first=len(annotations) + 1, boxes=exact, areas=areas, difficult=difficult
+            )
+        return coco_truth(self, annotations)
 
     def _fetch(self, places: list[int]) -> Sequence[dict]:
         try:
@@ -146,13 +126,14 @@ class TfdsSource:
         objects = content["objects"]
         boxes = _pixels(_column(objects, "bbox", np.float64).reshape(-1, 4), height, width)
         labels = _column(objects, "label", np.int32)
-        crowd = np.zeros(len(boxes), bool)
+        crowd = difficult = np.zeros(len(boxes), bool)
         if "is_crowd" in objects:
             crowd = _column(objects, "is_crowd", np.bool_)
         if "is_difficult" in objects:
             boxes[:, :2] -= 1  # VOC counts pixels from 1 and to the last one, and the data set keeps these numbers
+            difficult = _column(objects, "is_difficult", np.bool_)
             if self._config.difficult == "ignore":
-                crowd = crowd | _column(objects, "is_difficult", np.bool_)
+                crowd = crowd | difficult
         checked = check_boxes(boxes, heights=height, widths=width)
         unknown = checked.keep & ((labels < 0) | (labels >= len(self.classes)))
         self._tally(checked.faults | {"boxes_clipped": checked.clipped, "labels_unknown": unknown}, file)
@@ -160,6 +141,7 @@ class TfdsSource:
         exact = np.where(checked.clipped[:, None], checked.boxes, boxes)[keep]
         sides = exact[:, 2:] - exact[:, :2]
         self._exact.append(exact)
+        self._difficult.append(difficult[keep])
         self._areas.append(_column(objects, "area", np.float64)[keep] if "area" in objects else sides.prod(-1))
         self._places.append(place)
         return Record(
@@ -174,11 +156,7 @@ class TfdsSource:
         )
 
     def _tally(self, faults: dict[str, np.ndarray], file: str) -> None:
-        found = [name for name, mask in faults.items() if mask.any()]
-        if self._config.strict and found:
-            number = int(faults[found[0]].sum())
-            raise DataError(f"{self._title}: {found[0]} = {number} in {file}; leave out strict to go on without.")
-        add_counts(self.repairs, faults)
+        count_faults(self.repairs, faults, file=f"{self._title}: {file}", strict=self._config.strict)
 
 
 def _named(config: Config) -> Any:
@@ -249,8 +227,8 @@ def _format(builder: Any) -> str:
 
 def _category_ids(classes: tuple[str, ...]) -> tuple[int, ...]:
     """COCO's own ids for its 80 classes, so that results can be handed in; else 1, 2, 3..."""
-    if ",".join(classes) == COCO_NAMES:
-        return tuple(number for number in range(1, 91) if number not in COCO_UNUSED)
+    if classes == tuple(COCO.values()):
+        return tuple(COCO)
     return tuple(range(1, len(classes) + 1))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 from xml.etree.ElementTree import Element
@@ -14,7 +15,15 @@ from jaxtyping import UInt8
 from jaxkd.class_lists import VOC
 from jaxkd.config import asset_path, closest
 from jaxkd.data import pictures, plain_xml
-from jaxkd.data.base import Record, check_boxes, check_file_name, check_links, count_faults
+from jaxkd.data.base import (
+    Record,
+    check_boxes,
+    check_file_name,
+    check_links,
+    coco_objects,
+    coco_truth,
+    count_faults,
+)
 from jaxkd.errors import ConfigError, DataError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -76,7 +85,9 @@ class VocSource:
         self.category_ids = tuple(range(1, len(self.classes) + 1))
         self._annotations = read[: config.limit] if config.limit else read
         self._difficult: list[np.ndarray] = []  # for each record
-        self.records = tuple(self._record(index, found) for index, found in enumerate(self._annotations))
+        self.records: Sequence[Record] = tuple(
+            self._record(index, found) for index, found in enumerate(self._annotations)
+        )
         if self.repairs:
             log.warning("%s: %s", root, ", ".join(f"{name} {count}" for name, count in self.repairs.items()))
 
@@ -96,35 +107,19 @@ class VocSource:
         )
 
     def annotations(self) -> dict:
-        """The truth as a COCO dict; difficult objects have 1 for "difficult" and for "ignore", others 0.
-
-        No object is a crowd: COCO's AP would then forgive every detection that lies inside a difficult one, however
-        small. What "ignore" says holds for COCO's AP as it does for VOC's, also where training keeps such objects.
-        """
-        annotations = []
-        for record, difficult in zip(self.records, self._difficult, strict=True):
-            rows = zip(record.boxes.tolist(), record.labels.tolist(), difficult.tolist(), strict=True)
-            for (x0, y0, x1, y1), label, flag in rows:
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": record.image_id,
-                        "category_id": self.category_ids[label],
-                        "bbox": [x0, y0, x1 - x0, y1 - y0],
-                        "area": (x1 - x0) * (y1 - y0),
-                        "iscrowd": 0,
-                        "difficult": int(flag),
-                        "ignore": int(flag),
-                    }
-                )
-        images = [
-            {"id": record.image_id, "file_name": record.file, "height": record.height, "width": record.width}
-            for record in self.records
-        ]
-        categories = [
-            {"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)
-        ]
-        return {"images": images, "categories": categories, "annotations": annotations}
+        """The truth as a COCO dict; difficult objects are ignored by COCO's AP as by VOC's, even if trained on."""
+        annotations: list[dict] = []
+        for index, (record, difficult) in enumerate(zip(self.records, self._difficult, strict=True)):
+            boxes = record.boxes.astype(np.float64)
+            annotations += coco_objects(
+                self,
+                index,
+                first=len(annotations) + 1,
+                boxes=boxes,
+                areas=(boxes[:, 2:] - boxes[:, :2]).prod(-1),
+                difficult=difficult,
+            )
+        return coco_truth(self, annotations)
 
     def _listed(self) -> list[tuple[str, str]]:
         """Folder and stem of every picture, once each."""
