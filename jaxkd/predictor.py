@@ -17,7 +17,7 @@ from jaxkd.errors import DataError
 from jaxkd.train import build, look, mesh, prepare, published
 from jaxkd.types import Detections
 
-Picture = UInt8[np.ndarray, "h w 3"] | str | Path
+Picture = np.ndarray | str | Path  # an RGB picture, uint8 [h w 3], or its file
 
 
 def load(path: str | Path, *, classes: Sequence[str] = ()) -> "Predictor":

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from jax import numpy as jnp
 from PIL import Image
 
 import jaxkd
@@ -25,7 +26,10 @@ def test_the_shipped_teacher_finds_blood_cells_in_their_own_pixels(detector):
         source.records, found.boxes, found.labels, found.scores, found.valid, strict=True
     ):
         sure = valid & (scores > 0.8)
-        overlaps = np.asarray(box_ops.iou(boxes[sure], record.boxes)) * (labels[sure][:, None] == record.labels)
+        overlaps = np.asarray(box_ops.iou(jnp.asarray(boxes[sure]), jnp.asarray(record.boxes)))
+        overlaps = overlaps * (labels[sure][:, None] == record.labels)
+            labels[sure][:, None] == record.labels
+        )
         assert sure.sum() >= 3
         assert (overlaps.max(1) > 0.6).mean() > 0.7
 

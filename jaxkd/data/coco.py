@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class CocoSource:
         if config.limit:
             self._images = self._images[: config.limit]
         self._truth = self._check_truth(content)
-        self.records = self._make_records()
+        self.records: Sequence[Record] = self._make_records()
         self._count_oddities()
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.testing import mocking
 
+from jaxkd.class_lists import COCO
 from jaxkd.config import build, component, module_of
 from jaxkd.data import coco, loader, pictures
 from jaxkd.data import tfds as source_of
@@ -217,7 +218,7 @@ def test_the_truth_of_the_coco_layout(coco_folder, tmp_path):
 
 
 def test_the_ids_of_coco():
-    classes = tuple(source_of.COCO_NAMES.split(","))
+    classes = tuple(COCO.values())
     assert len(set(classes)) == 80
     ids = source_of._category_ids(classes)
     assert (ids[0], ids[11], ids[-1], len(ids)) == (1, 13, 90, 80)
@@ -347,7 +348,7 @@ def test_faults_are_left_out_and_counted_or_stop_a_strict_source(small):
     assert found.repairs == {"boxes_without_area": 1}
     assert [len(record.boxes) for record in found.records] == [1] * 4
     assert len(found.annotations()["annotations"]) == 4
-    with pytest.raises(DataError, match=r"boxes_without_area = 1 in 1\.jpg; leave out strict"):
+    with pytest.raises(DataError, match=r"1\.jpg: boxes_without_area = 1; correct the file, or leave out strict"):
         load(small, strict=True)
 
 

@@ -1,0 +1,300 @@
+"""Published detectors give here what they give at home, from the pyramid to the last box."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch_writer
+import torchvision_reference as reference
+from jax import numpy as jnp
+
+from jaxkd.errors import WeightsError
+from jaxkd.train import published
+from jaxkd.types import Batch, Regions
+from jaxkd.weights.published import recognise
+
+NARROW = {"width": 16, "channels": 32, "hidden": 64}
+NAMES = ("cat", "dog", "cow", "hen")
+CASES = [
+    ("faster_rcnn", 18, 1, True),
+    ("faster_rcnn", 50, 1, False),
+    ("faster_rcnn", 50, 2, False),
+    ("retinanet", 18, 1, True),
+    ("retinanet", 50, 1, False),
+    ("retinanet", 50, 2, False),
+]
+HEIGHT, WIDTH = 160, 224
+
+
+def state_of(kind, depth, version, old_names):
+    return reference.random_state_dict(kind, depth, version, len(NAMES) + 1, 7, **NARROW, old_names=old_names)
+
+
+@functools.cache
+def picture():
+    return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def batch_of(image):
+    return Batch(
+        images=jnp.asarray(image[None]),
+        sizes=jnp.array([image.shape[:2]], jnp.int32),
+        boxes=jnp.zeros((1, 1, 4)),
+        labels=jnp.zeros((1, 1), jnp.int32),
+        valid=jnp.zeros((1, 1), bool),
+        crowd=jnp.zeros((1, 1), bool),
+        ids=jnp.zeros(1, jnp.int32),
+        scales=jnp.ones((1, 2)),
+        real=jnp.ones(1, bool),
+    )
+
+
+def regions_of(boxes):
+    blank = jnp.zeros((1, len(boxes)), jnp.int32)
+    boxes = jnp.asarray(boxes, jnp.float32)[None]
+    return Regions(
+        boxes=boxes, labels=blank, deltas=0 * boxes, truth=blank, positive=blank > 0, valid=jnp.ones_like(blank, bool)
+    )
+
+
+def assert_near(mine, theirs, name):
+    error = np.abs(np.asarray(mine) - theirs).max() / np.abs(theirs).max()
+    assert error < 1e-4, (name, error)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-r{case[1]}-v{case[2]}")
+def case(request, tmp_path):
+    """The detector from a torch file, and the reference's stages of one picture."""
+    kind, depth = request.param[:2]
+    state = state_of(*request.param)
+    torch_writer.save(tmp_path / "detector.pth", state)
+    loaded, report = published.load(tmp_path / "detector.pth", classes=NAMES)
+    assert report.startswith(f"torchvision {kind}: ") and "missing" not in report and "unused" not in report
+    assert loaded.detector.config.backbone.depth == depth and loaded.detector.classes == NAMES
+    return loaded, getattr(reference, kind)(state, picture())
+
+
+def test_every_stage_is_torchvisions(case):
+    loaded, wanted = case
+    detector, params, batch = loaded.detector, loaded.params, batch_of(picture())
+
+    @jax.jit
+    def look(params, boxes):
+        features = detector.features(params, batch)
+        regions, _ = detector.regions(params, features, batch, jax.vmap(jax.random.key)(jnp.arange(1)))
+        if detector.traits.anchors is None:
+            regions = regions_of(boxes)
+        return features.neck, regions, detector.answer(params, features, regions, batch), detector.detect(params, batch)
+
+    boxes = wanted.proposals if hasattr(wanted, "proposals") else np.zeros((1, 4))
+    levels, regions, answers, found = jax.device_get(look(params, boxes))
+    for index, (mine, theirs) in enumerate(zip(levels, wanted.pyramid, strict=True)):
+        assert_near(np.moveaxis(mine, -1, 1), theirs, f"level {index}")
+    if hasattr(wanted, "proposals"):
+        assert_near(np.roll(answers.logits[0], 1, axis=-1), wanted.class_logits, "class logits")
+        assert_near(answers.deltas[0], wanted.box_deltas[:, 1:], "box deltas")
+    else:
+        np.testing.assert_allclose(regions.boxes[0], np.concatenate(wanted.anchors), atol=1e-3)
+        assert_near(answers.logits[0], np.concatenate(wanted.logits)[:, 1:], "class logits")
+        assert_near(answers.deltas[0, :, 0], np.concatenate(wanted.deltas), "deltas")
+    valid = found.valid[0]
+    mine = found.boxes[0][valid], found.scores[0][valid], found.labels[0][valid] + 1
+    assert len(wanted.boxes) > 20
+    assert len(mine[0]) == len(wanted.boxes)
+    assert reference.unmatched(mine, (wanted.boxes, wanted.scores, wanted.labels)) == 0
+
+
+def test_proposals_are_torchvisions(tmp_path):
+    state = state_of("faster_rcnn", 50, 2, False)
+    torch_writer.save(tmp_path / "detector.pth", state)
+    loaded, _ = published.load(tmp_path / "detector.pth", classes=NAMES)
+    detector, batch, wanted = loaded.detector, batch_of(picture()), reference.faster_rcnn(state, picture())
+
+    @jax.jit
+    def propose(params):
+        dense = detector._rpn_answers(params, detector.features(params, batch), batch)
+        proposals = detector._proposals(*dense, batch, before=1000, after=1000)
+        return dense, proposals.boxes[0], proposals.valid[0]
+
+    (anchors, logits, deltas), boxes, valid = jax.device_get(propose(loaded.params))
+    np.testing.assert_allclose(anchors.boxes, np.concatenate(wanted.anchors), atol=1e-3)
+    for index in range(5):
+        assert_near(logits[index][0], wanted.objectness[index], f"objectness {index}")
+        assert_near(deltas[index][0], wanted.rpn_deltas[index], f"deltas {index}")
+    mine = boxes[valid]
+    assert len(mine) == len(wanted.proposals)
+    blank = np.zeros(len(mine))
+    assert reference.unmatched((mine, blank, blank), (wanted.proposals, blank, blank)) == 0
+
+
+RATIOS, SIZES = 3, 3
+
+
+def blocks(text):
+    """torchvision's name of a backbone's leaf in detectron2's words."""
+    stage, block, rest = text.removeprefix("layer").split(".", 2)
+    rest = rest.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    for number in "123":
+        rest = rest.replace(f"bn{number}", f"conv{number}.norm")
+    return f"res{int(stage) + 1}.{block}.{rest}"
+
+
+def as_detectron2(state):
+    """torchvision's weights as detectron2 would store the same detector."""
+    out, dense = {}, any("classification_head" in name for name in state)
+    words = {
+        "backbone.fpn.extra_blocks": "backbone.top_block",
+        "rpn.head.conv.0.0": "proposal_generator.rpn_head.conv",
+        "rpn.head.cls_logits": "proposal_generator.rpn_head.objectness_logits",
+        "rpn.head.bbox_pred": "proposal_generator.rpn_head.anchor_deltas",
+        "roi_heads.box_head.fc6": "roi_heads.box_head.fc1",
+        "roi_heads.box_head.fc7": "roi_heads.box_head.fc2",
+        "head.classification_head.cls_logits": "head.cls_score",
+        "head.regression_head.bbox_reg": "head.bbox_pred",
+    }
+    for name, array in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name.startswith("backbone.body."):
+            inner = name.removeprefix("backbone.body.")
+            inner = blocks(inner) if inner.startswith("layer") else f"stem.{inner.replace('bn1', 'conv1.norm')}"
+            array = array[:, ::-1] if inner == "stem.conv1.weight" else array
+            out[f"backbone.bottom_up.{inner}"] = array
+            continue
+        for old, new in (("inner_blocks", "lateral"), ("layer_blocks", "output")):
+            for level in range(4):
+                mark = f"backbone.fpn.{old}.{level}.0"
+                if name.startswith(mark):
+                    name = name.replace(mark, f"backbone.fpn_{new}{level + (3 if dense else 2)}")
+        for which, new in (("classification", "cls"), ("regression", "bbox")):
+            for number in range(4):
+                mark = f"head.{which}_head.conv.{number}.0"
+                name = name.replace(mark, f"head.{new}_subnet.{2 * number}")
+        for old, new in words.items():
+            name = name.replace(old, new)
+        out[name] = array
+    return with_foreground_first(out, "head.cls_score", "head.bbox_pred" if dense else "", sizes_first=True)
+
+
+def as_mmdetection(state):
+    """torchvision's weights as mmdetection would store the same detector."""
+    out, dense = {}, any("classification_head" in name for name in state)
+    words = {
+        "backbone.body.": "backbone.",
+        "backbone.fpn.extra_blocks.p6": "neck.fpn_convs.3.conv",
+        "backbone.fpn.extra_blocks.p7": "neck.fpn_convs.4.conv",
+        "rpn.head.conv.0.0": "rpn_head.rpn_conv",
+        "rpn.head.cls_logits": "rpn_head.rpn_cls",
+        "rpn.head.bbox_pred": "rpn_head.rpn_reg",
+        "roi_heads.box_head.fc6": "roi_head.bbox_head.shared_fcs.0",
+        "roi_heads.box_head.fc7": "roi_head.bbox_head.shared_fcs.1",
+        "roi_heads.box_predictor.cls_score": "roi_head.bbox_head.fc_cls",
+        "roi_heads.box_predictor.bbox_pred": "roi_head.bbox_head.fc_reg",
+        "head.classification_head.cls_logits": "bbox_head.retina_cls",
+        "head.regression_head.bbox_reg": "bbox_head.retina_reg",
+    }
+    for name, array in state.items():
+        for old, new in words.items():
+            name = name.replace(old, new)
+        for level in range(4):
+            name = name.replace(f"backbone.fpn.inner_blocks.{level}.0", f"neck.lateral_convs.{level}.conv")
+            name = name.replace(f"backbone.fpn.layer_blocks.{level}.0", f"neck.fpn_convs.{level}.conv")
+            name = name.replace(f"head.classification_head.conv.{level}.0", f"bbox_head.cls_convs.{level}.conv")
+            name = name.replace(f"head.regression_head.conv.{level}.0", f"bbox_head.reg_convs.{level}.conv")
+        out[name] = array
+    if dense:
+        return with_foreground_first(out, "bbox_head.retina_cls", "", sizes_first=False)
+    return with_foreground_first(out, "roi_head.bbox_head.fc", "", sizes_first=False)
+
+
+def with_foreground_first(state, classes, boxes, *, sizes_first):
+    """The outputs with the background last or absent, and perhaps with the anchors of a cell in another order."""
+    out = dict(state)
+    for name, array in state.items():
+        if name.endswith(("cls_score.weight", "cls_score.bias", "fc_cls.weight", "fc_cls.bias")) and "roi" in name:
+            out[name] = np.roll(array, -1, axis=0)
+        elif name.endswith(("bbox_pred.weight", "bbox_pred.bias", "fc_reg.weight", "fc_reg.bias")) and "roi" in name:
+            out[name] = array[4:]
+        elif name.startswith(classes) and "roi" not in name:
+            cells = array.reshape(RATIOS, SIZES, len(NAMES) + 1, *array.shape[1:])[:, :, 1:]
+            cells = cells.swapaxes(0, 1) if sizes_first else cells
+            out[name] = cells.reshape(-1, *array.shape[1:])
+        elif boxes and name.startswith(boxes):
+            cells = array.reshape(RATIOS, SIZES, 4, *array.shape[1:])
+            out[name] = cells.swapaxes(0, 1).reshape(array.shape)
+    return out
+
+
+@pytest.mark.parametrize("rename", [as_detectron2, as_mmdetection])
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_other_families_are_the_same_numbers_in_another_order(kind, rename):
+    state = state_of(kind, 50, 1, False)
+    wanted, found = recognise(state), recognise(rename(state))
+    assert found.family == rename.__name__.removeprefix("as_")
+    assert (found.kind, found.classes) == (wanted.kind, wanted.classes) == (f"detectors.{kind}", len(NAMES))
+    assert found.arrays.keys() == wanted.arrays.keys()
+    for name, array in wanted.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
+
+
+def test_conventions_that_change_answers():
+    tv, d2, mm = (
+        recognise(rename(state_of("faster_rcnn", 50, 1, False))) for rename in (dict, as_detectron2, as_mmdetection)
+    )
+    assert (tv.fields["roi_aligned"], tv.fields["anchor_rounded"], tv.fields["box_beta"]) == (False, True, 1 / 9)
+    assert d2.backbone["stride_in_1x1"] and d2.fields["pixel_std"] == (1.0, 1.0, 1.0)
+    assert "pixel_std" not in mm.fields and "stride_in_1x1" not in mm.backbone
+    dense = recognise(as_mmdetection(state_of("retinanet", 50, 1, False)))
+    assert dense.neck["extra_relu"] is False and dense.neck["extra"] == "conv_p5"
+
+
+def test_cocos_ninety_numbers_become_its_eighty_classes(tmp_path):
+    state = reference.random_state_dict("faster_rcnn", 18, 1, 91, 7, **NARROW)
+    torch_writer.save(tmp_path / "coco.pth", state)
+    loaded, _ = published.load(tmp_path / "coco.pth")
+    assert len(loaded.detector.classes) == 80 and loaded.detector.classes[11] == "stop sign"
+    theirs = state["roi_heads.box_predictor.cls_score.bias"]
+    mine = np.asarray(loaded.params["head"]["logits"]["bias"])
+    np.testing.assert_array_equal(mine[[0, 11, 79, 80]], theirs[[1, 13, 90, 0]])
+    assert loaded.config.backbone.eps == 0.0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda state: state.pop("rpn.head.bbox_pred.bias"), "rpn/deltas/bias is missing"),
+        (lambda state: state.update({"mask.head.weight": np.ones(3)}), "mask.head.weight is not used"),
+        (lambda state: state.update({"backbone.body.conv1.weight": np.ones((16, 3, 5, 5))}), "has the shape"),
+        (lambda state: state.pop("roi_heads.box_predictor.cls_score.weight"), "lack"),
+        (
+            lambda state: [state.pop(name) for name in list(state) if ".layer3.1." in name],
+            r"residual network with \(2, 2, 1, 2\) blocks",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, spoil, words):
+    state = state_of("faster_rcnn", 18, 1, False)
+    spoil(state)
+    torch_writer.save(tmp_path / "detector.pth", state)
+    with pytest.raises(WeightsError, match=words):
+        published.load(tmp_path / "detector.pth", classes=NAMES)
+
+
+def test_names_are_wanted_where_the_number_says_nothing(tmp_path):
+    torch_writer.save(tmp_path / "detector.pth", state_of("faster_rcnn", 18, 1, False))
+    with pytest.raises(WeightsError, match=r"4 classes and no names.*--classes"):
+        published.load(tmp_path / "detector.pth")
+    with pytest.raises(WeightsError, match=r"4 classes, and 1 names"):
+        published.load(tmp_path / "detector.pth", classes=["cat"])
+
+
+def test_a_backbone_is_no_detector(tmp_path):
+    state = {
+        name.removeprefix("backbone.body."): array
+        for name, array in state_of("faster_rcnn", 18, 1, False).items()
+        if name.startswith("backbone.body.")
+    }
+    torch_writer.save(tmp_path / "resnet.pth", state)
+    with pytest.raises(WeightsError, match=r"holds a backbone \(resnet\) and no detector"):
+        published.load(tmp_path / "resnet.pth")
