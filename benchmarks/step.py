@@ -1,8 +1,8 @@
 """Time of a training step alone and taught, and of the teacher's forward pass; what teaching costs beyond that.
 
-    python benchmarks/step.py [--config=bccd] [--repeats=20] [--out=step.json]
+    python benchmarks/step.py [--config=bccd] [--alone=alone] [--taught=tar] [--repeats=20] [--out=step.json]
 
-The recipe's "alone" and "tar" arguments are timed in turns within one run on one real batch; medians are shown. The
+Two arguments of a recipe are timed in turns within one run on one real batch; medians are shown. The
 taught step should cost no more than 1.15 x (step alone + teacher's forward pass over the same pictures and regions).
 """
 
@@ -29,21 +29,22 @@ def main() -> None:
     """Prints the table and writes JSON where --out is given."""
     parser = argparse.ArgumentParser(description="Time of a training step alone and taught.")
     parser.add_argument("--config", default="bccd")
+    parser.add_argument("--alone", default="alone")
     parser.add_argument("--taught", default="tar")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    result = measure(options.config, options.taught, options.repeats)
+    result = measure(options.config, options.alone, options.taught, options.repeats)
     for name, value in result.items():
         print(f"{name:<34}{value if isinstance(value, str) else f'{value:10.4f}'}")
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measure(name: str, taught: str, repeats: int) -> dict[str, float | str]:
+def measure(name: str, alone: str, taught: str, repeats: int) -> dict[str, float | str]:
     """Medians in seconds, and their ratio."""
     devices = mesh.make_mesh(1)
-    runs = {"alone": _prepared(name, "alone", devices), "taught": _prepared(name, taught, devices)}
+    runs = {"alone": _prepared(name, alone, devices), "taught": _prepared(name, taught, devices)}
     pair, _, frozen, batch = runs["taught"]
     teacher = jax.jit(
         mesh.over_batch(lambda weights, one: _teacher(pair, weights, one), devices, replicated=1, gathered=True)

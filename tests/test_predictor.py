@@ -28,8 +28,6 @@ def test_the_shipped_teacher_finds_blood_cells_in_their_own_pixels(detector):
         sure = valid & (scores > 0.8)
         overlaps = np.asarray(box_ops.iou(jnp.asarray(boxes[sure]), jnp.asarray(record.boxes)))
         overlaps = overlaps * (labels[sure][:, None] == record.labels)
-            labels[sure][:, None] == record.labels
-        )
         assert sure.sum() >= 3
         assert (overlaps.max(1) > 0.6).mean() > 0.7
 

@@ -1,0 +1,70 @@
+"""Faster R-CNN or RetinaNet on COCO, untaught: teachers, and students to compare with.
+
+Run card
+  paper     Ren et al. 2015 (arXiv 1506.01497), Lin et al. 2017 (1612.03144, 1708.02002); mmdetection's schedules
+  expects   AP on val2017 published for these schedules: Faster R-CNN R50 37.4 (1x), 38.4 (2x), R101 39.4 (1x), 39.8
+            (2x); RetinaNet R50 36.5 (1x), 37.4 (2x), R101 38.9 (2x), X101 41.0 (2x); none that we know for R18, R34
+  data      COCO 2017 in coco/train2017, coco/val2017 and coco/annotations
+  weights   the backbone's from ImageNet, as torchvision publishes them, in weights/
+  hardware  8 accelerators with 16 GB; estimated: 12 hours for R50 at 1x
+  command   jaxkd train --config=coco:faster_rcnn-r50-2x --workdir=runs/faster_rcnn-r50-2x
+  arguments DETECTOR-BACKBONE with faster_rcnn or retinanet, and r18, r34, r50, r101, x101 (32 x 4d) or mobilenet; then
+            -2x for the long schedule; -tiny for a small one of its kind on blood cells, which come with the package,
+            on a CPU in minutes; -debug for ten steps of that
+"""
+
+from jaxkd.config import component, load_recipe, recipe
+
+EPOCH = 118287 // 16  # steps over train2017
+BACKBONES = {
+    "r18": {"depth": 18},
+    "r34": {"depth": 34},
+    "r50": {"depth": 50},
+    "r101": {"depth": 101},
+    "x101": {"depth": 101, "cardinality": 32, "part_width": 4},
+}
+FILES = {"r18": "resnet18", "r34": "resnet34", "r50": "resnet50", "r101": "resnet101", "x101": "resnext101_32x4d"}
+
+
+def get_config(arg="faster_rcnn-r50"):
+    detector, backbone, *options = arg.split("-")
+    small = {"tiny": tiny, "debug": debug}
+    for option in options:
+        if option in small:
+            return small[option](detector, backbone)
+    epochs = {(): 12, ("2x",): 24}[tuple(options)]
+    return recipe(
+        student=student(detector, backbone),
+        initial=f"weights/{FILES.get(backbone, 'mobilenet_v2')}.pth",
+        data={
+            "train": component(
+                "data.coco", images="coco/train2017", annotations="coco/annotations/instances_train2017.json"
+            ),
+            "val": component("data.coco", images="coco/val2017", annotations="coco/annotations/instances_val2017.json"),
+        },
+        optimizer=component("train.optimizer", learning_rate={"faster_rcnn": 0.02, "retinanet": 0.01}[detector]),
+        train=component("train.loop", batch=16, steps=epochs * EPOCH, evaluate_every=EPOCH),
+    )
+
+
+def student(detector, backbone):
+    net = component("nets.resnet", **BACKBONES[backbone]) if backbone in BACKBONES else component("nets.mobilenet")
+    return component(f"detectors.{detector}", backbone=net, frozen_stages=1)
+
+
+def tiny(detector, backbone):
+    """A small detector of this kind on blood cells, for a few hundred steps."""
+    config = load_recipe("bccd", {"faster_rcnn": "alone", "retinanet": "retinanet-alone"}[detector])
+    if backbone == "mobilenet":
+        with config.unlocked():
+            config.student.backbone = component("nets.mobilenet", width=0.35, norm="group", groups=8)
+    config.train.steps, config.train.probe_every = 400, 0
+    return config
+
+
+def debug(detector, backbone):
+    """The tiny one for ten steps."""
+    config = tiny(detector, backbone)
+    config.train.steps, config.train.report_every, config.train.teacher_check = 10, 1, 0
+    config.train.evaluate_limit = 8
+    return config
