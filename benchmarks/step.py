@@ -66,7 +66,7 @@ def _prepared(name: str, argument: str, devices):
     config = configs.build(recipe.train)
     source = prepare.load_source(recipe.data.train)
     student = build.detector(recipe.student, source.classes)
-    teacher = prepare.load_teacher(recipe, source.classes)
+    teacher = prepare.load_teacher(recipe)
     pair = loop.make_pair(recipe, config, student, teacher, pictures=len(source.records))
     params, _ = build.initial_params(student, jax.random.key(0), "")
     state = mesh.put_replicated(steps.initial_state(pair, params, jax.random.key(1)), devices)
@@ -78,9 +78,14 @@ def _prepared(name: str, argument: str, devices):
 
 
 def _teacher(pair: steps.Pair, weights, batch):
-    """The teacher's part of a taught step: feature maps, and answers about as many regions as the student samples."""
+    """The teacher's part of a taught step: feature maps, and answers about as many regions as the student samples.
+
+    A student of one stage asks a teacher of two for feature maps only.
+    """
     assert pair.teacher is not None
     features = pair.teacher.features(weights, batch)
+    if pair.student.traits.anchors is not None:
+        return features
     count = pair.student.config.roi_samples  # pyright: ignore[reportAttributeAccessIssue]
     boxes = jnp.take(batch.boxes, jnp.arange(count) % batch.boxes.shape[1], axis=1)
     flags = jnp.ones(boxes.shape[:2], bool)
