@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
+from jaxkd.errors import ConfigError
 from jaxkd.nets import mobilenet, resnet
+from jaxkd.nets.norm import conv
 from jaxkd.weights import names, read, tree
 
 SIZE = jnp.array([[64, 64]], np.int32)
@@ -32,6 +34,39 @@ def test_resnet_has_the_published_number_of_parameters(depth, count):
         assert trainable(params) == count
     expected = zip((16, 8, 4, 2), resnet.channels(resnet.Config(depth=depth)), strict=True)
     assert [level.shape for level in levels] == [(1, side, side, wide) for side, wide in expected]
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({"depth": 50, "cardinality": 32, "part_width": 4}, 22_979_904),
+        ({"depth": 101, "cardinality": 32, "part_width": 4}, 42_128_704),
+        ({"depth": 101, "cardinality": 32, "part_width": 8}, 86_742_336),
+        ({"depth": 50, "part_width": 128}, 66_834_240),
+    ],
+)
+def test_resnext_and_wide_networks_have_the_published_number_of_parameters(fields, count):
+    params, levels = shapes_of(resnet, resnet.Config(**fields))
+    assert trainable(params) == count
+    assert [level.shape[-1] for level in levels] == [256, 512, 1024, 2048]
+
+
+def test_a_convolution_in_parts_is_one_convolution_of_each_part():
+    x = jax.random.normal(jax.random.key(0), (1, 9, 7, 12))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 6))
+
+    def convolved(x, kernel, parts):
+        module = conv(kernel.shape[-1], 3, stride=2, parts=parts, dtype="float32", name="conv")
+        return module.apply({"params": {"kernel": kernel}}, x)
+
+    single = [convolved(x[..., 4 * p : 4 * p + 4], kernel[..., 2 * p : 2 * p + 2], 1) for p in range(3)]
+    np.testing.assert_allclose(convolved(x, kernel, 3), jnp.concatenate(single, -1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"depth": 18, "cardinality": 2}, {"depth": 50, "cardinality": 0}])
+def test_parts_that_cannot_be_are_refused(fields):
+    with pytest.raises(ConfigError, match="cardinality"):
+        resnet.build(resnet.Config(**fields))
 
 
 def test_mobilenet_has_the_published_number_of_parameters():

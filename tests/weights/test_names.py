@@ -78,6 +78,38 @@ def test_mobilenet(numbering):
     assert_translated(theirs, ours, net, "mobilenet_v2", extra=extra)
 
 
+def test_caffe2s_resnet():
+    """detectron2's R-50.pkl: BGR, and norms that are a factor and a shift."""
+
+    def rename(module):
+        if module in ("conv1", "bn1"):
+            return {"conv1": "conv1", "bn1": "res_conv1_bn"}[module]
+        block, part = module.split("/")
+        stage, index = block.removeprefix("layer").split("_")
+        names = {"1": "branch2a", "2": "branch2b", "3": "branch2c"}
+        if part.startswith("downsample"):
+            return f"res{int(stage) + 1}_{index}_branch1{'_bn' * part.endswith('norm')}"
+        return f"res{int(stage) + 1}_{index}_{names[part[-1]]}{'_bn' * part.startswith('bn')}"
+
+    net = wanted(resnet, resnet.Config(depth=50, width=8))
+    rng, theirs, ours = np.random.default_rng(0), {}, {}
+    for name, leaf in tree.flatten(net).items():
+        module, _, last = name.rpartition("/")
+        ours[name] = rng.normal(size=leaf.shape).astype(np.float32)
+        if last == "mean":
+            ours[name] = np.zeros(leaf.shape, np.float32)
+        elif last == "var":
+            ours[name] = np.full(leaf.shape, 1 - 1e-5, np.float32)
+        elif last == "kernel":
+            array = ours[name].transpose(3, 2, 0, 1)
+            theirs[f"{rename(module)}_w"] = array[:, ::-1] if module == "conv1" else array
+        else:
+            theirs[f"{rename(module)}_{ {'scale': 's', 'bias': 'b'}[last] }"] = ours[name]
+    assert {"conv1_w", "res_conv1_bn_s", "res2_0_branch1_w", "res5_2_branch2c_bn_b"} <= set(theirs)
+    extra = {"fc1000_w": np.zeros((10, 4)), "fc1000_b": np.zeros(10)}
+    assert_translated(theirs, ours, net, "resnet", extra=extra)
+
+
 def test_our_own_names_stay():
     assert names.to_ours({"a/kernel": np.ones(2)})[1] == "jaxkd"
 
