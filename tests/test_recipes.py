@@ -32,12 +32,10 @@ RECIPES = {
 CASES = [(name, argument) for name, arguments in RECIPES.items() for argument in arguments]
 TRAINED = [
     ("coco", "faster_rcnn-r50-tiny"),
-    ("coco", "retinanet-r50-tiny"),
     ("voc", "faster_rcnn-r50-tiny"),
     ("tar_coco", "tiny"),
     ("gkd_coco", "faster_rcnn-tiny"),
     ("gkd_coco", "retinanet-tiny"),
-    ("gkd_coco", "faster_rcnn-tar-tiny"),
     ("gkd_voc", "tiny"),
     ("mobilenet_coco", "tiny"),
 ]

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch_writer
+import torchvision_peer as peer
 import torchvision_reference as reference
 from jax import numpy as jnp
 
@@ -298,3 +299,28 @@ def test_a_backbone_is_no_detector(tmp_path):
     torch_writer.save(tmp_path / "resnet.pth", state)
     with pytest.raises(WeightsError, match=r"holds a backbone \(resnet\) and no detector"):
         published.load(tmp_path / "resnet.pth")
+
+
+@pytest.mark.parametrize(("kind", "depth", "version"), [case[:3] for case in CASES])
+def test_torchvision_itself_finds_the_same(kind, depth, version, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+    pytest.importorskip("torchvision", reason="torchvision is not installed: nothing to compare with")
+    state = reference.random_state_dict(kind, depth, version, len(NAMES) + 1, 7)
+    model = peer.model_of(kind, depth, version)
+    model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()}, strict=True)
+    torch.save(model.state_dict(), tmp_path / "detector.pth")
+    loaded, _ = published.load(tmp_path / "detector.pth", classes=NAMES)
+    detector, batch = loaded.detector, batch_of(picture())
+
+    @jax.jit
+    def look(params):
+        return detector.features(params, batch).neck, detector.detect(params, batch)
+
+    levels, found = jax.device_get(look(loaded.params))
+    stages, detections = peer.stages_of(kind, model, picture())
+    for index, (mine, theirs) in enumerate(zip(levels, stages["pyramid"], strict=True)):
+        assert_near(np.moveaxis(mine, -1, 1), theirs, f"level {index}")
+    valid = found.valid[0]
+    mine = found.boxes[0][valid], found.scores[0][valid], found.labels[0][valid] + 1
+    assert len(mine[0]) == len(detections[0]) > 20
+    assert reference.unmatched(mine, detections) == 0

@@ -1,0 +1,47 @@
+"""The real torchvision, where it is installed: its detectors, and their values at every stage."""
+
+import numpy as np
+import torchvision_reference as reference
+
+
+def model_of(kind, depth, version):
+    """The real model, uninitialised, of five classes."""
+    from torchvision.models import detection
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+    if depth == 50:
+        name = {"faster_rcnn": "fasterrcnn", "retinanet": "retinanet"}[kind] + "_resnet50_fpn" + "_v2" * (version == 2)
+        return getattr(detection, name)(weights=None, weights_backbone=None, num_classes=5)
+    body = {"backbone_name": "resnet18", "weights": None, "trainable_layers": 5}
+    if kind == "faster_rcnn":
+        return detection.FasterRCNN(resnet_fpn_backbone(**body), num_classes=5)
+    extra = LastLevelP6P7(256, 256)
+    backbone = resnet_fpn_backbone(**body, returned_layers=[2, 3, 4], extra_blocks=extra)
+    return detection.RetinaNet(backbone, num_classes=5)
+
+
+def stages_of(kind, model, image):
+    """The real model's values under the reference's names, and its detections."""
+    import torch
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    model.transform = GeneralizedRCNNTransform(*image.shape[:2], list(reference.MEAN), list(reference.STD))
+    parts, seen = {"backbone": model.backbone, "head": model.head if kind == "retinanet" else model.rpn.head}, {}
+    if kind == "faster_rcnn":
+        parts |= {"rpn": model.rpn, "pool": model.roi_heads.box_roi_pool, "predictor": model.roi_heads.box_predictor}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda _part, _given, out, name=name: seen.update({name: out}))
+    with torch.no_grad():
+        found = model.eval()([torch.from_numpy(image).permute(2, 0, 1).float() / 255])[0]
+    stages = {"pyramid": list(seen["backbone"].values())}
+    if kind == "retinanet":
+        stages |= {"logits": [seen["head"]["cls_logits"][0]], "deltas": [seen["head"]["bbox_regression"][0]]}
+    else:
+        objectness = [reference.by_anchor(x.numpy(), 1)[:, 0] for x in seen["head"][0]]
+        deltas = [reference.by_anchor(x.numpy(), 4) for x in seen["head"][1]]
+        logits, box_deltas = seen["predictor"]
+        stages |= {"objectness": objectness, "rpn_deltas": deltas, "rois": [seen["rpn"][0][0]]}
+        stages |= {"pooled": [seen["pool"]], "class_logits": [logits], "box_deltas": [box_deltas.unflatten(1, (-1, 4))]}
+    stages = {name: [np.asarray(x) for x in values] for name, values in stages.items()}
+    return stages, [found[name].numpy() for name in ("boxes", "scores", "labels")]
