@@ -13,6 +13,7 @@ from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.weights import names, read, tree
 
+FORMAT = 1  # of detector.json
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
 SIZES = ("buckets", "short", "long")  # of `data.loader`
 INHERITED = {"none": (), "neck": ("neck",), "head": ("rpn", "head"), "neck+head": ("neck", "rpn", "head")}
@@ -43,13 +44,15 @@ def load(folder: str | Path) -> Loaded:
     path = configs.asset_path(str(folder))
     try:
         about = json.loads((path / ABOUT).read_text())
+        if about.get("format", FORMAT) != FORMAT:
+            raise WeightsError(f"{path / ABOUT} is of another form than this jaxkd reads; update jaxkd.")
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
         scores, sizes = dict(about.get("scores", {})), configs.parse(json.dumps(about.get("sizes", {}))).to_dict()
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path} holds no {ABOUT}; give the folder 'student' of a finished run, or one written by jaxkd."
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error!r}.") from error
     try:
         found = detector(config, classes)
@@ -73,7 +76,7 @@ def save(
     """Writes a folder that `load` reads; the weights come first, so a half-written folder is no detector."""
     folder.mkdir(parents=True, exist_ok=True)
     read.save(folder / WEIGHTS, tree.flatten(jax.device_get(params)), half=half)
-    about = {"format": 1, "detector": config.to_dict(), "classes": list(classes), "scores": scores}
+    about = {"format": FORMAT, "detector": config.to_dict(), "classes": list(classes), "scores": scores}
     about["sizes"] = sizes or {}
     (folder / ABOUT).write_text(json.dumps(about, indent=2, default=list) + "\n")
 

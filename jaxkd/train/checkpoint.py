@@ -12,6 +12,7 @@ from jaxkd.errors import StorageError
 from jaxkd.train.state import State
 
 FORMAT = 1
+FAULTS = (ValueError, KeyError, TypeError, AttributeError, OSError)  # of a checkpoint that is broken or of another run
 
 
 class Checkpoints:
@@ -54,19 +55,28 @@ class Checkpoints:
     def restore(self, step: int, like: State, iterator: Any = None) -> tuple[State, float]:
         """The state of `step`, laid out as `like`, and the best AP until then; an `iterator` is set to its place.
 
-        Raises StorageError where the checkpoint does not fit the run.
+        Raises StorageError where the checkpoint does not fit the run, or another jaxkd wrote it in another form.
         """
+        meta = self._restored(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if meta.get("format") != FORMAT:
+            raise StorageError(
+                f"Checkpoint {step} in {self._manager.directory} has the form {meta.get('format')}, and this jaxkd "
+                f"reads the form {FORMAT}; go on with the jaxkd that wrote it, or take a new --workdir."
+            )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
         place = {} if iterator is None else {"data": grain.PyGrainCheckpointRestore(iterator)}
-        parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore(), **place)
-        try:
-            found = self._manager.restore(step, args=parts)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            first = str(error).splitlines()[0]
-            raise StorageError(f"Checkpoint {step} in {self._manager.directory} cannot be restored: {first}") from error
-        state = found["state"]
+        state = self._restored(step, ocp.args.Composite(state=ocp.args.StandardRestore(abstract), **place))["state"]
         key = jax.random.wrap_key_data(state.key)
-        return state.replace(key=jax.device_put(key, like.key.sharding)), float(found["meta"]["best_ap"])
+        return state.replace(key=jax.device_put(key, like.key.sharding)), float(meta["best_ap"])
+
+    def _restored(self, step: int, parts: ocp.args.Composite) -> Any:
+        try:
+            return self._manager.restore(step, args=parts)
+        except FAULTS as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+            raise StorageError(
+                f"Checkpoint {step} in {self._manager.directory} cannot be restored: {first.rstrip('.')}."
+            ) from error
 
     def close(self) -> None:
         """Waits for what is being saved."""
