@@ -318,8 +318,9 @@ def _is_crowd(item: dict, file: Path) -> bool:
 def _area(item: dict, box: list) -> float:
     """The file's area, or that of the box where the file has none that can be."""
     area = item.get("area")
-    plain = isinstance(area, (int, float)) and 0 <= area <= LONGEST**2
-    return area if plain else max(box[2], 0) * max(box[3], 0)
+    if isinstance(area, (int, float)) and 0 <= area <= LONGEST**2:
+        return float(area)
+    return float(max(box[2], 0) * max(box[3], 0))
 
 
 def _numbers(item: dict, file: Path) -> list:

@@ -84,16 +84,20 @@ def save(
 def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
     """Random parameters, then those of `source` put in, and one sentence on what was.
 
-    `source` is empty, a folder as `load` takes it (every leaf matched), or a file of backbone weights (every leaf of
-    the backbone matched).
+    `source` is empty, a folder as `load` takes it (every leaf matched, but those of the head stay random that have
+    another shape there, as with other classes), or a file of backbone weights (every leaf of the backbone matched).
     """
     params: dict[str, Any] = dict(found.init(key))
     if not source:
         return params, "The student starts from random numbers."
     path = configs.asset_path(source)
     if path.is_dir():
-        params, report = tree.match(params, read.read(path / WEIGHTS))
-        return params, f"The student starts from {source}: {len(report.matched)} leaves."
+        given, leaves = read.read(path / WEIGHTS), tree.flatten(params)
+        heads = [name for name in given if name.startswith("head/") and name in leaves]
+        odd = [name for name in heads if given[name].shape != leaves[name].shape]
+        params, report = tree.match(params, given, allow_missing=odd)
+        said = f"; {', '.join(odd)} have other shapes there and start from random numbers" if odd else ""
+        return params, f"The student starts from {source}: {len(report.matched)} leaves{said}."
     arrays, flavour = names.to_ours(read.read(path))
     params["backbone"], report = tree.match(params["backbone"], arrays, allow_unused=names.BEYOND[flavour])
     return params, f"The student's backbone starts from {path.name} ({flavour}): {len(report.matched)} leaves."

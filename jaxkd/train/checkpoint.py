@@ -29,8 +29,8 @@ class Checkpoints:
         )
         try:
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        except OSError as error:
-            raise StorageError(f"The checkpoint folder {folder} cannot be used: {error}.") from error
+        except FAULTS as error:
+            raise StorageError(f"The checkpoint folder {folder} cannot be used: {_first_line(error)}.") from error
 
     @property
     def latest(self) -> int | None:
@@ -58,9 +58,10 @@ class Checkpoints:
         Raises StorageError where the checkpoint does not fit the run, or another jaxkd wrote it in another form.
         """
         meta = self._restored(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        if meta.get("format") != FORMAT:
+        form = meta.get("format") if isinstance(meta, dict) else None
+        if form != FORMAT:
             raise StorageError(
-                f"Checkpoint {step} in {self._manager.directory} has the form {meta.get('format')}, and this jaxkd "
+                f"Checkpoint {step} in {self._manager.directory} has the form {form}, and this jaxkd "
                 f"reads the form {FORMAT}; go on with the jaxkd that wrote it, or take a new --workdir."
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
@@ -73,15 +74,18 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=parts)
         except FAULTS as error:
-            first = next(iter(str(error).splitlines()), type(error).__name__)[:300]
             raise StorageError(
-                f"Checkpoint {step} in {self._manager.directory} cannot be restored: {first.rstrip('.')}."
+                f"Checkpoint {step} in {self._manager.directory} cannot be restored: {_first_line(error)}."
             ) from error
 
     def close(self) -> None:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300].rstrip(".: ")
 
 
 def _plain(state: State) -> State:
