@@ -211,7 +211,7 @@ def _failed(error: Exception, file: Path) -> ConfigError:
     return ConfigError(f"The recipe {file} fails{where}: {error!r}.")
 
 
-def _config_class(name: str) -> type:
+def _config_class(name: Any) -> type:
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{_brief(name)} names no module to take a component from; write one such as 'data.coco'.")
     for candidate in (f"jaxkd.{name}", name):
