@@ -45,5 +45,5 @@ def test_only_what_depends_on_the_classes_starts_anew_and_is_named(start):
 def test_another_width_is_refused_though_the_head_would_not_be(start):
     config, folder = start
     other = (tiny.retinanet if "tower_depth" in config else tiny.detector)(channels=24)
-    with pytest.raises(WeightsError, match="neck/.* has the shape"):
+    with pytest.raises(WeightsError, match=r"neck/.* has the shape"):
         build.initial_params(build.detector(other, ("cat", "dog")), jax.random.key(0), str(folder))
