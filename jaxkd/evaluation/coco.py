@@ -94,8 +94,6 @@ def check_detections(detections: Sequence[dict], truth: dict, images: set) -> No
     """Raises DataError for a detection not of these images and the truth's categories, or with a number not finite."""
     categories = {category["id"] for category in truth["categories"]}
     for place, found in enumerate(detections):
-        if not isinstance(found, dict):
-            raise DataError(f"Detection {place} is a {type(found).__name__}; a COCO result is a dict.")
         missing = [field for field in FIELDS if field not in found]
         if missing:
             raise DataError(f"Detection {place} has no {missing[0]}; a COCO result has {', '.join(FIELDS)}.")

@@ -47,7 +47,10 @@ def load(folder: str | Path) -> Loaded:
         if about.get("format", FORMAT) != FORMAT:
             raise WeightsError(f"{path / ABOUT} is of another form than this jaxkd reads; update jaxkd.")
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
-        scores, sizes = dict(about.get("scores", {})), configs.parse(json.dumps(about.get("sizes", {}))).to_dict()
+        if isinstance(about["classes"], str) or not classes or not all(isinstance(name, str) for name in classes):
+            raise ValueError("its classes are no list of names")
+        scores = {name: float(value) for name, value in dict(about.get("scores", {})).items()}
+        sizes = configs.parse(json.dumps(about.get("sizes", {}))).to_dict()
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path} holds no {ABOUT}; give the folder 'student' of a finished run, or one written by jaxkd."

@@ -94,8 +94,9 @@ def test_refuses(changes, said):
 
 
 def test_refuses_what_is_no_result():
-    for odd, said in ((5, "is a int"), (None, "is a NoneType"), ({"image_id": 7}, "has no category_id")):
-        with pytest.raises(DataError, match=f"Detection 1 {said}"):
+    for odd, said in (({}, "image_id"), ({"image_id": 7}, "category_id"), (found(), None)):
+        odd.pop("score", None)
+        with pytest.raises(DataError, match=f"Detection 1 has no {said or 'score'}"):
             score(tiny_truth(), [found(), odd])
 
 
