@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import json
+import re
 import traceback
 import types
 import typing
@@ -19,6 +20,7 @@ from jaxkd.errors import ConfigError
 NAME = "name"
 PLAIN = (bool, int, float, str)
 PARTS = {"student", "initial", "inherit", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
+SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # folders of recipes
 Recipe = Any  # a ConfigDict, the types of whose fields no checker can know
 
 
@@ -124,7 +126,7 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     A bare name finds a shipped recipe: "bccd_tar" is configs/bccd_tar.py.
     Raises ConfigError where there is no such file, it fails, has no get_config, or that returns no recipe.
     """
-    file = _locate(path)
+    file = locate(path)
     spec = importlib.util.spec_from_file_location(f"jaxkd_recipe_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -147,6 +149,28 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     if not isinstance(found, ConfigDict) or not set(found.keys()) >= PARTS:
         raise ConfigError(f"get_config of {file} returns no recipe; return what jaxkd.config.recipe gives.")
     return found
+
+
+def locate(path: str | Path) -> Path:
+    """The file of a recipe, given by its path or by a shipped one's name; raises ConfigError where there is none."""
+    given = Path(path)
+    if re.match(r"[A-Za-z][\w+.-]*:/", str(path)):
+        raise ConfigError(
+            f"The recipe {path} is not on this machine; a recipe is a program, so fetch it, read it and give its path."
+        )
+    places = [given] if given.suffix == ".py" else []
+    places += [folder / f"{given.name.removesuffix('.py')}.py" for folder in SHIPPED if given.parent == Path(".")]
+    for place in places:
+        if place.is_file():
+            return place
+    names = sorted({file.stem for folder in SHIPPED if folder.is_dir() for file in folder.glob("*.py")})
+    raise ConfigError(f"There is no recipe {given}; give a .py file or one of the shipped names: {', '.join(names)}.")
+
+
+def is_foreign(file: Path) -> bool:
+    """Whether a recipe's file is neither a shipped one nor below the current folder, wherever links lead."""
+    place = file.resolve()
+    return not any(place.is_relative_to(folder.resolve()) for folder in (Path.cwd(), *SHIPPED))
 
 
 def dump(config: Recipe) -> str:
@@ -178,18 +202,6 @@ def closest(key: str, names: set[str]) -> str:
     return f"; the closest is '{near[0]}'" if near else f"; there are {', '.join(sorted(names))}" if names else ""
 
 
-def _locate(path: str | Path) -> Path:
-    given = Path(path)
-    shipped = [Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs"]
-    places = [given] if given.suffix == ".py" else []
-    places += [folder / f"{given.name.removesuffix('.py')}.py" for folder in shipped if given.parent == Path(".")]
-    for place in places:
-        if place.is_file():
-            return place
-    names = sorted({file.stem for folder in shipped if folder.is_dir() for file in folder.glob("*.py")})
-    raise ConfigError(f"There is no recipe {given}; give a .py file or one of the shipped names: {', '.join(names)}.")
-
-
 def _failed(error: Exception, file: Path) -> ConfigError:
     """What is wrong with a recipe's program, and in which of its lines."""
     if isinstance(error, ConfigError):
@@ -199,7 +211,9 @@ def _failed(error: Exception, file: Path) -> ConfigError:
     return ConfigError(f"The recipe {file} fails{where}: {error!r}.")
 
 
-def _config_class(name: str) -> type:
+def _config_class(name: Any) -> type:
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"{_brief(name)} names no module to take a component from; write one such as 'data.coco'.")
     for candidate in (f"jaxkd.{name}", name):
         try:
             found = importlib.util.find_spec(candidate)
@@ -252,6 +266,11 @@ def _checked(value: Any, hint: Any, *, where: str) -> Any:
         wanted = hint.__name__ if hint in PLAIN else str(hint)
         raise ConfigError(f"{where} wants {wanted}, got {value!r}.")
     return value
+
+
+def _brief(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _short(config: Recipe) -> str:

@@ -77,6 +77,10 @@ def test_lists_become_tuples_and_whole_numbers_floats():
         ("distill.nothing", {}, r"no module 'distill\.nothing'"),
         ("nowhere_at_all.method", {}, r"no module 'nowhere_at_all\.method'"),
         ("ops.boxes", {}, "holds no Config dataclass"),
+        (".", {}, "names no module"),
+        ("..data.coco", {}, "names no module"),
+        ("data.coco\n", {}, "names no module"),
+        ("/data/coco.py", {}, "names no module"),
     ],
 )
 def test_components_that_cannot_be(name, options, words):
@@ -97,6 +101,13 @@ def test_what_build_refuses(field, value, words):
     config = component("train.optimizer").to_dict() | {field: value}
     with pytest.raises(ConfigError, match=words):
         configs.build(ConfigDict(config))
+
+
+@pytest.mark.parametrize("name", [5, None, ["data.coco"], "", "data..coco", "x" * 9999 + "!"])
+def test_a_name_that_is_none_is_refused(name):
+    with pytest.raises(ConfigError, match="names no module") as refusal:
+        configs.build(ConfigDict({"name": name}))
+    assert len(str(refusal.value)) < 200
 
 
 def test_a_config_without_a_name_is_refused():
@@ -187,3 +198,23 @@ def test_recipes_that_cannot_be_loaded(tmp_path, text, words):
         file.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_recipe(file)
+
+
+@pytest.mark.parametrize("path", ["http://localhost/a.py", "https://x/bccd", "file:///tmp/a.py", "gs://bucket/a.py"])
+def test_recipes_are_never_fetched(path):
+    with pytest.raises(ConfigError, match="is not on this machine") as refusal:
+        load_recipe(path)
+    assert path in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_which_recipes_are_from_elsewhere(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    for file in (here / "a.py", here / "below" / "b.py", tmp_path / "c.py", tmp_path / "here too" / "d.py"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("")
+    (here / "link.py").symlink_to(tmp_path / "c.py")
+    monkeypatch.chdir(here)
+    for path in ("a.py", "below/b.py", "./below/../a.py", here / "a.py", "bccd"):
+        assert not configs.is_foreign(configs.locate(path))
+    for path in ("../c.py", "below/../../c.py", tmp_path / "c.py", "../here too/d.py", "link.py"):
+        assert configs.is_foreign(configs.locate(path))

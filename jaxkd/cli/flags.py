@@ -1,5 +1,6 @@
 """Flags of the commands: absl's, on a set of their own, with faults as one sentence."""
 
+import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -37,13 +38,20 @@ def parse(
 def recipe(argv: Sequence[str]) -> tuple[configs.Recipe, list[str]]:
     """The recipe that --config names, with every --config.x.y=v put in, and the other arguments.
 
-    Raises ConfigError for a missing or unknown recipe, an unknown field or a value of another type.
+    A recipe from elsewhere than the current folder and its folders is announced on stderr before it is executed.
+    Raises ConfigError for a missing, unknown or remote recipe, an unknown field or a value of another type.
     """
     named, overrides, rest = _sorted_out(argv)
     if not named:
         raise ConfigError("Name a recipe: --config=FILE[:ARG], a .py file or the name of a shipped one.")
-    path, _, argument = named.partition(":")
-    loaded = configs.load_recipe(path, argument if ":" in named else None)
+    path, colon, argument = named.partition(":")
+    file = configs.locate(named if argument.startswith("//") else path)
+    if configs.is_foreign(file):
+        print(
+            f"Notice: the recipe {file} is not below the current folder; it is a program and executes code.",
+            file=sys.stderr,
+        )
+    loaded = configs.load_recipe(file, argument if colon else None)
     for override in overrides:
         _override(loaded, override)
     return loaded, rest

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Float32, Int32, UInt8
 from jaxkd.errors import DataError
 
 SLACK = 0.5  # pixels by which rounding may push a box over its picture's edge before it counts as clipped
+LONGEST = 2**24  # pixels of a side; up to there float32 knows every whole number
+SHOWN = 60  # characters of a faulty value that a message repeats
+CONTROL = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # line breaks and the like, and halves of characters
 
 
 class PictureError(DataError):
@@ -107,15 +110,28 @@ def check_file_name(name: str, *, where: str) -> str:
     """`name` itself where it stays inside the folder it is looked up in.
 
     Raises:
-      DataError: for an absolute path, a drive letter, a '..' part, a backslash or a NUL.
+      DataError: for an absolute path, a drive letter, a '..' part, a backslash, or a character that no text has.
     """
     parts = name.split("/")
-    if not name or "\\" in name or "\0" in name or ".." in parts or parts[0] == "" or re.match("[A-Za-z]:", name):
+    if not name or "\\" in name or ".." in parts or parts[0] == "" or re.match("[A-Za-z]:", name):
         raise DataError(
-            f"{where} names the file {name!r}, which could lead out of the picture folder; "
+            f"{where} names the file {shown(name)}, which could lead out of the picture folder; "
             "use names relative to that folder with '/' between their parts."
         )
+    return check_text(name, where=f"{where} names the file")
+
+
+def check_text(name: str, *, where: str) -> str:
+    """`name` itself where it can be printed in one line; DataError for line breaks, a NUL or half a character."""
+    if CONTROL.search(name):
+        raise DataError(f"{where} {shown(name)}, which has a character that no name has; rename it.")
     return name
+
+
+def shown(value: Any) -> str:
+    """A value of a file as one short printable piece, for a message."""
+    text = ascii(value) if CONTROL.search(str(value)) else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def check_links(path: Path, *, folder: Path) -> None:

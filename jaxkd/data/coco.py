@@ -14,12 +14,22 @@ from jaxtyping import UInt8
 
 from jaxkd.config import asset_path
 from jaxkd.data import pictures
-from jaxkd.data.base import Record, check_boxes, check_file_name, coco_truth, count_faults
+from jaxkd.data.base import (
+    LONGEST,
+    Record,
+    check_boxes,
+    check_file_name,
+    check_text,
+    coco_truth,
+    count_faults,
+    shown,
+)
 from jaxkd.errors import ConfigError, DataError
 
 LARGEST_FILE = 2**31  # bytes of JSON; more would fill the memory of most machines
 CORNER_SHARE = 0.05  # share of boxes that may leave their picture before they are suspected to be corners
 NORMALISED = 1.5  # no pixel box ends below this
+LARGEST_NUMBER = 2**63  # of a box; more is no slip of the pen, and past a float's range
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +194,8 @@ class _Truth:
 
 def _read_json(file: Path) -> dict:
     try:
+        if file.exists() and not file.is_file():
+            raise DataError(f"{file} cannot be read (it is a directory or a device); give a COCO annotation file.")
         if file.stat().st_size > LARGEST_FILE:
             raise DataError(f"{file} is larger than 2 GB; split it into several files.")
         content = file.read_bytes()
@@ -200,6 +212,8 @@ def _read_json(file: Path) -> dict:
         raise DataError(
             f"{file} is not valid JSON in line {error.lineno}, column {error.colno}: {error.msg}."
         ) from error
+    except (ValueError, RecursionError) as error:  # of a number with thousands of digits, of lists in lists in lists
+        raise DataError(f"{file} is not JSON that can be read ({error}); COCO annotations are plainer.") from error
     if not isinstance(parsed, dict):
         raise DataError(f"{file} holds a JSON {type(parsed).__name__}; COCO annotations are an object with 'images'.")
     return parsed
@@ -214,31 +228,33 @@ def _entries(content: dict, key: str, fields: dict[str, type], file: Path) -> li
         for field, kind in fields.items():
             value = entry.get(field) if isinstance(entry, dict) else None
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise DataError(
-                    f"{file}: entry {place} of {key} has {field} = {value!r}; it has to be of type {kind.__name__}."
-                )
+                wanted = f"it has to be of type {kind.__name__}"
+                raise DataError(f"{file}: entry {place} of {key} has {field} = {shown(value)}; {wanted}.")
     return entries
 
 
 def _categories(content: dict, file: Path) -> dict[int, str]:
     """Names by category id, in the order of the ids."""
     entries = _entries(content, "categories", {"id": int, "name": str}, file)
+    for entry in entries:
+        check_text(entry["name"], where=f"{file}: category {shown(entry['id'])} has the name")
     for field in ("id", "name"):
         value, count = Counter(entry[field] for entry in entries).most_common(1)[0]
         if count > 1:
-            raise DataError(f"{file} has {count} categories with the {field} {value!r}; make them different.")
+            raise DataError(f"{file} has {count} categories with the {field} {shown(value)}; make them different.")
     return {entry["id"]: entry["name"] for entry in sorted(entries, key=lambda entry: entry["id"])}
 
 
 def _images(content: dict, file: Path) -> list[dict]:
     entries = _entries(content, "images", {"id": int, "file_name": str, "height": int, "width": int}, file)
     for entry in entries:
-        check_file_name(entry["file_name"], where=f"{file}: image {entry['id']}")
-        if entry["height"] < 1 or entry["width"] < 1:
-            raise DataError(f"{file}: image {entry['id']} is {entry['width']}x{entry['height']}; give its true size.")
+        height, width, where = entry["height"], entry["width"], f"{file}: image {shown(entry['id'])}"
+        check_file_name(entry["file_name"], where=where)
+        if not (1 <= height <= LONGEST and 1 <= width <= LONGEST):
+            raise DataError(f"{where} is {shown(width)}x{shown(height)}; give its true size.")
     value, count = Counter(entry["id"] for entry in entries).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{file} has {count} images with the id {value}; make the ids different.")
+        raise DataError(f"{file} has {count} images with the id {shown(value)}; make the ids different.")
     return entries
 
 
@@ -260,17 +276,17 @@ def _gather(
             continue
         category = item.get("category_id")
         if not isinstance(category, int) or category not in labels:
-            near = difflib.get_close_matches(str(category), [str(number) for number in labels], n=1)
+            near = difflib.get_close_matches(shown(category), [str(number) for number in labels], n=1)
             hint = f" (the nearest id is {near[0]})" if near else ""
             raise DataError(
-                f"{file}: annotation {item.get('id')} has the category {category!r}, which 'categories' does not "
+                f"{_where(item, file)} has the category {shown(category)}, which 'categories' does not "
                 f"list{hint}; add it there or correct the annotation."
             )
-        box, area = _numbers(item, file), item.get("area")
-        ids.append(item.get("id"))
-        kept.append((places[picture], labels[category], bool(item.get("iscrowd", 0))))
+        box, number = _numbers(item, file), item.get("id")
+        ids.append(number if isinstance(number, int) else None)
+        kept.append((places[picture], labels[category], _is_crowd(item, file)))
         boxes.append(box)
-        areas.append(area if isinstance(area, (int, float)) else max(box[2], 0) * max(box[3], 0))
+        areas.append(_area(item, box))
     exact = np.array(boxes, np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):
         exact[:, 2:] += exact[:, :2]
@@ -288,16 +304,34 @@ def _gather(
     return truth, unknown
 
 
+def _where(item: dict, file: Path) -> str:
+    return f"{file}: annotation {shown(item.get('id'))}"
+
+
+def _is_crowd(item: dict, file: Path) -> bool:
+    flag = item.get("iscrowd")
+    if flag is not None and flag not in (0, 1):
+        raise DataError(f"{_where(item, file)} has iscrowd = {shown(flag)}; write 0 or 1.")
+    return bool(flag)
+
+
+def _area(item: dict, box: list) -> float:
+    """The file's area, or that of the box where the file has none that can be."""
+    area = item.get("area")
+    if isinstance(area, (int, float)) and 0 <= area <= LONGEST**2:
+        return float(area)
+    return float(max(box[2], 0) * max(box[3], 0))
+
+
 def _numbers(item: dict, file: Path) -> list:
     box = item.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
         rotated = "; rotated boxes are not supported" if isinstance(box, list) and len(box) == 5 else ""
         raise DataError(
-            f"{file}: annotation {item.get('id')} has bbox = {box!r}; "
-            f"wanted are 4 numbers [x, y, width, height]{rotated}."
+            f"{_where(item, file)} has bbox = {shown(box)}; wanted are 4 numbers [x, y, width, height]{rotated}."
         )
-    if not all(isinstance(value, (int, float)) for value in box):
-        raise DataError(f"{file}: annotation {item.get('id')} has bbox = {box!r}; write plain numbers.")
+    if not all(type(value) is float or (type(value) is int and abs(value) < LARGEST_NUMBER) for value in box):
+        raise DataError(f"{_where(item, file)} has bbox = {shown(box)}; write plain numbers.")
     return box
 
 

@@ -16,6 +16,7 @@ from jaxkd.class_lists import VOC
 from jaxkd.config import asset_path, closest
 from jaxkd.data import pictures, plain_xml
 from jaxkd.data.base import (
+    LONGEST,
     Record,
     check_boxes,
     check_file_name,
@@ -234,7 +235,7 @@ def _parsed(content: Element, *, file: Path, picture: str) -> _Annotation:
     sides = []
     for side in ("height", "width"):
         value = _number(content, f"size/{side}", where=str(file))
-        if not (value >= 1 and value.is_integer()):
+        if not (1 <= value <= LONGEST and value.is_integer()):
             raise DataError(f"{file} gives the picture a {side} of {value:g}; write its true size in pixels.")
         sides.append(int(value))
     names, boxes, difficult = [], [], []

@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 import io
 import math
-from collections.abc import Collection, Sequence
-from numbers import Real
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +15,8 @@ from jaxkd.errors import DataError
 from jaxkd.types import Batch, Detections
 
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+NUMBERS = (int, float, np.integer, np.floating)
+LARGEST = 1e30  # of a number; NaN is not below it, nor is an integer that no float holds
 FIELDS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -96,12 +97,12 @@ def check_detections(detections: Sequence[dict], truth: dict, images: set) -> No
         missing = [field for field in FIELDS if field not in found]
         if missing:
             raise DataError(f"Detection {place} has no {missing[0]}; a COCO result has {', '.join(FIELDS)}.")
-        if found["image_id"] not in images:
+        if not isinstance(found["image_id"], Hashable) or found["image_id"] not in images:
             raise DataError(f"Detection {place} is of image {found['image_id']!r}, which is not in the truth.")
-        if found["category_id"] not in categories:
+        if not isinstance(found["category_id"], Hashable) or found["category_id"] not in categories:
             raise DataError(f"Detection {place} is of category {found['category_id']!r}, which is not in the truth.")
         numbers = [*found["bbox"], found["score"]] if isinstance(found["bbox"], (list, tuple)) else []
-        if len(numbers) != 5 or not all(isinstance(x, Real) and math.isfinite(x) for x in numbers):
+        if len(numbers) != 5 or not all(isinstance(x, NUMBERS) and -LARGEST < x < LARGEST for x in numbers):
             raise DataError(
                 f"Detection {place}, of image {found['image_id']!r}, has bbox {found['bbox']} and score "
                 f"{found['score']}; all of them have to be finite numbers."

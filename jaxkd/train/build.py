@@ -1,7 +1,7 @@
 """Detectors from recipes and from folders of weights."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from jaxkd import config as configs
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.weights import names, read, tree
+from jaxkd.weights.published import recognise
 
+FORMAT = 1  # of detector.json
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
+OF_CLASSES = ("head/logits/", "head/deltas/")  # leaves whose columns stand for classes
 SIZES = ("buckets", "short", "long")  # of `data.loader`
 INHERITED = {"none": (), "neck": ("neck",), "head": ("rpn", "head"), "neck+head": ("neck", "rpn", "head")}
 
@@ -43,13 +46,18 @@ def load(folder: str | Path) -> Loaded:
     path = configs.asset_path(str(folder))
     try:
         about = json.loads((path / ABOUT).read_text())
+        if about.get("format", FORMAT) != FORMAT:
+            raise WeightsError(f"{path / ABOUT} is of another form than this jaxkd reads; update jaxkd.")
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
-        scores, sizes = dict(about.get("scores", {})), configs.parse(json.dumps(about.get("sizes", {}))).to_dict()
+        if isinstance(about["classes"], str) or not classes or not all(isinstance(name, str) for name in classes):
+            raise ValueError("its classes are no list of names")
+        scores = {name: float(value) for name, value in dict(about.get("scores", {})).items()}
+        sizes = configs.parse(json.dumps(about.get("sizes", {}))).to_dict()
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path} holds no {ABOUT}; give the folder 'student' of a finished run, or one written by jaxkd."
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error!r}.") from error
     try:
         found = detector(config, classes)
@@ -73,7 +81,7 @@ def save(
     """Writes a folder that `load` reads; the weights come first, so a half-written folder is no detector."""
     folder.mkdir(parents=True, exist_ok=True)
     read.save(folder / WEIGHTS, tree.flatten(jax.device_get(params)), half=half)
-    about = {"format": 1, "detector": config.to_dict(), "classes": list(classes), "scores": scores}
+    about = {"format": FORMAT, "detector": config.to_dict(), "classes": list(classes), "scores": scores}
     about["sizes"] = sizes or {}
     (folder / ABOUT).write_text(json.dumps(about, indent=2, default=list) + "\n")
 
@@ -81,25 +89,45 @@ def save(
 def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
     """Random parameters, then those of `source` put in, and one sentence on what was.
 
-    `source` is empty, a folder as `load` takes it (every leaf matched), or a file of backbone weights (every leaf of
-    the backbone matched).
+    `source` is empty; or a detector, in a folder as `load` takes it or in a published file: every leaf has to match, but
+    those of the head stay random that are for other classes; or a file of backbone weights: every leaf of the backbone
+    has to match.
     """
     params: dict[str, Any] = dict(found.init(key))
     if not source:
         return params, "The student starts from random numbers."
     path = configs.asset_path(source)
     if path.is_dir():
-        params, report = tree.match(params, read.read(path / WEIGHTS))
-        return params, f"The student starts from {source}: {len(report.matched)} leaves."
-    arrays, flavour = names.to_ours(read.read(path))
+        return _from_detector(params, read.read(path / WEIGHTS), source, same=_classes_in(path) == found.classes)
+    arrays = read.read(path)
+    if published := recognise(arrays):
+        return _from_detector(params, published.arrays, path.name, same=False)
+    arrays, flavour = names.to_ours(arrays)
     params["backbone"], report = tree.match(params["backbone"], arrays, allow_unused=names.BEYOND[flavour])
     return params, f"The student's backbone starts from {path.name} ({flavour}): {len(report.matched)} leaves."
 
 
-def inherit(params: Params, teacher: Loaded | None, parts: str) -> tuple[Params, str]:
+def _from_detector(params: Params, given: Mapping[str, Any], source: str, *, same: bool) -> tuple[Params, str]:
+    """The parameters with a detector's put in; those of its classes only where they are the `same`."""
+    anew = [name for name in given if not same and name.startswith(OF_CLASSES)]
+    params, report = tree.match(params, {name: given[name] for name in given if name not in anew}, allow_missing=anew)
+    said = f"; {', '.join(anew)} are for other classes and start from random numbers" if anew else ""
+    return params, f"The student starts from {source}: {len(report.matched)} leaves{said}."
+
+
+def _classes_in(folder: Path) -> tuple[str, ...]:
+    """The class list of a folder with weights, () where it says none."""
+    try:
+        return tuple(json.loads((folder / ABOUT).read_text())["classes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def inherit(params: Params, teacher: Loaded | None, parts: str, *, classes: tuple[str, ...]) -> tuple[Params, str]:
     """The student's parameters with those `parts` of the teacher's, and a sentence on them, empty for "none".
 
-    Raises ConfigError for parts that are unknown or without a teacher, WeightsError where a leaf does not fit.
+    Raises ConfigError for parts that are unknown or without a teacher, WeightsError where a leaf does not fit, or the
+    head is not for the student's `classes`.
     """
     if parts not in INHERITED:
         raise ConfigError(f"inherit must be one of {', '.join(INHERITED)}; got {parts!r}.")
@@ -107,6 +135,8 @@ def inherit(params: Params, teacher: Loaded | None, parts: str) -> tuple[Params,
         return params, ""
     if teacher is None:
         raise ConfigError(f"inherit is {parts!r}, and there is no teacher to inherit from; set config.teacher.")
+    if "head" in parts and teacher.detector.classes != classes:
+        raise WeightsError("The teacher's head is for other classes than the student's, which cannot inherit it.")
     taken, leaves = dict(params), 0
     for part in INHERITED[parts]:
         theirs = tree.flatten(jax.device_get(teacher.params.get(part, {})))

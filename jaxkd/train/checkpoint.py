@@ -12,6 +12,7 @@ from jaxkd.errors import StorageError
 from jaxkd.train.state import State
 
 FORMAT = 1
+FAULTS = (ValueError, KeyError, TypeError, AttributeError, OSError)  # of a checkpoint that is broken or of another run
 
 
 class Checkpoints:
@@ -28,8 +29,8 @@ class Checkpoints:
         )
         try:
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        except OSError as error:
-            raise StorageError(f"The checkpoint folder {folder} cannot be used: {error}.") from error
+        except FAULTS as error:
+            raise StorageError(f"The checkpoint folder {folder} cannot be used: {_first_line(error)}.") from error
 
     @property
     def latest(self) -> int | None:
@@ -54,24 +55,37 @@ class Checkpoints:
     def restore(self, step: int, like: State, iterator: Any = None) -> tuple[State, float]:
         """The state of `step`, laid out as `like`, and the best AP until then; an `iterator` is set to its place.
 
-        Raises StorageError where the checkpoint does not fit the run.
+        Raises StorageError where the checkpoint does not fit the run, or another jaxkd wrote it in another form.
         """
+        meta = self._restored(step, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        form = meta.get("format") if isinstance(meta, dict) else None
+        if form != FORMAT:
+            raise StorageError(
+                f"Checkpoint {step} in {self._manager.directory} has the form {form}, and this jaxkd "
+                f"reads the form {FORMAT}; go on with the jaxkd that wrote it, or take a new --workdir."
+            )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
         place = {} if iterator is None else {"data": grain.PyGrainCheckpointRestore(iterator)}
-        parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore(), **place)
-        try:
-            found = self._manager.restore(step, args=parts)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            first = str(error).splitlines()[0]
-            raise StorageError(f"Checkpoint {step} in {self._manager.directory} cannot be restored: {first}") from error
-        state = found["state"]
+        state = self._restored(step, ocp.args.Composite(state=ocp.args.StandardRestore(abstract), **place))["state"]
         key = jax.random.wrap_key_data(state.key)
-        return state.replace(key=jax.device_put(key, like.key.sharding)), float(found["meta"]["best_ap"])
+        return state.replace(key=jax.device_put(key, like.key.sharding)), float(meta["best_ap"])
+
+    def _restored(self, step: int, parts: ocp.args.Composite) -> Any:
+        try:
+            return self._manager.restore(step, args=parts)
+        except FAULTS as error:
+            raise StorageError(
+                f"Checkpoint {step} in {self._manager.directory} cannot be restored: {_first_line(error)}."
+            ) from error
 
     def close(self) -> None:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300].rstrip(".: ")
 
 
 def _plain(state: State) -> State:

@@ -74,13 +74,17 @@ def weights(tree: Any, *, path: Path) -> dict[str, np.ndarray]:
     stored = {name: item for name, item in chosen.items() if type(name) is str and isinstance(item, Stored)}
     if odd := next((name for name in stored if not name.isprintable()), None):
         raise WeightsError(f"{path} names an array {shown(odd)}, which is no printable text; fetch it again.")
-    needed = sum(item.nbytes for item in stored.values())
-    allowed = min(LIMIT, SLACK + GROWTH * path.stat().st_size)
-    if needed > allowed:
-        raise WeightsError(f"{path} declares {needed} bytes of arrays, more than the {allowed} allowed for its size.")
+    check_needed(sum(item.nbytes for item in stored.values()), path=path)
     if all(name.startswith("module.") for name in stored):
         stored = {name.removeprefix("module."): item for name, item in stored.items()}
     return {name: item.array() for name, item in stored.items()}
+
+
+def check_needed(needed: int, *, path: Path) -> None:
+    """Raises WeightsError where arrays of `needed` bytes are more than the file `path` may hold by its size."""
+    allowed = min(LIMIT, SLACK + GROWTH * path.stat().st_size)
+    if needed > allowed:
+        raise WeightsError(f"{path} declares {needed} bytes of arrays, more than the {allowed} allowed for its size.")
 
 
 def _chosen(tree: Any) -> dict[Any, Any] | None:

@@ -15,8 +15,9 @@ import safetensors.numpy
 from jax import numpy as jnp
 
 from jaxkd.errors import StorageError, WeightsError
-from jaxkd.weights.pickle_file import read_pickle
+from jaxkd.weights.pickle_file import check_needed, checked_shape, read_pickle
 from jaxkd.weights.torch_file import read_torch
+from jaxkd.weights.unpickle import reason, shown
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 STORED = {
@@ -54,6 +55,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         arrays = READERS[path.suffix](path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if odd := next((name for name in arrays if not name.isprintable()), None):
+        raise WeightsError(f"{path} names an array {shown(odd)}, which is no printable text; fetch it again.")
     return {name: _plain(array) for name, array in arrays.items()}
 
 
@@ -101,12 +104,12 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     try:  # the library refuses a header that is too long and offsets that overlap, leave holes or pass the file's end
         entries = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path} is not a sound .safetensors file ({error}); fetch it again.") from error
+        raise WeightsError(f"{path} is not a sound .safetensors file ({reason(error)}); fetch it again.") from error
     out = {}
     for name, entry in entries:
         if entry["dtype"] not in STORED:
             raise WeightsError(
-                f"{path} stores {name} as {entry['dtype']}, which is not supported; store it as float32."
+                f"{path} stores {shown(name)} as {entry['dtype']}, which is not supported; store it as float32."
             )
         out[name] = np.frombuffer(entry["data"], STORED[entry["dtype"]]).reshape(entry["shape"])
     return out
@@ -115,19 +118,21 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return {
-                member.filename.removesuffix(".npy"): _member(archive, member, path=path)
-                for member in archive.infolist()
-            }
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            if len(members) < len(archive.infolist()):
+                raise ValueError("it has two arrays of one name")
+            check_needed(sum(member.file_size for member in members.values()), path=path)
+            return {name: _member(archive, member, path=path) for name, member in members.items()}
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise WeightsError(f"{path} is not a sound .npz file ({error}); fetch it again.") from error
+        raise WeightsError(f"{path} is not a sound .npz file ({reason(error)}); fetch it again.") from error
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: Path) -> np.ndarray:
     declared = _declared_bytes(archive, member)
     if declared != member.file_size:
         raise WeightsError(
-            f"{path} declares {declared} bytes for {member.filename} and holds {member.file_size}; fetch it again."
+            f"{path} declares {declared} bytes for {shown(member.filename)} and holds {member.file_size}; "
+            "fetch it again."
         )
     with archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
@@ -140,10 +145,13 @@ def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in headers:
             raise ValueError(f"array format {version} is unknown")
-        shape, _, dtype = headers[version](file)
+        try:
+            shape, _, dtype = headers[version](file)
+        except MemoryError as error:  # of Python's parser, when signs are nested in signs
+            raise ValueError("its header is nested too deeply") from error
         if dtype.kind not in "biuf":
             raise ValueError(f"it holds {dtype} and not plain numbers")
-        return file.tell() + math.prod(shape) * dtype.itemsize
+        return file.tell() + math.prod(checked_shape(shape)) * dtype.itemsize
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -83,7 +83,8 @@ class Project:
         return self.folder / "tiny.py"
 
     def train(self, workdir: Path, *flags: str, arg: str = "alone") -> Outcome:
-        return call("train", f"--config={self.recipe}:{arg}", f"--workdir={workdir}", *flags)
+        with contextlib.chdir(self.folder):  # a recipe from elsewhere is announced
+            return call("train", f"--config={self.recipe}:{arg}", f"--workdir={workdir}", *flags)
 
     def edit(self, name: str, change) -> None:
         """Changes an annotation file by a function of its content."""

@@ -46,6 +46,9 @@ def make_folder(file: Path) -> None:
         (lambda file: file.write_bytes(b'{"images":\n "\xff"}'), ("not UTF-8 in line 2",)),
         (lambda file: file.write_text("[]"), ("JSON list", "'images'")),
         (lambda file: file.write_text("{}"), ("lists no categories",)),
+        (lambda file: file.write_text('{"images": ' + "[" * 100_000), ("not JSON that can be read",)),
+        (lambda file: file.write_text('{"images": ' + "9" * 5000 + "}"), ("not JSON that can be read",)),
+        (lambda file: file.write_bytes(file.read_text().encode("utf-16")), ("not UTF-8 in line 1",)),
     ],
 )
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -63,6 +66,10 @@ def test_annotation_files_that_cannot_be_used(project, begun, refused, spoil, wo
         (first(category_id=99), ("annotation 2", "category 99")),
         (first(bbox=["1", 2, 3, 4]), ("annotation 2", "plain numbers")),
         (first(bbox=[1, 2, 3, 4, 0.5]), ("annotation 2", "rotated")),
+        (first(bbox=[10**400, 2, 3, 4]), ("annotation 2", "plain numbers")),
+        (first(iscrowd="no"), ("annotation 2", "iscrowd = 'no'")),
+        (lambda content: content["images"][0].update(file_name="\ud800.png"), ("image 1", "'\\ud800.png'")),
+        (lambda content: content["categories"][1].update(name="a\nb"), ("category 7", "'a\\nb'")),
         (lambda content: content["images"][1].update(id=1), ("2 images with the id 1",)),
         (lambda content: content["images"][0].update(file_name="../1.png"), ("image 1", "'../1.png'")),
         (lambda content: content["categories"][1].update(name="square"), ("2 categories with the name 'square'",)),
@@ -106,8 +113,11 @@ def test_annotations_of_voc_that_cannot_be_used(project, tmp_path, refused, text
     refused(project.train(tmp_path / "run"), DATA, file, *words)
 
 
-def test_no_object_to_learn_from(project, tmp_path, refused):
-    project.edit("train.json", lambda content: content.update(annotations=[]))
+@pytest.mark.parametrize(
+    "change", [lambda content: content.update(annotations=[]), lambda content: content.pop("annotations")]
+)
+def test_no_object_to_learn_from(project, tmp_path, refused, change):
+    project.edit("train.json", change)
     refused(project.train(tmp_path / "run"), DATA, "None of the training pictures has an object")
 
 
@@ -170,6 +180,13 @@ def test_more_broken_pictures_than_the_limit(project, refused, tmp_path):
         (lambda folder: about(folder, detector={}), ("detector.json", "'name'")),
         (lambda folder: about(folder, detector={"name": "detectors.none"}), ("detector.json", "detectors.none")),
         (lambda folder: about(folder, scores=5), ("detector.json", "not a description")),
+        (lambda folder: about(folder, scores={"AP": "high"}), ("detector.json", "not a description")),
+        (lambda folder: about(folder, classes=[]), ("detector.json", "classes are no list of names")),
+        (lambda folder: about(folder, classes="cat"), ("detector.json", "classes are no list of names")),
+        (lambda folder: about(folder, format=2), ("detector.json", "another form")),
+        (lambda folder: about(folder, detector={"name": 5}), ("detector.json", "names no module")),
+        (lambda folder: about(folder, detector={"name": "."}), ("detector.json", "names no module")),
+        (lambda folder: (folder / "detector.json").write_text("[" * 100_000), ("detector.json", "not a description")),
         (lambda folder: leaf(folder, None), ("head", "is missing")),
         (lambda folder: leaf(folder, np.zeros(3, np.float32)), ("head", "has the shape (3,) where")),
     ],
@@ -238,6 +255,14 @@ def test_the_workdir_of_another_recipe(runs, refused):
     refused(outcome, CONFIG, runs.alone, "another recipe", "config.train.steps was 4 and is now 9")
     refused(runs.project.train(runs.alone, arg="taught"), CONFIG, "another recipe", "config.distill")
     assert conftest.listing(runs.alone) == before
+
+
+def test_a_checkpoint_of_another_form(project, begun, refused):
+    (meta,) = begun.glob("checkpoints/4/meta/metadata")
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 2}))
+    before = {name: digest for name, (_, digest) in conftest.listing(begun).items()}
+    refused(project.train(begun), STORAGE, "Checkpoint 4", "has the form 2", "take a new --workdir")
+    assert {name: digest for name, (_, digest) in conftest.listing(begun).items()} == before
 
 
 def test_a_workdir_that_is_a_file_or_below_one(project, tmp_path, refused):

@@ -146,6 +146,31 @@ def test_recipe_files_that_are_refused(tmp_path, refused, text, words):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_recipe_from_elsewhere_is_announced_before_it_runs(project, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "elsewhere" / "loud.py"
+    file.parent.mkdir()
+    file.write_text("import sys\nprint('running', file=sys.stderr)\n" + project.recipe.read_text())
+    said = f"Notice: the recipe {file} is not below the current folder; it is a program and executes code.\n"
+    monkeypatch.chdir(project.folder)
+    recipe([f"--config={file}:taught"])
+    assert capsys.readouterr().err == said + "running\n"
+    for near in ("tiny.py", project.recipe, "bccd"):
+        recipe([f"--config={near}"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.chdir(tmp_path)
+    recipe([f"--config={file}"])
+    assert capsys.readouterr().err == "running\n"
+
+
+@pytest.mark.parametrize("address", ["http://localhost/tiny.py", "https://localhost/bccd:taught", "file:///tiny.py"])
+@pytest.mark.parametrize("command", ["train", "inspect"])
+def test_a_recipe_is_never_fetched(tmp_path, refused, command, address):
+    words = ["inspect", "data", "--out"] if command == "inspect" else ["train", "--workdir"]
+    outcome = conftest.call(*words, tmp_path / "run", f"--config={address}")
+    refused(outcome, 64, address, "is not on this machine", command=command)
+    assert not (tmp_path / "run").exists()
+
+
 def test_recipes_and_arguments_that_do_not_exist(project, tmp_path, refused):
     refused(project.train(tmp_path / "run", arg="tought"), 64, "tiny.py", "'tought'")
     unknown = conftest.call("train", "--config=bcdc", "--workdir=run")

@@ -1,5 +1,7 @@
 import copy
 import json
+import os
+import time
 
 import numpy as np
 import pytest
@@ -143,6 +145,39 @@ def test_a_file_without_annotations_can_be_read(load):
     assert source.annotations()["annotations"] == []
 
 
+def test_ids_of_annotations_may_be_anything_and_areas_are_computed(load):
+    truth = with_box([1, 1, 5, 5], [10, 1, 5, 5], [20, 1, 5, 5], [30, 1, 5, 5])
+    odd = ({"id": [1], "area": float("nan")}, {"id": {}, "area": 10**400}, {"id": "x", "area": -1}, {"area": None})
+    for item, changes in zip(truth["annotations"], odd, strict=True):
+        item.update(changes)
+    source = load(truth)
+    assert [item["area"] for item in source.annotations()["annotations"]] == [25] * 4
+    assert source.repairs == {"annotation_ids_repeated_or_zero": 2}
+
+
+def test_crowds_are_what_the_file_says_and_no_word_is_none(load):
+    truth = with_box(*[[5 * place, 1, 5, 5] for place in range(5)])
+    for item, flag in zip(truth["annotations"], (0, 1, None, True, False), strict=True):
+        item["iscrowd"] = flag
+    del truth["annotations"][4]["iscrowd"]
+    assert load(truth).records[0].crowd.tolist() == [False, True, False, True, False]
+
+
+def test_a_picture_without_annotations_and_a_class_without_objects_stay(load):
+    truth = with_box([1, 1, 5, 5])
+    source = load(truth, strict=True)
+    assert [len(record.boxes) for record in source.records] == [1, 0]
+    assert source.classes == ("cat", "dog")
+    assert [item["name"] for item in source.annotations()["categories"]] == ["cat", "dog"]
+
+
+def test_a_few_boxes_past_the_edge_are_no_other_format(load):
+    source = load(with_box(*[[40, 30, 20, 20]] * 19, [40, 40, 60, 50]))
+    assert source.repairs["boxes_clipped"] == 1
+    with pytest.raises(DataError, match="2 of 21 boxes leave their picture, and all of them fit as corners"):
+        load(with_box(*[[10, 10, 30, 30]] * 19, *[[40, 40, 60, 50]] * 2))
+
+
 def test_a_byte_order_mark_is_accepted(load):
     assert len(load(b"\xef\xbb\xbf" + json.dumps(content()).encode()).records) == 2
 
@@ -203,7 +238,66 @@ def test_stops(load, truth, said):
         load(copy.deepcopy(truth))
 
 
-@pytest.mark.parametrize("name", ["../a.png", "x/../../a.png", "/a.png", "C:/a.png", "..\\a.png", "a\0.png", ""])
+BROKEN = {
+    "lists in lists": (b'{"images": ' + b"[" * 100_000, "not JSON that can be read"),
+    "a number of digits": (b'{"images": ' + b"9" * 5000 + b"}", "not JSON that can be read"),
+    "cut off": (json.dumps(content()).encode()[:-20], "not valid JSON in line 1"),
+    "two of them": (json.dumps(content()).encode() * 2, "Extra data"),
+    "in another encoding": (json.dumps(content()).encode("utf-16"), "not UTF-8 in line 1"),
+    "packed": (b"\x1f\x8b\x08\x00" * 9, "not UTF-8 in line 1"),
+    "a word": (b'"images"', "holds a JSON str"),
+    "pictures that are none": (content() | {"images": [None]}, "entry 0 of images has id = None"),
+    "pictures by name": (content() | {"images": {"a.png": {}}}, "lists no images"),
+    "categories that are none": (content() | {"categories": ["cat"]}, "entry 0 of categories has id = None"),
+    "a novel for a width": (changed("images", 0, width="x" * 99_999), "has width = 'xxx"),
+    "a picture without end": (changed("images", 0, width=10**400), "image 40 is 1000"),
+    "half a character": (changed("images", 0, file_name="\ud800.png"), "image 40 names the file '.ud800.png'"),
+    "a file of two lines": (changed("images", 0, file_name="a\nb.png"), r"image 40 names the file 'a.nb.png'"),
+    "a class of two lines": (changed("categories", 0, name="a\nb"), r"category 90 has the name 'a.nb'"),
+    "half a character of a class": (changed("categories", 0, name="\udfff"), "category 90 has the name '.udfff'"),
+    "a huge box": (changed("annotations", 0, bbox=[10**400, 1, 2, 3]), "annotation 1 has bbox = .1000"),
+    "a box of truths": (changed("annotations", 0, bbox=[True, 1, 2, 3]), "write plain numbers"),
+    "a box of thousands": (changed("annotations", 0, bbox=[1.0] * 9999), "wanted are 4 numbers"),
+    "a box by name": (changed("annotations", 0, bbox={"x": 1}), "wanted are 4 numbers"),
+    "a box of nothing": (changed("annotations", 0, bbox=[None] * 4), "write plain numbers"),
+    "a crowd in words": (changed("annotations", 0, iscrowd="0"), "iscrowd = '0'; write 0 or 1"),
+    "many categories": (changed("annotations", 0, category_id=[1] * 9999), "annotation 1 has the category"),
+    "a name of two lines": (
+        changed("annotations", 0, id="1\n2", category_id="1\n2"),
+        r"annotation '1.n2' has the category '1.n2'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_files_stop_in_one_sentence(load, tmp_path, fault):
+    raw, said = BROKEN[fault]
+    file, began = tmp_path / "truth.json", time.process_time()
+    with pytest.raises(DataError, match=said) as refusal:
+        load(raw)
+    assert time.process_time() - began < 5
+    text = str(refusal.value)
+    assert refusal.value.exit_code == 65
+    assert text.startswith(str(file)) and text.endswith(".")
+    assert text.isprintable() and len(text) < len(str(file)) + 300
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "truth.json"]
+
+
+def test_what_is_too_large_or_no_file_is_never_read(tmp_path):
+    endless, pipe = tmp_path / "endless.json", tmp_path / "pipe.json"
+    endless.touch()
+    os.truncate(endless, coco.LARGEST_FILE + 1)
+    with pytest.raises(DataError, match="larger than 2 GB"):
+        coco.load(coco.Config(images=str(tmp_path), annotations=str(endless)))
+    os.mkfifo(pipe)
+    for path in (pipe, "/dev/zero", tmp_path):
+        with pytest.raises(DataError, match="a directory or a device"):
+            coco.load(coco.Config(images=str(tmp_path), annotations=str(path)))
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.png", "x/../../a.png", "/a.png", "C:/a.png", "..\\a.png", "..\\..\\a.png", "a\0.png", ""]
+)
 def test_a_name_that_could_leave_the_folder_stops(load, name):
     with pytest.raises(DataError, match="image 40"):
         load(changed("images", 0, file_name=name))
@@ -217,6 +311,18 @@ def test_a_link_out_of_the_folder_stops_unless_allowed(load, tmp_path_factory, t
     with pytest.raises(DataError, match="link out of"):
         load(truth).read(0)
     assert load(truth, allow_links=True).read(0).shape == (60, 80, 3)
+
+
+def test_links_that_stay_inside_and_a_folder_that_is_a_link(load, tmp_path):
+    (tmp_path / "c.png").symlink_to("b.png")
+    (tmp_path / "here").symlink_to(tmp_path)
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    assert load(changed("images", 0, file_name="c.png")).read(0).shape == (60, 80, 3)
+    assert load(changed("images", 0, file_name="here/c.png")).read(0).shape == (60, 80, 3)
+    linked = coco.Config(images=str(tmp_path / "here"), annotations=str(tmp_path / "truth.json"))
+    assert coco.load(linked).read(0).shape == (60, 80, 3)
+    with pytest.raises(PictureError, match="cannot be read"):
+        load(changed("images", 0, file_name="loop.png")).read(0)
 
 
 def test_a_wrong_size_stops_only_in_strict(load):

@@ -179,13 +179,46 @@ def test_too_many_broken_pictures_stop_with_a_name():
         list(batches)
 
 
-def test_more_objects_than_places_keeps_the_largest():
+def test_more_objects_than_places_keeps_the_largest(caplog):
     source = MixedSource(3)
     config = dataclasses.replace(SMALL, max_objects=1, flip=0.0)
     batch = next(train_batches(source, config, seed=0, steps=1, batch=1))
     assert batch.boxes.shape == (1, 1, 4)
     assert batch.valid.all()
     assert source.repairs == {"boxes_beyond_max_objects": 3}
+    assert "3 boxes are left out; max_objects=2 would keep all of them." in caplog.text
+
+
+def truth_of(tmp_path, annotations):
+    """A source of two pictures with these annotations, or without the list of them."""
+    truth = {"images": [], "categories": [{"id": 1, "name": "thing"}], "annotations": annotations}
+    for number in (1, 2):
+        Image.new("RGB", (60, 40), "white").save(tmp_path / f"{number}.png")
+        truth["images"].append({"id": number, "file_name": f"{number}.png", "height": 40, "width": 60})
+    if annotations is None:
+        del truth["annotations"]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    return coco.load(coco.Config(images=str(tmp_path), annotations=str(tmp_path / "truth.json")))
+
+
+@pytest.mark.parametrize("annotations", [None, []])
+def test_a_source_without_objects_can_be_looked_at_and_not_learned_from(tmp_path, annotations):
+    source = truth_of(tmp_path, annotations)
+    (batch,) = eval_batches(source, SMALL, batch=2)
+    assert batch.ids.tolist() == [0, 1] and batch.real.all()
+    assert not batch.valid.any() and not batch.crowd.any()
+    with pytest.raises(DataError, match="None of the training pictures has an object"):
+        train_batches(source, SMALL, seed=0, steps=1, batch=2)
+
+
+def test_a_picture_without_objects_is_drawn_and_a_crowd_is_no_object(tmp_path):
+    box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}
+    source = truth_of(tmp_path, [box | {"id": 1}, box | {"id": 2, "bbox": [5, 5, 40, 30], "iscrowd": 1}])
+    batch = next(train_batches(source, SMALL, seed=0, steps=1, batch=2))
+    order = batch.ids.argsort()
+    assert batch.ids[order].tolist() == [0, 1]
+    assert batch.valid[order, :2].tolist() == [[True, False], [False, False]]
+    assert batch.crowd[order, :2].tolist() == [[False, True], [False, False]]
 
 
 def test_a_picture_of_another_size_than_annotated_is_used_as_it_is(tmp_path):

@@ -198,6 +198,7 @@ BROKEN = {
     "no pixels": (annotation(size=(0, 80)), "a height of 0"),
     "half pixels": (annotation(size=(60, 80.5)), "a width of 80.5"),
     "endless": (annotation(size=("inf", 80)), "a height of inf"),
+    "nearly endless": (annotation(size=("1e300", 80)), "a height of 1e.300"),
     "a size in words": (annotation(size=("sixty", 80)), "size/height = 'sixty'"),
     "another class": (annotation(item(), item("doog")), "object 2 is of the class 'doog'.*closest is 'dog'"),
     "a class of lines": (annotation(item("do\ng")), r"of the class 'do\\ng'"),

@@ -81,11 +81,39 @@ def test_inputs_stay_as_they_were():
         ({"score": float("nan")}, "image 7"),
         ({"bbox": [0, 0, float("inf"), 1]}, "finite"),
         ({"bbox": [0, 0, 1]}, "finite"),
+        ({"bbox": "0011"}, "finite"),
+        ({"bbox": [0, 0, 10**400, 1]}, "finite"),
+        ({"score": None}, "finite"),
+        ({"image_id": [7]}, "image .7., which is not in the truth"),
+        ({"category_id": {}}, "category {}, which is not in the truth"),
     ],
 )
 def test_refuses(changes, said):
     with pytest.raises(DataError, match=said):
         score(tiny_truth(), [found(**changes)])
+
+
+def test_refuses_what_is_no_result():
+    for odd, said in (({}, "image_id"), ({"image_id": 7}, "category_id"), (found(), None)):
+        odd.pop("score", None)
+        with pytest.raises(DataError, match=f"Detection 1 has no {said or 'score'}"):
+            score(tiny_truth(), [found(), odd])
+
+
+def test_ids_of_the_truth_may_repeat_or_be_missing():
+    right = score(tiny_truth(), [found(), found(image_id=9, bbox=[5, 5, 30, 10])])
+    for ids in ((1, 1), (0, 0), (None, None)):
+        truth = tiny_truth()
+        for item, number in zip(truth["annotations"], ids, strict=True):
+            item["id"] = number
+        scores = score(truth, [found(), found(image_id=9, bbox=[5, 5, 30, 10])])
+        assert scores.summary == pytest.approx(right.summary, nan_ok=True)
+
+
+def test_a_truth_without_objects_has_no_score():
+    truth = tiny_truth() | {"annotations": []}
+    for results in ([], [found()]):
+        assert math.isnan(score(truth, results).summary["AP"])
 
 
 def test_the_truth_goes_through_a_batch_and_back():

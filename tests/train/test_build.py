@@ -1,67 +1,47 @@
-"""Detectors from folders and files: what a student takes over from its teacher, and a teacher straight from a file."""
+"""Weights that a student starts from: a whole detector, and one of other classes."""
 
 import jax
 import numpy as np
 import pytest
 import tiny
-import torch_writer
-import torchvision_reference as reference
-from ml_collections import ConfigDict
 
-from jaxkd.config import component
-from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.train import build, prepare
+from jaxkd.errors import WeightsError
+from jaxkd.train import build
 from jaxkd.weights.tree import flatten
 
-CLASSES = ("circle", "square", "triangle")
+
+@pytest.fixture(scope="module", params=[tiny.detector, tiny.retinanet], ids=["faster_rcnn", "retinanet"])
+def start(request, tmp_path_factory):
+    """A detector's config, and the folder of one with two classes."""
+    config, folder = request.param(), tmp_path_factory.mktemp("start")
+    params = build.detector(config, ("cat", "dog")).init(jax.random.key(7))
+    build.save(folder, params, config=config, classes=("cat", "dog"), scores={})
+    return config, folder
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A saved teacher of the student's widths."""
-    folder, config = tmp_path_factory.mktemp("teacher"), tiny.detector()
-    params = build.detector(config, CLASSES).init(jax.random.key(7))
-    build.save(folder, params, config=config, classes=CLASSES, scores={}, sizes={"short": (64,), "long": 96})
-    return build.load(folder)
+def test_equal_detectors_share_every_leaf(start):
+    config, folder = start
+    params, said = build.initial_params(build.detector(config, ("cat", "dog")), jax.random.key(0), str(folder))
+    theirs = flatten(build.load(folder).params)
+    assert all(np.array_equal(leaf, theirs[name]) for name, leaf in flatten(params).items())
+    assert said == f"The student starts from {folder}: {len(theirs)} leaves."
 
 
-@pytest.fixture(scope="module")
-def params():
-    return build.detector(tiny.detector(), CLASSES).init(jax.random.key(0))
+@pytest.mark.parametrize("classes", [("cat", "dog", "cow"), ("dog", "cat")])
+def test_only_what_depends_on_the_classes_starts_anew_and_is_named(start, classes):
+    config, folder = start
+    found = build.detector(config, classes)
+    params, said = build.initial_params(found, jax.random.key(0), str(folder))
+    theirs, fresh = flatten(build.load(folder).params), flatten(found.init(jax.random.key(0)))
+    anew = [f"head/{layer}/{leaf}" for layer in ("logits", "deltas") for leaf in ("kernel", "bias")]
+    for name, leaf in flatten(params).items():
+        np.testing.assert_array_equal(leaf, (fresh if name in anew else theirs)[name], err_msg=name)
+    assert said.startswith(f"The student starts from {folder}: {len(theirs) - len(anew)} leaves; ")
+    assert all(name in said for name in anew) and said.endswith("are for other classes and start from random numbers.")
 
 
-@pytest.mark.parametrize(
-    ("parts", "taken"),
-    [("none", set()), ("neck", {"neck"}), ("head", {"rpn", "head"}), ("neck+head", {"neck", "rpn", "head"})],
-)
-def test_a_student_takes_over_what_it_is_told_to(teacher, params, parts, taken):
-    found, said = build.inherit(params, teacher, parts)
-    for name, leaf in flatten(found).items():
-        theirs = name.split("/")[0] in taken
-        np.testing.assert_array_equal(leaf, flatten(teacher.params if theirs else params)[name], err_msg=name)
-    assert said.startswith(f"The student inherits its teacher's {parts}: ") == bool(taken)
-
-
-def test_parts_that_do_not_fit_are_refused(teacher, params):
-    wide = build.detector(tiny.detector(channels=24), CLASSES).init(jax.random.key(0))
-    with pytest.raises(WeightsError, match="has the shape"):
-        build.inherit(wide, teacher, "neck")
-    with pytest.raises(ConfigError, match=r"one of none, neck, head, neck\+head; got 'tail'"):
-        build.inherit(params, teacher, "tail")
-    with pytest.raises(ConfigError, match="there is no teacher to inherit from"):
-        build.inherit(params, None, "neck")
-
-
-def test_sizes_travel_with_the_weights(teacher):
-    assert teacher.sizes == {"short": (64,), "long": 96}
-
-
-def test_a_teacher_straight_from_a_torch_file(tmp_path):
-    state = reference.random_state_dict("faster_rcnn", 18, 1, 21, 7, width=16, channels=32, hidden=64)
-    torch_writer.save(tmp_path / "voc.pth", {"model": state, "epoch": 3})
-    recipe = ConfigDict(tiny.run(distill={"mimic": component("distill.mimic")}, teacher="x").to_dict())
-    recipe.teacher = str(tmp_path / "voc.pth")
-    loaded = prepare.load_teacher(recipe)
-    assert loaded is not None and loaded.detector.classes[:2] == ("aeroplane", "bicycle")
-    columns, said = prepare.shared_classes(loaded.detector.classes, ("cat", "zebra"))
-    assert columns == (7, -1) and "it says nothing about zebra" in said
+def test_another_width_is_refused_though_the_head_would_not_be(start):
+    config, folder = start
+    other = (tiny.retinanet if "tower_depth" in config else tiny.detector)(channels=24)
+    with pytest.raises(WeightsError, match=r"neck/.* has the shape"):
+        build.initial_params(build.detector(other, ("cat", "dog")), jax.random.key(0), str(folder))

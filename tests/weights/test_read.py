@@ -1,6 +1,7 @@
 import io
 import json
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -104,6 +105,80 @@ def test_broken_npz_are_refused_in_one_sentence(tmp_path):
         with pytest.raises(WeightsError) as refusal:
             read(path)
         assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def header(shape, *, descr="<f4"):
+    """An array file whose header says this, with four bytes of numbers."""
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (header("(-1,)"), "a shape that no array has"),
+        (header("(True,)"), "a shape that no array has"),
+        (header("(0, 99999999999999999999)"), "a shape that no array has"),
+        (header("(" + "1," * 100 + ")"), "a shape that no array has"),
+        (header("(2147483648,)"), "declares"),
+        (header("(" * 4000 + ")" * 4000), "sound"),
+        (header("-" * 9000 + "1"), "nested too deeply"),
+        (header("1" + "+1" * 4000), "sound"),
+        (header("(1,)", descr="z" * 9000), "sound"),
+        (header("(1,)", descr="|O"), "sound"),
+        (header("(1,)", descr="<f4,<f4"), "plain numbers"),
+        (b"\x93NUMPY\x03\x00" + header("(1,)")[8:], "array format"),
+        (b"hello", "sound"),
+    ],
+)
+def test_arrays_of_npz_that_no_writer_made(tmp_path, content, said):
+    path = tmp_path / "odd.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", content)
+    with pytest.raises(WeightsError, match=said) as refusal:
+        read(path)
+    text = str(refusal.value)
+    assert text.startswith(str(path)) and text.isprintable() and len(text) < len(str(path)) + 300
+
+
+def test_an_npz_that_would_grow_is_refused_unread(tmp_path):
+    path, megabyte = tmp_path / "bomb.npz", 1 << 20
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as file:
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (50 * megabyte,)}
+        np.lib.format.write_array_header_1_0(file, shape)
+        for _ in range(200):
+            file.write(bytes(megabyte))
+    assert path.stat().st_size < megabyte
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match=r"declares 2097\d+ bytes of arrays, more than the \d+ allowed"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * megabyte
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_npz_of_many_arrays_that_grow_together_is_refused(tmp_path):
+    path, megabyte = tmp_path / "bombs.npz", 1 << 20
+    np.savez_compressed(path, **{f"x{index}": np.zeros(5 * megabyte, np.float32) for index in range(4)})
+    with pytest.raises(WeightsError, match="allowed for its size"):
+        read(path)
+    np.savez_compressed(path, x=np.zeros(5 * megabyte, np.float32), none=np.zeros((0, 10**6), np.float32))
+    assert read(path)["none"].shape == (0, 10**6)
+
+
+def test_odd_names_of_arrays_are_refused(tmp_path):
+    twice, lines, other = tmp_path / "twice.npz", tmp_path / "lines.npz", tmp_path / "lines.safetensors"
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(twice, "w") as archive:
+        for _ in range(2):
+            archive.writestr("x.npy", header("(1,)"))
+    with zipfile.ZipFile(lines, "w") as archive:
+        archive.writestr("a\nb.npy", header("(1,)"))
+    other.write_bytes(raw({"a\nb": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)))
+    for path, said in ((twice, "two arrays of one name"), (lines, "no printable text"), (other, "no printable text")):
+        with pytest.raises(WeightsError, match=said) as refusal:
+            read(path)
+        assert str(refusal.value).isprintable()
 
 
 def test_other_files_are_refused(tmp_path):
