@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxkd import config as configs
 from jaxkd.detectors.base import Detector, Params
@@ -89,9 +90,9 @@ def save(
 def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
     """Random parameters, then those of `source` put in, and one sentence on what was.
 
-    `source` is empty; or a detector, in a folder as `load` takes it or in a published file: every leaf has to match, but
-    those of the head stay random that are for other classes; or a file of backbone weights: every leaf of the backbone
-    has to match.
+    `source` is empty; or a detector, in a folder as `load` takes it or in a published file: every leaf has to match,
+    but those of the head stay random that are for other classes; or a file of backbone weights: every leaf of the
+    backbone has to match.
     """
     params: dict[str, Any] = dict(found.init(key))
     if not source:
@@ -109,7 +110,9 @@ def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params
 
 def _from_detector(params: Params, given: Mapping[str, Any], source: str, *, same: bool) -> tuple[Params, str]:
     """The parameters with a detector's put in; those of its classes only where they are the `same`."""
-    anew = [name for name in given if not same and name.startswith(OF_CLASSES)]
+    boxes_of_classes = "rpn" in params and given.get("head/deltas/bias", np.zeros(4)).shape != (4,)
+    parts = OF_CLASSES if boxes_of_classes else OF_CLASSES[:1]
+    anew = [name for name in given if not same and name.startswith(parts)]
     params, report = tree.match(params, {name: given[name] for name in given if name not in anew}, allow_missing=anew)
     said = f"; {', '.join(anew)} are for other classes and start from random numbers" if anew else ""
     return params, f"The student starts from {source}: {len(report.matched)} leaves{said}."

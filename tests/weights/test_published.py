@@ -116,10 +116,11 @@ def test_proposals_are_torchvisions(tmp_path):
     def propose(params):
         dense = detector._rpn_answers(params, detector.features(params, batch), batch)
         proposals = detector._proposals(*dense, batch, before=1000, after=1000)
-        return dense, proposals.boxes[0], proposals.valid[0]
+        anchors, logits, deltas = dense
+        return anchors.boxes, logits, deltas, proposals.boxes[0], proposals.valid[0]
 
-    (anchors, logits, deltas), boxes, valid = jax.device_get(propose(loaded.params))
-    np.testing.assert_allclose(anchors.boxes, np.concatenate(wanted.anchors), atol=1e-3)
+    anchors, logits, deltas, boxes, valid = jax.device_get(propose(loaded.params))
+    np.testing.assert_allclose(anchors, np.concatenate(wanted.anchors), atol=1e-3)
     for index in range(5):
         assert_near(logits[index][0], wanted.objectness[index], f"objectness {index}")
         assert_near(deltas[index][0], wanted.rpn_deltas[index], f"deltas {index}")
