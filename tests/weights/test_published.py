@@ -1,6 +1,7 @@
 """Published detectors give here what they give at home, from the pyramid to the last box."""
 
 import functools
+import pickle
 
 import jax
 import numpy as np
@@ -325,3 +326,13 @@ def test_torchvision_itself_finds_the_same(kind, depth, version, tmp_path):
     mine = found.boxes[0][valid], found.scores[0][valid], found.labels[0][valid] + 1
     assert len(mine[0]) == len(detections[0]) > 20
     assert reference.unmatched(mine, detections) == 0
+
+
+def test_a_model_zoo_pickle_is_read(tmp_path):
+    state = as_detectron2(state_of("faster_rcnn", 50, 1, False))
+    content = {"model": state, "__author__": "somebody", "matching_heuristics": True}
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    loaded, report = published.load(tmp_path / "model_final.pkl", classes=NAMES)
+    assert report.startswith("detectron2 faster_rcnn: ") and loaded.config.pixel_std == (1.0, 1.0, 1.0)
+    stem = np.asarray(loaded.params["backbone"]["conv1"]["kernel"])
+    np.testing.assert_array_equal(stem, state["backbone.bottom_up.stem.conv1.weight"].transpose(2, 3, 1, 0)[:, :, ::-1])
