@@ -62,7 +62,8 @@ class Config:
       post_nms_train, post_nms_test: proposals a picture after suppression.
       roi_positive, roi_negative: IoU from which a region is an object, and under which it is background.
       roi_samples, roi_fraction: regions sampled for the head, and the largest share of positives among them.
-      roi_resolution, roi_sampling, roi_aligned: RoIAlign's cells a side, samples a cell and side, and pixel rule.
+      roi_resolution, roi_sampling, roi_adaptive, roi_aligned: RoIAlign's cells a side, samples a cell and side, whether
+        that is only the most of them, and its pixel rule; see `ops.roi_align`.
       roi_scale, roi_level: side of the square box that is pooled from level `roi_level`.
       rpn_depth: 3x3 convolutions of the proposal network.
       head_convs, head_dense, hidden: convolutions and dense layers of the box head, and the width of the latter.
@@ -101,6 +102,7 @@ class Config:
     roi_fraction: float = 0.25
     roi_resolution: int = 7
     roi_sampling: int = 2
+    roi_adaptive: bool = False
     roi_aligned: bool = True
     roi_scale: float = 224.0
     roi_level: int = 4
@@ -189,6 +191,7 @@ class FasterRCNN(Anchored):
             strides=self.traits.strides[:levels],
             resolution=config.roi_resolution,
             sampling_ratio=config.roi_sampling,
+            adaptive=config.roi_adaptive,
             aligned=config.roi_aligned,
             canonical_scale=config.roi_scale,
             canonical_level=config.roi_level,

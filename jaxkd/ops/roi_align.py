@@ -17,6 +17,7 @@ def roi_align(
     strides: Sequence[int],
     resolution: int = 7,
     sampling_ratio: int = 2,
+    adaptive: bool = False,
     aligned: bool = True,
     canonical_scale: float = 224.0,
     canonical_level: int = 4,
@@ -37,6 +38,7 @@ def roi_align(
         strides=strides,
         resolution=resolution,
         sampling_ratio=sampling_ratio,
+        adaptive=adaptive,
         aligned=aligned,
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
@@ -54,6 +56,7 @@ def roi_align_batch(
     strides: Sequence[int],
     resolution: int = 7,
     sampling_ratio: int = 2,
+    adaptive: bool = False,
     aligned: bool = True,
     canonical_scale: float = 224.0,
     canonical_level: int = 4,
@@ -82,6 +85,8 @@ def roi_align_batch(
         strides: pixels a cell, one for each level.
         resolution: bins along each side.
         sampling_ratio: samples along each side of a bin.
+        adaptive: as many samples as a bin has cells along that side, at most `sampling_ratio`; what detectron2 and
+            mmdetection call a sampling ratio of 0, but for the limit. With 6 it is reached by sides of 43 cells.
         aligned: whether the centre of a cell lies half a cell in, and boxes may be as small as they like. False is the
             older rule of weights that were trained without it: no shift, and boxes of at least one cell.
         canonical_scale: side in pixels of the square box that reads `canonical_level`.
@@ -104,8 +109,8 @@ def roi_align_batch(
     )  # fmt: skip
 
     def pool(region):
-        rows, row_weights = _taps(region["y"], region["height"], resolution, sampling_ratio)
-        cols, col_weights = _taps(region["x"], region["width"], resolution, sampling_ratio)
+        rows, row_weights = _taps(region["y"], region["height"], resolution, sampling_ratio, adaptive)
+        cols, col_weights = _taps(region["x"], region["width"], resolution, sampling_ratio, adaptive)
         index = rows[:, None, :, None] * region["pitch"] + cols[None, :, None, :] + region["offset"]
         weights = row_weights[:, None, :, None] * col_weights[None, :, None, :]
         taps = (resolution, resolution, -1)
@@ -126,6 +131,7 @@ def roi_align_dense(
     strides: Sequence[int],
     resolution: int = 7,
     sampling_ratio: int = 2,
+    adaptive: bool = False,
     aligned: bool = True,
     canonical_scale: float = 224.0,
     canonical_level: int = 4,
@@ -151,8 +157,8 @@ def roi_align_dense(
     def pool(region):
         total = jnp.zeros((resolution, resolution, pyramid[0].shape[-1]), jnp.float32)
         for number, level in enumerate(pyramid):
-            rows = _hats(region["y"], region["height"], resolution, sampling_ratio, length=level.shape[0])
-            cols = _hats(region["x"], region["width"], resolution, sampling_ratio, length=level.shape[1])
+            rows = _hats(region["y"], region["height"], resolution, sampling_ratio, adaptive, length=level.shape[0])
+            cols = _hats(region["x"], region["width"], resolution, sampling_ratio, adaptive, length=level.shape[1])
             rows = jnp.where(region["level"] == number, rows, 0.0)
             total += jnp.einsum("ih,jw,hwc->ijc", rows, cols, level, precision="highest")
         return total.astype(pyramid[0].dtype)
@@ -225,28 +231,29 @@ def _chunked(pool, regions, chunk):
     return out.reshape(chunks * chunk, *out.shape[2:])[:count]
 
 
-def _samples(span, cells, resolution, sampling_ratio):
-    """Where along an axis the samples of each bin lie, [resolution sampling_ratio], and which of them count."""
+def _samples(span, cells, resolution, most, adaptive):
+    """Where along an axis the samples of each bin lie, and their shares in its mean; both [resolution most]."""
     start, size = span
-    place = (jnp.arange(resolution * sampling_ratio, dtype=jnp.float32) + 0.5) / sampling_ratio
-    place = (start + place * (size / resolution)).reshape(resolution, sampling_ratio)
-    inside = (place >= -1) & (place <= cells)
-    return jnp.where(inside, jnp.clip(place, 0, cells - 1), 0.0), inside
+    count = jnp.clip(jnp.ceil(size / resolution), 1, most) if adaptive else jnp.float32(most)
+    number = jnp.arange(most, dtype=jnp.float32)
+    place = jnp.arange(resolution, dtype=jnp.float32)[:, None] + (number + 0.5) / count
+    place = start + place * (size / resolution)
+    counts = (place >= -1) & (place <= cells) & (number < count)
+    return jnp.where(counts, jnp.clip(place, 0, cells - 1), 0.0), counts / count
 
 
-def _taps(span, cells, resolution, sampling_ratio):
-    """The cells that each bin reads along an axis, [resolution 2*sampling_ratio], and their weights."""
-    place, inside = _samples(span, cells, resolution, sampling_ratio)
+def _taps(span, cells, resolution, most, adaptive):
+    """The cells that each bin reads along an axis, [resolution 2*most], and their weights."""
+    place, share = _samples(span, cells, resolution, most, adaptive)
     low = jnp.minimum(place.astype(jnp.int32), cells - 1)
     high = jnp.minimum(low + 1, cells - 1)
     part = place - low
-    weights = jnp.stack([1 - part, part], -1) * (inside / sampling_ratio)[..., None]
-    taps = (resolution, 2 * sampling_ratio)
+    weights = jnp.stack([1 - part, part], -1) * share[..., None]
+    taps = (resolution, 2 * most)
     return jnp.stack([low, high], -1).reshape(taps), weights.reshape(taps)
 
 
-def _hats(span, cells, resolution, sampling_ratio, *, length):
+def _hats(span, cells, resolution, most, adaptive, *, length):
     """The same weights as a matrix over all cells of the axis, [resolution length]."""
-    place, inside = _samples(span, cells, resolution, sampling_ratio)
-    hats = jnp.maximum(1 - jnp.abs(place[..., None] - jnp.arange(length)), 0) * inside[..., None]
-    return hats.mean(1)
+    place, share = _samples(span, cells, resolution, most, adaptive)
+    return (jnp.maximum(1 - jnp.abs(place[..., None] - jnp.arange(length)), 0) * share[..., None]).sum(1)

@@ -20,6 +20,7 @@ from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields
 Arrays = dict[str, np.ndarray]
 Rule = tuple[str, str | Callable[[re.Match], str]]
 RATIOS = 3  # anchors of each size in a cell, in every published detector here
+ADAPTIVE = {"roi_sampling": 6, "roi_adaptive": True}  # detectron2's and mmdetection's pooling; see `ops.roi_align`
 COCO_WITH_HOLES = 90  # torchvision's classes are COCO's ids, also those that stand for nothing
 BUFFERS = ("anchor_generator", "pixel_mean", "pixel_std")  # constants that some files store among the weights
 
@@ -94,11 +95,8 @@ def detectron2(arrays: Arrays) -> Published:
     plain = found.backbone["cardinality"] == 1
     std = (1.0, 1.0, 1.0) if plain else (58.395, 57.12, 57.375)
     ours["backbone/conv1/kernel"] = ours["backbone/conv1/kernel"][:, :, ::-1]
-    return replace(
-        found,
-        backbone=found.backbone | {"stride_in_1x1": plain},
-        fields=found.fields | {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": std},
-    )
+    fields = found.fields | {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": std} | ({} if dense else ADAPTIVE)
+    return replace(found, backbone=found.backbone | {"stride_in_1x1": plain}, fields=fields)
 
 
 def mmdetection(arrays: Arrays) -> Published:
@@ -106,7 +104,9 @@ def mmdetection(arrays: Arrays) -> Published:
     dense = "bbox_head.retina_cls.weight" in arrays
     ours = translated(arrays, _placer(MMDETECTION, "backbone.", levels=3 if dense else 4))
     found = _described("mmdetection", dense, ours)
-    return replace(found, neck=found.neck | ({"extra_relu": False} if dense else {}))
+    if dense:
+        return replace(found, neck=found.neck | {"extra_relu": False})
+    return replace(found, fields=found.fields | ADAPTIVE)
 
 
 def with_classes(found: Published, keep: Sequence[int]) -> Published:

@@ -7,7 +7,7 @@ from jax import numpy as jnp
 
 from jaxkd.ops import roi_align as ops
 
-STATIC = ("strides", "resolution", "sampling_ratio", "aligned", "chunk")
+STATIC = ("strides", "resolution", "sampling_ratio", "adaptive", "aligned", "chunk")
 roi_align = jax.jit(ops.roi_align, static_argnames=STATIC)
 roi_align_dense = jax.jit(ops.roi_align_dense, static_argnames=STATIC)
 roi_align_batch = jax.jit(ops.roi_align_batch, static_argnames=STATIC)
@@ -38,7 +38,7 @@ def slow_sample(level, y, x, height, width):
     return np.einsum("h,w,hwc->c", rows, cols, level[:height, :width])
 
 
-def slow_roi_align(pyramid, boxes, *, resolution, sampling_ratio, aligned, extent=None):
+def slow_roi_align(pyramid, boxes, *, resolution, sampling_ratio, aligned, adaptive=False, extent=None):
     out = np.zeros((len(boxes), resolution, resolution, pyramid[0].shape[-1]))
     for r, box in enumerate(np.asarray(boxes, float)):
         side = np.sqrt((box[2] - box[0]) * (box[3] - box[1]))
@@ -51,12 +51,15 @@ def slow_roi_align(pyramid, boxes, *, resolution, sampling_ratio, aligned, exten
         w, h = x1 - x0, y1 - y0
         if not aligned:
             w, h = max(w, 1), max(h, 1)
+        tall = wide = sampling_ratio
+        if adaptive:
+            tall, wide = (int(np.clip(np.ceil(length / resolution), 1, sampling_ratio)) for length in (h, w))
         for i in range(resolution):
             for j in range(resolution):
-                for u in (np.arange(sampling_ratio) + 0.5) / sampling_ratio:
-                    for v in (np.arange(sampling_ratio) + 0.5) / sampling_ratio:
+                for u in (np.arange(tall) + 0.5) / tall:
+                    for v in (np.arange(wide) + 0.5) / wide:
                         y, x = y0 + (i + u) * h / resolution, x0 + (j + v) * w / resolution
-                        out[r, i, j] += slow_sample(level, y, x, height, width) / sampling_ratio**2
+                        out[r, i, j] += slow_sample(level, y, x, height, width) / (tall * wide)
     return out
 
 
@@ -102,6 +105,18 @@ def test_equals_the_definition(form, aligned, resolution, sampling_ratio, extent
     given = None if extent is None else jnp.array(extent)
     got = form(pyramid, boxes, strides=STRIDES, extents=given, chunk=8, **sizes)
     np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+@FORMS
+@pytest.mark.parametrize("aligned", [True, False])
+def test_as_many_samples_as_cells(form, aligned):
+    rng = np.random.default_rng(1)
+    pyramid, boxes = random_pyramid(rng), random_boxes(rng, 19)
+    sizes = {"resolution": 3, "sampling_ratio": 5, "adaptive": True, "aligned": aligned}
+    want = slow_roi_align(pyramid, boxes, **sizes)
+    np.testing.assert_allclose(form(pyramid, boxes, strides=STRIDES, **sizes), want, atol=2e-5)
+    fixed = form(pyramid, boxes, strides=STRIDES, **(sizes | {"adaptive": False}))
+    assert np.abs(fixed - want).max() > 1e-2
 
 
 def test_every_level_is_read():

@@ -248,6 +248,7 @@ def test_conventions_that_change_answers():
     assert (tv.fields["roi_aligned"], tv.fields["anchor_rounded"], tv.fields["box_beta"]) == (False, True, 1 / 9)
     assert d2.backbone["stride_in_1x1"] and d2.fields["pixel_std"] == (1.0, 1.0, 1.0)
     assert "pixel_std" not in mm.fields and "stride_in_1x1" not in mm.backbone
+    assert d2.fields["roi_adaptive"] and mm.fields["roi_adaptive"] and "roi_adaptive" not in tv.fields
     dense = recognise(as_mmdetection(state_of("retinanet", 50, 1, False)))
     assert dense.neck["extra_relu"] is False and dense.neck["extra"] == "conv_p5"
 
