@@ -1,5 +1,6 @@
 """Checkpoints that are broken or of another run: refused in one sentence, never restored in part."""
 
+import gc
 import json
 import shutil
 
@@ -52,9 +53,14 @@ def restored(folder, like):
         feed.close()
 
 
+# A failed restore leaves coroutines of Orbax behind that nobody awaits.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+
+
 def refusal(folder, like):
     with pytest.raises(StorageError) as caught:
         restored(folder, like)
+    gc.collect()  # here, and not in a later test
     text = str(caught.value)
     assert str(folder) in text and text.endswith(".") and "\n" not in text
     return text
