@@ -2,7 +2,8 @@
 
     python benchmarks/pretrained.py --data=aquarium --weights=mobilenetv2_features.npz --seeds=0,1 --out=runs/pretrained
 
-The folder holds train/, val/ and annotations/instances_{train,val}.json. Faster R-CNN with MobileNetV2, all of it trained.
+The folder holds train/, val/ and annotations/instances_{train,val}.json. Faster R-CNN with MobileNetV2, all of it
+trained.
 """
 
 import argparse

@@ -24,14 +24,17 @@ SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "co
 Recipe = Any  # a ConfigDict, the types of whose fields no checker can know
 
 
-def component(name: str, **overrides: Any) -> ConfigDict:
+def component(name: str, *, like: str = "", **overrides: Any) -> ConfigDict:
     """Every field of the `Config` dataclass in the module called `name`, with `overrides` put in.
 
     `name` is looked up below jaxkd first ("distill.mimic" is jaxkd.distill.mimic) and as it stands second, so a
-    module of one's own is used like one of ours. Raises ConfigError for an unknown module, field or type.
+    module of one's own is used like one of ours. `like` puts in the conventions of another library first, which the
+    module lists in its LIKE ("torchvision", "detectron2", "mmdetection"). Raises ConfigError for an unknown module,
+    field or type, and for a library that the module does not list.
     """
-    config = describe(_config_class(name)())
-    for key, value in overrides.items():
+    found = _config_class(name)
+    config = describe(found())
+    for key, value in (_conventions(found, like) | overrides).items():
         _assign(config, key, value, where=name)
     return config.lock()
 
@@ -225,6 +228,13 @@ def _config_class(name: Any) -> type:
                 raise ConfigError(f"The module {candidate} holds no Config dataclass, so it cannot be a component.")
             return module.Config
     raise ConfigError(f"There is no module '{name}' (nor 'jaxkd.{name}') to take a component from.")
+
+
+def _conventions(config: type, like: str) -> dict[str, Any]:
+    known = getattr(importlib.import_module(config.__module__), "LIKE", {})
+    if like and like not in known:
+        raise ConfigError(f"{config.__module__} has no conventions like '{like}'{closest(like, set(known))}.")
+    return known.get(like, {})
 
 
 def _assign(config: ConfigDict, key: str, value: Any, *, where: str) -> None:

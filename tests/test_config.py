@@ -218,3 +218,12 @@ def test_which_recipes_are_from_elsewhere(tmp_path, monkeypatch):
         assert not configs.is_foreign(configs.locate(path))
     for path in ("../c.py", "below/../../c.py", tmp_path / "c.py", "../here too/d.py", "link.py"):
         assert configs.is_foreign(configs.locate(path))
+
+
+def test_conventions_of_another_library_are_put_in_first():
+    like = component("detectors.faster_rcnn", like="torchvision", box_beta=0.5)
+    assert (like.roi_aligned, like.anchor_step, like.box_beta) == (False, "canvas", 0.5)
+    with pytest.raises(ConfigError, match=r"no conventions like 'torchvsion'; the closest is 'torchvision'"):
+        component("nets.resnet", like="torchvsion")
+    with pytest.raises(ConfigError, match="no conventions like 'torchvision'"):
+        component("distill.mimic", like="torchvision")

@@ -39,6 +39,21 @@ COUNTS = (
     "detections",
     "candidates",
 )
+CAFFE_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (1.0, 1.0, 1.0)}
+# Pooling by as many samples as a bin has cells, which both libraries call a sampling ratio of 0.
+ADAPTIVE = {"roi_sampling": 6, "roi_adaptive": True}
+LIKE = {
+    "torchvision": {
+        "anchor_rounded": True,
+        "anchor_step": "canvas",
+        "roi_aligned": False,
+        "rpn_beta": 1 / 9,
+        "box_beta": 1 / 9,
+        "post_nms_train": 2000,
+    },
+    "detectron2": CAFFE_PIXELS | ADAPTIVE,
+    "mmdetection": ADAPTIVE,
+}
 
 
 @dataclass(frozen=True)

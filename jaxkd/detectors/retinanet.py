@@ -25,6 +25,11 @@ from jaxkd.ops.anchors import Anchors, inside
 from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
 
 COUNTS = ("octaves", "tower_channels", "candidates", "detections")
+LIKE = {
+    "torchvision": {"anchor_rounded": True, "anchor_step": "canvas", "detections": 300},
+    "detectron2": {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (1.0, 1.0, 1.0)},
+    "mmdetection": {},
+}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from jaxkd.nets.norm import conv, norm, valid_cells
 
+LIKE = {"torchvision": {}, "detectron2": {}, "mmdetection": {"extra_relu": False}}
 LECUN_UNIFORM = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 

@@ -20,6 +20,7 @@ BLOCKS = {  # He et al. 2016, table 1; depth 10 has one basic block a stage
     152: (3, 8, 36, 3),
 }
 EXPANSION = 4
+LIKE = {"torchvision": {}, "detectron2": {"stride_in_1x1": True}, "mmdetection": {}}
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ def load(path: str | Path, *, classes: Sequence[str] = (), eps: float | None = N
     backbone = found.backbone | ({} if eps is None else {"eps": eps})
     config = configs.component(
         found.kind,
-        backbone=configs.component("nets.resnet", **backbone),
-        neck=configs.component("nets.fpn", **found.neck),
+        like=found.family,
+        backbone=configs.component("nets.resnet", like=found.family, **backbone),
+        neck=configs.component("nets.fpn", like=found.family, **found.neck),
         **found.fields,
     )
     detector = build.detector(config, kept)

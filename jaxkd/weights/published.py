@@ -1,8 +1,8 @@
 """Published detectors: whose names a file has, which detector they describe, and its arrays as our leaves.
 
-Families differ in more than names. What changes a detector's answers is returned as fields of our `Config`s, so that
-the detector built from them gives the original's answers; what changes nothing but the order of numbers (the place of
-the background's column, the order of anchors in a cell, BGR pictures, how a grid is flattened) is put into our order.
+Families differ in more than names. What changes a detector's answers is in the LIKE of each part of it, and where one
+file differs from its family in the fields that are returned. What changes nothing but the order of numbers (the place
+of the background's column, the order of anchors in a cell, BGR pictures, how a grid is flattened) is put into ours.
 """
 
 import re
@@ -20,7 +20,6 @@ from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields
 Arrays = dict[str, np.ndarray]
 Rule = tuple[str, str | Callable[[re.Match], str]]
 RATIOS = 3  # anchors of each size in a cell, in every published detector here
-ADAPTIVE = {"roi_sampling": 6, "roi_adaptive": True}  # detectron2's and mmdetection's pooling; see `ops.roi_align`
 COCO_WITH_HOLES = 90  # torchvision's classes are COCO's ids, also those that stand for nothing
 BUFFERS = ("anchor_generator", "pixel_mean", "pixel_std")  # constants that some files store among the weights
 
@@ -32,8 +31,8 @@ class Published:
     Attributes:
       family: "torchvision", "detectron2" or "mmdetection".
       kind: module of the detector, "detectors.faster_rcnn" or "detectors.retinanet".
-      backbone, neck: fields of `nets.resnet` and `nets.fpn`.
-      fields: fields of the detector itself.
+      backbone, neck: fields of `nets.resnet` and `nets.fpn`, beside the family's conventions.
+      fields: fields of the detector itself, beside them.
       classes: number of classes, background not among them.
       arrays: under our leaf names; what has no place keeps its name, so that a strict match lists it.
     """
@@ -67,22 +66,19 @@ def torchvision(arrays: Arrays) -> Published:
     dense = "head.classification_head.cls_logits.weight" in arrays
     ours = translated(arrays, _placer(TORCHVISION, "backbone.body.", levels=3 if dense else 4))
     found = _described("torchvision", dense, ours)
-    fields = found.fields | {"anchor_rounded": True, "anchor_step": "canvas"}
     if dense:
         ours["head/logits/kernel"], ours["head/logits/bias"] = (
             _without_first_class(ours[f"head/logits/{leaf}"], anchors=_anchors(ours)) for leaf in ("kernel", "bias")
         )
-        fields |= {"detections": 300}
     else:
         for leaf in ("kernel", "bias"):
             ours[f"head/logits/{leaf}"] = np.roll(ours[f"head/logits/{leaf}"], -1, axis=-1)
             ours[f"head/deltas/{leaf}"] = ours[f"head/deltas/{leaf}"][..., 4:]
-        fields |= {"roi_aligned": False, "rpn_beta": 1 / 9, "box_beta": 1 / 9, "post_nms_train": 2000}
-    first_version = "norm" not in found.neck and "tower_norm" not in fields
+    first_version = "norm" not in found.neck and "tower_norm" not in found.fields
     classes = found.classes - dense
     # torchvision sets the epsilon of its published first versions to 0, which their files do not say.
     eps = 0.0 if first_version and classes == COCO_WITH_HOLES else 1e-5
-    return replace(found, backbone=found.backbone | {"eps": eps}, fields=fields, classes=classes)
+    return replace(found, backbone=found.backbone | {"eps": eps}, classes=classes)
 
 
 def detectron2(arrays: Arrays) -> Published:
@@ -92,21 +88,22 @@ def detectron2(arrays: Arrays) -> Published:
     found = _described("detectron2", dense, ours)
     if dense:
         _ratios_first(ours, anchors=_anchors(ours))
-    plain = found.backbone["cardinality"] == 1
-    std = (1.0, 1.0, 1.0) if plain else (58.395, 57.12, 57.375)
     ours["backbone/conv1/kernel"] = ours["backbone/conv1/kernel"][:, :, ::-1]
-    fields = found.fields | {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": std} | ({} if dense else ADAPTIVE)
-    return replace(found, backbone=found.backbone | {"stride_in_1x1": plain}, fields=fields)
+    if found.backbone["cardinality"] == 1:
+        return found
+    # Its ResNeXts come from other weights than its ResNets.
+    return replace(
+        found,
+        backbone=found.backbone | {"stride_in_1x1": False},
+        fields=found.fields | {"pixel_std": (58.395, 57.12, 57.375)},
+    )
 
 
 def mmdetection(arrays: Arrays) -> Published:
     """Faster R-CNN and RetinaNet with a feature pyramid from mmdetection 2 and 3."""
     dense = "bbox_head.retina_cls.weight" in arrays
     ours = translated(arrays, _placer(MMDETECTION, "backbone.", levels=3 if dense else 4))
-    found = _described("mmdetection", dense, ours)
-    if dense:
-        return replace(found, neck=found.neck | {"extra_relu": False})
-    return replace(found, fields=found.fields | ADAPTIVE)
+    return _described("mmdetection", dense, ours)
 
 
 def with_classes(found: Published, keep: Sequence[int]) -> Published:
