@@ -13,10 +13,12 @@ Run card
             on a CPU in minutes; -debug for ten steps of that
 """
 
+from typing import Any
+
 from jaxkd.config import component, load_recipe, recipe
 
 EPOCH = 118287 // 16  # steps over train2017
-BACKBONES = {
+BACKBONES: dict[str, dict[str, Any]] = {
     "r18": {"depth": 18},
     "r34": {"depth": 34},
     "r50": {"depth": 50},
