@@ -9,30 +9,19 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxkd import config as configs
-from jaxkd.config import asset_path
 from jaxkd.data import loader, pictures
 from jaxkd.data.base import Record, coco_truth
 from jaxkd.data.files import blank_record
 from jaxkd.errors import DataError
-from jaxkd.train import build, look, mesh, prepare, published
+from jaxkd.train import build, look, mesh, prepare
 from jaxkd.types import Detections
 
 Picture = np.ndarray | str | Path  # an RGB picture, uint8 [h w 3], or its file
 
 
 def load(path: str | Path, *, classes: Sequence[str] = ()) -> "Predictor":
-    """The detector in a workdir, in a folder of weights, or in a published file, every leaf matched.
-
-    Args:
-      path: where it is; "assets:NAME" is what comes with the package.
-      classes: names of the classes of a published file that has no list of its own.
-
-    Raises WeightsError where there is none, or it is broken.
-    """
-    place = asset_path(str(path))
-    if place.is_file():
-        return Predictor(published.load(place, classes=classes)[0])
-    return Predictor(build.load(place / prepare.STUDENT if (place / prepare.RECIPE).is_file() else str(path)))
+    """The detector that `train.prepare.load_detector` finds there, to be called."""
+    return Predictor(prepare.load_detector(path, classes=classes))
 
 
 class Predictor:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -172,24 +172,26 @@ def coco_objects(
     source: Source,
     index: int,
     *,
-    first: int,
+    ids: Iterable[Any],
     boxes: Float[np.ndarray, "n 4"],
     areas: Float[np.ndarray, "n"],
     difficult: Bool[np.ndarray, "n"] | None = None,
 ) -> list[dict]:
-    """COCO's annotations of the objects of one record, with ids from `first` on.
+    """COCO's annotations of the objects of one record.
 
     A difficult object is never a crowd, whatever training takes it for: COCO's AP would then forgive every detection
     that lies inside it, however small. It has 1 for "difficult" and for "ignore", others 0.
 
     Args:
+      ids: of the record's objects; an iterator gives away no more than these.
       boxes, areas: of the record's objects, as exactly as they are known.
       difficult: which of them are (VOC); None for data that does not know the word.
     """
     record, out = source.records[index], []
-    for place, ((x0, y0, x1, y1), area) in enumerate(zip(boxes.tolist(), areas.tolist(), strict=True)):
+    rows = zip(boxes.tolist(), areas.tolist(), ids, strict=False)  # ids last: they may never end
+    for place, ((x0, y0, x1, y1), area, number) in enumerate(rows):
         item = {
-            "id": first + place,
+            "id": number,
             "image_id": record.image_id,
             "category_id": source.category_ids[record.labels[place]],
             "bbox": [x0, y0, x1 - x0, y1 - y0],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import json
 import logging
 from collections import Counter
@@ -20,6 +21,7 @@ from jaxkd.data.base import (
     check_boxes,
     check_file_name,
     check_text,
+    coco_objects,
     coco_truth,
     count_faults,
     shown,
@@ -95,26 +97,12 @@ class CocoSource:
 
     def annotations(self) -> dict:
         """The truth as a COCO dict with the file's own ids and areas; segmentations are left out."""
-        truth = self._truth
-        annotations = [
-            {
-                "id": number,
-                "image_id": self.records[picture].image_id,
-                "category_id": self.category_ids[label],
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": area,
-                "iscrowd": int(crowd),
-            }
-            for number, picture, label, (x0, y0, x1, y1), area, crowd in zip(
-                truth.ids,
-                truth.pictures.tolist(),
-                truth.labels.tolist(),
-                truth.exact.tolist(),
-                truth.areas.tolist(),
-                truth.crowd.tolist(),
-                strict=True,
+        truth, annotations = self._truth, []
+        bounds = np.cumsum([0, *(len(record.boxes) for record in self.records)])
+        for index, (low, high) in enumerate(itertools.pairwise(bounds)):
+            annotations += coco_objects(
+                self, index, ids=truth.ids[low:high], boxes=truth.exact[low:high], areas=truth.areas[low:high]
             )
-        ]
         return coco_truth(self, annotations)
 
     def _check_truth(self, content: dict) -> "_Truth":

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -93,11 +94,16 @@ class TfdsSource:
 
     def annotations(self) -> dict:
         """The truth as a COCO dict: areas as the data set gives them, else those of the boxes; own numbers as ids."""
-        annotations: list[dict] = []
+        annotations, numbers = [], itertools.count(1)
         for index, (exact, areas) in enumerate(zip(self._exact, self._areas, strict=True)):
             difficult = self._difficult[index] if self.voc_rule else None
             annotations += coco_objects(
-                self, index, first=len(annotations) + 1, boxes=exact, areas=areas, difficult=difficult
+                self,
+                index,
+                ids=numbers,
+                boxes=exact,
+                areas=areas,
+                difficult=difficult,
             )
         return coco_truth(self, annotations)
 

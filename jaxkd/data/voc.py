@@ -1,6 +1,7 @@
 """Pictures in the folders of Pascal VOC, one XML annotation a picture, joined over years and splits."""
 
 import dataclasses
+import itertools
 import logging
 import re
 from collections import Counter
@@ -109,13 +110,13 @@ class VocSource:
 
     def annotations(self) -> dict:
         """The truth as a COCO dict; difficult objects are ignored by COCO's AP as by VOC's, even if trained on."""
-        annotations: list[dict] = []
+        annotations, numbers = [], itertools.count(1)
         for index, (record, difficult) in enumerate(zip(self.records, self._difficult, strict=True)):
             boxes = record.boxes.astype(np.float64)
             annotations += coco_objects(
                 self,
                 index,
-                first=len(annotations) + 1,
+                ids=numbers,
                 boxes=boxes,
                 areas=(boxes[:, 2:] - boxes[:, :2]).prod(-1),
                 difficult=difficult,

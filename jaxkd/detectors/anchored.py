@@ -18,6 +18,9 @@ from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors
 from jaxkd.ops.match import Matches, match
 from jaxkd.types import Batch, Features, Traits
 
+# Caffe's weights, with which detectron2 begins, want pictures whose mean alone is taken off.
+CAFFE_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (1.0, 1.0, 1.0)}
+
 
 @dataclass(frozen=True)
 class Anchored(abc.ABC):

@@ -9,19 +9,19 @@ import jax
 import optax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Key
 
-from jaxkd.detectors.anchored import Anchored
+from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
+from jaxkd.detectors.proposals import Proposals, propose
 from jaxkd.detectors.trunk import apply
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import BoxHead, RPNHead
 from jaxkd.nets.norm import valid_cells
 from jaxkd.ops import boxes as box_ops
-from jaxkd.ops.anchors import Anchors, inside
+from jaxkd.ops.anchors import Anchors
 from jaxkd.ops.match import match
-from jaxkd.ops.nms import nms
 from jaxkd.ops.roi_align import roi_align_batch
 from jaxkd.ops.sample import sample
 from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
@@ -39,7 +39,6 @@ COUNTS = (
     "detections",
     "candidates",
 )
-CAFFE_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (1.0, 1.0, 1.0)}
 # Pooling by as many samples as a bin has cells, which both libraries call a sampling ratio of 0.
 ADAPTIVE = {"roi_sampling": 6, "roi_adaptive": True}
 LIKE = {
@@ -144,14 +143,6 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """Boxes that the region proposal network holds for objects, best first; a record inside one trace."""
-
-    boxes: Float[Array, "b p 4"]
-    valid: Bool[Array, "b p"]
-
-
 def build(config: Config, *, classes: Sequence[str]) -> "FasterRCNN":
     """The detector for these classes.
 
@@ -189,7 +180,7 @@ class FasterRCNN(Anchored):
         """Regions sampled among proposals and truth (or the best proposals), and the proposal network's terms."""
         config = self.config
         anchors, logits, deltas = self._rpn_answers(params, features, batch)
-        proposals = self._proposals(
+        proposals = self._propose(
             anchors, logits, deltas, batch, before=config.pre_nms_train, after=config.post_nms_train
         )
         rpn_keys, roi_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, index) for index in (0, 1))
@@ -234,7 +225,7 @@ class FasterRCNN(Anchored):
         config = self.config
         features = self.features(params, batch)
         anchors, logits, deltas = self._rpn_answers(params, features, batch)
-        proposals = self._proposals(
+        proposals = self._propose(
             anchors, logits, deltas, batch, before=config.pre_nms_test, after=config.post_nms_test
         )
         blank = jnp.zeros(proposals.valid.shape, jnp.int32)
@@ -311,35 +302,19 @@ class FasterRCNN(Anchored):
             "rpn_box": Term(config.rpn_box_weight * jnp.where(chosen.positive, boxes, 0.0).sum(), count),
         }
 
-    def _proposals(self, anchors: Anchors, logits, deltas, batch: Batch, *, before: int, after: int) -> Proposals:
-        """The best anchors of each level, moved by their deltas, suppressed level by level."""
-        config, levels = self.config, []
-        present = jax.vmap(inside, (None, 0))(anchors, batch.sizes)
-        start = 0
-        for index, (level_logits, level_deltas) in enumerate(zip(logits, deltas, strict=True)):
-            size = level_logits.shape[1]
-            span = slice(start, start + size)
-            start += size
-            scores = jnp.where(present[:, span], jax.lax.stop_gradient(level_logits), -jnp.inf)
-            scores, best = jax.lax.top_k(scores, min(before, size))
-            moved = jnp.take_along_axis(jax.lax.stop_gradient(level_deltas), best[..., None], axis=1)
-            boxes = box_ops.decode(moved, anchors.boxes[span][best], weights=config.rpn_weights)
-            levels.append((boxes, scores, jnp.full(best.shape, index, jnp.int32)))
-        boxes, scores, level = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
-        return Proposals(*jax.vmap(functools.partial(self._suppressed, after=after))(boxes, scores, level, batch.sizes))
-
-    def _suppressed(self, boxes, scores, level, size, *, after: int):
-        boxes = box_ops.clip(boxes, size)
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= self.config.rpn_min_size).all(-1)
-        kept = nms(
-            boxes,
-            scores,
-            valid=jnp.isfinite(scores) & large,
-            threshold=self.config.rpn_nms,
-            limit=after,
-            classes=level,
+    def _propose(self, anchors: Anchors, logits, deltas, batch: Batch, *, before: int, after: int) -> Proposals:
+        config = self.config
+        return propose(
+            anchors,
+            logits,
+            deltas,
+            batch.sizes,
+            weights=config.rpn_weights,
+            before=before,
+            after=after,
+            threshold=config.rpn_nms,
+            min_size=config.rpn_min_size,
         )
-        return jnp.where(kept.valid[:, None], boxes[kept.index], 0.0), kept.valid
 
     def _sampled(self, proposals: Proposals, batch: Batch, keys) -> Regions:
         """Regions sampled from proposals and truth boxes."""

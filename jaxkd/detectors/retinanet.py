@@ -12,7 +12,7 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Key
 
-from jaxkd.detectors.anchored import Anchored
+from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
 from jaxkd.detectors.trunk import apply
@@ -27,7 +27,7 @@ from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Tra
 COUNTS = ("octaves", "tower_channels", "candidates", "detections")
 LIKE = {
     "torchvision": {"anchor_rounded": True, "anchor_step": "canvas", "detections": 300},
-    "detectron2": {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (1.0, 1.0, 1.0)},
+    "detectron2": CAFFE_PIXELS,
     "mmdetection": {},
 }
 

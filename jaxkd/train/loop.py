@@ -101,7 +101,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
     pair = make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
     key = jax.random.key(config.seed)
     params, origin = build.initial_params(student, jax.random.fold_in(key, 0), recipe.initial)
-    params, inherited = build.inherit(params, teacher, recipe.get("inherit", "none"), classes=classes)
+    params, inherited = build.inherit(params, teacher, recipe.inherit, classes=classes)
     state = mesh.put_replicated(initial_state(pair, params, jax.random.fold_in(key, 1)), devices)
     saved = checkpoint.Checkpoints(workdir / "checkpoints", keep=config.keep)
     best_ap, start = -1.0, saved.latest

@@ -1,6 +1,7 @@
 """What a recipe names, loaded and held against the rest of it before a run begins."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,22 @@ def load_teacher(recipe: configs.Recipe) -> build.Loaded | None:
         return None
     if not recipe.teacher:
         raise ConfigError("The recipe lists distillation methods and no teacher; set config.teacher to its folder.")
-    if configs.asset_path(recipe.teacher).is_file():
-        return published.load(recipe.teacher)[0]
-    return build.load(recipe.teacher)
+    return load_detector(recipe.teacher)
+
+
+def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loaded:
+    """The detector in a published file, in the workdir of a run, or in a folder of weights, every leaf matched.
+
+    Args:
+      path: where it is; "assets:NAME" is what comes with the package.
+      classes: names of the classes of a published file that has no list of its own.
+
+    Raises WeightsError where there is none, or it is broken.
+    """
+    place = configs.asset_path(str(path))
+    if place.is_file():
+        return published.load(place, classes=classes)[0]
+    return build.load(place / STUDENT if (place / RECIPE).is_file() else str(path))
 
 
 def shared_classes(teacher: tuple[str, ...], student: tuple[str, ...]) -> tuple[tuple[int, ...], str]:

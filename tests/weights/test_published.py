@@ -116,7 +116,7 @@ def test_proposals_are_torchvisions(tmp_path):
     @jax.jit
     def propose(params):
         dense = detector._rpn_answers(params, detector.features(params, batch), batch)
-        proposals = detector._proposals(*dense, batch, before=1000, after=1000)
+        proposals = detector._propose(*dense, batch, before=1000, after=1000)
         anchors, logits, deltas = dense
         return anchors.boxes, logits, deltas, proposals.boxes[0], proposals.valid[0]
 
