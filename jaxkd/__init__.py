@@ -1,6 +1,8 @@
 """jaxkd: train object detectors in JAX and distil a big one into a small one."""
 
-__version__ = "0.1.0"
+from jaxkd.version import VERSION
+
+__version__ = VERSION
 
 
 def load(path, *, classes=()):

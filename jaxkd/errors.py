@@ -35,3 +35,15 @@ class DivergedError(JaxkdError):
     """A run whose losses stay non-finite; starting it again would not help (exit code 76)."""
 
     exit_code = 76
+
+
+class StoppedError(JaxkdError):
+    """A run that was asked to stop and has saved what it did; the same command goes on (exit code 75)."""
+
+    exit_code = 75
+
+
+class HostLostError(JaxkdError):
+    """A process of the run that never came or is gone; starting all of them again helps (exit code 77)."""
+
+    exit_code = 77

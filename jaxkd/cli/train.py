@@ -1,31 +1,56 @@
 """`jaxkd train --config=FILE[:ARG] --workdir=DIR`: trains a detector, alone or taught, or goes on where it stopped."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from jaxkd.cli.flags import parse, recipe
+from jaxkd.cluster import keeper, place
+from jaxkd.cluster.roll_call import PATIENCE, RollCall
 from jaxkd.errors import ConfigError
 
 
 def define(values: flags.FlagValues) -> None:
     """The flags beside --config."""
-    flags.DEFINE_string("workdir", "", "Folder of the run; a run in it goes on.", flag_values=values)
+    kinds = ", ".join(place.KINDS)
+    flags.DEFINE_string("workdir", "", "Folder of the run, on all its hosts; a run in it goes on.", flag_values=values)
     flags.DEFINE_bool("quiet", False, "Say nothing while training.", flag_values=values)
+    flags.DEFINE_string("cluster", "auto", f"What tells of the other processes: {kinds}.", flag_values=values)
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; the next port is used too.", flag_values=values)
+    flags.DEFINE_integer("processes", 0, "Number of processes of the run.", flag_values=values)
+    flags.DEFINE_integer("process", -1, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_float(
+        "patience", PATIENCE, "Seconds in which all processes have to come.", flag_values=values, lower_bound=0
+    )
 
 
 def run(argv: Sequence[str]) -> int:
-    """The whole run; 0 when it is finished."""
+    """The whole run, or this host's part of it; 0 when it is finished."""
     wants_help = "--help" in argv or "-h" in argv
     config, rest = (None, list(argv)) if wants_help else recipe(argv)
     values, _ = parse("train", rest, define)
     if not values.workdir:
         raise ConfigError("Say where the run lives: --workdir=DIR.")
-    from jaxkd.train import loop, prepare
+    mine = place.find(
+        values.cluster,
+        coordinator=values.coordinator,
+        processes=values.processes,
+        process=values.process,
+        environment=os.environ,
+    )
+    if mine is not None and not keeper.is_kept():
+        command = [sys.executable, "-m", "jaxkd.cli.main", "train", *argv]
+        return keeper.keep(RollCall(mine, patience=values.patience), command)
+    keeper.guard()
+    from jaxkd.train import hosts, loop, prepare
 
+    if mine is not None:
+        hosts.join(mine)
     finished = loop.run(config, Path(values.workdir), quiet=values.quiet)
-    if not values.quiet:
+    if not values.quiet and hosts.is_first():
         scores = finished.evaluation.scores
         for name, numbers in scores.per_class.items():
             print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Hashable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from flax import struct
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -26,6 +27,14 @@ class Originals(Protocol):
 
     records: Sequence[Any]
     category_ids: tuple[int, ...]
+
+
+class Rows(struct.PyTreeNode):
+    """What of a batch says which pictures its rows are; as in `Batch`."""
+
+    ids: Any  # [b]
+    scales: Any  # [b 2]
+    real: Any  # [b]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +76,7 @@ def score(truth: dict, detections: Sequence[dict], *, only: Collection[int] | No
     return Scores(summary=summary, per_class=per_class)
 
 
-def to_results(detections: Detections, batch: Batch, source: Originals) -> list[dict]:
+def to_results(detections: Detections, batch: Batch | Rows, source: Originals) -> list[dict]:
     """COCO result records of a batch: boxes in pixels of the original pictures, ids those of the source's annotations.
 
     Rows that only fill the batch give none, nor do detections that are not valid.

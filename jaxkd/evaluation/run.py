@@ -37,22 +37,46 @@ class Split(coco.Originals, Protocol):
 
 
 def find(
-    detect: Callable[[Batch], Detections], batches: Iterable[Batch], source: coco.Originals
+    detect: Callable[[Batch], Detections],
+    batches: Iterable[Batch],
+    source: coco.Originals,
+    *,
+    whole: Callable[[Any], Any] = jax.device_get,
 ) -> tuple[list[dict[str, Any]], set[int]]:
-    """COCO-style detections in every picture of `batches`, and the ids of these pictures."""
+    """COCO-style detections in every picture of `batches`, each once, and the ids of these pictures.
+
+    `whole` makes numpy arrays of what `detect` gives and of arrays [b ...] of a batch: where processes share a batch,
+    of all their parts in order.
+    """
     results, seen = [], set()
     for batch in batches:
-        results += coco.to_results(jax.device_get(detect(batch)), batch, source)
-        seen |= {source.records[index].image_id for index in np.asarray(batch.ids)[np.asarray(batch.real)]}
-    return results, seen
+        found, rows = whole((detect(batch), coco.Rows(ids=batch.ids, scales=batch.scales, real=batch.real)))
+        rows = rows.replace(real=np.asarray(rows.real) & _first_time(np.asarray(rows.ids), seen))
+        results += coco.to_results(found, rows, source)
+        seen |= set(np.asarray(rows.ids)[rows.real].tolist())
+    return results, {source.records[index].image_id for index in seen}
 
 
-def evaluate(detect: Callable[[Batch], Detections], batches: Iterable[Batch], source: Split) -> Evaluation:
+def _first_time(ids: np.ndarray, seen: set[int]) -> np.ndarray:
+    """Which of the pictures are neither seen before nor earlier in this batch; [b] bool."""
+    first = np.zeros(len(ids), bool)
+    first[np.unique(ids, return_index=True)[1]] = True
+    return first & ~np.isin(ids, list(seen))
+
+
+def evaluate(
+    detect: Callable[[Batch], Detections],
+    batches: Iterable[Batch],
+    source: Split,
+    *,
+    whole: Callable[[Any], Any] = jax.device_get,
+) -> Evaluation:
     """Scores of `detect` over `batches` of pictures of `source`, on just the pictures that the batches hold.
 
-    A source with an attribute `voc_rule`, one of the rules of `voc.score`, is scored by that rule too.
+    A source with an attribute `voc_rule`, one of the rules of `voc.score`, is scored by that rule too. For `whole` see
+    `find`.
     """
-    results, seen = find(detect, batches, source)
+    results, seen = find(detect, batches, source, whole=whole)
     truth, rule = source.annotations(), getattr(source, "voc_rule", None)
     return Evaluation(
         results=results,

@@ -16,6 +16,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds = self.waiting = 0.0
+        self._off: dict[str, float] = {}  # seconds by what they went into
+        self._began = time.monotonic()
         self._lap_waiting = self._lap_seconds = 0.0
         self._mark = time.monotonic()
         self._compiled: set[tuple] = set()
@@ -38,14 +40,23 @@ class Clock:
         if shape in self._compiled:
             return step(state, frozen, batch)
         self._compiled.add(shape)
-        return self.paused(step, state, frozen, batch)
+        return self.paused("compiling", step, state, frozen, batch)
 
-    def paused(self, function: Callable, *args: Any) -> Any:
-        """The function's result, off the clock."""
+    def paused(self, what: str, function: Callable, *args: Any) -> Any:
+        """The function's result, off the clock; its time counts as that of `what`."""
         self._tick()
-        out = jax.block_until_ready(function(*args))
-        self._mark = time.monotonic()
-        return out
+        try:
+            return jax.block_until_ready(function(*args))
+        finally:
+            now = time.monotonic()
+            self._off[what] = self._off.get(what, 0.0) + now - self._mark
+            self._mark = now
+
+    def shares(self) -> str:
+        """Where the time since the beginning went, in words."""
+        whole = max(time.monotonic() - self._began, 1e-9)
+        parts = {"training": self.seconds - self.waiting, "waiting for data": self.waiting, **self._off}
+        return ", ".join(f"{what} {seconds / whole:.0%}" for what, seconds in parts.items())
 
     def lap(self, steps: int) -> tuple[float, float]:
         """Share of waiting and seconds a step since the last lap."""

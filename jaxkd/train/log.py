@@ -1,7 +1,9 @@
 """What a run says while it goes: one JSON line a report, and one line for people."""
 
+import contextlib
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,14 +16,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 class Log:
     """Writes `metrics.jsonl` in the workdir and shows progress on the terminal.
 
-    A run that goes on from step n keeps the lines up to n: each step is reported once.
+    A line that cannot be written is kept until the next one; training goes on without. Where `silent`, neither the file
+    is written nor anything said: that is another process's task.
     """
 
-    def __init__(self, workdir: Path, *, steps: int, start: int, quiet: bool = False):
-        self._file = workdir / "metrics.jsonl"
-        self._keep(start)
-        self._steps = steps
+    def __init__(self, workdir: Path, *, steps: int, quiet: bool = False, silent: bool = False):
+        self._file = None if silent else workdir / "metrics.jsonl"
+        self._lines: list[str] = []  # that wait to be written
+        self._steps, self._start = steps, 0
         self._began = time.monotonic()
+        quiet = quiet or silent
         console = Console(file=sys.stdout)
         self._bar = None
         self._quiet = quiet
@@ -33,9 +37,15 @@ class Log:
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._bar.add_task("training", total=steps, completed=start, note="")
+            self._task = self._bar.add_task("training", total=steps, note="")
             self._bar.start()
-        self._start = start
+
+    def begin(self, start: int) -> None:
+        """Goes on after step `start`: of an earlier run, the lines up to it are kept, so each step is reported once."""
+        self._start, self._began = start, time.monotonic()
+        self._keep(start)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=start)
 
     def report(self, step: int, values: dict[str, float], *, wait_share: float, step_seconds: float) -> None:
         """One line for the interval that ends at `step`."""
@@ -69,13 +79,29 @@ class Log:
         """Takes the progress line away."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def _append(self, line: dict) -> None:
-        with self._file.open("a") as file:
-            file.write(json.dumps(_finite(line)) + "\n")
+        if self._file is None:
+            return
+        self._lines.append(json.dumps(_finite(line)) + "\n")
+        try:
+            before = self._file.stat().st_size if self._file.exists() else 0
+            try:
+                with self._file.open("a") as file:
+                    file.write("".join(self._lines))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(self._file, before)  # no half a line
+                raise
+        except OSError as error:
+            if len(self._lines) == 1:
+                self.say(f"{self._file} cannot be written ({error.strerror}); its lines wait for the next try.")
+        else:
+            self._lines = []
 
     def _keep(self, start: int) -> None:
-        if not self._file.exists():
+        if self._file is None or not self._file.exists():
             return
         kept = []
         for line in self._file.read_text().splitlines():
@@ -83,9 +109,11 @@ class Log:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue  # a line that the process did not live to finish
-            if record["step"] <= start:
+            if record["step"] < start or (record["step"] == start and "refreshed" not in record):
                 kept.append(line)
-        self._file.write_text("".join(f"{line}\n" for line in kept))
+        spare = self._file.with_suffix(".part")
+        spare.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(spare, self._file)
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from jaxkd.data import loader
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Detector, Params
+from jaxkd.errors import JaxkdError
 from jaxkd.evaluation.run import Evaluation, evaluate, find
-from jaxkd.train import mesh
+from jaxkd.train import hosts, mesh
 from jaxkd.types import Batch, Detections
 
 
@@ -54,10 +55,31 @@ def score_on(
     devices: Mesh,
     batch: int,
     limit: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """What the detector scores on the first `limit` pictures of a source, or on all of them for 0."""
+    """What the detector scores on the first `limit` pictures of a source, or on all of them for 0.
+
+    Processes share the pictures, and all of them get the scores. Raises Interrupted before the next batch where
+    `stopped` says so, which has to be the same on all of them.
+    """
     with _looking(detector, params, source, feeding, devices, batch, limit) as (detect, batches):
-        return evaluate(detect, batches, source)
+        evaluation = evaluate(detect, _until(stopped, batches), source, whole=hosts.whole)
+        unreadable = hosts.total(len(batches.skipped))
+    wanted = min(limit or len(source.records), len(source.records))
+    if not wanted - unreadable <= evaluation.pictures <= wanted:
+        raise JaxkdError(f"The evaluation scored {evaluation.pictures} pictures of {wanted}, {unreadable} unreadable.")
+    return evaluation
+
+
+class Interrupted(Exception):
+    """An evaluation that was asked to stop."""
+
+
+def _until(stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        if stopped():
+            raise Interrupted
+        yield batch
 
 
 def results_on(
@@ -65,7 +87,7 @@ def results_on(
 ) -> list[dict[str, Any]]:
     """What the detector finds in every picture of a source, as COCO results."""
     with _looking(detector, params, source, feeding, devices, batch, 0) as (detect, batches):
-        return find(detect, batches, source)[0]
+        return find(detect, batches, source, whole=hosts.whole)[0]
 
 
 @contextlib.contextmanager
@@ -79,7 +101,14 @@ def _looking(
     limit: int,
 ) -> Iterator[tuple[Callable[[Batch], Detections], loader.Loader]]:
     """A compiled detect of host batches, and the batches of a source."""
-    batches = loader.eval_batches(source, feeding, batch=-(-batch // devices.size) * devices.size, limit=limit)
+    batches = loader.eval_batches(
+        source,
+        feeding,
+        batch=-(-batch // devices.size) * devices.size,
+        limit=limit,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
     params = mesh.put_replicated(params, devices)
     detect = compiled_detect(detector, devices)
     try:

@@ -1,6 +1,7 @@
 """What a recipe names, loaded and held against the rest of it before a run begins."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from jaxkd.errors import ConfigError, StorageError
 from jaxkd.train import build, published
 
 RECIPE, STUDENT = "config.json", "student"  # what a workdir holds: the resolved recipe, the best student
+# Fields that change no number of a run: it may go on with others.
+FREE = {
+    "train": ("devices", "report_every", "checkpoint_every", "keep"),
+    "loader": ("threads", "prefetch", "cache"),
+}
 
 
 def refuse_other(workdir: Path, recipe: configs.Recipe) -> None:
@@ -29,12 +35,24 @@ def refuse_other(workdir: Path, recipe: configs.Recipe) -> None:
         raise StorageError(f"The workdir {workdir} is a file; give a folder.") from error
     except (OSError, ValueError) as error:
         raise StorageError(f"The workdir {workdir} cannot be used: {error}.") from error
-    other = differences(there, json.loads(configs.dump(recipe)))
+    other = differences(binding(there), binding(json.loads(configs.dump(recipe))))
     if other:
         raise ConfigError(
             f"The workdir {workdir} belongs to another recipe: {'; '.join(other[:3])}; "
             "take a new --workdir, or the old recipe to go on."
         )
+
+
+def binding(recipe: Any) -> Any:
+    """A recipe's JSON without the fields that change no number of a run."""
+    if not isinstance(recipe, dict):
+        return recipe
+    return {
+        key: {name: value for name, value in binding(part).items() if name not in FREE.get(key, ())}
+        if isinstance(part, dict)
+        else part
+        for key, part in recipe.items()
+    }
 
 
 def claim(workdir: Path, recipe: configs.Recipe) -> None:
@@ -46,7 +64,9 @@ def claim(workdir: Path, recipe: configs.Recipe) -> None:
     file = workdir / RECIPE
     try:
         if not file.exists():
-            file.write_text(configs.dump(recipe) + "\n")
+            spare = file.with_suffix(".part")
+            spare.write_text(configs.dump(recipe) + "\n")
+            os.replace(spare, file)
     except OSError as error:
         raise StorageError(f"The workdir {workdir} cannot be written: {error}.") from error
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
@@ -15,7 +14,7 @@ from jaxkd.data.base import Part, Source
 from jaxkd.detectors.base import Params
 from jaxkd.distill import base
 from jaxkd.distill.prototypes import Choice, Truth, Vectors
-from jaxkd.train import mesh
+from jaxkd.train import hosts, mesh
 from jaxkd.train.state import State
 from jaxkd.train.step import Pair
 from jaxkd.types import Batch
@@ -97,7 +96,7 @@ class Refresh:
         objects, levels = [], []
         try:
             for batch in batches:
-                seen, vectors = _on_every_host(self._looks[name, who](params, mesh.put_batch(batch, self._devices)))
+                seen, vectors = hosts.whole(self._looks[name, who](params, mesh.put_batch(batch, self._devices)))
                 row, place = np.nonzero(seen["valid"] & seen["real"][:, None])
                 boxes = seen["boxes"][row, place] / np.tile(seen["scales"][row][:, ::-1], 2)
                 truth = Truth(
@@ -125,10 +124,3 @@ class Refresh:
             return {name: getattr(batch, name) for name in TRUTH}, vectors
 
         return jax.jit(mesh.over_batch(look, self._devices, replicated=1, gathered=True))
-
-
-def _on_every_host(tree: Any) -> Any:
-    """The whole of arrays that are spread over the hosts, as numpy."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)

@@ -66,12 +66,9 @@ def reopen(recipe: configs.Recipe, workdir: Path) -> Reopened:
         raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
     student = build.detector(recipe.student, classes)
     pair = loop.make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
-    saved = checkpoint.Checkpoints(workdir / "checkpoints", keep=config.keep)
-    try:
-        if saved.latest is None:
-            raise ConfigError(f"The run in {workdir} has no checkpoint yet.")
-        key = jax.random.key(config.seed)
-        state, _ = saved.restore(saved.latest, initial_state(pair, student.init(key), key))
-    finally:
-        saved.close()
+    folder, key = workdir / loop.CHECKPOINTS, jax.random.key(config.seed)
+    found = checkpoint.newest(folder)
+    if found is None:
+        raise ConfigError(f"The run in {workdir} has no checkpoint yet.")
+    state = checkpoint.restore(folder, found, initial_state(pair, student.init(key), key))
     return Reopened(pair, state, teacher.params, sources, configs.build(recipe.data.loader), mesh.make_mesh(1))

@@ -7,13 +7,18 @@ import pytest
 from jaxkd.train.log import Log, read
 
 
+def begun(log, start=0):
+    log.begin(start)
+    return log
+
+
 def reported(log, *steps):
     for step in steps:
         log.report(step, {"loss": step / 10}, wait_share=0.25, step_seconds=0.5)
 
 
 def test_lines(tmp_path, capsys):
-    log = Log(tmp_path, steps=4, start=0)
+    log = Log(tmp_path, steps=4)
     reported(log, 2, 4)
     log.scores(4, {"AP": 0.25, "AP50": 0.5, "AP75": 0.125})
     log.close()
@@ -28,7 +33,7 @@ def test_lines(tmp_path, capsys):
 
 
 def test_quiet(tmp_path, capsys):
-    log = Log(tmp_path, steps=4, start=0, quiet=True)
+    log = Log(tmp_path, steps=4, quiet=True)
     reported(log, 2)
     log.say("hello")
     log.close()
@@ -37,22 +42,50 @@ def test_quiet(tmp_path, capsys):
 
 
 def test_going_on_keeps_what_was_before(tmp_path):
-    reported(Log(tmp_path, steps=8, start=0, quiet=True), 2, 4, 6)
+    reported(Log(tmp_path, steps=8, quiet=True), 2, 4, 6)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "lo')  # the process was killed here
-    reported(Log(tmp_path, steps=8, start=4, quiet=True), 6, 8)
+    reported(begun(Log(tmp_path, steps=8, quiet=True), 4), 6, 8)
     assert [line["step"] for line in read(tmp_path)] == [2, 4, 6, 8]
 
 
+def test_what_was_rebuilt_at_the_first_step_is_rebuilt_again(tmp_path):
+    log = Log(tmp_path, steps=8, quiet=True)
+    reported(log, 4)
+    log.refreshed(4, ["gkd"], seconds=1.0)
+    begun(log, 4)
+    assert [line["step"] for line in read(tmp_path)] == [4] and "loss" in read(tmp_path)[0]
+
+
+def test_lines_outlive_a_folder_that_is_away(tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = Log(folder, steps=8)
+    reported(log, 2)
+    folder.rename(tmp_path / "away")
+    reported(log, 4, 6)
+    assert capsys.readouterr().out.count("cannot be written") == 1
+    (tmp_path / "away").rename(folder)
+    reported(log, 8)
+    assert [line["step"] for line in read(folder)] == [2, 4, 6, 8]
+
+
+def test_a_silent_log_writes_nothing(tmp_path, capsys):
+    log = Log(tmp_path, steps=8, silent=True)
+    reported(begun(log), 2)
+    log.close()
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+
+
 def test_a_new_run_starts_an_empty_file(tmp_path):
-    reported(Log(tmp_path, steps=8, start=0, quiet=True), 2, 4)
-    reported(Log(tmp_path, steps=8, start=0, quiet=True), 2)
+    reported(begun(Log(tmp_path, steps=8, quiet=True)), 2, 4)
+    reported(begun(Log(tmp_path, steps=8, quiet=True)), 2)
     assert [line["step"] for line in read(tmp_path)] == [2]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_stay_json(tmp_path, value):
-    log = Log(tmp_path, steps=1, start=0, quiet=True)
+    log = Log(tmp_path, steps=1, quiet=True)
     log.report(1, {"loss": value}, wait_share=0.0, step_seconds=0.1)
     log.scores(1, {"AP": value, "AP50": 0.5, "AP75": value})
     text = (tmp_path / "metrics.jsonl").read_text()

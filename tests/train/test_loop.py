@@ -1,6 +1,5 @@
 """Whole runs on drawn pictures: stopped, killed and started again, refused, and what they leave behind."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -17,12 +16,10 @@ from orbax import checkpoint as ocp
 
 from jaxkd import config as configs
 from jaxkd.config import component
-from jaxkd.data import loader
 from jaxkd.errors import ConfigError, DataError, DivergedError, StorageError, WeightsError
 from jaxkd.evaluation.coco import Scores
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, checkpoint, log, look, loop, prepare
-from jaxkd.train.state import State
+from jaxkd.train import build, checkpoint, log, look, loop, prepare, training
 from jaxkd.weights.tree import flatten
 
 CLASSES = ("circle", "square", "triangle")
@@ -79,10 +76,10 @@ def whole(taught, tmp_path_factory):
 
 def final_state(workdir):
     """Every number of the last checkpoint, by its path."""
-    with ocp.CheckpointManager((workdir / "checkpoints").absolute()) as manager:
-        assert manager.latest_step() == STEPS
-        found = manager.restore(STEPS, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(found["state"])}
+    assert checkpoint.newest(workdir / "checkpoints").step == STEPS
+    with ocp.PyTreeCheckpointer() as reader:
+        found = reader.restore((workdir / "checkpoints" / str(STEPS)).absolute())
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(found)}
 
 
 def assert_same_run(workdir, other):
@@ -234,7 +231,7 @@ def _raise(error):
 
 
 def test_a_run_that_diverges_says_so(alone, tmp_path, monkeypatch):
-    make_step = loop.make_step
+    make_step = training.make_step
 
     class Poisoned:
         def __init__(self, step):
@@ -244,51 +241,9 @@ def test_a_run_that_diverges_says_so(alone, tmp_path, monkeypatch):
             state, metrics = self.step(*args)
             return state, metrics | {"skipped_in_a_row": np.float32(10)}
 
-    monkeypatch.setattr(loop, "make_step", lambda *args: Poisoned(make_step(*args)))
+    monkeypatch.setattr(training, "make_step", lambda *args: Poisoned(make_step(*args)))
     with pytest.raises(DivergedError, match="10 steps in a row"):
         loop.run(alone, tmp_path, quiet=True)
-
-
-def test_checkpoints_hold_state_data_and_best(tmp_path):
-    source = prepare.load_source(component("data.shapes", count=8, size=tiny.SIZE))
-    feeding = configs.build(tiny.loader())
-
-    def batches():
-        return loader.train_batches(source, feeding, seed=0, steps=6, batch=2)
-
-    def state(step):
-        number = np.float32(step)
-        return State(
-            step=jax.numpy.int32(step),
-            params={"detector": {"a": jax.numpy.full(3, number)}, "distill": {}},
-            opt_state=(),
-            ema={},
-            key=jax.random.key(step),
-            memory={},
-        )
-
-    feed = batches()
-    saved = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=1)
-    assert saved.latest is None
-    for step, ap in enumerate((0.1, 0.9, None, 0.3, None), start=1):
-        next(feed)
-        saved.save(state(step), feed.iterator, best_ap=ap or 0.9, scores=None if ap is None else {"AP": ap})
-    following = next(feed)
-    saved.close()
-    saved = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=1)
-    assert saved.latest == 5
-    fresh = batches()
-    found, best = saved.restore(5, state(0), fresh.iterator)
-    assert best == 0.9
-    assert found.step == 5
-    np.testing.assert_array_equal(found.params["detector"]["a"], 5.0)
-    assert jax.random.key_data(found.key).tolist() == jax.random.key_data(jax.random.key(5)).tolist()
-    np.testing.assert_array_equal(next(fresh).images, following.images)
-    assert saved.restore(2, state(0), batches().iterator)[0].step == 2  # the best
-    with pytest.raises(StorageError, match=r"Checkpoint 5 in .* cannot be restored"):
-        other = dataclasses.replace(state(0), params={"detector": {"b": jax.numpy.zeros(4)}, "distill": {}})
-        saved.restore(5, other, batches().iterator)
-    saved.close()
 
 
 def test_the_workdir_of_another_recipe_is_refused(whole, taught):

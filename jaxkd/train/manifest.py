@@ -1,0 +1,86 @@
+"""What makes a folder of files trustworthy: a list of them with sizes and SHA-256 sums, written last."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+BLOCK = 1 << 20  # bytes read at a time
+
+
+class Broken(Exception):
+    """Why a folder is not what its manifest says; its text is a phrase that names the file."""
+
+
+class Unfinished(Broken):
+    """A folder without a manifest: whoever wrote it did not get to the end."""
+
+
+def seal(folder: Path, about: dict[str, Any]) -> None:
+    """Writes the manifest of all files below `folder`, with what there is to say `about` them; atomic and durable."""
+    files = {name: _sum(folder / name) for name in _names(folder)}
+    body = {"about": about, "files": files}
+    text = json.dumps({"body": body, "sha256": _text_sum(body)}, indent=1)
+    spare = folder / f".{NAME}.part"
+    with spare.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(spare, folder / NAME)
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """What the manifest of `folder` says about it, once every file is what it was when the manifest was written.
+
+    Raises Unfinished without a manifest, and Broken where it or a file that it lists is missing, cut or changed.
+    """
+    body = _body(folder)
+    for name, (size, digest) in body["files"].items():
+        try:
+            found = (folder / name).stat().st_size
+            same = found == size and _sum(folder / name)[1] == digest
+        except OSError as error:
+            raise Broken(f"{name} cannot be read ({error.strerror})") from error
+        if not same:
+            raise Broken(f"{name} has {found} bytes in place of {size}" if found != size else f"{name} has changed")
+    return body["about"]
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What the manifest of `folder` says about it, without a look at the other files; raises as `check` does."""
+    return _body(folder)["about"]
+
+
+def _body(folder: Path) -> dict[str, Any]:
+    try:
+        text = (folder / NAME).read_bytes()
+    except OSError as error:
+        raise Unfinished(f"it has no {NAME}") from error
+    try:
+        found = json.loads(text)
+        body, digest = found["body"], found["sha256"]
+        if _text_sum(body) != digest or json.dumps(found, indent=1).encode() != text:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Broken(f"{NAME} has changed") from error
+    return body
+
+
+def _names(folder: Path) -> list[str]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name not in (NAME, f".{NAME}.part"))
+
+
+def _sum(file: Path) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def _text_sum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,241 @@
+"""The loop over steps: reports, evaluations and checkpoints on the way, and how it ends."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxkd import config as configs
+from jaxkd.data import loader
+from jaxkd.data.base import Source
+from jaxkd.detectors.base import Params
+from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
+from jaxkd.evaluation.run import Evaluation
+from jaxkd.train import build, checkpoint, hosts, look, mesh, prepare
+from jaxkd.train.clock import Clock
+from jaxkd.train.log import Log
+from jaxkd.train.probe import make_probe
+from jaxkd.train.refresh import Refresh
+from jaxkd.train.state import State
+from jaxkd.train.step import Pair, make_step
+from jaxkd.train.stop import Stop
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run leaves behind, beside its folder."""
+
+    evaluation: Evaluation  # of the last step
+    best_ap: float
+    seconds: float  # of training, compilation and evaluation taken out
+    steps: int  # done by this process
+    wait_share: float  # of `seconds`, spent waiting for data
+    compilations: int  # of the step
+
+
+class Training:
+    """The loop over steps, with what it needs on the way."""
+
+    def __init__(
+        self,
+        recipe: configs.Recipe,
+        workdir: Path,
+        pair: Pair,
+        devices: Mesh,
+        saved: checkpoint.Checkpoints,
+        log: Log,
+        split: Source,
+        refresh: Refresh,
+        stop: Stop,
+        facts: dict[str, str],
+    ):
+        self.recipe, self.config, self.workdir = recipe, configs.build(recipe.train), workdir
+        self.pair, self.devices, self.saved, self.log = pair, devices, saved, log
+        self.split, self.refresh, self.stop, self.facts = split, refresh, stop, facts
+        self.step = make_step(pair, devices)
+        self.probe = make_probe(pair, devices) if self.config.probe_every and pair.methods else None
+        self.vote = hosts.Vote(devices)
+        self.best_ap = -1.0
+
+    def check_teacher(self, teacher: build.Loaded) -> None:
+        """Scores the teacher on some validation pictures; raises WeightsError where it is far from what it was."""
+        finder = look.Renamed(teacher.detector, self.pair.columns) if self.pair.columns else teacher.detector
+        claimed = None if self.pair.columns else teacher.scores.get("AP")
+        try:
+            evaluation = self._score(finder, teacher.params, self.config.teacher_check)
+        except look.Interrupted:
+            raise StoppedError(f"Stopped by {self._asked()} before the first step.") from None
+        _check_teacher(self.log, claimed, evaluation)
+
+    def go(self, state: State, frozen: Params, batches: loader.Loader, found: checkpoint.About | None) -> Finished:
+        """Steps until the end; reports, evaluates and saves on the way.
+
+        Raises StoppedError, with the steps saved, where a process is asked to stop.
+        """
+        config, clock = self.config, Clock()
+        start = done = int(state.step)
+        evaluation, pending = None, []
+        if found:
+            self.best_ap = found.best_ap
+            if start < config.steps and self._evaluation_due(start) and found.ap is None:  # it was stopped in between
+                clock.paused("evaluating", self._evaluated, state, batches, done)
+        while done < config.steps:
+            if self.vote.cast(bool(self.stop.asked)):
+                self._end(state, batches, done, start)
+            if due := self.refresh.due(done):
+                state = clock.paused("refreshing", self._refreshed, state, frozen, due)
+            batch = mesh.put_batch(clock.waited(batches), self.devices)
+            ratios = {}
+            if self.probe is not None and done % config.probe_every == 0:
+                ratios = clock.paused("probing", self.probe, state, frozen, batch)
+            with _explained(done + 1, batch.images.shape):
+                state, metrics = clock.stepped(self.step, state, frozen, batch)
+                if pending:
+                    jax.block_until_ready(pending[-1])  # one step in flight: the wait for data is then seen as such
+            pending.append(metrics | ratios)
+            done += 1
+            if done % config.report_every == 0 or done == config.steps:
+                self._report(done, pending, clock)
+                pending = []
+            evaluation = None
+            if self._evaluation_due(done):
+                evaluation = clock.paused("evaluating", self._evaluated, state, batches, done)
+            if evaluation or (config.checkpoint_every and done % config.checkpoint_every == 0):
+                clock.paused("saving", self._save, state, batches, evaluation, done == config.steps)
+        if evaluation is None:  # the run was finished before this process began
+            self.log.say(f"The run was finished at step {done}; there is nothing left to train.")
+            if self.best_ap < 0:  # but never scored
+                evaluation = self._evaluate(state, done)
+            else:
+                evaluation = self._score(self.pair.student, self._student(state), config.evaluate_limit)
+        self.log.say(f"Where the time went: {clock.shares()}.")
+        return Finished(
+            evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, self.step._cache_size()
+        )
+
+    def _evaluation_due(self, done: int) -> bool:
+        every = self.config.evaluate_every
+        return done == self.config.steps or bool(every and done % every == 0)
+
+    def _end(self, state: State, batches: loader.Loader, done: int, start: int) -> None:
+        """Saves what was done, and says that the run stops."""
+        if done == 0:
+            raise StoppedError(f"Stopped by {self._asked()} before the first step.")
+        if done > start:
+            self._save(state, batches, None, True)
+        raise StoppedError(
+            f"Stopped by {self._asked()} after step {done}, which is saved; the same command goes on from there."
+        )
+
+    def _asked(self) -> str:
+        return self.stop.asked or "another process's signal"
+
+    def _score(self, detector: look.Finder, weights: Params, limit: int) -> Evaluation:
+        return look.score_on(
+            detector,
+            weights,
+            self.split,
+            configs.build(self.recipe.data.loader),
+            self.devices,
+            self.config.evaluate_batch,
+            limit,
+            lambda: self.vote.cast(bool(self.stop.asked)),
+        )
+
+    def _refreshed(self, state: State, frozen: Params, due: list[str]) -> State:
+        began = time.monotonic()
+        state = self.refresh(state, frozen, due)
+        self.log.refreshed(int(state.step), due, seconds=time.monotonic() - began)
+        return state
+
+    def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: "Clock") -> None:
+        values = _means(jax.device_get(pending))
+        wait, seconds = clock.lap(len(pending))
+        self.log.report(done, values, wait_share=wait, step_seconds=seconds)
+        limit = configs.build(self.recipe.optimizer).skip_nonfinite
+        if values["skipped_in_a_row"] >= limit:
+            raise DivergedError(
+                f"Losses or gradients were not finite for {limit} steps in a row before step {done}; lower "
+                "optimizer.learning_rate or set optimizer.clip_norm; the last finite checkpoint is kept."
+            )
+
+    def _student(self, state: State) -> Params:
+        return state.ema if self.pair.ema_decay else state.params["detector"]
+
+    def _evaluated(self, state: State, batches: loader.Loader, done: int) -> Evaluation:
+        """The scores after `done` steps; where they cannot be had, the steps are kept before that is said."""
+        try:
+            return self._evaluate(state, done)
+        except look.Interrupted:
+            self._end(state, batches, done, -1)
+            raise
+        except JaxkdError:
+            self._save(state, batches, None, True)
+            raise
+
+    def _evaluate(self, state: State, done: int) -> Evaluation:
+        evaluation = self._score(self.pair.student, self._student(state), self.config.evaluate_limit)
+        summary = evaluation.summary
+        self.log.scores(done, summary)
+        ap = summary["AP"] if np.isfinite(summary["AP"]) else 0.0
+        if ap >= self.best_ap:
+            self.best_ap = ap
+            if hosts.is_first():
+                build.save(
+                    self.workdir / prepare.STUDENT,
+                    self._student(state),
+                    config=self.recipe.student,
+                    classes=self.pair.student.classes,
+                    scores=summary,
+                    sizes={name: self.recipe.data.loader[name] for name in build.SIZES},
+                )
+        return evaluation
+
+    def _save(self, state: State, batches: loader.Loader, evaluation: Evaluation | None, must: bool) -> None:
+        """Saves the state with its scores; with `must`, it is on the disk when this returns."""
+        ap = float(np.nan_to_num(evaluation.scores.summary["AP"])) if evaluation else None
+        about = checkpoint.About(int(state.step), self.best_ap, batches.get_state(), self.facts, ap)
+        if hosts.is_first():
+            self.saved.save(state, about, must=must)
+        if must:
+            hosts.wait("saved")
+
+
+@contextlib.contextmanager
+def _explained(step: int, shape: tuple[int, ...]):
+    """Says what to do where a step finds too little memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        batch, height, width = shape[:3]
+        raise JaxkdError(
+            f"Out of memory at step {step}, with {batch} pictures of {height} x {width} over {jax.device_count()} "
+            f"device(s); try --config.train.batch={max(batch // 2, 1)}, or smaller pictures."
+        ) from error
+
+
+def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The mean of each metric over the steps that have it."""
+    seen: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            seen.setdefault(name, []).append(float(value))
+    means = {name: float(np.mean(values)) for name, values in seen.items()}
+    return means | {name: seen[name][-1] for name in ("skipped_steps", "skipped_in_a_row")}
+
+
+def _check_teacher(log: Log, claimed: float | None, evaluation: Evaluation) -> None:
+    measured = evaluation.scores.summary["AP"]
+    said = f", {100 * claimed:.1f} where it was trained" if claimed is not None else ""
+    log.say(f"The teacher scores AP {100 * measured:.1f} on {evaluation.pictures} validation pictures{said}.")
+    if claimed is not None and measured < 0.5 * claimed:
+        raise WeightsError(
+            f"The teacher scores AP {100 * measured:.1f} on this data and {100 * claimed:.1f} where it was trained; "
+            "check data and picture sizes, or set config.train.teacher_check=0 to go on."
+        )

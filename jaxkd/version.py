@@ -1,0 +1,3 @@
+"""The version of this jaxkd."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,187 @@
+"""Runs that are asked to stop: they save, say so by exit code 75, and go on bit by bit as if never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxkd.cli import main
+from jaxkd.errors import ConfigError, DataError, JaxkdError, StoppedError
+from jaxkd.train import checkpoint, log, look, loop, training
+
+STEPS = 12
+
+
+def recipe(**train):
+    return tiny.run(steps=STEPS, train={"checkpoint_every": 4, "keep": 3} | train)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    loop.run(recipe(), folder, quiet=True)
+    return folder
+
+
+def final(folder):
+    assert checkpoint.newest(folder / "checkpoints").step == STEPS
+    with checkpoint._orbax() as reader:
+        found = reader.restore((folder / "checkpoints" / str(STEPS)).absolute())
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
+
+
+def reports(folder):
+    lines = [line for line in log.read(folder) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    return [{key: line[key] for key in line.keys() - {"step_seconds", "data_wait_share"}} for line in lines]
+
+
+def assert_equal(folder, other):
+    for mine, theirs in zip(final(folder), final(other), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert reports(folder) == reports(other)
+
+
+def signalled(monkeypatch, number, *, at):
+    """This process gets a signal when it reports step `at`."""
+    report = log.Log.report
+
+    def asking(self, step, *args, **more):
+        report(self, step, *args, **more)
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(log.Log, "report", asking)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_f3_f5_f6_a_signal_saves_and_the_run_goes_on_equal(whole, tmp_path, monkeypatch, name):
+    before = signal.getsignal(signal.Signals[name])
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.Signals[name], at=6)
+        with pytest.raises(StoppedError, match=rf"Stopped by {name} after step 6, which is saved; the same command"):
+            loop.run(recipe(), tmp_path, quiet=True)
+    assert signal.getsignal(signal.Signals[name]) == before
+    assert checkpoint.newest(tmp_path / "checkpoints").step == 6
+    assert loop.run(recipe(), tmp_path, quiet=True).steps == STEPS - 6
+    assert_equal(tmp_path, whole)
+
+
+def test_the_command_exits_with_75(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "recipe.py"
+    file.write_text(f"from jaxkd import config\ndef get_config():\n    return config.parse({recipe().to_json()!r})\n")
+    monkeypatch.chdir(tmp_path)
+    signalled(monkeypatch, signal.SIGTERM, at=2)
+    assert main.main(["train", "--config=recipe.py", "--workdir=run", "--quiet"]) == 75
+    assert "after step 2, which is saved; the same command goes on from there." in capsys.readouterr().err
+
+
+def test_f5_a_second_ctrl_c_ends_at_once():
+    script = (
+        "import os, signal, time\nfrom jaxkd.train.stop import Stop\n"
+        "with Stop() as stop:\n    os.kill(os.getpid(), signal.SIGINT)\n    assert stop.asked == 'SIGINT'\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
+    )
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 130 and "Stopped at once" in ended.stderr
+    assert time.monotonic() - began < 30
+
+
+def test_an_evaluation_that_is_stopped_is_made_up_for(tmp_path, monkeypatch):
+    config = recipe(evaluate_every=4)
+    loop.run(config, tmp_path / "whole", quiet=True)
+    score_on = look.score_on
+
+    def stopping(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score_on(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(look, "score_on", stopping)
+        with pytest.raises(StoppedError, match="after step 4, which is saved"):
+            loop.run(config, tmp_path / "stopped", quiet=True)
+    loop.run(config, tmp_path / "stopped", quiet=True)
+    assert_equal(tmp_path / "stopped", tmp_path / "whole")
+    scores = [[line for line in log.read(tmp_path / name) if "scores" in line] for name in ("whole", "stopped")]
+    assert scores[0] == scores[1] and [line["step"] for line in scores[0]] == [4, 8, 12]
+
+
+def test_f7_a_kill_between_the_best_student_and_its_checkpoint(tmp_path, monkeypatch):
+    config = recipe(evaluate_every=4)
+    loop.run(config, tmp_path / "whole", quiet=True)
+    save, count = training.Training._save, []
+
+    def dying(self, *args):
+        count.append(args)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        save(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "_save", dying)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(config, tmp_path / "killed", quiet=True)
+    assert checkpoint.newest(tmp_path / "killed" / "checkpoints").step == 4
+    loop.run(config, tmp_path / "killed", quiet=True)
+    assert_equal(tmp_path / "killed", tmp_path / "whole")
+    for name in ("weights.safetensors", "detector.json"):
+        mine, theirs = ((tmp_path / run / "student" / name).read_bytes() for run in ("killed", "whole"))
+        assert mine == theirs
+
+
+def test_f23_another_number_of_devices_goes_on_with_the_same_batches(whole, tmp_path, monkeypatch):
+    for devices, at in ((1, 4), (2, 8), (4, 0)):
+        with monkeypatch.context() as patch:
+            signalled(patch, signal.SIGTERM, at=at)
+            if at:
+                with pytest.raises(StoppedError):
+                    loop.run(recipe(devices=devices), tmp_path, quiet=True)
+            else:
+                loop.run(recipe(devices=devices), tmp_path, quiet=True)
+    for mine, theirs in zip(final(tmp_path), final(whole), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    for mine, theirs in zip(reports(tmp_path), reports(whole), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert mine["positives"] == theirs["positives"]
+
+
+def test_data_that_changed_since_the_run_began_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM, at=2)
+        with pytest.raises(StoppedError):
+            loop.run(recipe(), tmp_path, quiet=True)
+    monkeypatch.setattr(loop, "digest", lambda source: "other")
+    with pytest.raises(DataError, match=r"The training data of this run changed since it began"):
+        loop.run(recipe(), tmp_path, quiet=True)
+
+
+def test_a_number_that_changes_results_is_bound_to_the_workdir(whole):
+    with pytest.raises(ConfigError, match=r"config\.train\.batch was 4 and is now 8"):
+        loop.run(recipe(batch=8), whole, quiet=True)
+
+
+def test_f25_too_little_memory_says_what_to_try(tmp_path, monkeypatch):
+    make_step = training.make_step
+
+    class Hungry:
+        _cache_size = staticmethod(lambda: 0)
+
+        def __init__(self, *args):
+            make_step(*args)
+
+        def __call__(self, *args):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
+
+    monkeypatch.setattr(training, "make_step", Hungry)
+    with pytest.raises(
+        JaxkdError, match=r"Out of memory at step 1, with 4 pictures of 64 x 96 .*train\.batch=2"
+    ) as found:
+        loop.run(recipe(), tmp_path, quiet=True)
+    assert found.value.exit_code == 70
