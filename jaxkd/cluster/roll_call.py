@@ -81,14 +81,18 @@ class RollCall:
                 server.settimeout(left)
                 try:
                     line, _ = server.accept()
+                except OSError:
+                    continue
+                try:
                     line.settimeout(max(min(left, 10.0), 0.1))
                     hello = _received(line)
                     process = hello["process"]
                 except (OSError, ValueError, KeyError, TypeError):
-                    continue  # nobody of ours, or nobody any more
+                    line.close()  # nobody of ours, or nobody any more
+                    continue
                 if hello.get("version") != VERSION or hello.get("processes") != wanted or process in hosts:
                     fault = _unlike(hello, wanted, self._host)
-                    _send(line, {"refused": fault})
+                    self._lines[-1] = line
                     self._refuse(fault)
                     raise ConfigError(fault)
                 hosts[process] = str(hello.get("host"))
@@ -120,15 +124,16 @@ class RollCall:
         said = "no answer"
         while (left := deadline - time.monotonic()) > 0:
             try:
-                line = socket.create_connection((host, port + 1), timeout=min(left, 10.0))
+                line = self._lines[0] = socket.create_connection((host, port + 1), timeout=min(left, 10.0))
                 line.settimeout(left + 5)  # process 0 may have begun to wait later
                 _send(line, hello)
                 answer = _received(line)
             except (OSError, ValueError) as error:
                 said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                for line in self._lines.values():
+                    line.close()
                 time.sleep(min(0.5, max(left, 0)))
                 continue
-            self._lines[0] = line
             if "refused" in answer:
                 raise ConfigError(answer["refused"])
             if "late" in answer:

@@ -1,0 +1,156 @@
+"""One run of two processes with two devices each: its numbers are those of one process with four, whatever befalls it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from ports import free_port
+
+from jaxkd.config import component
+from jaxkd.train import checkpoint, log, loop
+
+STEPS = 12
+PROGRAM = """
+import os, signal, sys
+from jaxkd.train import log
+report, at, number = log.Log.report, int(os.environ["AT"]), int(os.environ["NUMBER"])
+def asking(self, step, *args, **more):
+    report(self, step, *args, **more)
+    if step == at:
+        os.kill(os.getpid(), number)
+log.Log.report = asking
+from jaxkd.cluster import keeper
+keep = keeper.keep
+keeper.keep = lambda call, command, **more: keep(call, [sys.executable, __file__, *command[3:]], **more)
+from jaxkd.cli import main
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def recipe(**train):
+    fields = {"devices": 0, "evaluate_every": 6, "evaluate_batch": 4, "checkpoint_every": 3, "keep": 9}
+    return tiny.run(
+        steps=STEPS,
+        data={
+            "train": component("data.shapes", count=16, size=tiny.SIZE),
+            "val": component("data.shapes", count=7, size=tiny.SIZE, seed=1),
+            "loader": tiny.loader(),
+        },
+        train=fields | train,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the recipe and the program that runs it."""
+    place = tmp_path_factory.mktemp("hosts")
+    (place / "recipe.py").write_text(
+        f"from jaxkd import config\ndef get_config():\n    return config.parse({json.dumps(recipe().to_dict())!r})\n"
+    )
+    (place / "program.py").write_text(PROGRAM)
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The workdir of the run of one process with four devices."""
+    assert jax.device_count() == 4
+    loop.run(recipe(), folder / "whole", quiet=True)
+    return folder / "whole"
+
+
+def started(folder, workdir, *, at=0, number=signal.SIGTERM, processes=2, only=None):
+    """The processes of a run; the one numbered 1 sends itself a signal when it has done so many steps."""
+    port, found = free_port(), []
+    for process in range(processes):
+        if only is not None and process not in only:
+            continue
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "AT": str(at if process == 1 else 0),
+            "NUMBER": str(int(number)),
+        }
+        command = [sys.executable, "program.py", "train", "--config=recipe.py", f"--workdir={workdir}"]
+        command += [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={process}"]
+        command += ["--patience=3"] if only is not None else []
+        found.append(
+            subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+    return found
+
+
+def ended(processes):
+    """Exit codes and what was said."""
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def arrays(workdir):
+    assert checkpoint.newest(workdir / "checkpoints").step == STEPS
+    with checkpoint._orbax() as reader:
+        found = reader.restore((workdir / "checkpoints" / str(STEPS)).absolute())
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
+
+
+def test_two_processes_are_one_run_through_a_signal_a_kill_and_a_restart(folder, whole):
+    codes, said = ended(started(folder, "run", at=4))
+    assert codes == [75, 75], said
+    stopped = checkpoint.newest(folder / "run" / "checkpoints").step
+    assert stopped in (5, 6)  # the vote of one process is known to all a step later
+    assert f"Stopped by another process's signal after step {stopped}, which is saved" in said[0]
+    assert f"Stopped by SIGTERM after step {stopped}, which is saved" in said[1]
+
+    began = time.monotonic()
+    codes, said = ended(started(folder, "run", at=8, number=signal.SIGKILL))
+    assert codes == [77, 77] and time.monotonic() - began < 120, said
+    assert f"Going on from the checkpoint at step {stopped}." in said[0]
+    assert "process 1 on" in said[0] and "this process ends too" in said[0]
+    assert checkpoint.newest(folder / "run" / "checkpoints").step >= stopped
+
+    codes, said = ended(started(folder, "run"))
+    assert codes == [0, 0], said
+    for mine, theirs in zip(arrays(folder / "run"), arrays(whole), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    lines = [log.read(workdir) for workdir in (folder / "run", whole)]
+    reports = [[line for line in some if "loss" in line] for some in lines]
+    assert [line["step"] for line in reports[0]] == list(range(1, STEPS + 1))
+    for mine, theirs in zip(*reports, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+    scores = [[line["scores"] for line in some if "scores" in line] for some in lines]
+    assert scores[0] == scores[1] and len(scores[0]) == 2
+
+
+def test_f21_a_host_that_never_starts(folder):
+    began = time.monotonic()
+    codes, said = ended(started(folder, "late", only=[0]))
+    assert codes == [77] and time.monotonic() - began < 60
+    assert "jaxkd train: Of 2 processes, 1 did not come within 3 s; there are 0 on" in said[0]
+    codes, said = ended(started(folder, "late", only=[1]))
+    assert codes == [77] and "Process 1 on" in said[0] and "could not reach process 0 at localhost" in said[0]
+
+
+def test_hosts_with_other_recipes_are_told_so(folder):
+    port = free_port()
+    (folder / "other.py").write_text((folder / "recipe.py").read_text())
+    processes = []
+    for process in range(2):
+        command = [sys.executable, "-m", "jaxkd.cli.main", "train", "--config=other.py", "--workdir=unlike"]
+        command += [f"--coordinator=localhost:{port}", "--processes=2", f"--process={process}"]
+        command += [f"--config.train.steps={STEPS + process}"]
+        processes.append(
+            subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    codes, said = ended(processes)
+    assert codes == [64, 64], said
+    assert "Not all processes have the same recipe: process 1 differs from process 0." in "".join(said)
