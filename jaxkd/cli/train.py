@@ -10,7 +10,7 @@ from absl import flags
 from jaxkd.cli.flags import parse, recipe
 from jaxkd.cluster import keeper, place
 from jaxkd.cluster.roll_call import PATIENCE, RollCall
-from jaxkd.errors import ConfigError
+from jaxkd.errors import ConfigError, JaxkdError
 
 
 def define(values: flags.FlagValues) -> None:
@@ -45,11 +45,18 @@ def run(argv: Sequence[str]) -> int:
         command = [sys.executable, "-m", "jaxkd.cli.main", "train", *argv]
         return keeper.keep(RollCall(mine, patience=values.patience), command)
     keeper.guard()
+    import jax
+
     from jaxkd.train import hosts, loop, prepare
 
     if mine is not None:
         hosts.join(mine)
-    finished = loop.run(config, Path(values.workdir), quiet=values.quiet)
+    try:
+        finished = loop.run(config, Path(values.workdir), quiet=values.quiet)
+    except jax.errors.JaxRuntimeError as error:
+        if mine is None:
+            raise
+        raise JaxkdError(f"Process {mine.process} failed: {str(error).splitlines()[0]}.") from error
     if not values.quiet and hosts.is_first():
         scores = finished.evaluation.scores
         for name, numbers in scores.per_class.items():

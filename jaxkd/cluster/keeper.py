@@ -21,8 +21,8 @@ PIPE = "JAXKD_KEEPER"  # the environment's name for the file descriptor that end
 FORWARDED = ("SIGTERM", "SIGINT", "SIGUSR1")
 GRACE = 60.0  # seconds that a process has to end by itself after another one ended with a word
 HEARSAY = 10.0  # seconds in which the cause of an unexplained end may become known
-MEANT = (0, *range(64, 78), 130)  # exit codes by which a process says why it ends
 INTERNAL = 70
+MEANT = {0, *range(64, 78), 130} - {INTERNAL}  # exit codes by which a process says why it ends
 
 
 def keep(call: RollCall, command: Sequence[str], *, grace: float = GRACE) -> int:
@@ -80,7 +80,7 @@ def _watched(call: RollCall, child: subprocess.Popen, grace: float) -> int:
             news = call.news.get(timeout=0.2)
             if news.code != 0:
                 print(f"jaxkd: {news}; this process ends too.", file=sys.stderr, flush=True)
-                verdict = news.code if news.code in MEANT else HostLostError.exit_code
+                verdict = news.code if news.code in MEANT | {INTERNAL} else HostLostError.exit_code
                 end = min(end, time.monotonic() + (0.0 if news.code is None or code is not None else grace))
         if verdict and child.poll() is not None:
             break

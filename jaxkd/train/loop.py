@@ -121,7 +121,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
         training = Training(recipe, workdir, pair, devices, saved, log, sources["val"], refresh, stop, facts)
         if teacher is not None and config.teacher_check and not found:
             training.check_teacher(teacher)
-        prepare.claim(workdir, recipe)
+        if hosts.is_first():
+            prepare.claim(workdir, recipe)
         frozen = mesh.put_replicated(teacher.params if teacher else {}, devices)
         finished = training.go(mesh.put_replicated(state, devices), frozen, batches, found)
         if batches.skipped:

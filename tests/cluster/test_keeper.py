@@ -50,6 +50,7 @@ def no_signals(monkeypatch):
         ((NAP, "import os; os.kill(os.getpid(), 9)"), [77, 77]),
         ((NAP, "import os; os.abort()"), [77, 77]),
         (("raise ValueError", NAP), [70, 70]),
+        (("raise SystemExit(70)", NAP), [70, 70]),
     ],
 )
 def test_exit_codes(scripts, codes, capfd):

@@ -1,11 +1,10 @@
-"""One run of two processes with two devices each: its numbers are those of one process with four, whatever befalls it."""
+"""One run of two processes with two devices each has the numbers of one process with four, whatever befalls it."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -66,22 +65,19 @@ def whole(folder):
     return folder / "whole"
 
 
-def started(folder, workdir, *, at=0, number=signal.SIGTERM, processes=2, only=None):
+def started(folder, workdir, *, at=0, number=signal.SIGTERM, only=(0, 1), flags=((), ())):
     """The processes of a run; the one numbered 1 sends itself a signal when it has done so many steps."""
     port, found = free_port(), []
-    for process in range(processes):
-        if only is not None and process not in only:
-            continue
+    for process in only:
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
             "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "AT": str(at if process == 1 else 0),
             "NUMBER": str(int(number)),
         }
         command = [sys.executable, "program.py", "train", "--config=recipe.py", f"--workdir={workdir}"]
-        command += [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={process}"]
-        command += ["--patience=3"] if only is not None else []
+        command += [f"--coordinator=localhost:{port}", "--processes=2", f"--process={process}", *flags[process]]
         found.append(
             subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -111,9 +107,8 @@ def test_two_processes_are_one_run_through_a_signal_a_kill_and_a_restart(folder,
     assert f"Stopped by another process's signal after step {stopped}, which is saved" in said[0]
     assert f"Stopped by SIGTERM after step {stopped}, which is saved" in said[1]
 
-    began = time.monotonic()
     codes, said = ended(started(folder, "run", at=8, number=signal.SIGKILL))
-    assert codes == [77, 77] and time.monotonic() - began < 120, said
+    assert codes == [77, 77], said
     assert f"Going on from the checkpoint at step {stopped}." in said[0]
     assert "process 1 on" in said[0] and "this process ends too" in said[0]
     assert checkpoint.newest(folder / "run" / "checkpoints").step >= stopped
@@ -132,25 +127,16 @@ def test_two_processes_are_one_run_through_a_signal_a_kill_and_a_restart(folder,
 
 
 def test_f21_a_host_that_never_starts(folder):
-    began = time.monotonic()
-    codes, said = ended(started(folder, "late", only=[0]))
-    assert codes == [77] and time.monotonic() - began < 60
+    soon = [["--patience=3"]] * 2
+    codes, said = ended(started(folder, "late", only=[0], flags=soon))
+    assert codes == [77]
     assert "jaxkd train: Of 2 processes, 1 did not come within 3 s; there are 0 on" in said[0]
-    codes, said = ended(started(folder, "late", only=[1]))
+    codes, said = ended(started(folder, "late", only=[1], flags=soon))
     assert codes == [77] and "Process 1 on" in said[0] and "could not reach process 0 at localhost" in said[0]
 
 
 def test_hosts_with_other_recipes_are_told_so(folder):
-    port = free_port()
-    (folder / "other.py").write_text((folder / "recipe.py").read_text())
-    processes = []
-    for process in range(2):
-        command = [sys.executable, "-m", "jaxkd.cli.main", "train", "--config=other.py", "--workdir=unlike"]
-        command += [f"--coordinator=localhost:{port}", "--processes=2", f"--process={process}"]
-        command += [f"--config.train.steps={STEPS + process}"]
-        processes.append(
-            subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    codes, said = ended(processes)
+    steps = [[f"--config.train.steps={STEPS + process}"] for process in range(2)]
+    codes, said = ended(started(folder, "unlike", flags=steps))
     assert codes == [64, 64], said
     assert "Not all processes have the same recipe: process 1 differs from process 0." in "".join(said)
