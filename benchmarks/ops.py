@@ -7,11 +7,7 @@ a median. Before anything is timed, all of them must agree. Without torchvision 
 """
 
 import argparse
-import ctypes
-import importlib.util
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax import numpy as jnp
+from turns import find_peer, machine, resident
 
 from jaxkd.ops.nms import nms, nms_matrix
 from jaxkd.ops.roi_align import roi_align, roi_align_dense
@@ -201,41 +198,6 @@ def race(case: str, entrants: Sequence[Entrant], rounds: int) -> list[Row]:
     return rows
 
 
-def resident(call: Callable) -> float | None:
-    """By how many megabytes the process's resident memory rises during the call; None where Linux is not there."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # else the call is served from what an earlier one gave back
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return None
-    before = high_water()
-    call()
-    return high_water() - before
-
-
-def high_water() -> float:
-    """The peak of resident memory since the last reset, in megabytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
-
-
-def find_peer(shim: str | None):
-    """(torch, torchvision), or None where they are not installed."""
-    if shim:
-        spec = importlib.util.spec_from_file_location("peer_shim", shim)
-        if spec is None or spec.loader is None:
-            raise SystemExit(f"--peer-shim={shim} is no Python file; give one that defines load_peer().")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.load_peer()
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-        import torchvision  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    return torch, torchvision
-
-
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     lines = [
@@ -274,14 +236,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows += race(f"NMS {count}", suppression(peer, count=count), flags.rounds)
     print(table(rows))
     if flags.out:
-        machine = {
-            "device": jax.devices()[0].device_kind,
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "jax": jax.__version__,
-            "torchvision": peer[1].__version__ if peer else None,
-        }
-        Path(flags.out).write_text(json.dumps({"machine": machine, "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
+        Path(flags.out).write_text(
+            json.dumps({"machine": machine(), "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -10,19 +10,16 @@ import argparse
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax import numpy as jnp
+from turns import alternated, medians, teacher_pass
 
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.train import build, loop, mesh, prepare
 from jaxkd.train import step as steps
-from jaxkd.types import Regions
 
 
 def main() -> None:
@@ -47,16 +44,16 @@ def measure(name: str, alone: str, taught: str, repeats: int) -> dict[str, float
     runs = {"alone": _prepared(name, alone, devices), "taught": _prepared(name, taught, devices)}
     pair, _, frozen, batch = runs["taught"]
     teacher = jax.jit(
-        mesh.over_batch(lambda weights, one: _teacher(pair, weights, one), devices, replicated=1, gathered=True)
+        mesh.over_batch(lambda weights, one: teacher_pass(pair, weights, one), devices, replicated=1, gathered=True)
     )
     functions: dict[str, Callable[[], object]] = {"teacher_forward": lambda: teacher(frozen, batch)}
     for label, (one, start, weights, pictures) in runs.items():
         functions[f"step_{label}"] = _stepper(steps.make_step(one, devices), start, weights, pictures)
-    medians = _alternated(functions, repeats)
-    bound = medians["step_alone"] + medians["teacher_forward"]
-    return medians | {
-        "taught / (alone + teacher)": medians["step_taught"] / bound,
-        "taught / alone": medians["step_taught"] / medians["step_alone"],
+    seconds = medians(alternated(functions, rounds=repeats))
+    bound = seconds["step_alone"] + seconds["teacher_forward"]
+    return seconds | {
+        "taught / (alone + teacher)": seconds["step_taught"] / bound,
+        "taught / alone": seconds["step_taught"] / seconds["step_alone"],
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}, jax {jax.__version__}",
     }
 
@@ -77,23 +74,6 @@ def _prepared(name: str, argument: str, devices):
     return pair, state, mesh.put_replicated(teacher.params if teacher else {}, devices), batch
 
 
-def _teacher(pair: steps.Pair, weights, batch):
-    """The teacher's part of a taught step: feature maps, and answers about as many regions as the student samples.
-
-    A student of one stage asks a teacher of two for feature maps only.
-    """
-    assert pair.teacher is not None
-    features = pair.teacher.features(weights, batch)
-    if pair.student.traits.anchors is not None:
-        return features
-    count = pair.student.config.roi_samples  # pyright: ignore[reportAttributeAccessIssue]
-    boxes = jnp.take(batch.boxes, jnp.arange(count) % batch.boxes.shape[1], axis=1)
-    flags = jnp.ones(boxes.shape[:2], bool)
-    numbers = flags.astype(jnp.int32)
-    regions = Regions(boxes=boxes, labels=numbers, deltas=boxes, truth=numbers, positive=flags, valid=flags)
-    return pair.teacher.answer(weights, features, regions, batch).logits
-
-
 def _stepper(step, state, frozen, batch):
     def once():
         nonlocal state
@@ -101,17 +81,6 @@ def _stepper(step, state, frozen, batch):
         return metrics
 
     return once
-
-
-def _alternated(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(repeats + 2):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Recipes: ConfigDicts outside, frozen dataclasses inside, and the one place that translates between them."""
+"""Recipes: ConfigDicts outside, frozen dataclasses inside, and the one place that translates between them.
+
+Detectors, methods and the step, which need `module_of` alone, work without ml_collections; so it is imported late.
+"""
 
 import dataclasses
 import difflib
@@ -13,18 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
-
 from jaxkd.errors import ConfigError
 
 NAME = "name"
 PLAIN = (bool, int, float, str)
 PARTS = {"student", "initial", "inherit", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
 SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # folders of recipes
-Recipe = Any  # a ConfigDict, the types of whose fields no checker can know
+Recipe = Any  # a ConfigDict, whole or of one part, the types of whose fields no checker can know
 
 
-def component(name: str, *, like: str = "", **overrides: Any) -> ConfigDict:
+def component(name: str, *, like: str = "", **overrides: Any) -> Recipe:
     """Every field of the `Config` dataclass in the module called `name`, with `overrides` put in.
 
     `name` is looked up below jaxkd first ("distill.mimic" is jaxkd.distill.mimic) and as it stands second, so a
@@ -41,15 +42,15 @@ def component(name: str, *, like: str = "", **overrides: Any) -> ConfigDict:
 
 def recipe(
     *,
-    student: ConfigDict,
-    data: Mapping[str, ConfigDict],
-    train: ConfigDict | None = None,
-    optimizer: ConfigDict | None = None,
-    distill: Mapping[str, ConfigDict] | None = None,
+    student: Recipe,
+    data: Mapping[str, Recipe],
+    train: Recipe | None = None,
+    optimizer: Recipe | None = None,
+    distill: Mapping[str, Recipe] | None = None,
     teacher: str = "",
     initial: str = "",
     inherit: str = "none",
-) -> ConfigDict:
+) -> Recipe:
     """A whole run.
 
     Args:
@@ -62,6 +63,8 @@ def recipe(
       initial: folder or file of weights that the student starts from; empty to start from random numbers.
       inherit: parts that the student takes over from its teacher after that: "none", "neck", "head" or "neck+head".
     """
+    from ml_collections import ConfigDict
+
     missing = {"train", "val"} - set(data)
     if missing:
         raise ConfigError(f"The recipe's data lacks {sorted(missing)}; give a source for 'train' and for 'val'.")
@@ -81,8 +84,10 @@ def recipe(
     return config.lock()
 
 
-def describe(config: Any) -> ConfigDict:
+def describe(config: Any) -> Recipe:
     """The ConfigDict of a `Config` instance, nested ones included; `build` is its inverse."""
+    from ml_collections import ConfigDict, config_dict
+
     module = type(config).__module__.removeprefix("jaxkd.")
     out = ConfigDict({NAME: module})
     hints = typing.get_type_hints(type(config))
@@ -101,6 +106,8 @@ def build(config: Recipe) -> Any:
 
     Raises ConfigError where a field is unknown, missing its component or outside its choices.
     """
+    from ml_collections import ConfigDict
+
     if NAME not in config:
         raise ConfigError(f"A component needs the field '{NAME}'; {_short(config)} has none.")
     cls = _config_class(config[NAME])
@@ -129,6 +136,8 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     A bare name finds a shipped recipe: "bccd_tar" is configs/bccd_tar.py.
     Raises ConfigError where there is no such file, it fails, has no get_config, or that returns no recipe.
     """
+    from ml_collections import ConfigDict
+
     file = locate(path)
     spec = importlib.util.spec_from_file_location(f"jaxkd_recipe_{file.stem}", file)
     assert spec is not None and spec.loader is not None
@@ -183,6 +192,7 @@ def dump(config: Recipe) -> str:
 
 def parse(text: str) -> Recipe:
     """The inverse of `dump`; lists become tuples again."""
+    from ml_collections import ConfigDict
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
@@ -237,7 +247,9 @@ def _conventions(config: type, like: str) -> dict[str, Any]:
     return known.get(like, {})
 
 
-def _assign(config: ConfigDict, key: str, value: Any, *, where: str) -> None:
+def _assign(config: Recipe, key: str, value: Any, *, where: str) -> None:
+    from ml_collections import ConfigDict
+
     names = set(config.keys()) - {NAME}
     if key not in names:
         raise ConfigError(f"{where} has no field '{key}'{closest(key, names)}.")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.nets.norm import FrozenBatchNorm, GroupNorm, valid_cells
+from jaxkd.nets.norm import FrozenBatchNorm, GroupNorm, convolved, convolved_wide, valid_cells
 
 EXTENTS = jnp.array([[5, 3], [1, 7]], jnp.int32)
 
@@ -53,3 +53,15 @@ def test_frozen_batch_norm_is_its_formula_and_holds_its_statistics():
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
     assert not gradient["mean"].any() and not gradient["var"].any()
     assert gradient["scale"].all() and gradient["bias"].all()
+
+
+def test_a_wide_convolution_has_the_gradient_of_any_other():
+    draw = np.random.default_rng(0)
+    x, kernel, gradient = (
+        jnp.asarray(draw.normal(size=shape).astype(np.float32)) for shape in ((2, 6, 9, 4), (3, 3, 4, 5), (2, 6, 9, 5))
+    )
+    value, back = jax.vjp(convolved_wide, x, kernel)
+    plain, plain_back = jax.vjp(convolved, x, kernel)
+    np.testing.assert_array_equal(value, plain)
+    for mine, other in zip(back(gradient), plain_back(gradient), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-4)
