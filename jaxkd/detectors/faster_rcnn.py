@@ -90,7 +90,7 @@ class Config:
       candidates: boxes a picture that enter the last suppression.
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
-      dtype: what the heads compute in; backbone and neck have their own.
+      dtype: what all nets compute in; parameters, norms' statistics, boxes, answers and losses are float32.
     """
 
     backbone: Any = field(default_factory=resnet.Config)

@@ -12,10 +12,10 @@ from jaxkd.weights import names, read, tree
 SIZE = jnp.array([[64, 64]], np.int32)
 
 
-def shapes_of(module, config, high=64, wide=64):
+def shapes_of(module, config, high=64, wide=64, dtype="float32"):
     images = jax.ShapeDtypeStruct((1, high, wide, 3), jnp.float32)
     extents = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    net = module.build(config)
+    net = module.build(config, dtype=dtype)
     params = jax.eval_shape(net.init, jax.random.key(0), images, extents)
     return params["params"], jax.eval_shape(net.apply, params, images, extents)
 
@@ -80,13 +80,13 @@ def test_mobilenet_has_the_published_number_of_parameters():
 @pytest.mark.parametrize(
     ("module", "config"),
     [
-        (resnet, resnet.Config(depth=10, width=8, dtype="bfloat16")),
-        (resnet, resnet.Config(depth=50, width=8, norm="group", dtype="bfloat16")),
-        (mobilenet, mobilenet.Config(dtype="bfloat16")),
+        (resnet, resnet.Config(depth=10, width=8)),
+        (resnet, resnet.Config(depth=50, width=8, norm="group")),
+        (mobilenet, mobilenet.Config()),
     ],
 )
 def test_bfloat16_is_computed_from_float32_parameters(module, config):
-    params, levels = shapes_of(module, config)
+    params, levels = shapes_of(module, config, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert {level.dtype for level in levels} == {jnp.dtype("bfloat16")}
 
