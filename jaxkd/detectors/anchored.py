@@ -107,6 +107,7 @@ class Anchored(abc.ABC):
             backbone=config.backbone,
             neck=config.neck,
             dtype=config.dtype,
+            remat=config.remat,
             frozen_stages=config.frozen_stages,
             pixel_mean=config.pixel_mean,
             pixel_std=config.pixel_std,

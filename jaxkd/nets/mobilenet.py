@@ -11,6 +11,7 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxkd.nets.norm import HE_FAN_OUT, conv, norm, valid_cells
+from jaxkd.nets.remat import Remat, kept, rematted
 
 # Sandler et al. 2018, table 2: expansion t, channels c, repeats n, stride s of the first.
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -33,9 +34,9 @@ class Config:
     groups: int = 32
 
 
-def build(config: Config, *, dtype: str = "float32") -> nn.Module:
+def build(config: Config, *, dtype: str = "float32", remat: Remat = "none") -> nn.Module:
     """The network as a module to be called with (images, extents); it computes in `dtype` from float32 parameters."""
-    return MobileNetV2(config, dtype)
+    return MobileNetV2(config, dtype, remat)
 
 
 def strides(config: Config) -> tuple[int, ...]:
@@ -59,6 +60,7 @@ class MobileNetV2(nn.Module):
 
     config: Config
     dtype: str = "float32"
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -85,7 +87,7 @@ class MobileNetV2(nn.Module):
                 after = valid_at(stride, x[:, ::2, ::2]) if step == 2 else valid
                 width = _rounded(wide * config.width)
                 options = {"width": width, "expansion": expansion, "stride": step, "dtype": self.dtype}
-                x = InvertedResidual(config, name=f"features_{block}", **options)(x, valid, after)
+                x = rematted(InvertedResidual, self.remat)(config, name=f"features_{block}", **options)(x, valid, after)
                 valid = after
                 if block in ENDS:
                     levels.append(x)
@@ -150,7 +152,7 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", HE_FAN_OUT, (3, 3, 1, x.shape[-1]))
         kernel = kernel.astype(self.dtype).astype(jnp.float32)[:, :, 0]
         out: Array = shifted_products(x.astype(jnp.float32), kernel, self.stride)
-        return out.astype(self.dtype)
+        return kept(out.astype(self.dtype))
 
 
 def _products(x: Array, kernel: Array, stride: int) -> Array:

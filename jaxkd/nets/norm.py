@@ -14,6 +14,8 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxkd.nets.remat import kept
+
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -158,6 +160,7 @@ class Conv(nn.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=self.parts,
             )
+        out = kept(out)
         if not self.bias:
             return out
         bias = self.param("bias", nn.initializers.zeros, (self.features,))

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from jaxkd.errors import ConfigError
 from jaxkd.nets.norm import conv, norm, valid_cells
+from jaxkd.nets.remat import Remat, rematted
 
 BLOCKS = {  # He et al. 2016, table 1; depth 10 has one basic block a stage
     10: (1, 1, 1, 1),
@@ -50,7 +51,7 @@ class Config:
     stride_in_1x1: bool = False
 
 
-def build(config: Config, *, dtype: str = "float32") -> nn.Module:
+def build(config: Config, *, dtype: str = "float32", remat: Remat = "none") -> nn.Module:
     """The network as a module to be called with (images, extents); it computes in `dtype` from float32 parameters.
 
     Raises ConfigError where basic blocks are to be split, or a convolution into fewer parts than one.
@@ -60,7 +61,7 @@ def build(config: Config, *, dtype: str = "float32") -> nn.Module:
             f"cardinality {config.cardinality} and part_width {config.part_width} do not fit a ResNet of depth "
             f"{config.depth}; networks up to 34 have basic blocks, which are not split."
         )
-    return ResNet(config, dtype)
+    return ResNet(config, dtype, remat)
 
 
 def strides(config: Config) -> tuple[int, ...]:
@@ -84,6 +85,7 @@ class ResNet(nn.Module):
 
     config: Config
     dtype: str = "float32"
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -107,6 +109,7 @@ class ResNet(nn.Module):
         x = halved(nn.relu(x) * valid)
         valid = valid_at(4, x)
         x = x * valid  # a window of the max-pool may begin in the padding and end in the picture
+        bottleneck, basic = rematted(Bottleneck, self.remat), rematted(Basic, self.remat)
         levels = []
         for stage, count in enumerate(BLOCKS[config.depth], start=1):
             for index in range(count):
@@ -114,9 +117,9 @@ class ResNet(nn.Module):
                 after = valid_at(2 ** (stage + 1), x[:, ::2, ::2]) if stride == 2 else valid
                 options = {"width": config.width * 2 ** (stage - 1), "stride": stride, "dtype": self.dtype}
                 if config.depth >= 50:
-                    block = Bottleneck(config, inner=_inner(config, stage), name=f"layer{stage}_{index}", **options)
+                    block = bottleneck(config, inner=_inner(config, stage), name=f"layer{stage}_{index}", **options)
                 else:
-                    block = Basic(config, name=f"layer{stage}_{index}", **options)
+                    block = basic(config, name=f"layer{stage}_{index}", **options)
                 x = block(x, valid, after)
                 valid = after
             levels.append(x)
