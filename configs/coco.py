@@ -51,7 +51,7 @@ def get_config(arg="faster_rcnn-r50"):
 
 def student(detector, backbone):
     net = component("nets.resnet", **BACKBONES[backbone]) if backbone in BACKBONES else component("nets.mobilenet")
-    return component(f"detectors.{detector}", backbone=net, frozen_stages=1)
+    return component(f"detectors.{detector}", backbone=net, frozen_stages=1, dtype="bfloat16")
 
 
 def tiny(detector, backbone):

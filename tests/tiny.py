@@ -24,8 +24,8 @@ def detector(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: 
     }
     return component(
         "detectors.faster_rcnn",
-        backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4, dtype=dtype),
-        neck=component("nets.fpn", channels=channels, extra="none", dtype=dtype),
+        backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4),
+        neck=component("nets.fpn", channels=channels, extra="none"),
         dtype=dtype,
         **(fields | more),
     )
@@ -44,8 +44,8 @@ def retinanet(*, width: int = 8, channels: int = 16, norm: str = "group", dtype:
     }
     return component(
         "detectors.retinanet",
-        backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4, dtype=dtype),
-        neck=component("nets.fpn", channels=channels, first=1, extra="none", dtype=dtype),
+        backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4),
+        neck=component("nets.fpn", channels=channels, first=1, extra="none"),
         dtype=dtype,
         **(fields | more),
     )

@@ -103,4 +103,12 @@ class Anchored(abc.ABC):
     @functools.cached_property
     def _trunk(self) -> Trunk:
         config = self.config
-        return Trunk(config.backbone, config.neck, config.frozen_stages, config.pixel_mean, config.pixel_std)
+        return Trunk(
+            backbone=config.backbone,
+            neck=config.neck,
+            dtype=config.dtype,
+            remat=config.remat,
+            frozen_stages=config.frozen_stages,
+            pixel_mean=config.pixel_mean,
+            pixel_std=config.pixel_std,
+        )

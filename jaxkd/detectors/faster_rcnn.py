@@ -19,6 +19,7 @@ from jaxkd.detectors.trunk import apply
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import BoxHead, RPNHead
 from jaxkd.nets.norm import valid_cells
+from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors
 from jaxkd.ops.match import match
@@ -90,7 +91,8 @@ class Config:
       candidates: boxes a picture that enter the last suppression.
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
-      dtype: what the heads compute in; backbone and neck have their own.
+      dtype: what all nets compute in; parameters, norms' statistics, boxes, answers and losses are float32.
+      remat: what of the backbone's blocks is kept for the gradient, for less memory in more time; see `nets.remat`.
     """
 
     backbone: Any = field(default_factory=resnet.Config)
@@ -141,6 +143,7 @@ class Config:
     pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "none"
 
 
 def build(config: Config, *, classes: Sequence[str]) -> "FasterRCNN":

@@ -13,6 +13,7 @@ from jaxtyping import Float, Key
 from jaxkd.config import module_of
 from jaxkd.detectors.base import Params
 from jaxkd.nets import fpn
+from jaxkd.nets.remat import Remat
 from jaxkd.types import Batch, Features
 
 
@@ -23,12 +24,16 @@ class Trunk:
     Attributes:
       backbone: a component of `nets` that gives levels.
       neck: the feature pyramid.
+      dtype: what both compute in; their parameters are float32.
+      remat: what of the backbone's blocks is kept for the gradient; see `nets.remat`.
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
     """
 
     backbone: Any
     neck: fpn.Config
+    dtype: str
+    remat: Remat
     frozen_stages: int
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
@@ -74,11 +79,11 @@ class Trunk:
 
     @functools.cached_property
     def _backbone(self) -> nn.Module:
-        return module_of(self.backbone).build(self.backbone)
+        return module_of(self.backbone).build(self.backbone, dtype=self.dtype, remat=self.remat)
 
     @functools.cached_property
     def _neck(self) -> nn.Module:
-        return fpn.build(self.neck, backbone_strides=self.backbone_strides)
+        return fpn.build(self.neck, backbone_strides=self.backbone_strides, dtype=self.dtype)
 
 
 def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:

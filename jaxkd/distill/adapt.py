@@ -68,5 +68,5 @@ def apply(params: dict, level: Float[Array, "b h w c"], *, kind: Kind) -> Float[
     out = lax.conv_general_dilated(
         level, params["kernel"].astype(level.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    out = out + params["bias"].astype(level.dtype)
+    out = (out + params["bias"]).astype(level.dtype)
     return jax.nn.relu(out) if kind == "conv3_relu" else out

@@ -9,7 +9,8 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxkd.nets.norm import conv, norm, valid_cells
+from jaxkd.nets.conv import conv
+from jaxkd.nets.norm import norm, valid_cells
 
 LIKE = {"torchvision": {}, "detectron2": {}, "mmdetection": {"extra_relu": False}}
 LECUN_UNIFORM = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -28,7 +29,6 @@ class Config:
       norm: "group" or "frozen_batch" puts that norm after each convolution of the sums, in place of its bias; the extra
         levels have a norm only with "group".
       groups: number of groups of "group" norm.
-      dtype: what the net computes in; its parameters are float32.
     """
 
     channels: int = 256
@@ -37,12 +37,14 @@ class Config:
     first: int = 0
     norm: Literal["none", "group", "frozen_batch"] = "none"
     groups: int = 32
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-def build(config: Config, *, backbone_strides: Sequence[int] = (4, 8, 16, 32)) -> nn.Module:
-    """The pyramid as a module to be called with (all levels of the backbone, extents)."""
-    return FPN(config, tuple(backbone_strides))
+def build(config: Config, *, backbone_strides: Sequence[int] = (4, 8, 16, 32), dtype: str = "float32") -> nn.Module:
+    """The pyramid as a module to be called with (all levels of the backbone, extents).
+
+    It computes in `dtype` from float32 parameters.
+    """
+    return FPN(config, tuple(backbone_strides), dtype)
 
 
 def strides(config: Config, backbone_strides: Sequence[int] = (4, 8, 16, 32)) -> tuple[int, ...]:
@@ -57,6 +59,7 @@ class FPN(nn.Module):
 
     config: Config
     backbone_strides: tuple[int, ...] = (4, 8, 16, 32)
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -69,11 +72,11 @@ class FPN(nn.Module):
           extents: height and width in pixels of each picture.
         """
         config = self.config
-        used = tuple(level.astype(config.dtype) for level in levels[config.first :])
+        used = tuple(level.astype(self.dtype) for level in levels[config.first :])
         steps = strides(config, self.backbone_strides)
 
         def valid_at(index: int, x: Array) -> Array:
-            return valid_cells(extents, stride=steps[index], shape=x.shape[1:3], dtype=config.dtype)
+            return valid_cells(extents, stride=steps[index], shape=x.shape[1:3], dtype=self.dtype)
 
         valid = [valid_at(index, level) for index, level in enumerate(used)]
         sums: list[Array] = []
@@ -99,11 +102,11 @@ class FPN(nn.Module):
         self, x: Array, valid: Array, *, size: int, name: str, stride: int = 1, norm_kind: str | None = None
     ) -> Array:
         config, kind = self.config, norm_kind or self.config.norm
-        options = {"stride": stride, "bias": kind == "none", "dtype": config.dtype, "init": LECUN_UNIFORM}
+        options = {"stride": stride, "bias": kind == "none", "dtype": self.dtype, "init": LECUN_UNIFORM}
         x = conv(config.channels, size, name=name, **options)(x)
         if kind == "none":
             return x
-        return norm(kind, groups=config.groups, dtype=config.dtype, name=f"{name}_norm")(x, valid)
+        return norm(kind, groups=config.groups, dtype=self.dtype, name=f"{name}_norm")(x, valid)
 
 
 def _doubled(x: Array, *, like: Array) -> Array:

@@ -7,7 +7,8 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jaxkd.nets.norm import HE_FAN_OUT, GroupNorm, conv, norm
+from jaxkd.nets.conv import HE_FAN_OUT, conv
+from jaxkd.nets.norm import GroupNorm, norm
 
 SMALL = nn.initializers.normal(0.01)
 

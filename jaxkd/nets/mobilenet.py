@@ -10,7 +10,9 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxkd.nets.norm import HE_FAN_OUT, conv, norm, valid_cells
+from jaxkd.nets.conv import HE_FAN_OUT, conv
+from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.nets.remat import Remat, kept, rematted
 
 # Sandler et al. 2018, table 2: expansion t, channels c, repeats n, stride s of the first.
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -26,18 +28,16 @@ class Config:
       width: factor on all channels, rounded to multiples of 8; 1.0 gives levels of 24, 32, 96 and 320 channels.
       norm: "frozen_batch" for pretrained weights, "group" for training from random numbers or in small batches.
       groups: number of groups of "group" norm, or the greatest common divisor with the channels.
-      dtype: what the net computes in; its parameters are float32.
     """
 
     width: float = 1.0
     norm: Literal["frozen_batch", "group"] = "frozen_batch"
     groups: int = 32
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-def build(config: Config) -> nn.Module:
-    """The network as a module to be called with (images, extents)."""
-    return MobileNetV2(config)
+def build(config: Config, *, dtype: str = "float32", remat: Remat = "none") -> nn.Module:
+    """The network as a module to be called with (images, extents); it computes in `dtype` from float32 parameters."""
+    return MobileNetV2(config, dtype, remat)
 
 
 def strides(config: Config) -> tuple[int, ...]:
@@ -60,6 +60,8 @@ class MobileNetV2(nn.Module):
     """Stem features_0 and inverted residuals features_1 to features_17."""
 
     config: Config
+    dtype: str = "float32"
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -74,20 +76,19 @@ class MobileNetV2(nn.Module):
         config = self.config
 
         def valid_at(stride: int, x: Array) -> Array:
-            return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=config.dtype)
+            return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=self.dtype)
 
-        x = images.astype(config.dtype) * valid_at(1, images)
+        x = images.astype(self.dtype) * valid_at(1, images)
         valid, stride = valid_at(2, x[:, ::2, ::2]), 2
-        x = Stem(config, name="features_0")(x, valid)
+        x = Stem(config, self.dtype, name="features_0")(x, valid)
         levels, block = [], 0
         for expansion, wide, repeats, first in ROWS:
             for step in (first, *[1] * (repeats - 1)):
                 block, stride = block + 1, stride * step
                 after = valid_at(stride, x[:, ::2, ::2]) if step == 2 else valid
                 width = _rounded(wide * config.width)
-                x = InvertedResidual(config, width=width, expansion=expansion, stride=step, name=f"features_{block}")(
-                    x, valid, after
-                )
+                options = {"width": width, "expansion": expansion, "stride": step, "dtype": self.dtype}
+                x = rematted(InvertedResidual, self.remat)(config, name=f"features_{block}", **options)(x, valid, after)
                 valid = after
                 if block in ENDS:
                     levels.append(x)
@@ -98,13 +99,14 @@ class Stem(nn.Module):
     """A 3x3 convolution of stride 2 with norm and ReLU6."""
 
     config: Config
+    dtype: str
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], valid: Float[Array, "b i j 1"]) -> Float[Array, "b i j c"]:
         """The stem's output; `valid` are its own valid cells."""
         config = self.config
-        x = conv(_rounded(STEM * config.width), 3, stride=2, dtype=config.dtype, name="conv")(x)
-        x = norm(config.norm, groups=config.groups, dtype=config.dtype, name="norm")(x, valid)
+        x = conv(_rounded(STEM * config.width), 3, stride=2, dtype=self.dtype, name="conv")(x)
+        x = norm(config.norm, groups=config.groups, dtype=self.dtype, name="norm")(x, valid)
         return nn.relu6(x) * valid
 
 
@@ -115,6 +117,7 @@ class InvertedResidual(nn.Module):
     width: int
     expansion: int
     stride: int
+    dtype: str
 
     @nn.compact
     def __call__(
@@ -122,14 +125,14 @@ class InvertedResidual(nn.Module):
     ) -> Float[Array, "b i j d"]:
         """The block's output; `before` and `after` are the valid cells of its input and of its output."""
         config = self.config
-        options = {"groups": config.groups, "dtype": config.dtype}
+        options = {"groups": config.groups, "dtype": self.dtype}
         y = x
         if self.expansion > 1:
-            y = conv(x.shape[-1] * self.expansion, 1, dtype=config.dtype, name="expand_conv")(y)
+            y = conv(x.shape[-1] * self.expansion, 1, dtype=self.dtype, name="expand_conv")(y)
             y = nn.relu6(norm(config.norm, name="expand_norm", **options)(y, before)) * before
-        y = DepthwiseConv(stride=self.stride, dtype=config.dtype, name="depthwise_conv")(y)
+        y = DepthwiseConv(stride=self.stride, dtype=self.dtype, name="depthwise_conv")(y)
         y = nn.relu6(norm(config.norm, name="depthwise_norm", **options)(y, after))
-        y = conv(self.width, 1, dtype=config.dtype, name="project_conv")(y)
+        y = conv(self.width, 1, dtype=self.dtype, name="project_conv")(y)
         y = norm(config.norm, name="project_norm", **options)(y, after) * after
         return x + y if self.stride == 1 and x.shape[-1] == self.width else y
 
@@ -150,7 +153,7 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", HE_FAN_OUT, (3, 3, 1, x.shape[-1]))
         kernel = kernel.astype(self.dtype).astype(jnp.float32)[:, :, 0]
         out: Array = shifted_products(x.astype(jnp.float32), kernel, self.stride)
-        return out.astype(self.dtype)
+        return kept(out.astype(self.dtype))
 
 
 def _products(x: Array, kernel: Array, stride: int) -> Array:

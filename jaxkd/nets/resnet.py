@@ -9,7 +9,9 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxkd.errors import ConfigError
-from jaxkd.nets.norm import conv, norm, valid_cells
+from jaxkd.nets.conv import conv
+from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.nets.remat import Remat, rematted
 
 BLOCKS = {  # He et al. 2016, table 1; depth 10 has one basic block a stage
     10: (1, 1, 1, 1),
@@ -38,7 +40,6 @@ class Config:
       part_width: channels of each of these parts in the first stage, 0 for `width`: 4 in ResNeXt-50 32x4d, 8 in
         ResNeXt-101 32x8d; 128 with a cardinality of 1 gives the wide networks (Zagoruyko & Komodakis 2016).
       stride_in_1x1: a bottleneck's stride is in its first 1x1 convolution (He et al. 2016) and not in its 3x3.
-      dtype: what the net computes in; its parameters are float32.
     """
 
     depth: Literal[10, 18, 34, 50, 101, 152] = 50
@@ -49,11 +50,10 @@ class Config:
     cardinality: int = 1
     part_width: int = 0
     stride_in_1x1: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-def build(config: Config) -> nn.Module:
-    """The network as a module to be called with (images, extents).
+def build(config: Config, *, dtype: str = "float32", remat: Remat = "none") -> nn.Module:
+    """The network as a module to be called with (images, extents); it computes in `dtype` from float32 parameters.
 
     Raises ConfigError where basic blocks are to be split, or a convolution into fewer parts than one.
     """
@@ -62,7 +62,7 @@ def build(config: Config) -> nn.Module:
             f"cardinality {config.cardinality} and part_width {config.part_width} do not fit a ResNet of depth "
             f"{config.depth}; networks up to 34 have basic blocks, which are not split."
         )
-    return ResNet(config)
+    return ResNet(config, dtype, remat)
 
 
 def strides(config: Config) -> tuple[int, ...]:
@@ -85,6 +85,8 @@ class ResNet(nn.Module):
     """Stem and four stages; block j of stage i is called layer{i}_{j}."""
 
     config: Config
+    dtype: str = "float32"
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(
@@ -99,23 +101,26 @@ class ResNet(nn.Module):
         config = self.config
 
         def valid_at(stride: int, x: Array) -> Array:
-            return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=config.dtype)
+            return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=self.dtype)
 
-        x = images.astype(config.dtype) * valid_at(1, images)
-        x = conv(config.width, 7, stride=2, dtype=config.dtype, name="conv1")(x)
+        x = images.astype(self.dtype) * valid_at(1, images)
+        x = conv(config.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)
         valid = valid_at(2, x)
-        x = norm(config.norm, name="bn1", **_norm_options(config))(x, valid)
+        x = norm(config.norm, name="bn1", **_norm_options(config, self.dtype))(x, valid)
         x = halved(nn.relu(x) * valid)
         valid = valid_at(4, x)
         x = x * valid  # a window of the max-pool may begin in the padding and end in the picture
+        bottleneck, basic = rematted(Bottleneck, self.remat), rematted(Basic, self.remat)
         levels = []
         for stage, count in enumerate(BLOCKS[config.depth], start=1):
             for index in range(count):
                 stride = 2 if stage > 1 and index == 0 else 1
                 after = valid_at(2 ** (stage + 1), x[:, ::2, ::2]) if stride == 2 else valid
-                options = {"width": config.width * 2 ** (stage - 1), "stride": stride, "name": f"layer{stage}_{index}"}
-                deep = config.depth >= 50
-                block = Bottleneck(config, inner=_inner(config, stage), **options) if deep else Basic(config, **options)
+                options = {"width": config.width * 2 ** (stage - 1), "stride": stride, "dtype": self.dtype}
+                if config.depth >= 50:
+                    block = bottleneck(config, inner=_inner(config, stage), name=f"layer{stage}_{index}", **options)
+                else:
+                    block = basic(config, name=f"layer{stage}_{index}", **options)
                 x = block(x, valid, after)
                 valid = after
             levels.append(x)
@@ -140,6 +145,7 @@ class Basic(nn.Module):
     config: Config
     width: int
     stride: int
+    dtype: str
 
     @nn.compact
     def __call__(
@@ -147,12 +153,12 @@ class Basic(nn.Module):
     ) -> Float[Array, "b i j d"]:
         """The block's output; `before` and `after` are the valid cells of its input and of its output."""
         config = self.config
-        options = _norm_options(config)
-        y = conv(self.width, 3, stride=self.stride, dtype=config.dtype, name="conv1")(x)
+        options = _norm_options(config, self.dtype)
+        y = conv(self.width, 3, stride=self.stride, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(norm(config.norm, name="bn1", **options)(y, after)) * after
-        y = conv(self.width, 3, dtype=config.dtype, name="conv2")(y)
+        y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
         y = norm(config.norm, name="bn2", **options)(y, after)
-        return nn.relu(y + _shortcut(config, x, after, width=self.width, stride=self.stride)) * after
+        return nn.relu(y + _shortcut(self, x, after, width=self.width)) * after
 
 
 class Bottleneck(nn.Module):
@@ -162,6 +168,7 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     inner: int
+    dtype: str
 
     @nn.compact
     def __call__(
@@ -169,27 +176,28 @@ class Bottleneck(nn.Module):
     ) -> Float[Array, "b i j d"]:
         """The block's output; `before` and `after` are the valid cells of its input and of its output."""
         config = self.config
-        options = _norm_options(config)
+        options = _norm_options(config, self.dtype)
         first, second = (self.stride, 1) if config.stride_in_1x1 else (1, self.stride)
         between = after if config.stride_in_1x1 else before
-        y = conv(self.inner, 1, stride=first, dtype=config.dtype, name="conv1")(x)
+        y = conv(self.inner, 1, stride=first, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(norm(config.norm, name="bn1", **options)(y, between)) * between
-        y = conv(self.inner, 3, stride=second, parts=config.cardinality, dtype=config.dtype, name="conv2")(y)
+        y = conv(self.inner, 3, stride=second, parts=config.cardinality, dtype=self.dtype, name="conv2")(y)
         y = nn.relu(norm(config.norm, name="bn2", **options)(y, after))
-        y = conv(self.width * EXPANSION, 1, dtype=config.dtype, name="conv3")(y)
+        y = conv(self.width * EXPANSION, 1, dtype=self.dtype, name="conv3")(y)
         y = norm(config.norm, name="bn3", **options)(y, after)
-        return nn.relu(y + _shortcut(config, x, after, width=self.width * EXPANSION, stride=self.stride)) * after
+        return nn.relu(y + _shortcut(self, x, after, width=self.width * EXPANSION)) * after
 
 
-def _shortcut(config: Config, x: Array, after: Array, *, width: int, stride: int) -> Array:
-    if stride == 1 and x.shape[-1] == width:
+def _shortcut(block: Basic | Bottleneck, x: Array, after: Array, *, width: int) -> Array:
+    if block.stride == 1 and x.shape[-1] == width:
         return x
-    y = conv(width, 1, stride=stride, dtype=config.dtype, name="downsample_conv")(x)
-    return norm(config.norm, name="downsample_norm", **_norm_options(config))(y, after)
+    y = conv(width, 1, stride=block.stride, dtype=block.dtype, name="downsample_conv")(x)
+    options = _norm_options(block.config, block.dtype)
+    return norm(block.config.norm, name="downsample_norm", **options)(y, after)
 
 
-def _norm_options(config: Config) -> dict:
-    return {"groups": config.groups, "dtype": config.dtype, "eps": config.eps}
+def _norm_options(config: Config, dtype: str) -> dict:
+    return {"groups": config.groups, "dtype": dtype, "eps": config.eps}
 
 
 def _inner(config: Config, stage: int) -> int:

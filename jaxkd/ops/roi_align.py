@@ -69,7 +69,8 @@ def roi_align_batch(
     Each box reads one level (`masks.box_level`; Lin et al. 2017, equation 1). Each of its bins is the mean of
     sampling_ratio x sampling_ratio bilinear samples on a regular grid (He et al. 2017, section 3). A sample more than
     one cell outside the map counts as 0; any other outside sample reads the nearest cell of the border. Gradients flow
-    into the pyramid and none into the boxes. A box that is not a number gives zeros.
+    into the pyramid and none into the boxes. A box that is not a number gives zeros. Sums, also those of the gradient,
+    in which many boxes may meet in a cell, are float32.
 
     All levels of all images lie in one flat array; the two axes' interpolation weights are worked out for each box,
     and each bin is one gather of (2 * sampling_ratio)**2 cells and one weighted sum, for `chunk` boxes at a time so
@@ -102,7 +103,7 @@ def roi_align_batch(
     _check(pyramids, strides, resolution=resolution, sampling_ratio=sampling_ratio, chunk=chunk)
     b, r, _ = boxes.shape
     channels = pyramids[0].shape[-1]
-    flat = jnp.concatenate([level.reshape(-1, channels) for level in pyramids])
+    flat = jnp.concatenate([level.reshape(-1, channels) for level in pyramids]).astype(jnp.float32)
     regions = _regions(
         pyramids, boxes, strides, extents,
         aligned=aligned, canonical_scale=canonical_scale, canonical_level=canonical_level, first_level=first_level,
@@ -119,7 +120,7 @@ def roi_align_batch(
     def pool_chunk(regions):
         index, weights = jax.vmap(pool)(regions)
         features = flat.at[index].get(mode="promise_in_bounds")
-        return jnp.einsum("rijt,rijtc->rijc", weights, features).astype(flat.dtype)
+        return jnp.einsum("rijt,rijtc->rijc", weights, features).astype(pyramids[0].dtype)
 
     return _chunked(pool_chunk, regions, chunk).reshape(b, r, resolution, resolution, channels)
 

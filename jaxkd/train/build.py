@@ -1,5 +1,6 @@
 """Detectors from recipes and from folders of weights."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,13 @@ def load(folder: str | Path) -> Loaded:
     wanted = jax.eval_shape(found.init, jax.random.key(0))
     params, _ = tree.match(wanted, read.read(path / WEIGHTS))
     return Loaded(found, jax.tree.map(jax.numpy.asarray, params), config, scores, sizes)
+
+
+def recast(loaded: Loaded, *, dtype: str) -> Loaded:
+    """The same detector with the same parameters, which computes in `dtype`."""
+    config = loaded.config.copy_and_resolve_references()
+    config.dtype = dtype
+    return dataclasses.replace(loaded, detector=detector(config, loaded.detector.classes), config=config)
 
 
 def save(

@@ -88,13 +88,18 @@ def load_source(config: configs.Recipe) -> Source:
 def load_teacher(recipe: configs.Recipe) -> build.Loaded | None:
     """The recipe's teacher, from a folder or a published file, with every leaf matched; None where nothing is taught.
 
+    It computes in the dtype of its student, where both have one, whatever it was trained in.
+
     Raises ConfigError where methods lack a teacher, WeightsError where its weights do not fit.
     """
     if not recipe.distill:
         return None
     if not recipe.teacher:
         raise ConfigError("The recipe lists distillation methods and no teacher; set config.teacher to its folder.")
-    return load_detector(recipe.teacher)
+    teacher = load_detector(recipe.teacher)
+    if "dtype" in recipe.student and "dtype" in teacher.config:
+        return build.recast(teacher, dtype=recipe.student.dtype)
+    return teacher
 
 
 def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loaded:

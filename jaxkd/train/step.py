@@ -87,6 +87,7 @@ def check_trust(pair: Pair) -> None:
 def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[State, dict[str, jax.Array]]]:
     """The compiled step (state, teacher's parameters, batch) -> (state, metrics); the state is given away.
 
+    The teacher is asked with nothing that carries a gradient, so the backward pass keeps none of its activations.
     Terms are summed over devices before they are divided, so the number of devices changes no result.
     """
 

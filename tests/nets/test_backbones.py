@@ -6,16 +6,17 @@ from jax import numpy as jnp
 
 from jaxkd.errors import ConfigError
 from jaxkd.nets import mobilenet, resnet
-from jaxkd.nets.norm import conv
+from jaxkd.nets.conv import conv
+from jaxkd.nets.remat import rematted
 from jaxkd.weights import names, read, tree
 
 SIZE = jnp.array([[64, 64]], np.int32)
 
 
-def shapes_of(module, config, high=64, wide=64):
+def shapes_of(module, config, high=64, wide=64, **options):
     images = jax.ShapeDtypeStruct((1, high, wide, 3), jnp.float32)
     extents = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    net = module.build(config)
+    net = module.build(config, **options)
     params = jax.eval_shape(net.init, jax.random.key(0), images, extents)
     return params["params"], jax.eval_shape(net.apply, params, images, extents)
 
@@ -80,15 +81,52 @@ def test_mobilenet_has_the_published_number_of_parameters():
 @pytest.mark.parametrize(
     ("module", "config"),
     [
-        (resnet, resnet.Config(depth=10, width=8, dtype="bfloat16")),
-        (resnet, resnet.Config(depth=50, width=8, norm="group", dtype="bfloat16")),
-        (mobilenet, mobilenet.Config(dtype="bfloat16")),
+        (resnet, resnet.Config(depth=10, width=8)),
+        (resnet, resnet.Config(depth=50, width=8, norm="group")),
+        (mobilenet, mobilenet.Config()),
     ],
 )
 def test_bfloat16_is_computed_from_float32_parameters(module, config):
-    params, levels = shapes_of(module, config)
+    params, levels = shapes_of(module, config, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert {level.dtype for level in levels} == {jnp.dtype("bfloat16")}
+
+
+BLOCKS = {
+    "basic": (resnet.Basic, resnet.Config(depth=10), {"width": 8}),
+    "bottleneck": (resnet.Bottleneck, resnet.Config(norm="group"), {"width": 8, "inner": 8}),
+    "inverted": (mobilenet.InvertedResidual, mobilenet.Config(), {"width": 8, "expansion": 2}),
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_what_a_block_keeps_for_the_gradient_changes_no_result(kind):
+    block, config, options = BLOCKS[kind]
+    x, valid = jax.random.normal(jax.random.key(0), (2, 8, 6, 8)), jnp.ones((2, 8, 6, 1))
+    found = {}
+    for remat in ("none", "convolutions", "blocks"):
+        net = rematted(block, remat)(config, stride=1, dtype="float32", **options)
+        params = net.init(jax.random.key(1), x, valid, valid)
+
+        def summed(params, x, net=net):
+            return jnp.square(net.apply(params, x, valid, valid)).sum()
+
+        waiting = jax.tree.leaves(jax.eval_shape(lambda *inputs, f=summed: jax.vjp(f, *inputs)[1], params, x))
+        found[remat] = params, jax.jit(jax.grad(summed, (0, 1)))(params, x), sum(leaf.size for leaf in waiting)
+    (params, exact, all_kept), *others = found.values()
+    for same, gradient, _ in others:
+        jax.tree.map(np.testing.assert_array_equal, params, same)
+        for leaf, other in zip(jax.tree.leaves(exact), jax.tree.leaves(gradient), strict=True):
+            np.testing.assert_allclose(other, leaf, rtol=1e-6, atol=1e-6 * float(jnp.abs(leaf).max()))
+    assert all_kept > found["convolutions"][2] > found["blocks"][2]
+
+
+@pytest.mark.parametrize(
+    ("module", "config"), [(resnet, resnet.Config(depth=50, width=8)), (mobilenet, mobilenet.Config())]
+)
+def test_what_is_kept_for_the_gradient_names_no_parameter(module, config):
+    shapes = [shapes_of(module, config, remat=remat) for remat in ("none", "convolutions", "blocks")]
+    assert shapes[0] == shapes[1] == shapes[2]
 
 
 def test_every_parameter_has_its_stage():

@@ -14,32 +14,34 @@ def levels(strides=(4, 8, 16, 32)):
 
 
 @pytest.mark.parametrize(
-    ("config", "strides", "count"),
+    ("config", "dtype", "strides", "count"),
     [
         # 1x1 and 3x3 convolutions with bias: 480 inputs in all, 4 outputs; P6 and P7 from C5 (256 wide) or P5
-        (fpn.Config(channels=16), (4, 8, 16, 32, 64), 480 * 16 + 4 * 16 + 4 * (9 * 16 * 16 + 16)),
-        (fpn.Config(channels=16, extra="none"), (4, 8, 16, 32), 480 * 16 + 4 * 16 + 4 * (9 * 16 * 16 + 16)),
+        (fpn.Config(channels=16), "float32", (4, 8, 16, 32, 64), 480 * 16 + 4 * 16 + 4 * (9 * 16 * 16 + 16)),
+        (fpn.Config(channels=16, extra="none"), "float32", (4, 8, 16, 32), 480 * 16 + 4 * 16 + 4 * (9 * 16 * 16 + 16)),
         (
             fpn.Config(channels=16, extra="conv_c5", first=1),
+            "float32",
             (8, 16, 32, 64, 128),
             448 * 16 + 3 * 16 + 3 * (9 * 16 * 16 + 16) + 9 * 256 * 16 + 16 + 9 * 16 * 16 + 16,
         ),
         (
-            fpn.Config(channels=16, extra="conv_p5", first=1, norm="group", dtype="bfloat16"),
+            fpn.Config(channels=16, extra="conv_p5", first=1, norm="group"),
+            "bfloat16",
             (8, 16, 32, 64, 128),
             448 * 16 + 3 * 32 + 5 * (9 * 16 * 16 + 32),
         ),
     ],
 )
-def test_pyramid_of_odd_sizes(config, strides, count):
-    neck = fpn.build(config)
+def test_pyramid_of_odd_sizes(config, dtype, strides, count):
+    neck = fpn.build(config, dtype=dtype)
     extents = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     params = jax.eval_shape(neck.init, jax.random.key(0), levels(), extents)
     assert fpn.strides(config) == strides
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
     out = jax.eval_shape(neck.apply, params, levels(), extents)
     assert [level.shape for level in out] == [(1, *SIDES[stride], 16) for stride in strides]
-    assert {str(level.dtype) for level in out} == {config.dtype}
+    assert {str(level.dtype) for level in out} == {dtype}
 
 
 def test_top_down_sum_by_hand():

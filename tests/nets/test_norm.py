@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.nets.norm import FrozenBatchNorm, GroupNorm, convolved, convolved_wide, valid_cells
+from jaxkd.nets.conv import convolved, convolved_wide
+from jaxkd.nets.norm import FrozenBatchNorm, GroupNorm, valid_cells
 
 EXTENTS = jnp.array([[5, 3], [1, 7]], jnp.int32)
 

@@ -1,6 +1,7 @@
 """One taught step: what it learns from, what it leaves alone, and that the number of devices changes nothing."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -212,6 +213,40 @@ def test_no_gradient_reaches_the_teacher(decayed):
     grads, _ = decayed(1.0)
     for name, leaf in leaves(grads).items():
         assert not leaf.any(), name
+
+
+def test_the_state_is_given_away_and_nothing_else(four):
+    state = four.begin()
+    four(state)
+    given = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema)) if leaf.ndim]
+    assert given and all(leaf.is_deleted() for leaf in given)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((four.frozen, four.batch)))
+
+
+def kept_bytes(pair, batch):
+    """Bytes that the forward pass of a step hands to its backward pass."""
+
+    def pulled_back(state, frozen, batch):
+        target = teacher_features(pair, frozen, batch)
+
+        def objective(params):
+            features = pair.student.features(params["detector"], batch)
+            terms = forward(pair, params, frozen, features, target, batch, state, state.key).terms
+            return sum(term.mean() for term in terms.values())
+
+        return jax.vjp(objective, state.params)[1]
+
+    state = jax.eval_shape(lambda: initial_state(pair, pair.student.init(jax.random.key(0)), jax.random.key(1)))
+    frozen = jax.eval_shape(pair.teacher.init, jax.random.key(7))
+    kept = jax.tree.leaves(jax.eval_shape(pulled_back, state, frozen, batch))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in kept)
+
+
+def test_a_larger_teacher_is_not_remembered_for_the_gradient(pair, source, batch):
+    larger = build.detector(tiny.detector(width=24, channels=24, hidden=96), source.classes)
+    kept = kept_bytes(pair, batch)
+    assert kept > 2**20
+    assert kept == kept_bytes(dataclasses.replace(pair, teacher=larger), batch)
 
 
 def test_gradient_ratios(pair, begin, four):

@@ -1,0 +1,29 @@
+"""What of a net's blocks is kept for the gradient, and what is computed once more when it is needed."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+Remat = Literal["none", "convolutions", "blocks"]
+CONVOLUTION = "convolution"  # the name of their results
+
+
+def kept(convolved: Array) -> Array:
+    """The result of a convolution, marked as what `remat` "convolutions" keeps."""
+    return checkpoint_name(convolved, CONVOLUTION)
+
+
+def rematted(block: type[nn.Module], remat: Remat) -> Callable[..., nn.Module]:
+    """The class of blocks with less kept for the gradient; names of parameters and results stay.
+
+    "none" keeps whatever the gradient reads, "convolutions" the results of convolutions and not what norms, masks and
+    activations make of them, "blocks" only what enters a block, so that all of it is computed twice.
+    """
+    if remat == "none":
+        return block
+    policy = jax.checkpoint_policies.save_only_these_names(CONVOLUTION) if remat == "convolutions" else None
+    return nn.remat(block, policy=policy)
