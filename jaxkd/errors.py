@@ -35,3 +35,9 @@ class DivergedError(JaxkdError):
     """A run whose losses stay non-finite; starting it again would not help (exit code 76)."""
 
     exit_code = 76
+
+
+class TooLargeError(JaxkdError):
+    """A step that needs more memory than a chip has (exit code 71)."""
+
+    exit_code = 71
