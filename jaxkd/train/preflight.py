@@ -157,8 +157,9 @@ def run(subject: Subject, devices: Mesh, chip: Chip, *, batch: int = 0, search: 
 def largest_fitting(compiled: Callable[[int], Probe], first: Probe) -> tuple[int, list[Probe]]:
     """The largest number of pictures a chip that fits, 0 for none, and the probes that it took beside the first.
 
-    Memory grows nearly linearly with pictures, so each probe is where a line through the two probes nearest to the
-    limit reaches it, until one number fits and the next does not.
+    A compiler refuses what does not fit long before it has written the code of what does, and says how much was
+    needed. So the limit is looked for from above: twice what the first probe promises, then one more than where the
+    line through the two probes nearest to the limit reaches it, until one number fits and the next does not.
     """
     known = {first.pictures: first}
     while True:
@@ -166,8 +167,7 @@ def largest_fitting(compiled: Callable[[int], Probe], first: Probe) -> tuple[int
         high = min((n for n, probe in known.items() if not probe.fits), default=MOST + 1)
         if high - low <= 1:
             return low, [probe for n, probe in known.items() if n != first.pictures]
-        crossing = _crossing(list(known.values()))
-        guess = min(max(crossing, low + 1), high - 1) if crossing is not None else (low + high) // 2
+        guess = _guess(list(known.values()), low=low, high=high)
         known[guess] = compiled(guess)
 
 
@@ -278,14 +278,18 @@ def _used(message: str) -> tuple[int, int]:
     return int(float(needed) * UNITS[unit]), int(float(limit) * UNITS[limit_unit])
 
 
-def _crossing(probes: list[Probe]) -> int | None:
-    """The most pictures that the line through the two probes nearest to the limit allows; None for no such line."""
+def _guess(probes: list[Probe], *, low: int, high: int) -> int:
+    """The number to try next, of those between `low`, which fits, and `high`, which does not."""
     limit = min(probe.limit for probe in probes)
-    sized = sorted((probe for probe in probes if probe.needed), key=lambda probe: abs(probe.needed - limit))[:2]
-    if not sized:
-        return None
-    one, two = sized if len(sized) == 2 else (sized[0], None)
-    if two is None:  # as if nothing were needed without pictures
-        return int(limit * one.pictures / one.needed)
-    slope = (one.needed - two.needed) / (one.pictures - two.pictures)
-    return int(one.pictures + (limit - one.needed) // slope) if slope > 0 else None
+    near = sorted((probe for probe in probes if probe.needed), key=lambda probe: abs(probe.needed - limit))[:2]
+    slope = 0.0
+    if len(near) == 2:
+        slope = (near[0].needed - near[1].needed) / (near[0].pictures - near[1].pictures)
+    if slope > 0:
+        guess = int(near[0].pictures + (limit - near[0].needed) // slope)
+        guess += 1 if guess + 1 < high else 0
+    elif len(near) == 1:
+        guess = int(limit * near[0].pictures / near[0].needed) * (2 if low else 1)
+    else:
+        guess = (low + high) // 2 if high <= MOST else 2 * low
+    return min(max(guess, low + 1), high - 1)

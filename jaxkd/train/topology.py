@@ -34,11 +34,11 @@ def mesh_of(topology: str, *, devices: int = 0) -> Mesh:
     """
     if topology == HERE:
         return mesh.make_mesh(devices)
-    if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(f"Compiling for {topology} needs libtpu, which is not installed: pip install 'jaxkd[tpu]'.")
     name, _, sides = topology.partition(":")
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", sides):
         raise _unknown(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(f"Compiling for {topology} needs libtpu, which is not installed: pip install 'jaxkd[tpu]'.")
     options: dict[str, Any] = {"chip_config_name": "megacore"} if name == "v4" else {}  # one device a chip
     if math.prod(int(side) for side in sides.split("x")) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)  # a host of four is the default
