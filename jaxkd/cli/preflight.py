@@ -102,6 +102,8 @@ def _probe(probe: "Probe", subject: "Subject", found: "Preflight") -> list[str]:
             f"  a step, a chip  {program.flops / 1e12:.3f} TFLOP, {program.accessed / 1e9:.2f} GB accessed",
             f"  collectives     {_collectives(program)}; trainable parameters have {subject.trainable / 1e6:.3f} MB",
         ]
+        if program.repeated:
+            lines.append(f"  to fit          {program.repeated} instructions are repeated or packed, which takes time")
     if bound := probe.bound(found.chip):
         seconds, by = bound
         rate = probe.pictures * found.devices / seconds

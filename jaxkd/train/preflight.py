@@ -23,6 +23,7 @@ from jaxkd.types import Batch
 
 MOST = 1024  # pictures a chip; no search goes further
 USED = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
+REPEATED = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]*\.remat[\w.\-]* = ", re.MULTILINE)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -64,6 +65,7 @@ class Program:
     flops: float
     accessed: float  # bytes
     collectives: dict[str, collectives.Collectives]
+    repeated: int  # instructions that are repeated, or whose results are packed, so that the program fits
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ def _laid(tree: Tree, sharding: NamedSharding) -> Tree:
 
 
 def _program(compiled: Any) -> Program:
-    plan, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    plan, cost, text = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
     return Program(
         memory=Memory(
             arguments=plan.argument_size_in_bytes,
@@ -266,7 +268,8 @@ def _program(compiled: Any) -> Program:
         ),
         flops=float(cost.get("flops", float("nan"))),
         accessed=float(cost.get("bytes accessed", float("nan"))),
-        collectives=collectives.count(compiled.as_text()),
+        collectives=collectives.count(text),
+        repeated=len(REPEATED.findall(text)),
     )
 
 
@@ -291,5 +294,7 @@ def _guess(probes: list[Probe], *, low: int, high: int) -> int:
     elif len(near) == 1:
         guess = int(limit * near[0].pictures / near[0].needed) * (2 if low else 1)
     else:
-        guess = (low + high) // 2 if high <= MOST else 2 * low
-    return min(max(guess, low + 1), high - 1)
+        guess = 0
+    if high <= MOST and (not guess or len(probes) > 4):  # memory that a compiler saves near the limit follows no line
+        guess = (low + high) // 2
+    return min(max(guess or 2 * low, low + 1), high - 1)

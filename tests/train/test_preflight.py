@@ -1,6 +1,7 @@
 """What a step is said to need: the compiled program's own numbers, with nothing of full size there."""
 
 import dataclasses
+import importlib.util
 import math
 from types import SimpleNamespace
 
@@ -97,6 +98,7 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
         (lambda n: 100 + 110 * n - 2 * max(n - 5, 0) ** 2, 8, 5),  # that bends near the limit
         (lambda n: 2000, 0, 4),  # too much, however few
         (lambda n: 100 + 0.5 * n, preflight.MOST, 3),  # no end in sight
+        (lambda n: 100 + 110 * n if n < 9 else 990 + n / 4 if n <= 30 else 50 * n, 30, 8),  # work done twice near it
         (lambda n: 0, 5, 5),  # a compiler that does not say how much
     ],
 )
@@ -164,7 +166,8 @@ def test_topologies_are_refused_in_one_sentence(monkeypatch):
     for name in ("v5e", "v5e:", "v5e:2y4", "nonsense", "v5e:0x4"):
         with pytest.raises(ConfigError, match=r"There is no topology .* such as v5e:16x16"):
             topology.mesh_of(name)
-    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
     with pytest.raises(ConfigError, match=r"needs libtpu, which is not installed: pip install 'jaxkd\[tpu\]'\."):
         topology.mesh_of("v5e:2x4")
 
