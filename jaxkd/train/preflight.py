@@ -22,7 +22,11 @@ from jaxkd.train.step import Pair, initial_state, make_step
 from jaxkd.types import Batch
 
 MOST = 1024  # pictures a chip; no search goes further
-USED = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
+SIZE = r"([\d.]+)([KMG]?)"
+REFUSALS = (  # of a TPU's compiler: bytes needed, bytes there
+    re.compile(rf"Used {SIZE} of {SIZE} hbm"),
+    re.compile(rf"\({SIZE}\) exceeds available HBM \({SIZE}\)"),
+)
 REPEATED = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]*\.remat[\w.\-]* = ", re.MULTILINE)
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -275,10 +279,11 @@ def _program(compiled: Any) -> Program:
 
 def _used(message: str) -> tuple[int, int]:
     """Bytes needed and bytes there, as a TPU's compiler says them when it gives up; zeros where it does not."""
-    if (found := USED.search(message)) is None:
-        return 0, 0
-    needed, unit, limit, limit_unit = found.groups()
-    return int(float(needed) * UNITS[unit]), int(float(limit) * UNITS[limit_unit])
+    for pattern in REFUSALS:
+        if found := pattern.search(message):
+            needed, unit, limit, limit_unit = found.groups()
+            return int(float(needed) * UNITS[unit]), int(float(limit) * UNITS[limit_unit])
+    return 0, 0
 
 
 def _guess(probes: list[Probe], *, low: int, high: int) -> int:
