@@ -37,9 +37,9 @@ class Program:
 def detector(name: str, *, depth: Any = 50, dtype: Any = "float32", tiny: bool = False) -> Detector:
     """A detector like torchvision's of this name; `tiny` gives one of its kind to try a program out with."""
     module = importlib.import_module(f"jaxkd.detectors.{name}")
-    body = resnet.Config(depth=10, width=8, dtype=dtype) if tiny else resnet.Config(depth=depth, dtype=dtype)
+    body = resnet.Config(depth=10, width=8) if tiny else resnet.Config(depth=depth)
     levels: dict[str, Any] = {} if name == "faster_rcnn" else {"first": 1, "extra": "conv_p5"}
-    neck = fpn.Config(channels=16 if tiny else 256, dtype=dtype, **levels)
+    neck = fpn.Config(channels=16 if tiny else 256, **levels)
     small: dict[str, Any] = {}
     if tiny:
         small = {"hidden": 16, "roi_samples": 16} if name == "faster_rcnn" else {"tower_channels": 16}

@@ -47,3 +47,9 @@ class HostLostError(JaxkdError):
     """A process of the run that never came or is gone; starting all of them again helps (exit code 77)."""
 
     exit_code = 77
+
+
+class TooLargeError(JaxkdError):
+    """A step that needs more memory than a chip has (exit code 71)."""
+
+    exit_code = 71

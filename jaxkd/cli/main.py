@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "find objects in pictures and draw them",
     "convert": "take over a torchvision, detectron2 or mmdetection detector",
     "explain": "draw what the teacher teaches on one picture",
+    "preflight": "see what a training step needs of a TPU or GPU, before there is one",
 }
 USAGE = 64
 

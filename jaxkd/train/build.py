@@ -45,6 +45,16 @@ def load(folder: str | Path) -> Loaded:
 
     Raises WeightsError where a file is missing or broken, or a leaf is missing, unused or misshapen.
     """
+    found = described(folder)
+    params, _ = tree.match(found.params, read.read(configs.asset_path(str(folder)) / WEIGHTS))
+    return dataclasses.replace(found, params=jax.tree.map(jax.numpy.asarray, params))
+
+
+def described(folder: str | Path) -> Loaded:
+    """The detector that a folder's detector.json describes, with the shapes of its parameters in their place.
+
+    Raises WeightsError where the file is missing or broken.
+    """
     path = configs.asset_path(str(folder))
     try:
         about = json.loads((path / ABOUT).read_text())
@@ -65,9 +75,7 @@ def load(folder: str | Path) -> Loaded:
         found = detector(config, classes)
     except ConfigError as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error}") from error
-    wanted = jax.eval_shape(found.init, jax.random.key(0))
-    params, _ = tree.match(wanted, read.read(path / WEIGHTS))
-    return Loaded(found, jax.tree.map(jax.numpy.asarray, params), config, scores, sizes)
+    return Loaded(found, jax.eval_shape(found.init, jax.random.key(0)), config, scores, sizes)
 
 
 def recast(loaded: Loaded, *, dtype: str) -> Loaded:

@@ -1,6 +1,7 @@
 """The devices of a run as a one-axis mesh, and how a batch is laid over it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,8 +22,12 @@ def make_mesh(devices: int = 0) -> Mesh:
     there = jax.devices()
     if not 0 <= devices <= len(there):
         raise ConfigError(f"train.devices asks for {devices} devices, and {len(there)} are there.")
-    count = devices or len(there)
-    return jax.make_mesh((count,), (AXIS,), devices=there[:count], axis_types=(AxisType.Auto,))
+    return mesh_over(there[: devices or len(there)])
+
+
+def mesh_over(devices: Sequence[Any]) -> Mesh:
+    """A mesh over these devices, which need not be here."""
+    return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def over_batch(function: Callable, mesh: Mesh, *, replicated: int, gathered: bool = False) -> Callable:

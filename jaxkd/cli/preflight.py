@@ -1,0 +1,143 @@
+"""`jaxkd preflight --config=RECIPE[:ARG] --topology=v5e:16x16`: what a training step needs, without the devices."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from jaxkd import config as configs
+from jaxkd.cli.flags import parse, recipe
+from jaxkd.errors import ConfigError, TooLargeError
+
+if TYPE_CHECKING:
+    from jaxkd.train.chips import Chip
+    from jaxkd.train.preflight import Preflight, Probe, Subject
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags beside --config."""
+    flags.DEFINE_string(
+        "topology", "here", "A slice of TPUs, such as v5e:16x16, or here for the devices that are.", flag_values=values
+    )
+    flags.DEFINE_integer("batch", 0, "Pictures a step; 0 for the recipe's.", flag_values=values, lower_bound=0)
+    flags.DEFINE_string("teacher", "", "A teacher's folder, or a recipe whose student it is like.", flag_values=values)
+    flags.DEFINE_integer(
+        "classes", 80, "Number of classes where the data is not here.", flag_values=values, lower_bound=1
+    )
+    flags.DEFINE_bool("search", True, "Look for the largest batch that fits.", flag_values=values)
+    flags.DEFINE_string("out", "", "JSON file to write.", flag_values=values)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Prints what the step needs; 0 where it fits, TooLargeError's exit code where it does not."""
+    if "--help" in argv or "-h" in argv:
+        parse("preflight", ["--help"], define)
+    config, rest = recipe(argv)
+    values, _ = parse("preflight", rest, define)
+    if values.topology != "here":
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # leaves accelerators that are here alone
+    from jaxkd.train import chips, preflight, topology
+
+    devices = topology.mesh_of(values.topology, devices=config.train.devices)
+    chip = chips.chip_of(devices.devices.flat[0], sharing=devices.size)
+    subject = preflight.subject(config, teacher=_teacher(values.teacher), classes=values.classes)
+    found = preflight.run(subject, devices, chip, batch=values.batch, search=values.search)
+    print(table(subject, found, topology=values.topology))
+    if values.out:
+        Path(values.out).write_text(json.dumps(as_dict(subject, found, topology=values.topology), indent=2) + "\n")
+    if not found.asked.fits:
+        raise TooLargeError(_refusal(found))
+    return 0
+
+
+def as_dict(subject: "Subject", found: "Preflight", *, topology: str) -> dict[str, Any]:
+    """The record as JSON holds it, with what is derived from it."""
+    told = dataclasses.asdict(found)
+    for probe, line in zip(found.probes, told["probes"], strict=True):
+        line["bound"] = probe.bound(found.chip)
+    about = {"topology": topology, "classes": subject.classes, "teacher": subject.teacher}
+    return about | {"trainable": subject.trainable} | told
+
+
+def table(subject: "Subject", found: "Preflight", *, topology: str) -> str:
+    """The record as lines to read."""
+    lines = [f"{topology}: {found.devices} x {_chip(found.chip)}", subject.classes, subject.teacher]
+    areas = len({probe.bucket for probe in found.probes})
+    for probe in found.probes[:areas]:
+        lines += ["", *_probe(probe, subject, found)]
+    if found.skipped:
+        names = ", ".join(f"{height}x{width}" for height, width in found.skipped)
+        lines += ["", f"Not compiled, since a bucket above has as many pixels: {names}."]
+    if found.largest is not None:
+        tried = ", ".join(f"{probe.pictures}" for probe in found.probes if probe.bucket == found.asked.bucket)
+        seconds = sum(probe.seconds for probe in found.probes)
+        lines += ["", f"Largest batch that fits: {found.largest} a chip, {found.largest * found.devices} in all."]
+        lines += [f"Compiled for {tried} pictures a chip, {seconds:.0f} s in all."]
+    return "\n".join(lines)
+
+
+def _chip(chip: "Chip") -> str:
+    peaks = ""
+    if chip.peak and chip.bandwidth:
+        peaks = f", {chip.peak / 1e12:.0f} TFLOP/s in bfloat16, {chip.bandwidth / 1e9:.0f} GB/s"
+    return f"{chip.name}, {_bytes(chip.memory)}{peaks} ({chip.source})"
+
+
+def _probe(probe: "Probe", subject: "Subject", found: "Preflight") -> list[str]:
+    height, width = probe.bucket
+    verdict = "fits" if probe.fits else "does not fit"
+    lines = [
+        f"{height}x{width}, {probe.pictures} pictures a chip, {probe.pictures * found.devices} in all:",
+        f"  memory a chip   {_bytes(probe.needed)} of {_bytes(probe.limit)}: {verdict}",
+    ]
+    if program := probe.program:
+        memory = program.memory
+        lines += [
+            f"                  arguments {_bytes(memory.arguments)}, temporaries {_bytes(memory.temporaries)}, "
+            f"outputs {_bytes(memory.outputs)}, of which {_bytes(memory.alias)} in the place of arguments",
+            f"  a step, a chip  {program.flops / 1e12:.3f} TFLOP, {program.accessed / 1e9:.2f} GB accessed",
+            f"  collectives     {_collectives(program)}; trainable parameters have {subject.trainable / 1e6:.3f} MB",
+        ]
+        if program.repeated:
+            lines.append(f"  to fit          {program.repeated} instructions are repeated or packed, which takes time")
+    if bound := probe.bound(found.chip):
+        seconds, by = bound
+        rate = probe.pictures * found.devices / seconds
+        lines.append(f"  lower bound     {1e3 * seconds:.1f} ms a step by its {by}, so at most {rate:.0f} pictures/s")
+        lines.append("                  (no prediction: a step takes longer, and what is in a loop may count once)")
+    return [*lines, f"  compiled in     {probe.seconds:.0f} s"]
+
+
+def _bytes(number: int) -> str:
+    """So many bytes, to read."""
+    return f"{number / 2**30:.2f} GiB" if number >= 2**29 else f"{number / 2**20:.2f} MiB"
+
+
+def _collectives(program: Any) -> str:
+    kinds = program.collectives.items()
+    return ", ".join(f"{of.count} {kind} of {of.bytes / 1e6:.3f} MB" for kind, of in kinds) or "none"
+
+
+def _refusal(found: "Preflight") -> str:
+    asked = found.asked
+    said = f"{_bytes(asked.needed)} of {_bytes(asked.limit)}" if asked.needed else "more than the chip's memory"
+    text = f"A step with {asked.pictures} pictures a chip needs {said}"
+    if found.largest is None:
+        return f"{text}; leave out --nosearch to find the batch that fits."
+    if not found.largest:
+        return f"{text}, and not even 1 picture a chip fits; take smaller pictures, bfloat16 or a larger chip."
+    return f"{text}; {found.largest} a chip fit: --batch={found.largest * found.devices}."
+
+
+def _teacher(name: str) -> Any:
+    """What --teacher names: the folder or file as it stands, else the student of a recipe."""
+    if not name or configs.asset_path(name).exists():
+        return name
+    try:
+        return recipe([f"--config={name}"])[0].student
+    except ConfigError as error:
+        raise ConfigError(f"--teacher={name} is neither here nor a recipe. {error}") from error

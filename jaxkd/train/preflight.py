@@ -1,0 +1,305 @@
+"""What a step needs, from its compiled program: memory, operations, collectives, and the batch that fits a chip."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxkd import config as configs
+from jaxkd.data import loader
+from jaxkd.errors import ConfigError, DataError
+from jaxkd.train import build, collectives, loop, mesh, prepare
+from jaxkd.train.chips import Chip
+from jaxkd.train.published import BY_NUMBER
+from jaxkd.train.state import State, Tree, split
+from jaxkd.train.step import Pair, initial_state, make_step
+from jaxkd.types import Batch
+
+MOST = 1024  # pictures a chip; no search goes further
+SIZE = r"([\d.]+)([KMG]?)"
+REFUSALS = (  # of a TPU's compiler: bytes needed, bytes there
+    re.compile(rf"Used {SIZE} of {SIZE} hbm"),
+    re.compile(rf"\({SIZE}\) exceeds available HBM \({SIZE}\)"),
+)
+REPEATED = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]*\.remat[\w.\-]* = ", re.MULTILINE)
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A step with nothing of full size: who learns and teaches, and the shapes of what they carry."""
+
+    pair: Pair
+    state: State  # of shapes
+    frozen: Tree  # of shapes
+    feeding: loader.Config
+    batch: int  # of the recipe
+    trainable: int  # bytes of the parameters that are trained
+    classes: str  # a sentence on where they are from
+    teacher: str  # a sentence on who it is
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a chip, as the compiler plans them."""
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    alias: int  # of the outputs, in the place of arguments
+    program: int
+
+    @property
+    def total(self) -> int:
+        """What is there at once."""
+        return self.arguments + self.outputs - self.alias + self.temporaries + self.program
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the compiler says of a program on one chip; what stands in a loop may be counted once."""
+
+    memory: Memory
+    flops: float
+    accessed: float  # bytes
+    collectives: dict[str, collectives.Collectives]
+    repeated: int  # instructions that are repeated, or whose results are packed, so that the program fits
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The step compiled for one size."""
+
+    bucket: tuple[int, int]  # height and width
+    pictures: int  # a chip
+    needed: int  # bytes; 0 where the compiler gave up without a word on them
+    limit: int  # bytes
+    fits: bool
+    seconds: float  # of compiling
+    program: Program | None  # None where the compiler gave up
+
+    def bound(self, chip: Chip) -> tuple[float, str] | None:
+        """Seconds that no step can be faster than, and what bounds it; None where the chip's peaks are unknown."""
+        if self.program is None or not chip.peak or not chip.bandwidth:
+            return None
+        return max((self.program.flops / chip.peak, "FLOPs"), (self.program.accessed / chip.bandwidth, "bandwidth"))
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """All that was found for one recipe and one set of devices."""
+
+    devices: int
+    chip: Chip
+    probes: tuple[Probe, ...]  # the batch asked for, one for each area of a bucket, the largest first; then the search
+    largest: int | None  # pictures a chip that fit; None where it was not looked for
+    skipped: tuple[tuple[int, int], ...]  # buckets of an area that another has, which were not compiled
+
+    @property
+    def asked(self) -> Probe:
+        """The batch asked for, at the bucket that decides."""
+        return self.probes[0]
+
+
+def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> Subject:
+    """The step of a recipe in shapes; its data is read where it is there.
+
+    Args:
+      recipe: a whole one.
+      teacher: a folder or a published file in place of the recipe's, or the component of a detector like it.
+      classes: their number where the data is not there.
+
+    Raises ConfigError where the teacher is not there or not needed, and what the parts of the recipe raise.
+    """
+    config: loop.Config = configs.build(recipe.train)
+    names, pictures, said = _classes(recipe, classes)
+    student = build.detector(recipe.student, names)
+    teaching, who = _teacher(recipe, teacher, names)
+    pair = loop.make_pair(recipe, config, student, teaching, pictures=pictures or config.batch * config.steps)
+    key = jax.eval_shape(lambda: jax.random.key(config.seed))
+    state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
+    learned, _ = split(state.params, pair.trainable)
+    return Subject(
+        pair=pair,
+        state=state,
+        frozen=teaching.params if teaching else {},
+        feeding=configs.build(recipe.data.loader),
+        batch=config.batch,
+        trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(learned)),
+        classes=said,
+        teacher=who,
+    )
+
+
+def run(subject: Subject, devices: Mesh, chip: Chip, *, batch: int = 0, search: bool = True) -> Preflight:
+    """Compiles the step for these devices, at the recipe's `batch` or another, and looks for the largest that fits.
+
+    Raises ConfigError where the batch does not divide over the devices.
+    """
+    batch = batch or subject.batch
+    if batch < 1 or batch % devices.size:
+        near = max(round(batch / devices.size), 1) * devices.size
+        raise ConfigError(f"A batch of {batch} does not divide over {devices.size} devices; give --batch={near}.")
+    step = make_step(subject.pair, devices)
+    buckets, skipped = _areas(subject.feeding.buckets)
+
+    def compiled(pictures: int, bucket: tuple[int, int] = buckets[0]) -> Probe:
+        return _probe(step, subject, devices, chip, bucket=bucket, pictures=pictures)
+
+    probes = [compiled(batch // devices.size, bucket) for bucket in buckets]
+    largest = None
+    if search:
+        largest, more = largest_fitting(compiled, probes[0])
+        probes += more
+    return Preflight(devices.size, chip, tuple(probes), largest, skipped)
+
+
+def largest_fitting(compiled: Callable[[int], Probe], first: Probe) -> tuple[int, list[Probe]]:
+    """The largest number of pictures a chip that fits, 0 for none, and the probes that it took beside the first.
+
+    A compiler refuses what does not fit long before it has written the code of what does, and says how much was
+    needed. So the limit is looked for from above: twice what the first probe promises, then one more than where the
+    line through the two probes nearest to the limit reaches it, until one number fits and the next does not.
+    """
+    known = {first.pictures: first}
+    while True:
+        low = max((n for n, probe in known.items() if probe.fits), default=0)
+        high = min((n for n, probe in known.items() if not probe.fits), default=MOST + 1)
+        if high - low <= 1:
+            return low, [probe for n, probe in known.items() if n != first.pictures]
+        guess = _guess(list(known.values()), low=low, high=high)
+        known[guess] = compiled(guess)
+
+
+def shapes(feeding: loader.Config, *, bucket: tuple[int, int], pictures: int) -> Batch:
+    """The shapes of a batch."""
+    b, g, (height, width) = pictures, feeding.max_objects, bucket
+    of = jax.ShapeDtypeStruct
+    return Batch(
+        images=of((b, height, width, 3), jnp.uint8),
+        sizes=of((b, 2), jnp.int32),
+        boxes=of((b, g, 4), jnp.float32),
+        labels=of((b, g), jnp.int32),
+        valid=of((b, g), jnp.bool),
+        crowd=of((b, g), jnp.bool),
+        ids=of((b,), jnp.int32),
+        scales=of((b, 2), jnp.float32),
+        real=of((b,), jnp.bool),
+    )
+
+
+def _classes(recipe: configs.Recipe, number: int) -> tuple[tuple[str, ...], int, str]:
+    """Names of the classes, pictures of an epoch (0 where unknown), and a sentence on where they are from."""
+    try:
+        source = prepare.load_source(recipe.data.train)
+    except DataError as error:
+        names = BY_NUMBER.get(number, tuple(f"class {place}" for place in range(number)))
+        return names, 0, f"{number} classes, as --classes says, since the data is not here: {error}"
+    return source.classes, len(source.records), f"{len(source.classes)} classes, those of the recipe's data."
+
+
+def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tuple[build.Loaded | None, str]:
+    """The teacher with the shapes of its parameters, and a sentence on it."""
+    if not recipe.distill:
+        if given:
+            raise ConfigError("The recipe teaches nothing, so there is no use for --teacher.")
+        return None, "Nothing is taught."
+    if given and not isinstance(given, str):
+        detector = build.detector(given, classes)
+        params = jax.eval_shape(detector.init, jax.random.key(0))
+        return build.Loaded(detector, params, given, {}, {}), "The teacher has the shape of a recipe's student."
+    name = given or recipe.teacher
+    place = configs.asset_path(name)
+    folder = place / prepare.STUDENT if (place / prepare.RECIPE).is_file() else place
+    if name and (folder / build.ABOUT).is_file():
+        return build.described(folder), f"The teacher is described in {folder / build.ABOUT}."
+    if name and place.is_file():
+        found = prepare.load_detector(name)
+        params = jax.eval_shape(lambda: found.params)
+        return build.Loaded(found.detector, params, found.config, {}, {}), f"The teacher is in {name}."
+    raise ConfigError(
+        f"The teacher {name or 'of the recipe'} is not here; give --teacher=RECIPE, such as coco:faster_rcnn-r101, for "
+        "one whose student has its shape, or --teacher=FOLDER with its detector.json."
+    )
+
+
+def _areas(buckets: tuple[tuple[int, int], ...]) -> tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]:
+    """The first bucket of each area, the largest first, and the others."""
+    chosen: dict[int, tuple[int, int]] = {}
+    for height, width in buckets:
+        chosen.setdefault(height * width, (height, width))
+    first = [chosen[area] for area in sorted(chosen, reverse=True)]
+    return first, tuple(bucket for bucket in dict.fromkeys(buckets) if bucket not in first)
+
+
+def _probe(step: Any, subject: Subject, devices: Mesh, chip: Chip, *, bucket: tuple[int, int], pictures: int) -> Probe:
+    batch = shapes(subject.feeding, bucket=bucket, pictures=pictures * devices.size)
+    whole, parts = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
+    lowered = step.lower(_laid(subject.state, whole), _laid(subject.frozen, whole), _laid(batch, parts))
+    began = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed, limit = _used(str(error))
+        return Probe(bucket, pictures, needed, limit or chip.memory, False, time.monotonic() - began, None)
+    seconds = time.monotonic() - began
+    program = _program(compiled)
+    needed = program.memory.total
+    return Probe(bucket, pictures, needed, chip.memory, needed <= chip.memory, seconds, program)
+
+
+def _laid(tree: Tree, sharding: NamedSharding) -> Tree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def _program(compiled: Any) -> Program:
+    plan, cost, text = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
+    return Program(
+        memory=Memory(
+            arguments=plan.argument_size_in_bytes,
+            outputs=plan.output_size_in_bytes,
+            temporaries=plan.temp_size_in_bytes,
+            alias=plan.alias_size_in_bytes,
+            program=plan.generated_code_size_in_bytes,
+        ),
+        flops=float(cost.get("flops", float("nan"))),
+        accessed=float(cost.get("bytes accessed", float("nan"))),
+        collectives=collectives.count(text),
+        repeated=len(REPEATED.findall(text)),
+    )
+
+
+def _used(message: str) -> tuple[int, int]:
+    """Bytes needed and bytes there, as a TPU's compiler says them when it gives up; zeros where it does not."""
+    for pattern in REFUSALS:
+        if found := pattern.search(message):
+            needed, unit, limit, limit_unit = found.groups()
+            return int(float(needed) * UNITS[unit]), int(float(limit) * UNITS[limit_unit])
+    return 0, 0
+
+
+def _guess(probes: list[Probe], *, low: int, high: int) -> int:
+    """The number to try next, of those between `low`, which fits, and `high`, which does not."""
+    limit = min(probe.limit for probe in probes)
+    near = sorted((probe for probe in probes if probe.needed), key=lambda probe: abs(probe.needed - limit))[:2]
+    slope = 0.0
+    if len(near) == 2:
+        slope = (near[0].needed - near[1].needed) / (near[0].pictures - near[1].pictures)
+    if slope > 0:
+        guess = int(near[0].pictures + (limit - near[0].needed) // slope)
+        guess += 1 if guess + 1 < high else 0
+    elif len(near) == 1:
+        guess = int(limit * near[0].pictures / near[0].needed) * (2 if low else 1)
+    else:
+        guess = 0
+    if high <= MOST and (not guess or len(probes) > 4):  # memory that a compiler saves near the limit follows no line
+        guess = (low + high) // 2
+    return min(max(guess or 2 * low, low + 1), high - 1)

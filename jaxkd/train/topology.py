@@ -1,0 +1,74 @@
+"""Devices to compile for: those that are here, or those of a slice of TPUs, which need not be here."""
+
+import contextlib
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from jaxkd.errors import ConfigError
+from jaxkd.train import mesh
+
+HERE = "here"
+# Read by libtpu when it is loaded. It is only to compile: it shall not ask a cloud's metadata server what machine this
+# is, nor refuse because another process of the machine trains, nor explain itself on stderr.
+QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+def mesh_of(topology: str, *, devices: int = 0) -> Mesh:
+    """A mesh over all devices of a topology such as "v5e:16x16"; for "here" over the first `devices`, all for 0.
+
+    Raises ConfigError where libtpu is not installed, or knows no such topology, or fewer devices are here.
+    """
+    if topology == HERE:
+        return mesh.make_mesh(devices)
+    name, _, sides = topology.partition(":")
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", sides):
+        raise _unknown(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError(f"Compiling for {topology} needs libtpu, which is not installed: pip install 'jaxkd[tpu]'.")
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if name == "v4" else {}  # one device a chip
+    if math.prod(int(side) for side in sides.split("x")) == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)  # a host of four is the default
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    try:
+        with _silent_stderr():
+            found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    except jax.errors.JaxRuntimeError as error:
+        if "INVALID_ARGUMENT" in str(error):
+            raise _unknown(topology) from error
+        raise ConfigError(f"libtpu gives no topology {topology}: {str(error).splitlines()[0]}") from error
+    return mesh.mesh_over(found.devices)
+
+
+def _unknown(topology: str) -> ConfigError:
+    return ConfigError(
+        f"There is no topology {topology!r}; write a TPU's version and the sides of a slice, such as v5e:16x16, "
+        "v6e:2x4 or v5p:4x4x4, or 'here'."
+    )
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Sends what native code writes to stderr nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,107 @@
+"""What a step needs, on the command line: before its devices, its teacher's weights or its data are there."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import conftest
+import pytest
+
+from jaxkd.train import chips
+
+
+def check(project, *flags, arg="alone"):
+    with contextlib.chdir(project.folder):
+        return conftest.call("preflight", f"--config={project.recipe}:{arg}", *flags)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A recipe without its pictures, looked at once, with the record that was written."""
+    folder = tmp_path_factory.mktemp("preflight")
+    project = conftest.make_project(folder / "project", teacher=str(folder / "teacher"))
+    (project.folder / "train.json").unlink()
+    outcome = check(project, "--classes=2", "--nosearch", f"--out={folder / 'record.json'}")
+    assert outcome.code == 0, outcome
+    return project, outcome, json.loads((folder / "record.json").read_text())
+
+
+def test_a_recipe_is_described_without_its_data(asked):
+    _, outcome, record = asked
+    assert outcome.err == ""
+    assert "here: 1 x CPU" in outcome.out
+    assert "2 classes, as --classes says, since the data is not here" in outcome.out
+    assert "Nothing is taught." in outcome.out
+    assert "64x96, 4 pictures a chip, 4 in all:" in outcome.out
+    assert "fits" in outcome.out
+    (probe,) = record["probes"]
+    assert probe["needed"] > record["trainable"] > 0
+    assert (record["topology"], record["devices"], record["largest"]) == ("here", 1, None)
+
+
+def test_what_does_not_fit_is_refused_with_the_batch_that_does(asked, refused, monkeypatch):
+    project, _, record = asked
+    memory = record["probes"][0]["needed"] - 1
+    real = chips.chip_of
+    monkeypatch.setattr(chips, "chip_of", lambda *args, **more: dataclasses.replace(real(*args, **more), memory=memory))
+    outcome = check(project, "--classes=2")
+    refused(outcome, 71, "A step with 4 pictures a chip needs", "3 a chip fit: --batch=3", command="preflight")
+    assert "does not fit" in outcome.out
+    assert "Largest batch that fits: 3 a chip, 3 in all." in outcome.out
+
+
+def test_a_teacher_that_is_not_there(project, refused):
+    refused(check(project, arg="taught"), 64, "teacher is not here; give --teacher=RECIPE", command="preflight")
+    refused(
+        check(project, "--teacher=nowhere", arg="taught"),
+        64,
+        "--teacher=nowhere is neither here nor a recipe.",
+        command="preflight",
+    )
+    refused(check(project, "--teacher=bccd"), 64, "no use for --teacher", command="preflight")
+
+
+def test_a_teacher_without_weights_serves(runs, project, tmp_path):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    shutil.copy(runs.alone / "student" / "detector.json", folder)
+    outcome = check(project, "--nosearch", arg="taught")
+    assert outcome.code == 0, outcome
+    assert f"The teacher is described in {folder / 'detector.json'}." in outcome.out
+    assert "2 classes, those of the recipe's data." in outcome.out
+
+
+def test_topologies_that_are_none(project, refused, monkeypatch):
+    refused(check(project, "--topology=v5e"), 64, "There is no topology 'v5e'", command="preflight")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
+    refused(check(project, "--topology=v5e:2x4"), 64, "pip install 'jaxkd[tpu]'", command="preflight")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, the extra 'tpu', is not installed")
+def test_a_slice_of_tpus_that_is_not_here(project, tmp_path):
+    out = tmp_path / "record.json"
+    command = [sys.executable, "-m", "jaxkd.cli.main", "preflight", f"--config={project.recipe}", "--nosearch"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+
+    def run(*flags):
+        return subprocess.run(
+            [*command, *flags], cwd=project.folder, env=environment, capture_output=True, text=True, timeout=900
+        )
+
+    done = run("--topology=v5e:2x2", f"--out={out}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "v5e:2x2: 4 x TPU v5e, 16.00 GiB, 197 TFLOP/s in bfloat16, 819 GB/s" in done.stdout
+    record = json.loads(out.read_text())
+    (probe,) = record["probes"]
+    assert set(probe["program"]["collectives"]) == {"all-reduce"}
+    assert probe["program"]["collectives"]["all-reduce"]["bytes"] == pytest.approx(record["trainable"], rel=0.01)
+    assert probe["bound"][0] > 0
+    wrong = run("--topology=v5e:3x3")
+    assert wrong.returncode == 64
+    assert wrong.stderr.startswith("jaxkd preflight: There is no topology 'v5e:3x3'")
