@@ -103,16 +103,13 @@ class Log:
     def _keep(self, start: int) -> None:
         if self._file is None or not self._file.exists():
             return
-        kept = []
-        for line in self._file.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # a line that the process did not live to finish
-            if record["step"] < start or (record["step"] == start and "refreshed" not in record):
-                kept.append(line)
+        kept = [
+            json.dumps(line) + "\n"
+            for line in read(self._file.parent)
+            if line["step"] < start or (line["step"] == start and "refreshed" not in line)
+        ]
         spare = self._file.with_suffix(".part")
-        spare.write_text("".join(f"{line}\n" for line in kept))
+        spare.write_text("".join(kept))
         os.replace(spare, self._file)
 
 
@@ -124,6 +121,9 @@ def _finite(value: Any) -> Any:
 
 
 def read(workdir: Path) -> list[dict]:
-    """All lines of a run."""
-    file = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    """All lines of a run; none for one that the process did not live to finish."""
+    file, lines = workdir / "metrics.jsonl", []
+    for text in file.read_text().splitlines() if file.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
