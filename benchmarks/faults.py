@@ -85,7 +85,8 @@ def _start(workdir: Path) -> subprocess.Popen:
 def unlike(workdir: Path, other: Path) -> list[str]:
     """What differs between two finished runs."""
     mine, theirs = _arrays(workdir), _arrays(other)
-    found = [name for name in sorted(set(mine) | set(theirs)) if not np.array_equal(mine.get(name), theirs.get(name))]
+    found = sorted(set(mine) ^ set(theirs))
+    found += [name for name in sorted(set(mine) & set(theirs)) if not np.array_equal(mine[name], theirs[name])]
     for name in ("weights.safetensors", "detector.json"):
         if (workdir / "student" / name).read_bytes() != (other / "student" / name).read_bytes():
             found.append(name)
