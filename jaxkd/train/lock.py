@@ -40,16 +40,10 @@ class Lock:
 
         Raises StorageError where another run holds it, or the file cannot be written.
         """
-        try:
-            file = self._path.open("a+")
-        except OSError as error:
-            raise StorageError(f"{self._path} cannot be written: {error.strerror}.") from error
+        file = self._locked()
+        while file is None:  # its holder took it away in between
+            file = self._locked()
         holder = _read(self._path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise StorageError(self._refusal(holder)) from error
         if holder and holder.get("host") != socket.gethostname() and self._lives(holder):
             file.close()
             raise StorageError(self._refusal(holder))
@@ -64,12 +58,29 @@ class Lock:
         self._file = file
         threading.Thread(target=self._stay, daemon=True).start()
 
+    def _locked(self) -> IO[str] | None:
+        """The file, locked on this host; None where it is no longer the one in the folder."""
+        try:
+            file = self._path.open("a+")
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be written: {error.strerror}.") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise StorageError(self._refusal(_read(self._path))) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                return file
+        file.close()
+        return None
+
     def release(self) -> None:
         """Gives the lock back."""
         self._released.set()
         if self._file is not None:
             with contextlib.suppress(OSError):
-                self._file.truncate(0)
+                self._path.unlink()
             self._file.close()
             self._file = None
 

@@ -8,7 +8,7 @@ import conftest
 import numpy as np
 import pytest
 
-from jaxkd.train import log
+from jaxkd.train import log, manifest
 from jaxkd.weights import read
 
 CONFIG, DATA, WEIGHTS, STORAGE = 64, 65, 66, 74
@@ -258,10 +258,12 @@ def test_the_workdir_of_another_recipe(runs, refused):
 
 
 def test_a_checkpoint_of_another_form(project, begun, refused):
-    (meta,) = begun.glob("checkpoints/4/meta/metadata")
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 2}))
+    folder = begun / "checkpoints" / "4"
+    about = manifest.check(folder) | {"format": 1}
+    (folder / manifest.NAME).unlink()
+    manifest.seal(folder, about)
     before = {name: digest for name, (_, digest) in conftest.listing(begun).items()}
-    refused(project.train(begun), STORAGE, "Checkpoint 4", "has the form 2", "take a new --workdir")
+    refused(project.train(begun), STORAGE, "has the form 1", "take a new --workdir")
     assert {name: digest for name, (_, digest) in conftest.listing(begun).items()} == before
 
 

@@ -60,20 +60,20 @@ def test_a_finished_run_says_so_and_changes_nothing(runs, tmp_path):
 
 
 def test_a_stopped_run_goes_on(runs, tmp_path, monkeypatch):
-    from jaxkd.train import loop
+    from jaxkd.train.training import Training
 
     workdir = tmp_path / "run"
-    save = loop._Training._save
+    save = Training._save
 
-    def stop(training, state, batches, evaluation):
-        save(training, state, batches, evaluation)
+    def stop(training, *args):
+        save(training, *args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop._Training, "_save", stop)
+    monkeypatch.setattr(Training, "_save", stop)
     outcome = runs.project.train(workdir, "--config.train.checkpoint_every=2")
     assert outcome.code == 130
     assert outcome.err == "jaxkd train: stopped; the same command goes on from the last checkpoint.\n"
-    monkeypatch.setattr(loop._Training, "_save", save)
+    monkeypatch.setattr(Training, "_save", save)
     outcome = runs.project.train(workdir, "--config.train.checkpoint_every=2")
     assert outcome.code == 0, outcome
     assert "Going on from the checkpoint at step 2." in outcome.out
