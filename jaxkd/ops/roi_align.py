@@ -78,7 +78,11 @@ def roi_align_batch(
     into the pyramid and none into the boxes. A box that is not a number gives zeros.
 
     There are two formulations for it, `roi_align_gather` and `roi_windows.roi_align_windows`, and "auto" takes that of
-    the platform for which the program is compiled: windows on a TPU, the gather everywhere else.
+    the platform for which the program is compiled: windows on a TPU, the gather everywhere else. The choice for TPUs
+    rests on the estimates of their compiler (libtpu 0.0.42 for a v5e, no chip at hand) for four pictures of 800 x 1344
+    with 512 boxes and 256 channels in bfloat16: forward some 10 ms against 27 for the gather and 21 for
+    `roi_align_dense`; with the gradient some 27 against 105 or more, as scatters are hardly estimated, and 72.
+    Nothing of it was measured on a GPU.
 
     Args:
         pyramids: maps of the images, finest level first; all of one dtype and width c.
