@@ -51,7 +51,7 @@ class Program:
                 self.parts[name] = []
                 self.entry = name if head[1] else self.entry
             elif found := re.match(r"\s+(?:ROOT )?%[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\((.*)$", line):
-                self.parts[name].append(found.groups())
+                self.parts[name].append((found[1], found[2], found[3]))
 
     def cycles(self, part: str = "", depth: int = 0) -> float:
         """Of one computation and all that it calls."""
@@ -106,7 +106,9 @@ def expected(name: str, function, arguments, device, turns) -> dict:
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
     program = jax.jit(function).lower(*arguments).compile()
     cost, memory = program.cost_analysis(), program.memory_analysis()
-    milliseconds = Program(program.as_text(), turns).cycles() / HERTZ * 1e3
+    if cost is None or memory is None:
+        raise SystemExit(f"The compiler says nothing of {name}.")
+    milliseconds = Program(program.as_text() or "", turns).cycles() / HERTZ * 1e3
     row = {
         "name": name,
         "milliseconds": round(milliseconds, 2),

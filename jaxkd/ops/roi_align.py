@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 from jax import lax
@@ -11,8 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from jaxkd.ops.roi_regions import check_sizes, region_maps, samples
 from jaxkd.ops.roi_windows import roi_align_windows
-
-Formulation = Literal["auto", "gather", "windows"]
 
 
 def roi_align(
@@ -68,7 +65,7 @@ def roi_align_batch(
     first_level: int = 2,
     chunk: int = 16,
     extents: Int[Array, "b 2"] | None = None,
-    formulation: Formulation = "auto",
+    formulation: str = "auto",
 ) -> Float[Array, "b r {resolution} {resolution} c"]:
     """A resolution x resolution grid of features for every box of every image, in the dtype of the features.
 
@@ -100,7 +97,7 @@ def roi_align_batch(
         chunk: boxes worked on at a time.
         extents: height and width in pixels of each picture inside the padding. Where given, a map ends at
             ceil(extent / stride) cells, so that how far a picture was padded never changes the result.
-        formulation: how it is computed; the results differ by rounding only.
+        formulation: "auto", "gather" or "windows"; the results differ by rounding only.
 
     Raises:
         ValueError: if there is not one stride a level, a size is not positive, or the formulation is unknown.
@@ -171,7 +168,7 @@ def roi_align_gather(
     channels = pyramids[0].shape[-1]
     flat = jnp.concatenate([level.reshape(-1, channels) for level in pyramids])
     regions = region_maps(
-        [x.shape[1:3] for x in pyramids], boxes, strides, extents,
+        [(x.shape[1], x.shape[2]) for x in pyramids], boxes, strides, extents,
         aligned=aligned, canonical_scale=canonical_scale, canonical_level=canonical_level, first_level=first_level,
     )  # fmt: skip
 
@@ -217,7 +214,8 @@ def roi_align_dense(
     """
     check_sizes(pyramid, strides, resolution=resolution, sampling_ratio=sampling_ratio, chunk=chunk)
     regions = region_maps(
-        [level.shape[:2] for level in pyramid], boxes[None], strides, None if extents is None else extents[None],
+        [(level.shape[0], level.shape[1]) for level in pyramid], boxes[None], strides,
+        None if extents is None else extents[None],
         aligned=aligned, canonical_scale=canonical_scale, canonical_level=canonical_level, first_level=first_level,
     )  # fmt: skip
 

@@ -66,7 +66,7 @@ def roi_align_windows(
         chunk=chunk, resolution=resolution, images=b, shapes=shapes, window=window, channels=channels, dtype=dtype
     )
     plan, slot = _plan(walk, maps, sampling_ratio, adaptive)
-    pooled = _pool(tuple(pyramids), plan, walk).reshape(-1, resolution, resolution, channels)
+    pooled = jnp.reshape(_pool(tuple(pyramids), plan, walk), (-1, resolution, resolution, channels))
     return pooled.at[slot].get(mode="promise_in_bounds", unique_indices=True).reshape(b, r, *pooled.shape[1:])
 
 
