@@ -44,7 +44,8 @@ class Program:
 
     def __init__(self, text: str, turns):
         """Reads the text; `turns(type, depth)` says how often a loop of data-dependent length runs."""
-        self.turns, self.parts, self.entry, name = turns, {}, "", ""
+        self.turns, self.entry, name = turns, "", ""
+        self.parts: dict[str, list[tuple[str, str, str]]] = {}
         for line in text.splitlines():
             if head := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
                 name = head[2]
