@@ -1,20 +1,39 @@
 import importlib.util
+import re
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from jax import numpy as jnp
 
 from jaxkd.ops import roi_align as ops
+from jaxkd.ops.roi_windows import roi_align_windows
 
 STATIC = ("strides", "resolution", "sampling_ratio", "adaptive", "aligned", "chunk")
 roi_align = jax.jit(ops.roi_align, static_argnames=STATIC)
 roi_align_dense = jax.jit(ops.roi_align_dense, static_argnames=STATIC)
-roi_align_batch = jax.jit(ops.roi_align_batch, static_argnames=STATIC)
+roi_align_batch = jax.jit(ops.roi_align_batch, static_argnames=(*STATIC, "formulation"))
+
+
+def windows(pyramid, boxes, *, extents=None, window=(64, 128), **options):
+    extents = None if extents is None else extents[None]
+    return roi_align_windows([x[None] for x in pyramid], boxes[None], extents=extents, window=window, **options)[0]
+
+
+def small_windows(pyramid, boxes, **options):
+    """Windows that never hold the larger boxes, so that a chunk takes several of them."""
+    return windows(pyramid, boxes, window=(5, 8), **options)
+
+
+windows = jax.jit(windows, static_argnames=(*STATIC, "window"))
+small_windows = jax.jit(small_windows, static_argnames=STATIC)
 
 STRIDES = (4, 8, 16, 32)
 SHAPES = ((24, 20), (12, 10), (6, 5), (3, 3))
-FORMS = pytest.mark.parametrize("form", [roi_align, roi_align_dense], ids=["gather", "dense"])
+EVERY = {"gather": roi_align, "dense": roi_align_dense, "windows": windows, "small windows": small_windows}
+FORMS = pytest.mark.parametrize("form", EVERY.values(), ids=EVERY.keys())
 
 
 def random_pyramid(rng, channels=3):
@@ -119,11 +138,12 @@ def test_as_many_samples_as_cells(form, aligned):
     assert np.abs(fixed - want).max() > 1e-2
 
 
-def test_every_level_is_read():
+@FORMS
+def test_every_level_is_read(form):
     pyramid = [jnp.full((*shape, 1), 1.0 + number) for number, shape in enumerate(SHAPES)]
     side = jnp.array([10.0, 111.0, 112.0, 223.0, 224.0, 448.0])
     boxes = jnp.stack([40 - side / 2, 40 - side / 2, 40 + side / 2, 40 + side / 2], -1)
-    middle = roi_align(pyramid, boxes, strides=STRIDES)[:, 3, 3, 0]
+    middle = form(pyramid, boxes, strides=STRIDES)[:, 3, 3, 0]
     np.testing.assert_allclose(middle, [1, 1, 2, 2, 3, 4], rtol=1e-6)
 
 
@@ -148,16 +168,18 @@ def test_padding_never_changes_a_result(form):
     np.testing.assert_allclose(form(padded, boxes, strides=STRIDES, extents=extent), want, atol=1e-5)
 
 
-def test_chunk_changes_nothing():
+@FORMS
+def test_chunk_changes_nothing(form):
     rng = np.random.default_rng(3)
     pyramid, boxes = random_pyramid(rng), random_boxes(rng, 10)
     want = roi_align(pyramid, boxes, strides=STRIDES, chunk=100)
     for chunk in (1, 3, 10):
-        np.testing.assert_allclose(roi_align(pyramid, boxes, strides=STRIDES, chunk=chunk), want, atol=1e-5)
+        np.testing.assert_allclose(form(pyramid, boxes, strides=STRIDES, chunk=chunk), want, atol=1e-5)
 
 
+@pytest.mark.parametrize("formulation", ["gather", "windows"])
 @pytest.mark.parametrize("with_extents", [False, True])
-def test_batch_and_vmap_equal_one_image_at_a_time(with_extents):
+def test_batch_and_vmap_equal_one_image_at_a_time(with_extents, formulation):
     rng = np.random.default_rng(4)
     images = [random_pyramid(rng) for _ in range(3)]
     pyramids = [jnp.stack(levels) for levels in zip(*images, strict=True)]
@@ -165,10 +187,12 @@ def test_batch_and_vmap_equal_one_image_at_a_time(with_extents):
     extents = jnp.array([[96, 80], [50, 80], [33, 61]]) if with_extents else None
 
     def alone(pyramid, boxes, extents):
+        if formulation == "windows":
+            return windows(pyramid, boxes, strides=STRIDES, extents=extents, chunk=4)
         return roi_align(pyramid, boxes, strides=STRIDES, extents=extents, chunk=4)
 
     want = jnp.stack([alone(images[i], boxes[i], extents[i] if with_extents else None) for i in range(3)])
-    together = roi_align_batch(pyramids, boxes, strides=STRIDES, extents=extents)
+    together = roi_align_batch(pyramids, boxes, strides=STRIDES, extents=extents, formulation=formulation)
     mapped = jax.jit(jax.vmap(alone, in_axes=(0, 0, 0 if with_extents else None)))(pyramids, boxes, extents)
     np.testing.assert_allclose(together, want, atol=1e-5)
     np.testing.assert_allclose(mapped, want, atol=1e-5)
@@ -197,10 +221,11 @@ def test_gradient_equals_finite_differences(form, chunk):
             np.testing.assert_allclose(gradient[row, col, 0], slow(nudged) - base, atol=1e-4)
 
 
-def test_no_gradient_reaches_the_boxes():
+@FORMS
+def test_no_gradient_reaches_the_boxes(form):
     rng = np.random.default_rng(6)
     pyramid, boxes = random_pyramid(rng), random_boxes(rng, 5)
-    gradient = jax.jit(jax.grad(lambda boxes: (roi_align(pyramid, boxes, strides=STRIDES) ** 2).sum()))(boxes)
+    gradient = jax.jit(jax.grad(lambda boxes: (form(pyramid, boxes, strides=STRIDES) ** 2).sum()))(boxes)
     np.testing.assert_array_equal(gradient, np.zeros((5, 4)))
 
 
@@ -247,6 +272,99 @@ def test_refusals(form):
         form(pyramid, boxes, strides=STRIDES[:3])
     with pytest.raises(ValueError, match="sampling_ratio=0"):
         form(pyramid, boxes, strides=STRIDES, sampling_ratio=0)
+    with pytest.raises(ValueError, match="formulation='fast'"):
+        ops.roi_align_batch([x[None] for x in pyramid], boxes[None], strides=STRIDES, formulation="fast")
+
+
+def pooled_and_gradient(form, pyramid, boxes, gradient, **options):
+    """What a formulation pools, and what it sends back."""
+
+    def both(pyramid, boxes, gradient):
+        out, back = jax.vjp(lambda levels: form(levels, boxes, strides=STRIDES, **options), pyramid)
+        return out, *back(gradient)[0]
+
+    return jax.jit(both)(pyramid, boxes, gradient)
+
+
+@pytest.mark.parametrize("form", [windows, small_windows, roi_align_dense], ids=["windows", "small windows", "dense"])
+@pytest.mark.parametrize("options", [{}, {"aligned": False}, {"sampling_ratio": 4, "adaptive": True}])
+def test_formulations_agree_forward_and_backward(form, options):
+    rng = np.random.default_rng(12)
+    pyramid, boxes, gradient = random_pyramid(rng), random_boxes(rng, 60), rng.normal(size=(60, 7, 7, 3))
+    given = (pyramid, boxes, jnp.asarray(gradient, jnp.float32))
+    extents = {"extents": jnp.array([90, 71])}
+    want = pooled_and_gradient(roi_align, *given, **options, **extents)
+    for got, expected in zip(pooled_and_gradient(form, *given, **options, **extents), want, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("form", [windows, small_windows], ids=["windows", "small windows"])
+def test_half_precision_is_as_good_as_its_weights(form):
+    rng = np.random.default_rng(13)
+    pyramid, boxes = [x.astype(jnp.bfloat16) for x in random_pyramid(rng)], random_boxes(rng, 40)
+    gradient = jnp.asarray(rng.normal(size=(40, 7, 7, 3)), jnp.bfloat16)
+    full = [x.astype(jnp.float32) for x in pyramid]
+    want = pooled_and_gradient(roi_align, full, boxes, gradient.astype(jnp.float32))
+    for got, expected in zip(pooled_and_gradient(form, pyramid, boxes, gradient), want, strict=True):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_allclose(
+            got.astype(jnp.float32), expected, rtol=0.02, atol=0.004 * max(1.0, np.abs(expected).max())
+        )
+
+
+edges = st.one_of(
+    st.floats(-200, 300, width=32),
+    st.sampled_from([0.0, 80.0, 96.0, -4.0, 1e6, -1e6, 3e38, float("nan"), float("inf"), float("-inf")]),
+)
+PAIR = {
+    form: jax.jit(lambda boxes, pyramid, gradient, form=form: pooled_and_gradient(form, pyramid, boxes, gradient))
+    for form in (roi_align, small_windows)
+}
+
+
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@hypothesis.given(st.lists(st.tuples(edges, edges, edges, edges), min_size=6, max_size=6))
+def test_extreme_boxes_get_what_the_gather_gives(boxes):
+    rng = np.random.default_rng(14)
+    pyramid, gradient = random_pyramid(rng), jnp.asarray(rng.normal(size=(6, 7, 7, 3)), jnp.float32)
+    boxes = jnp.array(boxes, jnp.float32)
+    want, got = (PAIR[form](boxes, pyramid, gradient) for form in (roi_align, small_windows))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, np.abs(b).max()))
+
+
+def test_many_regions_in_one_place_are_in_one_chunk_after_another():
+    rng = np.random.default_rng(15)
+    pyramid = random_pyramid(rng)
+    boxes = jnp.concatenate([jnp.tile(jnp.array([[10.0, 12.0, 40.0, 50.0]]), (50, 1)), random_boxes(rng, 3)])
+    out = windows(pyramid, boxes, strides=STRIDES)
+    np.testing.assert_allclose(out, roi_align(pyramid, boxes, strides=STRIDES), atol=1e-5)
+
+
+def test_a_program_for_a_cpu_holds_the_gather_alone():
+    rng = np.random.default_rng(16)
+    pyramids, boxes = [x[None] for x in random_pyramid(rng)], random_boxes(rng, 40)[None]
+
+    def program(formulation):
+        def loss(pyramids):
+            return (ops.roi_align_batch(pyramids, boxes, strides=STRIDES, formulation=formulation) ** 2).sum()
+
+        lowered = jax.jit(jax.grad(loss)).trace(pyramids).lower(lowering_platforms=("cpu",))
+        text = re.sub(r", metadata=\{[^}]*\}", "", lowered.compile().as_text())
+        return sorted(re.findall(r" = \S+ ([a-z-]+)\(", text))
+
+    assert program("auto") == program("gather")
+
+
+def test_a_program_for_a_tpu_holds_the_windows():
+    pyramids, boxes = [x[None] for x in random_pyramid(np.random.default_rng(17))], jnp.zeros((1, 40, 4))
+
+    def lowered(platform, formulation):
+        function = jax.jit(lambda p, b: ops.roi_align_batch(p, b, strides=STRIDES, formulation=formulation))
+        return function.trace(pyramids, boxes).lower(lowering_platforms=(platform,)).as_text().count("dot_general")
+
+    assert lowered("tpu", "windows") > 0 == lowered("cpu", "auto") - lowered("cpu", "gather")
+    assert lowered("tpu", "auto") == lowered("tpu", "windows")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
