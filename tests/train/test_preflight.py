@@ -133,7 +133,7 @@ def test_collectives_are_read_from_the_text():
 def test_the_compilers_refusal_is_understood():
     for said in (
         "Ran out of memory in memory space hbm. Used 18.25G of 15.75G hbm. Exceeded hbm capacity by 2.50G.",
-        "Ran out of memory on HBM, the total memory required for HLO temporaries (18.25G) exceeds available HBM (15.75G).",
+        "Ran out of memory on HBM, the memory required for HLO temporaries (18.25G) exceeds available HBM (15.75G).",
     ):
         assert preflight._used(said) == (int(18.25 * 2**30), int(15.75 * 2**30))
     assert preflight._used("Out of memory.") == (0, 0)
