@@ -67,8 +67,10 @@ def test_gradients_are_summed_once_and_nothing_else_leaves_a_device(found, subje
 
 def test_the_bound_is_the_slower_of_the_two(found):
     asked = found.asked
-    flops, accessed = asked.program.flops / 1e12, asked.program.accessed / 1e10
-    assert asked.bound(found.chip) == max((flops, "FLOPs"), (accessed, "bandwidth"))
+    bound = asked.bound(found.chip)
+    assert bound.operations == pytest.approx(asked.program.flops / 1e12)
+    assert bound.memory == pytest.approx(asked.program.accessed / 1e10)
+    assert bound.seconds == max(bound.operations, bound.memory)
     assert asked.bound(dataclasses.replace(found.chip, peak=None)) is None
 
 
