@@ -28,7 +28,7 @@ RECIPES = {  # the recipe, and the one whose student its teacher is
     "gkd": (("gkd_coco", "faster_rcnn"), ("coco", "faster_rcnn-r101-2x")),
 }
 SLICES = ("v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16", "v6e:2x4", "v6e:16x16")
-WHOLE = ("v5e:16x16", "v6e:16x16")
+WHOLE = (("v5e:2x4", 2), ("v5e:16x16", 4), ("v6e:16x16", 4))  # the first is the recipes' own batch
 SIZES = (2, 8, 12, 13, 14, 16, 24, 32)  # pictures a chip of v5e:2x4, beside PICTURES
 PICTURES = 4  # a chip, elsewhere
 REPORT, TEXT = "*jit_step*.after_optimizations-memory-usage-report.txt", "*jit_step*.after_optimizations.txt"
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = [Case(r, s, PICTURES, "plan", options.dtype) for r in RECIPES for s in SLICES]
     cases += [Case(r, SLICES[0], size, "plan", options.dtype) for r in RECIPES for size in SIZES]
-    cases += [Case(r, s, PICTURES, "whole", options.dtype) for r in RECIPES for s in WHOLE]
+    cases += [Case(r, s, size, "whole", options.dtype) for r in RECIPES for s, size in WHOLE]
     options.keep.mkdir(parents=True, exist_ok=True)
     chosen = set(options.only.split(",")) if options.only else {case.name for case in cases}
     for case in cases:

@@ -58,7 +58,8 @@ def as_dict(subject: "Subject", found: "Preflight", *, topology: str) -> dict[st
     """The record as JSON holds it, with what is derived from it."""
     told = dataclasses.asdict(found)
     for probe, line in zip(found.probes, told["probes"], strict=True):
-        line["bound"] = probe.bound(found.chip)
+        bound = probe.bound(found.chip)
+        line["bound"] = dataclasses.asdict(bound) | {"seconds": bound.seconds} if bound else None
     about = {"topology": topology, "classes": subject.classes, "teacher": subject.teacher}
     return about | {"trainable": subject.trainable} | told
 
@@ -105,10 +106,12 @@ def _probe(probe: "Probe", subject: "Subject", found: "Preflight") -> list[str]:
         if program.repeated:
             lines.append(f"  to fit          {program.repeated} instructions are repeated or packed, which takes time")
     if bound := probe.bound(found.chip):
-        seconds, by = bound
-        rate = probe.pictures * found.devices / seconds
-        lines.append(f"  lower bound     {1e3 * seconds:.1f} ms a step by its {by}, so at most {rate:.0f} pictures/s")
-        lines.append("                  (no prediction: a step takes longer, and what is in a loop may count once)")
+        rate = probe.pictures * found.devices / bound.seconds
+        lines += [
+            f"  lower bound     {1e3 * bound.seconds:.1f} ms a step, so at most {rate:.0f} pictures/s: operations "
+            f"{1e3 * bound.operations:.1f} ms, memory {1e3 * bound.memory:.1f} ms",
+            "                  (no prediction; what is in a loop counts once, what stays on the chip counts as memory)",
+        ]
     return [*lines, f"  compiled in     {probe.seconds:.0f} s"]
 
 

@@ -84,11 +84,28 @@ class Probe:
     seconds: float  # of compiling
     program: Program | None  # None where the compiler gave up
 
-    def bound(self, chip: Chip) -> tuple[float, str] | None:
-        """Seconds that no step can be faster than, and what bounds it; None where the chip's peaks are unknown."""
+    def bound(self, chip: Chip) -> "Bound | None":
+        """What its time cannot be below; None where the chip's peaks are unknown or the compiler gave up."""
         if self.program is None or not chip.peak or not chip.bandwidth:
             return None
-        return max((self.program.flops / chip.peak, "FLOPs"), (self.program.accessed / chip.bandwidth, "bandwidth"))
+        return Bound(operations=self.program.flops / chip.peak, memory=self.program.accessed / chip.bandwidth)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Seconds of a step at the chip's published peaks, as its roofline has them; a bound and no prediction.
+
+    The compiler counts what stands in a loop once, so the operations may be too few; and bytes that stay on the chip
+    between two operations as if they went through its memory, so these may be too many.
+    """
+
+    operations: float
+    memory: float
+
+    @property
+    def seconds(self) -> float:
+        """The longer of the two."""
+        return max(self.operations, self.memory)
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,10 @@ def test_gradients_are_summed_once_and_nothing_else_leaves_a_device(found, subje
 
 def test_the_bound_is_the_slower_of_the_two(found):
     asked = found.asked
-    flops, accessed = asked.program.flops / 1e12, asked.program.accessed / 1e10
-    assert asked.bound(found.chip) == max((flops, "FLOPs"), (accessed, "bandwidth"))
+    bound = asked.bound(found.chip)
+    assert bound.operations == pytest.approx(asked.program.flops / 1e12)
+    assert bound.memory == pytest.approx(asked.program.accessed / 1e10)
+    assert bound.seconds == max(bound.operations, bound.memory)
     assert asked.bound(dataclasses.replace(found.chip, peak=None)) is None
 
 
@@ -133,8 +135,7 @@ def test_collectives_are_read_from_the_text():
 def test_the_compilers_refusal_is_understood():
     for said in (
         "Ran out of memory in memory space hbm. Used 18.25G of 15.75G hbm. Exceeded hbm capacity by 2.50G.",
-        "Ran out of memory on HBM, the total memory required for HLO temporaries (18.25G) "
-        "exceeds available HBM (15.75G).",
+        "Ran out of memory on HBM, the memory required for HLO temporaries (18.25G) exceeds available HBM (15.75G).",
     ):
         assert preflight._used(said) == (int(18.25 * 2**30), int(15.75 * 2**30))
     assert preflight._used("Out of memory.") == (0, 0)
