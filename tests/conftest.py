@@ -11,6 +11,7 @@ import pytest
 CACHE = Path.home() / ".cache" / "jaxkd-tests"
 CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jaxkd import __version__
 from jaxkd.errors import JaxkdError, StorageError
+from jaxkd.train import compile_cache
 
 COMMANDS = {
     "quickstart": "distil on the embedded blood cells, and see what it gains",
@@ -18,6 +19,7 @@ COMMANDS = {
     "explain": "draw what the teacher teaches on one picture",
     "preflight": "see what a training step needs of a TPU or GPU, before there is one",
 }
+COMPILING = ("quickstart", "train", "evaluate", "predict", "explain")
 USAGE = 64
 
 
@@ -35,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxkd: there is no command '{name}'; there are {', '.join(COMMANDS)}.", file=sys.stderr)
         return USAGE
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    command = importlib.import_module(f"jaxkd.cli.{name}")
     try:
+        if name in COMPILING:
+            compile_cache.use()
+        command = importlib.import_module(f"jaxkd.cli.{name}")
         return command.run(rest)
     except JaxkdError as error:
         print(f"jaxkd {name}: {error}", file=sys.stderr)

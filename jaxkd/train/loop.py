@@ -35,6 +35,7 @@ class Config:
       seed: decides initial weights, order of data and sampling.
       batch: pictures a step, over all devices.
       steps: length of the run.
+      accumulate: parts of a batch that a step looks at one after another, with the memory of one; see `train.step`.
       devices: devices to use; 0 for all.
       report_every: steps between two lines in the log.
       evaluate_every: steps between two evaluations on `data.val`; 0 for one at the end.
@@ -50,6 +51,7 @@ class Config:
     seed: int = 0
     batch: int = 16
     steps: int = 90000
+    accumulate: int = 1
     devices: int = 0
     report_every: int = 50
     evaluate_every: int = 0
@@ -175,6 +177,7 @@ def make_pair(
         },
         optimizer=optimizer.build(configs.build(recipe.optimizer), steps=config.steps),
         ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
         columns=prepare.shared_classes(teacher.detector.classes, student.classes)[0] if teacher else (),
     )
 
@@ -185,7 +188,7 @@ def epoch_steps(pictures: int, config: Config) -> int:
 
 
 def _check_numbers(config: Config) -> None:
-    positive = ("batch", "steps", "report_every", "evaluate_batch")
+    positive = ("batch", "steps", "accumulate", "report_every", "evaluate_batch")
     natural = ("seed", "evaluate_every", "evaluate_limit", "checkpoint_every", "keep", "probe_every", "teacher_check")
     for least, fields in ((1, positive), (0, natural)):
         for name in fields:
@@ -196,8 +199,9 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_batch(config: Config, devices: Mesh) -> None:
-    if config.batch % devices.size:
-        raise ConfigError(f"train.batch={config.batch} does not divide over {devices.size} devices.")
+    if config.batch % (devices.size * config.accumulate):
+        parts = f" in {config.accumulate} parts (train.accumulate)" if config.accumulate > 1 else ""
+        raise ConfigError(f"train.batch={config.batch} does not divide over {devices.size} devices{parts}.")
 
 
 def _introduce(log: Log, sources: dict[str, Source], classes: tuple[str, ...], origin: str) -> None:

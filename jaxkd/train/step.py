@@ -34,6 +34,7 @@ class Pair:
     optimizer: optax.GradientTransformation
     ema_decay: float = 0.0
     columns: tuple[int, ...] = ()  # of the teacher, for each class of the student; empty where their lists are equal
+    accumulate: int = 1  # parts of a batch that a step looks at one after another
 
     @functools.cached_property
     def teacher_traits(self) -> Traits:
@@ -89,21 +90,30 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
 
     The teacher is asked with nothing that carries a gradient, so the backward pass keeps none of its activations.
     Terms are summed over devices before they are divided, so the number of devices changes no result.
+
+    With `Pair.accumulate` above 1 the batch is looked at in so many parts, one after another, with the memory of one.
+    Each part divides its terms by its own counts over all devices, and the gradient is the mean of the parts': that of
+    the whole batch where the parts count alike, and else one in which an object counts for more in a part that has few.
+    (The counts of a whole batch are known only behind its last forward pass.) The counts of a part, one number a term,
+    are added over devices part by part; gradients once, at the end. What is reported is of the whole batch.
     """
 
     def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
         learned, fixed = split(state.params, pair.trainable)
-        target = teacher_features(pair, frozen, batch)
 
-        def objective(learned: Tree) -> tuple[jax.Array, Outcome]:
-            params = join(learned, fixed)
-            features = pair.student.features(params["detector"], batch)
-            outcome = forward(pair, params, frozen, features, target, batch, state, key)
-            return total_loss(outcome), outcome
+        def gradient(part: Batch) -> tuple[Tree, Outcome]:
+            target = teacher_features(pair, frozen, part)
 
-        grads, outcome = jax.grad(objective, has_aux=True)(learned)
-        grads, outcome = lax.psum((grads, outcome), AXIS)
+            def objective(learned: Tree) -> tuple[jax.Array, Outcome]:
+                params = join(learned, fixed)
+                features = pair.student.features(params["detector"], part)
+                outcome = forward(pair, params, frozen, features, target, part, state, key)
+                return total_loss(outcome) / pair.accumulate, outcome
+
+            return jax.grad(objective, has_aux=True)(learned)
+
+        grads, outcome = lax.psum(in_parts(gradient, batch, parts=pair.accumulate), AXIS)
         opt_state: Any
         updates, opt_state = pair.optimizer.update(grads, state.opt_state, learned)
         params = join(optax.apply_updates(learned, updates), fixed)
@@ -119,6 +129,24 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
         return new, metrics
 
     return jax.jit(over_batch(step, mesh, replicated=2), donate_argnums=0)
+
+
+def in_parts(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> Tree:
+    """The sum of what `function` makes of so many equal parts of the batch, one after another.
+
+    A part is every `parts`-th picture, counted from its first, so that it holds the same pictures whatever the number
+    of devices that the batch is spread over.
+    """
+    if parts == 1:
+        return function(batch)
+    stacked = jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, parts, *rows.shape[1:]), 1, 0), batch)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda rows: rows[0], stacked))
+
+    def add(sums: Tree, part: Batch) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, sums, function(part)), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return lax.scan(add, zeros, stacked)[0]
 
 
 def teacher_features(pair: Pair, frozen: Tree, batch: Batch) -> Features | None:

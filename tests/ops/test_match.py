@@ -3,7 +3,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
@@ -14,6 +14,12 @@ from jaxkd.ops.boxes import area, intersection, iou
 BOXES = jnp.array([[0.0, 0, 10, 10], [0, 0, 10, 6], [0, 0, 10, 3], [20, 20, 30, 30]])
 TRUTH = jnp.array([[0.0, 0, 10, 10], [0, 0, 0, 0]])
 FIRST, NONE = jnp.array([True, False]), jnp.array([False, False])
+
+
+@pytest.fixture(autouse=True, params=[ops.TABLE, 0], ids=["at_once", "one_by_one"])
+def table(request, monkeypatch):
+    """Either way of looking at the truths."""
+    monkeypatch.setattr(ops, "TABLE", request.param)
 
 
 def slow_match(boxes, truth, valid, crowd, positive, negative, low_quality):
@@ -73,7 +79,7 @@ def test_no_truth_is_all_background():
     assert_same(matches, ([0] * 4, [False] * 4, [True] * 4))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**16), low_quality=st.booleans())
 def test_is_the_slow_one_and_padding_changes_nothing(seed, low_quality):
     rng = np.random.default_rng(seed)

@@ -249,6 +249,51 @@ def test_a_larger_teacher_is_not_remembered_for_the_gradient(pair, source, batch
     assert kept == kept_bytes(dataclasses.replace(pair, teacher=larger), batch)
 
 
+@pytest.fixture(scope="module")
+def sampled(pair, source):
+    """A student alone whose samples are always full, so that all pictures count alike, and four pictures for it."""
+    student = build.detector(tiny.detector(rpn_samples=16, roi_samples=8), source.classes)
+    feeding = configs.build(tiny.loader(flip=0.0))
+    pictures = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
+    return dataclasses.replace(pair, student=student, teacher=None, methods={}, decays={}, ema_decay=0.0), pictures
+
+
+@pytest.fixture(scope="module")
+def accumulated(sampled):
+    """By (devices, parts): what one step gives, and the compiled step."""
+    alone, pictures = sampled
+    found = {}
+    for devices, parts in ((1, 1), (1, 2), (2, 2)):
+        over = mesh.make_mesh(devices)
+        state = initial_state(alone, alone.student.init(jax.random.key(0)), jax.random.key(1))
+        placed = (mesh.put_replicated(state, over), {}, mesh.put_batch(pictures, over))
+        step = make_step(dataclasses.replace(alone, accumulate=parts), over).lower(*placed).compile()
+        state, metrics = step(*placed)
+        found[devices, parts] = leaves(state.params), jax.device_get(metrics), step
+    return found
+
+
+@pytest.mark.parametrize("case", [(1, 2), (2, 2)])
+def test_parts_that_count_alike_give_the_step_of_the_whole_batch(accumulated, case):
+    params, metrics, _ = accumulated[1, 1]
+    others, seen, _ = accumulated[case]
+    assert set(metrics) == set(seen)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(seen[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, leaf in params.items():
+        np.testing.assert_allclose(others[name], leaf, rtol=1e-5, atol=1e-6, err_msg="/".join(name))
+
+
+def test_parts_need_less_memory_and_add_gradients_up_once(accumulated):
+    whole, parts = (accumulated[1, count][2].memory_analysis().temp_size_in_bytes for count in (1, 2))
+    assert parts < 0.9 * whole
+    text = accumulated[2, 2][2].as_text()
+    bodies = [body for body in text.split("\n\n") if "all-reduce(" in body]
+    assert len(bodies) == 2  # the part's, which adds up counts, and the step's
+    part = next(body for body in bodies if not body.startswith("ENTRY"))
+    assert all("f32[]" in line or "f32[4]" in line for line in part.splitlines() if "all-reduce(" in line)
+
+
 def test_gradient_ratios(pair, begin, four):
     probe = make_probe(pair, four.mesh)
     ratios = probe(begin(four.mesh), four.frozen, four.batch)

@@ -1,0 +1,42 @@
+"""A run over landscape and portrait pictures: one bucket a step, and the same one for every process."""
+
+import mixed
+import numpy as np
+import pytest
+import tiny
+
+from jaxkd import config as configs
+from jaxkd.data import loader
+
+BUCKETS = (tiny.SIZE, tiny.SIZE[::-1])
+STEPS, BATCH = 8, 4
+
+
+@pytest.fixture(scope="module")
+def source():
+    return mixed.load(mixed.Config(count=12))
+
+
+@pytest.fixture(scope="module")
+def feeding():
+    return configs.build(tiny.loader(buckets=BUCKETS, flip=0.0))
+
+
+def test_every_step_lies_in_one_bucket_and_both_are_seen(source, feeding):
+    plan = loader.plan(source, feeding, seed=0, steps=STEPS, batch=BATCH)
+    assert set(plan.buckets) == {0, 1}
+    for bucket, records in zip(plan.buckets, plan.records, strict=True):
+        assert {(source.records[index].height, source.records[index].width) for index in records} == {BUCKETS[bucket]}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_every_process_sees_its_rows_of_the_same_bucket(source, feeding, processes):
+    plan = loader.plan(source, feeding, seed=0, steps=STEPS, batch=BATCH)
+    options = {"seed": 0, "steps": STEPS, "batch": BATCH, "processes": processes}
+    parts = [loader.train_batches(source, feeding, process=process, **options) for process in range(processes)]
+    for bucket, records in zip(plan.buckets, plan.records, strict=True):
+        batches = [next(part) for part in parts]
+        assert {batch.images.shape[1:3] for batch in batches} == {BUCKETS[bucket]}
+        np.testing.assert_array_equal(np.concatenate([batch.ids for batch in batches]), records)
+    for part in parts:
+        part.close()
