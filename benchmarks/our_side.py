@@ -34,6 +34,15 @@ class Program:
     temporary: float | None
 
 
+@dataclass(frozen=True)
+class FrozenNorms(Pair):
+    """A pair whose student's backbone trains no norm's scale and bias, as torchvision has it."""
+
+    def trainable(self, path: tuple[str, ...]) -> bool:
+        """Whether the leaf at `path` of State.params is to be trained."""
+        return super().trainable(path) and ("backbone" not in path or path[-1] == "kernel")
+
+
 def detector(name: str, *, depth: Any = 50, dtype: Any = "float32", tiny: bool = False) -> Detector:
     """A detector like torchvision's of this name; `tiny` gives one of its kind to try a program out with."""
     module = importlib.import_module(f"jaxkd.detectors.{name}")
@@ -119,7 +128,7 @@ def of_function(function: Callable, *arguments: Any) -> Program:
 
 def _pair(student: Detector, taught_by: tuple[Detector, Params] | None) -> tuple[Pair, Params]:
     methods = {"tar": task_adaptive.Config()} if taught_by else {}
-    pair = Pair(
+    pair = FrozenNorms(
         student=student,
         teacher=taught_by[0] if taught_by else None,
         methods=methods,

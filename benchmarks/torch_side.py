@@ -93,17 +93,14 @@ class TorchSide:
         options = {"_skip_resize": True}  # the pictures have their size
         if two_stage:
             model = detection.FasterRCNN(resnet_fpn_backbone(**body), num_classes=CLASSES + 1, **options)
-            logits = model.roi_heads.box_predictor.cls_score
         else:
             extra = feature_pyramid_network.LastLevelP6P7(256, 256)
             backbone = resnet_fpn_backbone(**body, returned_layers=[2, 3, 4], extra_blocks=extra)
             model = detection.RetinaNet(backbone, num_classes=CLASSES + 1, **options)
-            logits = model.head.classification_head.cls_logits
         with self.torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name.endswith("bn3.weight"):
                     buffer.fill_(0.2)  # else random features grow with every block
-            logits.weight.mul_(10)  # else nothing scores enough to be detected
         return model
 
     def _ready(self, images: np.ndarray, *, mixed: bool, compiled: bool) -> tuple[Any, Sequence[Any]]:
