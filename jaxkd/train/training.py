@@ -216,7 +216,8 @@ def _explained(step: int, shape: tuple[int, ...]):
         batch, height, width = shape[:3]
         raise JaxkdError(
             f"Out of memory at step {step}, with {batch} pictures of {height} x {width} over {jax.device_count()} "
-            f"device(s); try --config.train.batch={max(batch // 2, 1)}, or smaller pictures."
+            f"device(s); try --config.train.accumulate=2, --config.student.remat=convolutions, or "
+            f"--config.train.batch={max(batch // 2, 1)}."
         ) from error
 
 

@@ -12,8 +12,9 @@ import pytest
 import tiny
 from ports import free_port
 
+from jaxkd import config as configs
 from jaxkd.config import component
-from jaxkd.train import checkpoint, log, loop
+from jaxkd.train import build, checkpoint, log, look, loop, mesh, prepare
 
 STEPS = 12
 PROGRAM = """
@@ -124,6 +125,18 @@ def test_two_processes_are_one_run_through_a_signal_a_kill_and_a_restart(folder,
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
     scores = [[line["scores"] for line in some if "scores" in line] for some in lines]
     assert scores[0] == scores[1] and len(scores[0]) == 2
+
+
+def test_the_scores_do_not_depend_on_the_batch(whole):
+    student = build.load(whole / "student")
+    source = prepare.load_source(component("data.shapes", count=19, size=tiny.SIZE, seed=1))
+    feeding = configs.build(tiny.loader())
+    found = [
+        look.score_on(student.detector, student.params, source, feeding, mesh.make_mesh(devices), batch)
+        for devices, batch in ((1, 1), (1, 8), (4, 8))
+    ]
+    assert [one.pictures for one in found] == [19] * 3
+    assert found[0].summary == found[1].summary == found[2].summary
 
 
 def test_f21_a_host_that_never_starts(folder):
