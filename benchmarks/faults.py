@@ -44,10 +44,12 @@ def main() -> None:
     options = parser.parse_args()
     shutil.rmtree(options.folder, ignore_errors=True)
     options.folder.mkdir(parents=True)
-    began = time.monotonic()
-    assert _start(options.folder / "whole").wait() == 0, "The run that is left alone failed."
-    longest = time.monotonic() - began
-    print(f"left alone: {longest:.0f} s", flush=True)
+    longest = 0.0
+    for name in ("first", "whole"):  # the first one compiles
+        began = time.monotonic()
+        assert _start(options.folder / name).wait() == 0, "A run that is left alone failed."
+        longest = time.monotonic() - began
+        print(f"left alone: {longest:.0f} s", flush=True)
     draw, kills, runs, differences = random.Random(options.seed), 0, 0, []
     while kills < options.kills:
         runs += 1

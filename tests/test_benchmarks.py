@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import CACHE
+import jax
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE = """
@@ -35,7 +35,14 @@ def run_bare(script, *arguments):
 
 
 def test_peers_are_timed_without_data_packages_and_without_torch(tmp_path):
-    files = ["--out", tmp_path / "peers.json", "--markdown", tmp_path / "peers.md", "--cache", CACHE]
+    files = [
+        "--out",
+        tmp_path / "peers.json",
+        "--markdown",
+        tmp_path / "peers.md",
+        "--cache",
+        jax.config.jax_compilation_cache_dir,
+    ]
     small = ["--tiny", "--sizes", "64x64", "--batches", "1", "--rounds", "1", "--detectors", "retinanet"]
     printed = run_bare("peers.py", "--cases", "train", "nms", *small, *files)
     found = json.loads((tmp_path / "peers.json").read_text())

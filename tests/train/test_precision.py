@@ -82,7 +82,9 @@ def test_what_is_learned_and_what_the_optimizer_remembers_stay_float32(kind):
 
 def test_delicate_sums_orders_and_probabilities_are_not_in_bfloat16(kind):
     traced = stepped(kind, "bfloat16").traced
-    rough = {equation.primitive.name for equation in equations(traced) if jnp.dtype("bfloat16") in operands(equation)}
+    in_bfloat16 = [equation for equation in equations(traced) if jnp.dtype("bfloat16") in operands(equation)]
+    moves = [equation for equation in in_bfloat16 if equation.params.get("unique_indices")]  # nothing meets there
+    rough = {equation.primitive.name for equation in in_bfloat16 if equation not in moves}
     assert {"conv_general_dilated", "dot_general"} <= rough
     assert not rough & DELICATE
     assert {"exp", "log"} <= {equation.primitive.name for equation in equations(traced)}
