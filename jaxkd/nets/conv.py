@@ -11,7 +11,7 @@ from jaxtyping import Float
 from jaxkd.nets.remat import kept
 
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-WIDE, LARGE = 128, 2**22  # channels, and numbers in a map, from which a kernel's gradient is worked out by taps
+WIDE, LARGE = 128, 2**21  # channels, and numbers in a map, from which a kernel's gradient is worked out by taps
 
 
 def conv(
@@ -24,16 +24,20 @@ def conv(
     bias: bool = False,
     parts: int = 1,
     init: Callable = HE_FAN_OUT,
+    bias_init: Callable = nn.initializers.zeros,
 ) -> "Conv":
     """A convolution of `size` x `size` padded by size // 2 on all four sides: [b h w c] to ceil(h / stride)."""
-    return Conv(features, size, stride=stride, bias=bias, parts=parts, dtype=dtype, init=init, name=name)
+    return Conv(
+        features, size, stride=stride, bias=bias, parts=parts, dtype=dtype, init=init, bias_init=bias_init, name=name
+    )
 
 
 class Conv(nn.Module):
     """A square convolution with torch's padding; one of 1 x 1 is a product of matrices.
 
     With `parts` above 1 the channels are convolved in so many parts that do not see each other (ResNeXt).
-    As a convolution, the gradient of a 1 x 1 on [8 72 96 16] to 96 channels takes XLA on a CPU 30 ms, as a product 4.
+    As a convolution, the gradient of a 1 x 1 on [8 72 96 16] to 96 channels takes XLA on a CPU 30 ms, as a product 4;
+    the kernel's on [2 128 128 64] to 256 channels takes 40 as a product of maps, and 5 as one of rows.
     """
 
     features: int
@@ -43,21 +47,26 @@ class Conv(nn.Module):
     parts: int = 1
     dtype: str = "float32"
     init: Callable = HE_FAN_OUT
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
         """[b ceil(h / stride) ceil(w / stride) features] in the net's dtype."""
         kernel = self.param("kernel", self.init, (self.size, self.size, x.shape[-1] // self.parts, self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        large = x[..., 0].size * max(kernel.shape[2:]) >= LARGE
         if self.size == 1 and self.parts == 1:
-            out = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+            x = x[:, :: self.stride, :: self.stride]
+            rows = x.reshape(-1, x.shape[-1]) if large else x
+            out = (rows @ kernel[0, 0]).reshape(*x.shape[:3], self.features)
+        elif large and min(kernel.shape[2:]) >= WIDE and self.stride == self.parts == 1:
+            out = convolved_wide(x, kernel)
         else:
-            wide = min(kernel.shape[2:]) >= WIDE and x.size >= LARGE and self.stride == self.parts == 1
-            out = convolved_wide(x, kernel) if wide else convolved(x, kernel, stride=self.stride, parts=self.parts)
+            out = convolved(x, kernel, stride=self.stride, parts=self.parts)
         out = kept(out)
         if not self.bias:
             return out
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", self.bias_init, (self.features,))
         return (out + bias).astype(self.dtype)  # the bias in float32, so that its gradient is summed in float32
 
 
@@ -79,8 +88,9 @@ def convolved(
 def convolved_wide(x: Float[Array, "b h w c"], kernel: Float[Array, "s s c d"]) -> Float[Array, "b h w d"]:
     """`convolved` with a gradient of the kernel that a CPU sums tap by tap, as products of matrices.
 
-    Of a 3x3 convolution of [2 128 128 256] to 256 channels one core sums it in 390 ms, and in 830 as XLA has it; below
-    WIDE channels or LARGE numbers XLA is as fast or faster.
+    Of a 3x3 convolution of [2 128 128 256] to 256 channels two cores sum it in 210 ms, and in 720 as XLA has it; of
+    [2 64 64 256] to 819 channels in 112 and 220. Below WIDE channels or LARGE numbers, in the larger one of the two
+    maps, XLA is as fast or faster.
     """
     return convolved(x, kernel)
 

@@ -1,5 +1,6 @@
 """Prediction heads: of a level (region proposals, or classes and boxes at once) and of a region."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -70,16 +71,10 @@ class DenseHead(nn.Module):
         self, level: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]
     ) -> tuple[Float[Array, "b h w a k"], Float[Array, "b h w a 4"]]:
         """Logits and deltas of one level, in float32; `valid` is 1 inside the pictures, and outside nothing counts."""
-        logits = nn.Conv(
-            self.anchors * self.classes,
-            (3, 3),
-            kernel_init=SMALL,
-            bias_init=nn.initializers.constant(-math.log((1 - self.prior) / self.prior)),
-            name="logits",
-        )(self._tower(level, valid, "class").astype(jnp.float32))
-        deltas = nn.Conv(self.anchors * 4, (3, 3), kernel_init=SMALL, name="deltas")(
-            self._tower(level, valid, "box").astype(jnp.float32)
-        )
+        last = functools.partial(conv, size=3, bias=True, dtype="float32", init=SMALL)
+        prior = nn.initializers.constant(-math.log((1 - self.prior) / self.prior))
+        logits = last(self.anchors * self.classes, bias_init=prior, name="logits")(self._tower(level, valid, "class"))
+        deltas = last(self.anchors * 4, name="deltas")(self._tower(level, valid, "box"))
         place = level.shape[:3]
         return logits.reshape(*place, self.anchors, self.classes), deltas.reshape(*place, self.anchors, 4)
 
