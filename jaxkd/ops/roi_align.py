@@ -78,9 +78,9 @@ def roi_align_batch(
     There are two formulations for it, `roi_align_gather` and `roi_windows.roi_align_windows`, and "auto" takes that of
     the platform for which the program is compiled: windows on a TPU, the gather everywhere else. The choice for TPUs
     rests on the estimates of their compiler (libtpu 0.0.42 for a v5e, no chip at hand) for four pictures of 800 x 1344
-    with 512 boxes and 256 channels in bfloat16: forward some 10 ms against 27 for the gather and 21 for
-    `roi_align_dense`; with the gradient some 27 against 105 or more, as scatters are hardly estimated, and 72.
-    Nothing of it was measured on a GPU.
+    with 512 boxes and 256 channels in bfloat16, by `benchmarks/formulations.py`: forward 10.6 ms against 22.7 for the
+    gather and 20.8 for `roi_align_dense`; with the gradient 27.6 against 161, where a row that is added to memory is
+    charged what the compiler's schedule shows, and 75.3. Nothing of it was measured on a GPU.
 
     Args:
         pyramids: maps of the images, finest level first; all of one dtype and width c.
