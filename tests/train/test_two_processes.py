@@ -136,7 +136,8 @@ def test_the_scores_do_not_depend_on_the_batch(whole):
         for devices, batch in ((1, 1), (1, 8), (4, 8))
     ]
     assert [one.pictures for one in found] == [19] * 3
-    assert found[0].summary == found[1].summary == found[2].summary
+    for one in found[1:]:
+        np.testing.assert_equal(one.summary, found[0].summary)  # of no object is nan, which equals itself here
 
 
 def test_f21_a_host_that_never_starts(folder):
