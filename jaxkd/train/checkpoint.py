@@ -86,10 +86,6 @@ class Checkpoints:
             return found
         return _about(manifest.about(self._folder / str(step)))
 
-    def restore(self, about: About, like: State) -> State:
-        """What `restore` gives for a checkpoint of this workdir."""
-        return restore(self._folder, about, like)
-
     def save(self, state: State, about: About, *, must: bool = False) -> None:
         """Starts to write a checkpoint, once the one before is written; training may go on at once.
 
@@ -97,34 +93,30 @@ class Checkpoints:
         of reach. With `must` the checkpoint is written when this returns. Raises StorageError where it is not, and
         where the folder is out of reach.
         """
-        self._settle()
+        self.settle()
         if about.step in self._abouts:
             return
         arrays = jax.tree.map(lambda leaf: np.array(leaf), _plain(state))  # copies: the state is about to be given away
         self._saving = self._worker.submit(self._write, arrays, about)
         if must:
             for pause in (*PAUSES, None):
-                if self._settle():
+                if self.settle():
                     return
                 if pause is None:
                     raise StorageError(f"Step {about.step} could not be saved in {self._folder}.")
                 time.sleep(pause)
                 self._saving = self._worker.submit(self._write, arrays, about)
 
-    def settle(self) -> None:
-        """Waits for what is being written; raises StorageError where the folder is out of reach."""
-        self._settle()
-
     def close(self) -> None:
         """Waits for what is being written, and ends the thread that writes."""
         try:
-            self._settle()
+            self.settle()
         finally:
             self._worker.shutdown()
             self._orbax.close()
 
-    def _settle(self) -> bool:
-        """Waits for what is being written, and tells whether it is."""
+    def settle(self) -> bool:
+        """Waits for what is being written, and tells whether it is; raises StorageError for a folder out of reach."""
         saving, self._saving = self._saving, None
         error = saving.exception() if saving else None
         if error is None:

@@ -18,7 +18,6 @@ from jaxkd.train import build, checkpoint, hosts, mesh, optimizer, prepare
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh
-from jaxkd.train.state import State
 from jaxkd.train.step import Pair, initial_state
 from jaxkd.train.stop import Stop
 from jaxkd.train.training import Finished, Training
@@ -106,7 +105,9 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
         saved = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
         stack.callback(saved.close)
         if found := saved.shared():
-            state = _restored(saved, found, state, batches, facts)
+            _check_data(found, facts)
+            batches.set_state(found.data)
+            state = checkpoint.restore(workdir / CHECKPOINTS, found, state)
         log.begin(found.step if found else 0)
         origin = f"Going on from the checkpoint at step {found.step}." if found else f"{origin} {inherited}".strip()
         _introduce(log, sources, classes, origin)
@@ -147,18 +148,11 @@ def _agreed(recipe: configs.Recipe, workdir: Path, sources: dict[str, Source]) -
     return facts
 
 
-def _restored(
-    saved: checkpoint.Checkpoints, found: checkpoint.About, like: State, batches: loader.Loader, facts: dict[str, str]
-) -> State:
-    """The state of a checkpoint, with the batches set to its place.
-
-    Raises DataError where the run began with other data.
-    """
+def _check_data(found: checkpoint.About, facts: dict[str, str]) -> None:
+    """Raises DataError where the run began with other data."""
     changed = [name for name, value in facts.items() if found.facts.get(name, value) != value]
     if changed:
         raise DataError(f"The {changed[0]} of this run changed since it began; take a new --workdir, or the old data.")
-    batches.set_state(found.data)
-    return saved.restore(found, like)
 
 
 def make_pair(
