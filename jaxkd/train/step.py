@@ -119,7 +119,8 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
         params = join(optax.apply_updates(learned, updates), fixed)
         ema = state.ema
         if pair.ema_decay:
-            ema = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)
+            moved = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)
+            ema = jax.tree.map(lambda new, old: jnp.where(opt_state.last_finite, new, old), moved, ema)
         metrics = {name: term.mean() for name, term in (outcome.terms | outcome.metrics).items()}
         metrics["loss"] = sum((term.mean() for term in outcome.terms.values()), jnp.zeros(()))
         metrics["gradient_norm"] = optax.tree.norm(grads)

@@ -175,6 +175,10 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(four):
     assert not np.array_equal(
         leaves(state.params)["detector", "head", "fc6", "kernel"], before["detector", "head", "fc6", "kernel"]
     )
+    average = leaves(state.ema)
+    state, _ = four(state, frozen=broken)
+    for name, leaf in leaves(state.ema).items():
+        np.testing.assert_array_equal(leaf, average[name])
 
 
 @pytest.fixture(scope="module")
