@@ -102,7 +102,10 @@ def _wide_forward(x, kernel):
 def _wide_backward(saved, gradient):
     x, kernel = saved
     (to_x,) = jax.linear_transpose(lambda x: convolved(x, kernel), x)(gradient)
-    by_conv = lambda x, gradient: jax.linear_transpose(lambda k: convolved(x, k), kernel)(gradient)[0]  # noqa: E731
+
+    def by_conv(x, gradient):
+        return jax.linear_transpose(lambda kernel: convolved(x, kernel), kernel)(gradient)[0]
+
     return to_x, jax.lax.platform_dependent(x, gradient, cpu=_by_taps(kernel.shape[0]), default=by_conv)
 
 

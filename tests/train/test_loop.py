@@ -9,17 +9,17 @@ import sys
 import jax
 import numpy as np
 import pytest
+import runs
 import safetensors.numpy
 import tiny
 from ml_collections import ConfigDict
-from orbax import checkpoint as ocp
 
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.errors import ConfigError, DataError, DivergedError, StorageError, WeightsError
 from jaxkd.evaluation.coco import Scores
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, checkpoint, log, look, loop, prepare, training
+from jaxkd.train import build, log, look, loop, prepare, training
 from jaxkd.weights.tree import flatten
 
 CLASSES = ("circle", "square", "triangle")
@@ -74,16 +74,8 @@ def whole(taught, tmp_path_factory):
     return folder
 
 
-def final_state(workdir):
-    """Every number of the last checkpoint, by its path."""
-    assert checkpoint.newest(workdir / "checkpoints").step == STEPS
-    with ocp.PyTreeCheckpointer() as reader:
-        found = reader.restore((workdir / "checkpoints" / str(STEPS)).absolute())
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(found)}
-
-
 def assert_same_run(workdir, other):
-    mine, theirs = final_state(workdir), final_state(other)
+    mine, theirs = (runs.arrays(folder, step=STEPS) for folder in (workdir, other))
     assert set(mine) == set(theirs) and any("adapter" in name for name in mine)
     for name, leaf in mine.items():
         np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
@@ -160,7 +152,7 @@ def test_the_student_loads_back_equal(taught, whole):
     loaded = build.load(whole / "student")
     assert loaded.detector == build.detector(taught.student, CLASSES)
     assert set(loaded.scores) >= {"AP", "AP50"}
-    state = final_state(whole)
+    state = runs.arrays(whole, step=STEPS)
     leaves = flatten(loaded.params)
     for name, leaf in leaves.items():
         keys = "".join(f"['{part}']" for part in name.split("/"))

@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import runs
 import tiny
 
 from jaxkd.cli import main
@@ -29,13 +30,6 @@ def whole(tmp_path_factory):
     return folder
 
 
-def final(folder):
-    assert checkpoint.newest(folder / "checkpoints").step == STEPS
-    with checkpoint._orbax() as reader:
-        found = reader.restore((folder / "checkpoints" / str(STEPS)).absolute())
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
-
-
 def reports(folder):
     lines = [line for line in log.read(folder) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
@@ -43,8 +37,9 @@ def reports(folder):
 
 
 def assert_equal(folder, other):
-    for mine, theirs in zip(final(folder), final(other), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    mine, theirs = (runs.arrays(workdir, step=STEPS) for workdir in (folder, other))
+    for name in mine | theirs:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
     assert reports(folder) == reports(other)
 
 
@@ -145,8 +140,9 @@ def test_f23_another_number_of_devices_goes_on_with_the_same_batches(whole, tmp_
                     loop.run(recipe(devices=devices), tmp_path, quiet=True)
             else:
                 loop.run(recipe(devices=devices), tmp_path, quiet=True)
-    for mine, theirs in zip(final(tmp_path), final(whole), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    mine, theirs = (runs.arrays(workdir, step=STEPS) for workdir in (tmp_path, whole))
+    for name in mine | theirs:
+        np.testing.assert_allclose(mine[name], theirs[name], atol=1e-6, err_msg=name)
     for mine, theirs in zip(reports(tmp_path), reports(whole), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
         assert mine["positives"] == theirs["positives"]

@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import runs
 import tiny
 from ports import free_port
 
@@ -93,13 +94,6 @@ def ended(processes):
     return [process.returncode for process in processes], said
 
 
-def arrays(workdir):
-    assert checkpoint.newest(workdir / "checkpoints").step == STEPS
-    with checkpoint._orbax() as reader:
-        found = reader.restore((workdir / "checkpoints" / str(STEPS)).absolute())
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
-
-
 def test_two_processes_are_one_run_through_a_signal_a_kill_and_a_restart(folder, whole):
     codes, said = ended(started(folder, "run", at=4))
     assert codes == [75, 75], said
@@ -116,8 +110,9 @@ def test_two_processes_are_one_run_through_a_signal_a_kill_and_a_restart(folder,
 
     codes, said = ended(started(folder, "run"))
     assert codes == [0, 0], said
-    for mine, theirs in zip(arrays(folder / "run"), arrays(whole), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    mine, theirs = (runs.arrays(workdir, step=STEPS) for workdir in (folder / "run", whole))
+    for name in mine | theirs:
+        np.testing.assert_allclose(mine[name], theirs[name], atol=1e-6, err_msg=name)
     lines = [log.read(workdir) for workdir in (folder / "run", whole)]
     reports = [[line for line in some if "loss" in line] for some in lines]
     assert [line["step"] for line in reports[0]] == list(range(1, STEPS + 1))
