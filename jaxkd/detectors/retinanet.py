@@ -171,7 +171,7 @@ class RetinaNet(Anchored):
             span = slice(start, start + logits.shape[1])
             start = span.stop
             scores = jnp.where(present[:, span, None], jax.nn.sigmoid(logits), -1.0)
-            scores = jnp.where(scores > config.score_threshold, scores, -1.0).reshape(len(scores), -1)
+            scores = jnp.where(scores > config.score_threshold, scores, -1.0).reshape(scores.shape[0], -1)
             scores, best = jax.lax.top_k(scores, min(config.candidates, scores.shape[1]))
             place, label = best // len(self.classes), (best % len(self.classes)).astype(jnp.int32)
             moved = jnp.take_along_axis(deltas, place[..., None], axis=1)

@@ -1,9 +1,11 @@
 """Convolutions with torch's padding, in the formulation that is the fastest for their size."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.export
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
@@ -54,7 +56,7 @@ class Conv(nn.Module):
         """[b ceil(h / stride) ceil(w / stride) features] in the net's dtype."""
         kernel = self.param("kernel", self.init, (self.size, self.size, x.shape[-1] // self.parts, self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        large = x[..., 0].size * max(kernel.shape[2:]) >= LARGE
+        large = _cells(x) * max(kernel.shape[2:]) >= LARGE
         if self.size == 1 and self.parts == 1:
             x = x[:, :: self.stride, :: self.stride]
             rows = x.reshape(-1, x.shape[-1]) if large else x
@@ -68,6 +70,11 @@ class Conv(nn.Module):
             return out
         bias = self.param("bias", self.bias_init, (self.features,))
         return (out + bias).astype(self.dtype)  # the bias in float32, so that its gradient is summed in float32
+
+
+def _cells(x: Array) -> int:
+    """Cells of the maps of a batch; of one map where the program is exported for any number of them."""
+    return math.prod(x.shape[jax.export.is_symbolic_dim(x.shape[0]) : -1])
 
 
 def convolved(

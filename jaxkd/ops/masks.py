@@ -169,10 +169,10 @@ def box_level(
     if levels < 1 or canonical_scale <= 0:
         raise ValueError(f"Levels and canonical_scale must be above 0, not {levels} and {canonical_scale}.")
     area = box_ops.area(boxes)
-    side = jnp.sqrt(jnp.where(area > 0, area, 1.0)) / canonical_scale + epsilon
-    _, exponent = jnp.frexp(side)  # exact at powers of two, where a rounded logarithm may fall to the level below
-    level = jnp.where(area > 0, canonical_level + exponent - 1, first)
-    return jnp.clip(level - first, 0, levels - 1).astype(jnp.int32)
+    side = jnp.where(area > 0, jnp.sqrt(jnp.where(area > 0, area, 1.0)) / canonical_scale + epsilon, 0.0)
+    # Compared with powers of two, since at one of them a rounded logarithm may fall to the level below.
+    reached = [side >= 2.0 ** (number - canonical_level) for number in range(first + 1, first + levels)]
+    return sum(reached, jnp.zeros(side.shape, jnp.int32))
 
 
 def _between(points, low, high):

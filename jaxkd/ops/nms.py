@@ -1,7 +1,9 @@
 """Greedy non-maximum suppression with static sizes."""
 
+import functools
 from typing import NamedTuple
 
+import jax
 from jax import lax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int32
@@ -50,6 +52,12 @@ def nms(
     """
     if limit < 1 or tile < 1:
         raise ValueError(f"nms was given limit={limit} and tile={tile}; both must be at least 1.")
+    return greedy(boxes, scores, valid, classes, jnp.float32(threshold), limit=limit, tile=tile)
+
+
+@functools.partial(jax.jit, static_argnames=("limit", "tile"))
+def greedy(boxes, scores, valid, classes, threshold, *, limit: int, tile: int) -> Kept:
+    """What `nms` returns; a function of its own in a traced program, so that an exporter knows it by its name."""
     tile = min(tile, max(len(boxes), 1))
     tiles = max(-(-len(boxes) // tile), 1)
     slots = -(-limit // tile) * tile

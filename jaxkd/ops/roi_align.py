@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.export
 from jax import lax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -234,8 +235,8 @@ def roi_align_dense(
 
 def _chunked(pool, regions, chunk):
     """`pool` of all regions, `chunk` of them at a time."""
-    count = len(regions.level)
-    if count <= chunk:
+    count = regions.level.shape[0]  # may be symbolic, in a program that is exported for any number of images
+    if not jax.export.is_symbolic_dim(count) and count <= chunk:
         return pool(regions)
     chunks = -(-count // chunk)
     spare = chunks * chunk - count

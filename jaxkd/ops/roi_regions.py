@@ -66,9 +66,6 @@ def region_maps(
     level = jnp.clip(level, 0, len(shapes) - 1)  # also of boxes that are not numbers
     cells = jnp.array(shapes, jnp.int32)  # [l 2]
     stride = jnp.array(strides, jnp.int32)
-    starts = [0]
-    for height, width in shapes:
-        starts.append(starts[-1] + b * height * width)
     image = jnp.arange(b, dtype=jnp.int32)[:, None]
     used = cells[level]
     if extents is not None:
@@ -79,6 +76,7 @@ def region_maps(
     if not aligned:
         size = jnp.maximum(size, 1.0)
     area = cells[:, 0] * cells[:, 1]
+    before = jnp.cumsum(area) - area  # cells of all finer levels of one image
     maps = RegionMaps(
         level=level,
         x=jnp.stack([start[..., 0], size[..., 0]], -1),
@@ -86,7 +84,7 @@ def region_maps(
         height=used[..., 0],
         width=used[..., 1],
         pitch=cells[level, 1],
-        offset=jnp.array(starts[:-1], jnp.int32)[level] + image * area[level],
+        offset=before[level] * b + image * area[level],
     )
     return RegionMaps(*(x.reshape(b * r, *x.shape[2:]) for x in maps))
 

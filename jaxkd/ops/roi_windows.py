@@ -108,7 +108,7 @@ def _plan(walk: Walk, maps: RegionMaps, most: int, adaptive: bool) -> tuple[Plan
     low, high = (jnp.stack(ends, -1) for ends in zip(_reach(y, y_share), _reach(x, x_share), strict=True))
     reads = (low < FAR).all(-1)
     slot, ends, count = _places(walk, maps.level, low, high, reads)
-    owner = jnp.full(count * walk.chunk, len(slot), jnp.int32).at[slot].set(jnp.arange(len(slot), dtype=jnp.int32))
+    owner = jnp.full(count * walk.chunk, slot.shape[0], jnp.int32).at[slot].set(jnp.arange(slot.shape[0], dtype=jnp.int32))
 
     def seated(rows, empty):
         rows = jnp.concatenate([rows, jnp.full_like(rows[:1], empty)])[owner]
@@ -138,7 +138,7 @@ def _places(walk: Walk, level, low, high, reads):
     Regions of one level of one image lie together, in the order of a curve; each such run begins a new chunk.
     """
     images, levels, chunk = walk.images, len(walk.shapes), walk.chunk
-    r = len(level) // images
+    r = level.shape[0] // images
     middle = jnp.clip((low + high) // 2, 0, (1 << 10) - 1) >> 2
     key = jnp.where(reads, _hilbert(middle[:, 0], middle[:, 1], bits=8), 1 << 16) + (level << 17)
     level, key = level.reshape(images, r), key.reshape(images, r)
@@ -171,7 +171,7 @@ def _hilbert(y, x, *, bits: int):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pool(levels, plan: Plan, walk: Walk):
     """[n chunk resolution resolution c]: the regions of all chunks."""
-    n, bins = len(plan.corner), walk.resolution
+    n, bins = plan.corner.shape[0], walk.resolution
     out = jnp.zeros((n, walk.chunk, bins, bins, walk.channels), walk.dtype)
     for number, level in enumerate(levels):
         blocks = _blocked(level, walk, number)

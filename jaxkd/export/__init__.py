@@ -1,0 +1,1 @@
+"""From a trained detector to a file that runs without jaxkd."""

@@ -1,0 +1,130 @@
+"""What every format is given: a detector as a function of pictures, and what has to be known beside it."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Float, Int, UInt8
+
+from jaxkd.errors import ConfigError
+from jaxkd.train import build
+from jaxkd.types import Batch
+from jaxkd.version import VERSION
+
+ABOUT, SCRIPT = "model.json", "detect.py"
+OUTPUTS = ("boxes", "scores", "labels", "count")
+INPUTS = ("images", "sizes")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A detector and the one size of canvas that its file is for."""
+
+    loaded: build.Loaded
+    size: tuple[int, int]  # height and width
+
+    def function(self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]) -> dict[str, Array]:
+        """What the file computes: see `describe`."""
+        b = images.shape[0]
+        batch = Batch(
+            images=images,
+            sizes=sizes,
+            boxes=jnp.zeros((b, 1, 4)),
+            labels=jnp.zeros((b, 1), jnp.int32),
+            valid=jnp.zeros((b, 1), bool),
+            crowd=jnp.zeros((b, 1), bool),
+            ids=jnp.zeros(b, jnp.int32),
+            scales=jnp.ones((b, 2)),
+            real=jnp.ones(b, bool),
+        )
+        found = self.loaded.detector.detect(self.loaded.params, batch)
+        count = found.valid.sum(1, dtype=jnp.int32)
+        return {"boxes": found.boxes, "scores": found.scores, "labels": found.labels, "count": count}
+
+    def shapes(self, batch: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        """The inputs for so many pictures, a number or a symbol."""
+        height, width = self.size
+        images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
+        return images, jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+
+    def program(self) -> Any:
+        """The function traced for any number of pictures b: a ClosedJaxpr, its outputs in the order of OUTPUTS."""
+
+        def listed(images: Any, sizes: Any) -> list[Array]:
+            found = self.function(images, sizes)
+            return [found[name] for name in OUTPUTS]
+
+        (batch,) = jax.export.symbolic_shape("b")
+        return jax.make_jaxpr(listed)(*self.shapes(batch))
+
+
+def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Subject:
+    """A detector for pictures of `size` (height, width), by default its first bucket; it computes in float32.
+
+    Raises ConfigError where no size is given and the detector does not say for which it was trained, or a side is
+    below 1.
+    """
+    buckets = loaded.sizes.get("buckets")
+    if size is None and not buckets:
+        raise ConfigError("The detector does not say how large its pictures are; give --size=HEIGHTxWIDTH.")
+    height, width = size or tuple(buckets[0])
+    if min(height, width) < 1:
+        raise ConfigError(f"The size of an export must be at least 1x1, not {height}x{width}.")
+    if loaded.config.get("dtype", "float32") != "float32":
+        loaded = build.recast(loaded, dtype="float32")
+    return Subject(loaded, (int(height), int(width)))
+
+
+def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
+    """What stands in model.json: how to prepare a picture, and how to read what comes out."""
+    loaded, (height, width) = subject.loaded, subject.size
+    shorts = loaded.sizes.get("short") or (min(height, width),)
+    return {
+        "format": kind,
+        "file": file,
+        "jaxkd": VERSION,
+        "detector": loaded.config.name,
+        "classes": list(loaded.detector.classes),
+        "picture": {
+            "canvas": [height, width],
+            "short": int(shorts[0]),
+            "long": int(loaded.sizes.get("long") or max(height, width)),
+            "rule": "Scale by min(short / shorter side, long / longer side), then by what the canvas still asks for, "
+            "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels; lay it in the "
+            "top left corner of a black canvas.",
+            "normalisation": {
+                "pixel_mean": list(loaded.config.pixel_mean),
+                "pixel_std": list(loaded.config.pixel_std),
+                "where": "inside the model, of RGB values from 0 to 255",
+            },
+        },
+        "inputs": {
+            "images": f"uint8 [b {height} {width} 3], RGB canvases, any number of them",
+            "sizes": "int32 [b 2], height and width of each picture on its canvas",
+        },
+        "outputs": {
+            "boxes": "float32 [b d 4], x0 y0 x1 y1 in pixels of the canvas, best first",
+            "scores": "float32 [b d]",
+            "labels": "int32 [b d], places in the list of classes",
+            "count": "int32 [b], how many of the d are there; the others are zero",
+        },
+    }
+
+
+def require(kind: str, *, extra: str, modules: Sequence[str]) -> None:
+    """Raises ConfigError with the line that installs them where one of the modules is missing."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"The format {kind} needs {', '.join(missing)}: pip install 'jaxkd[{extra}]'.")
+
+
+def written(folder: Path) -> float:
+    """Megabytes of a file, or of all files of a folder."""
+    files = [folder] if folder.is_file() else [file for file in folder.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6

@@ -1,0 +1,47 @@
+"""ONNX: one graph with the standard's NonMaxSuppression inside, for onnxruntime and whatever else reads opset 17."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxkd.export.base import INPUTS, OUTPUTS, Subject, describe
+from jaxkd.export.lowering import lower
+from jaxkd.version import VERSION
+
+FILE, EXTRA, NEEDS = "model.onnx", "onnx", ("onnx", "onnxruntime")
+
+
+def write(subject: Subject, file: Path) -> None:
+    """Writes the graph, checked, with the description of `base.describe` in its metadata as "jaxkd"."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from jaxkd.export.onnx_ops import IR, OPSET, OnnxOps
+
+    ops = OnnxOps()
+    batch = ops.node("Gather", [ops.node("Shape", [INPUTS[0]]), ops.constant(np.int64(0))], axis=0)
+    found = lower(subject.program(), ops, INPUTS, ops.cast(batch, np.dtype(np.int32)))
+    ops.nodes += [helper.make_node("Identity", [x], [name]) for name, x in zip(OUTPUTS, found, strict=True)]
+    d = subject.loaded.config.detections
+    results = {
+        "boxes": (TensorProto.FLOAT, ["b", d, 4]),
+        "scores": (TensorProto.FLOAT, ["b", d]),
+        "labels": (TensorProto.INT32, ["b", d]),
+        "count": (TensorProto.INT32, ["b"]),
+    }
+    graph = helper.make_graph(
+        ops.nodes,
+        "detector",
+        [
+            helper.make_tensor_value_info("images", TensorProto.UINT8, ["b", *subject.size, 3]),
+            helper.make_tensor_value_info("sizes", TensorProto.INT32, ["b", 2]),
+        ],
+        [helper.make_tensor_value_info(name, *results[name]) for name in OUTPUTS],
+        ops.initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    model.producer_name, model.producer_version = "jaxkd", VERSION
+    helper.set_model_props(model, {"jaxkd": json.dumps(describe(subject, kind="onnx", file=FILE))})
+    onnx.checker.check_model(model)
+    onnx.save(model, file)

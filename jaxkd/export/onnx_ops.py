@@ -1,0 +1,251 @@
+"""The operations of `lowering.Ops` as nodes of an ONNX graph."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from jaxkd.export.lowering import Number
+
+OPSET, IR = 17, 8  # what runtimes since 2022 read
+UNARY = {
+    "abs": "Abs", "ceil": "Ceil", "exp": "Exp", "floor": "Floor", "log": "Log", "logistic": "Sigmoid", "neg": "Neg",
+    "not": "Not", "round": "Round", "sign": "Sign", "sqrt": "Sqrt", "tanh": "Tanh",
+}  # fmt: skip
+BINARY = {
+    "add": "Add", "and": "And", "div": "Div", "eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater",
+    "le": "LessOrEqual", "lt": "Less", "max": "Max", "min": "Min", "mul": "Mul", "or": "Or", "pow": "Pow", "sub": "Sub",
+    "xor": "Xor",
+}  # fmt: skip
+REDUCE = {"reduce_and": "ReduceMin", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_or": "ReduceMax"}
+INT32, BOOL = np.dtype(np.int32), np.dtype(bool)
+
+
+class OnnxOps:
+    """A graph under construction; handles are names of tensors."""
+
+    format = "ONNX"
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._constants: dict[tuple, str] = {}
+        self._count = 0
+
+    def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
+        """The output of a new node, or the list of its outputs."""
+        names = [self._name(kind) for _ in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
+        return names[0] if outputs == 1 else names
+
+    def constant(self, value: np.ndarray) -> str:
+        """The name of an initializer; equal ones are one."""
+        value = np.ascontiguousarray(value).reshape(np.shape(value))
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._constants:
+            self._constants[key] = name = self._name("constant")
+            self.initializers.append(numpy_helper.from_array(value, name))
+        return self._constants[key]
+
+    def unary(self, name: str, x: str) -> str:
+        """See `lowering.Ops`, as for all that follow."""
+        if name == "rsqrt":
+            return self.node("Reciprocal", [self.node("Sqrt", [x])])
+        return self.node(UNARY[name], [x])
+
+    def binary(self, name: str, x: str, y: str, dtype: np.dtype) -> str:
+        """Integers are divided towards zero by ONNX as by JAX."""
+        if name == "ne":
+            return self.node("Not", [self.node("Equal", [x, y])])
+        if name == "rem":
+            return self.node("Mod", [x, y], fmod=1)
+        return self.node(BINARY[name], [x, y])
+
+    def where(self, condition: str, x: str, y: str, dtype: np.dtype) -> str:
+        """Runtimes have no Where of truth values."""
+        if dtype == BOOL:
+            other = self.node("And", [self.node("Not", [condition]), y])
+            return self.node("Or", [self.node("And", [condition, x]), other])
+        return self.node("Where", [condition, x, y])
+
+    def cast(self, x: str, dtype: np.dtype) -> str:
+        return self.node("Cast", [x], to=helper.np_dtype_to_tensor_dtype(dtype))
+
+    def reshape(self, x: str, shape: Sequence[Number]) -> str:
+        unknown = [place for place, size in enumerate(shape) if isinstance(size, str)]
+        if len(unknown) == 1 and -1 not in shape and 0 not in shape:
+            shape = [-1 if place in unknown else size for place, size in enumerate(shape)]
+        return self.node("Reshape", [x, self._shape(shape)])
+
+    def transpose(self, x: str, order: Sequence[int]) -> str:
+        return self.node("Transpose", [x], perm=[int(axis) for axis in order])
+
+    def expand(self, x: str, shape: Sequence[Number]) -> str:
+        return self.node("Expand", [x, self._shape(shape)])
+
+    def concatenate(self, parts: Sequence[str], axis: int) -> str:
+        return self.node("Concat", parts, axis=axis)
+
+    def slice(self, x: str, start: Sequence[Number], stop: Sequence[Number], step: Sequence[int]) -> str:
+        axes = self.constant(np.arange(len(start), dtype=np.int64))
+        return self.node("Slice", [x, self._shape(start), self._shape(stop), axes, self._shape(step)])
+
+    def pad(self, x: str, before: Sequence[Number], after: Sequence[Number], value: str) -> str:
+        return self.node("Pad", [x, self._shape([*before, *after]), value])
+
+    def reverse(self, x: str, axes: Sequence[int]) -> str:
+        ends = [np.full(len(axes), number, np.int64) for number in (-1, np.iinfo(np.int64).min, -1)]
+        start, stop, step = map(self.constant, ends)
+        return self.node("Slice", [x, start, stop, self._shape(axes), step])
+
+    def reduce(self, name: str, x: str, axes: Sequence[int], dtype: np.dtype) -> str:
+        if name == "reduce_sum":
+            return self.node("ReduceSum", [x, self._shape(axes)], keepdims=0)
+        number = self.cast(x, INT32) if dtype == BOOL else x
+        out = self.node(REDUCE[name], [number], axes=[int(axis) for axis in axes], keepdims=0)
+        return self.cast(out, BOOL) if dtype == BOOL else out
+
+    def cumsum(self, x: str, axis: int, reverse: bool) -> str:
+        return self.node("CumSum", [x, self.constant(np.int32(axis))], reverse=int(reverse))
+
+    def matmul(self, x: str, y: str) -> str:
+        return self.node("MatMul", [x, y])
+
+    def conv(
+        self, x: str, kernel: np.ndarray, *, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
+    ) -> str:
+        """ONNX convolves [b c h w]; runtimes take away the transpositions that undo each other."""
+        (top, bottom), (left, right) = padding
+        out = self.node(
+            "Conv",
+            [self.transpose(x, (0, 3, 1, 2)), self.constant(kernel.transpose(3, 2, 0, 1))],
+            kernel_shape=kernel.shape[:2],
+            strides=list(strides),
+            pads=[top, left, bottom, right],
+            group=groups,
+        )
+        return self.transpose(out, (0, 2, 3, 1))
+
+    def take(self, x: str, index: str) -> str:
+        return self.node("Gather", [x, index], axis=0)
+
+    def put(self, x: str, index: str, values: str, dtype: np.dtype) -> str:
+        return self.node("ScatterND", [x, self._long(self.reshape(index, [-1, 1])), values])
+
+    def top_k(self, x: str, k: int) -> tuple[str, str]:
+        values, places = self.node("TopK", [x, self.constant(np.array([k], np.int64))], 2)
+        return values, self.cast(places, INT32)
+
+    def arange(self, count: Number) -> str:
+        count = self.constant(np.int32(count)) if not isinstance(count, str) else count
+        return self.node("Range", [self.constant(np.int32(0)), count, self.constant(np.int32(1))])
+
+    def loop(
+        self, condition: Callable, body: Callable, start: Sequence[str], shapes: Sequence[tuple], dtypes: Sequence
+    ) -> list[str]:
+        first = condition(list(start))
+        inside = [self._name("carried") for _ in start]
+        with self._graph() as nodes:
+            made = body(list(inside))
+            again = condition(made)
+            outputs = [self.node("Identity", [name]) for name in (again, *made)]
+        turn, going = self._name("turn"), self._name("going")
+        given = [helper.make_tensor_value_info(turn, TensorProto.INT64, [])]
+        given += [self._described(going, (), BOOL)]
+        given += [self._described(*each) for each in zip(inside, shapes, dtypes, strict=True)]
+        results = [self._described(outputs[0], (), BOOL)]
+        results += [self._described(*each) for each in zip(outputs[1:], shapes, dtypes, strict=True)]
+        graph = helper.make_graph(nodes, self._name("body"), given, results)
+        found = self.node("Loop", ["", first, *start], len(start), body=graph)
+        return [found] if len(start) == 1 else found
+
+    def map(
+        self, body: Callable, rows: Sequence[str], count: Number, given: Sequence[tuple], made: Sequence[tuple]
+    ) -> list[str]:
+        inside = [self._name("row") for _ in rows]
+        with self._graph() as nodes:
+            outputs = [self.node("Identity", [name]) for name in body(list(inside))]
+        graph = helper.make_graph(
+            nodes,
+            self._name("body"),
+            [self._described(name, *about) for name, about in zip(inside, given, strict=True)],
+            [self._described(name, *about) for name, about in zip(outputs, made, strict=True)],
+        )
+        found = self.node("Scan", rows, len(made), body=graph, num_scan_inputs=len(rows))
+        return [found] if len(made) == 1 else found
+
+    def suppress(
+        self, boxes: str, scores: str, valid: str, classes: str, threshold: float, limit: int, count: int
+    ) -> tuple[str, str]:
+        """Places [b limit] and their validity, by the standard's NonMaxSuppression.
+
+        It suppresses class by class and looks at scores above a bound, so each class has a row of scores that are at
+        the bound for all boxes but its own. What it keeps are triples of picture, class and box; their scores are put
+        back in a row a picture, of which the best are taken.
+        """
+        lowest = self.constant(np.float32(np.finfo(np.float32).min))
+        finite = self.node("Not", [self.node("IsNaN", [scores])])
+        scores = self.where(self.node("And", [valid, finite]), scores, lowest, np.dtype(np.float32))
+        most = self.node("Add", [self.node("ReduceMax", [classes], keepdims=0), self.constant(np.int32(1))])
+        kinds = self.reshape(self.arange(most), [1, -1, 1])
+        own = self.node("Equal", [self._unsqueezed(classes, 1), kinds])  # [b k n]
+        table = self.where(own, self._unsqueezed(scores, 1), lowest, np.dtype(np.float32))
+        kept = self.node(
+            "NonMaxSuppression",
+            [
+                boxes,
+                table,
+                self.constant(np.array([limit], np.int64)),
+                self.constant(np.array([threshold], np.float32)),
+                self._unsqueezed(lowest, 0),
+            ],
+        )
+        picture, place = (self.node("Gather", [kept, self.constant(np.int64(column))], axis=1) for column in (0, 2))
+        cells = self.node("Add", [self.node("Mul", [picture, self.constant(np.int64(count))]), place])
+        flat = self.reshape(scores, [-1])
+        of_kept = self.node("Gather", [flat, cells], axis=0)
+        bare = self.expand(self._unsqueezed(lowest, 0), [self.node("Size", [flat])])
+        bare = self.node("ScatterND", [bare, self.reshape(cells, [-1, 1]), of_kept])
+        bare = self.reshape(bare, [-1, count])
+        if count < limit:
+            bare = self.pad(bare, [0, 0], [0, limit - count], lowest)
+        best, index = self.top_k(bare, limit)
+        there = self.node("Greater", [best, lowest])
+        return self.where(there, index, self.constant(np.int32(0)), INT32), there
+
+    def _shape(self, numbers: Sequence[Number]) -> str:
+        """A tensor of int64 of integers and handles."""
+        if not any(isinstance(number, str) for number in numbers):
+            return self.constant(np.array([int(number) for number in numbers], np.int64))
+        parts = [
+            self._unsqueezed(self._long(number), 0)
+            if isinstance(number, str)
+            else self.constant(np.array([number], np.int64))
+            for number in numbers
+        ]
+        return parts[0] if len(parts) == 1 else self.node("Concat", parts, axis=0)
+
+    def _unsqueezed(self, x: str, axis: int) -> str:
+        return self.node("Unsqueeze", [x, self.constant(np.array([axis], np.int64))])
+
+    def _long(self, x: str) -> str:
+        return self.node("Cast", [x], to=TensorProto.INT64)
+
+    def _described(self, name: str, shape: Sequence[int | None], dtype: np.dtype) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape))
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}_{self._count}"
+
+    @contextlib.contextmanager
+    def _graph(self) -> Iterator[list[onnx.NodeProto]]:
+        """Nodes go into a graph of their own meanwhile; constants stay outside, where all graphs see them."""
+        outside, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outside

@@ -1,0 +1,37 @@
+"""SavedModel: TensorFlow's own operations, for TensorFlow and its servers; no JAX inside."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxkd.export.base import INPUTS, OUTPUTS, Subject
+from jaxkd.export.lowering import lower
+
+FILE, EXTRA, NEEDS = "model", "tflite", ("tensorflow",)
+
+
+def write(subject: Subject, file: Path, *, exact: bool = False) -> None:
+    """Writes the folder of a SavedModel with one signature, "serving_default"; for `exact` see `tf_ops.TfOps`."""
+    import tensorflow as tf
+
+    module: Any = tf.Module()
+    module.detect = function(subject, exact=exact)
+    tf.saved_model.save(module, str(file), signatures={"serving_default": module.detect.get_concrete_function()})
+
+
+def function(subject: Subject, *, exact: bool = False) -> Any:
+    """The detector as a function of TensorFlow."""
+    import tensorflow as tf
+
+    from jaxkd.export.tf_ops import TfOps
+
+    program = subject.program()
+
+    def detect(images: Any, sizes: Any) -> dict[str, Any]:
+        found = lower(program, TfOps(exact=exact), [images, sizes], tf.shape(images)[0])
+        return dict(zip(OUTPUTS, found, strict=True))
+
+    signature = [
+        tf.TensorSpec((None, *subject.size, 3), tf.uint8, INPUTS[0]),
+        tf.TensorSpec((None, 2), tf.int32, INPUTS[1]),
+    ]
+    return tf.function(detect, signature, autograph=False)

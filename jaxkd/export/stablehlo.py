@@ -1,0 +1,18 @@
+"""StableHLO by `jax.export`: one file for CPU, GPU and TPU, run by JAX alone."""
+
+from pathlib import Path
+
+import jax
+import jax.export
+
+from jaxkd.export.base import Subject
+
+FILE, EXTRA, NEEDS = "model.stablehlo", "", ()
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(subject: Subject, file: Path) -> None:
+    """Writes the program for any number of pictures, suppression inside."""
+    (batch,) = jax.export.symbolic_shape("b")
+    exported = jax.export.export(jax.jit(subject.function), platforms=PLATFORMS)(*subject.shapes(batch))
+    file.write_bytes(exported.serialize())

@@ -1,0 +1,146 @@
+"""The operations of `lowering.Ops` as TensorFlow's, of which TFLite has one of its own for each."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from jaxkd.export.lowering import Number
+
+UNARY = {
+    "abs": tf.abs, "ceil": tf.math.ceil, "exp": tf.exp, "floor": tf.floor, "log": tf.math.log,
+    "logistic": tf.sigmoid, "neg": tf.negative, "not": tf.logical_not, "round": tf.round, "rsqrt": tf.math.rsqrt,
+    "sign": tf.sign, "sqrt": tf.sqrt, "tanh": tf.tanh,
+}  # fmt: skip
+BINARY = {
+    "add": tf.add, "and": tf.logical_and, "eq": tf.equal, "ge": tf.greater_equal, "gt": tf.greater,
+    "le": tf.less_equal, "lt": tf.less, "max": tf.maximum, "min": tf.minimum, "mul": tf.multiply, "ne": tf.not_equal,
+    "or": tf.logical_or, "pow": tf.pow, "sub": tf.subtract, "xor": tf.not_equal,
+}  # fmt: skip
+REDUCE = {
+    "reduce_and": tf.reduce_all, "reduce_max": tf.reduce_max, "reduce_min": tf.reduce_min, "reduce_or": tf.reduce_any,
+    "reduce_sum": tf.reduce_sum,
+}  # fmt: skip
+
+
+class TfOps:
+    """TensorFlow's graph that is being traced; handles are tensors.
+
+    With `exact`, tables of float32 are looked up in as int32 of the same bits, which a quantiser leaves alone. It would
+    make int8 of every table, boxes among them: 3 AP of the quickstart's student.
+    """
+
+    format = "TensorFlow"
+
+    def __init__(self, *, exact: bool = False) -> None:
+        self._exact = exact
+
+    def constant(self, value: np.ndarray) -> Any:
+        """See `lowering.Ops`, as for all that follow."""
+        return tf.constant(value)
+
+    def unary(self, name: str, x: Any) -> Any:
+        return UNARY[name](x)
+
+    def binary(self, name: str, x: Any, y: Any, dtype: np.dtype) -> Any:
+        """Integers are divided towards zero, which TFLite cannot do; below zero it goes down."""
+        if name in ("div", "rem") and dtype.kind != "f":
+            quotient = tf.math.floordiv(tf.abs(x), tf.abs(y)) * tf.sign(x) * tf.sign(y)
+            return quotient if name == "div" else x - quotient * y
+        if name == "rem":
+            raise NotImplementedError("a remainder of fractions")
+        return tf.divide(x, y) if name == "div" else BINARY[name](x, y)
+
+    def where(self, condition: Any, x: Any, y: Any, dtype: np.dtype) -> Any:
+        return tf.where(condition, x, y)
+
+    def cast(self, x: Any, dtype: np.dtype) -> Any:
+        return tf.cast(x, dtype)
+
+    def reshape(self, x: Any, shape: Sequence[Number]) -> Any:
+        unknown = [place for place, size in enumerate(shape) if tf.is_tensor(size)]
+        if len(unknown) == 1 and -1 not in [size for size in shape if isinstance(size, int)]:
+            shape = [-1 if place in unknown else size for place, size in enumerate(shape)]
+        return tf.reshape(x, list(shape))
+
+    def transpose(self, x: Any, order: Sequence[int]) -> Any:
+        return tf.transpose(x, [int(axis) for axis in order])
+
+    def expand(self, x: Any, shape: Sequence[Number]) -> Any:
+        return tf.broadcast_to(x, list(shape))
+
+    def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
+        return tf.concat(list(parts), axis)
+
+    def slice(self, x: Any, start: Sequence[Number], stop: Sequence[Number], step: Sequence[int]) -> Any:
+        return tf.strided_slice(x, list(start), list(stop), [int(number) for number in step])
+
+    def pad(self, x: Any, before: Sequence[Number], after: Sequence[Number], value: Any) -> Any:
+        return tf.pad(x, [list(pair) for pair in zip(before, after, strict=True)], constant_values=value)
+
+    def reverse(self, x: Any, axes: Sequence[int]) -> Any:
+        return tf.reverse(x, [int(axis) for axis in axes])
+
+    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: np.dtype) -> Any:
+        return REDUCE[name](x, [int(axis) for axis in axes])
+
+    def cumsum(self, x: Any, axis: int, reverse: bool) -> Any:
+        return tf.cumsum(x, int(axis), reverse=reverse)
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        return tf.matmul(x, y)
+
+    def conv(
+        self, x: Any, kernel: np.ndarray, *, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
+    ) -> Any:
+        """The padding is an operation of its own, for TFLite's convolutions know "same" and "valid" alone."""
+        if any(any(pair) for pair in padding):
+            x = tf.pad(x, [(0, 0), *padding, (0, 0)])
+        strides = [1, *strides, 1]
+        if groups == 1:
+            return tf.nn.conv2d(x, kernel, strides, "VALID")
+        if kernel.shape[2] == 1 and kernel.shape[3] == groups:
+            return tf.nn.depthwise_conv2d(x, kernel.transpose(0, 1, 3, 2), strides, "VALID")
+        parts = zip(tf.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
+        return tf.concat([tf.nn.conv2d(part, own, strides, "VALID") for part, own in parts], -1)
+
+    def take(self, x: Any, index: Any) -> Any:
+        if self._exact and x.dtype == tf.float32:
+            return tf.bitcast(tf.gather(tf.bitcast(x, tf.int32), index), tf.float32)
+        return tf.gather(x, index)
+
+    def put(self, x: Any, index: Any, values: Any, dtype: np.dtype) -> Any:
+        index = index[:, None]
+        taken = tf.scatter_nd(index, tf.ones_like(index[:, 0]), tf.shape(x)) > 0
+        if dtype == np.bool_:
+            return tf.where(taken, tf.scatter_nd(index, tf.cast(values, tf.int32), tf.shape(x)) > 0, x)
+        return tf.where(taken, tf.scatter_nd(index, values, tf.shape(x)), x)
+
+    def top_k(self, x: Any, k: int) -> tuple[Any, Any]:
+        return tf.math.top_k(x, int(k))
+
+    def arange(self, count: Number) -> Any:
+        return tf.range(count, dtype=tf.int32)
+
+    def loop(
+        self, condition: Callable, body: Callable, start: Sequence[Any], shapes: Sequence[tuple], dtypes: Sequence
+    ) -> list[Any]:
+        return list(
+            tf.while_loop(
+                lambda *carried: condition(list(carried)),
+                lambda *carried: tuple(body(list(carried))),
+                tuple(start),
+                shape_invariants=tuple(tf.TensorShape(shape) for shape in shapes),
+                parallel_iterations=1,
+            )
+        )
+
+    def map(
+        self, body: Callable, rows: Sequence[Any], count: Number, given: Sequence[tuple], made: Sequence[tuple]
+    ) -> list[Any]:
+        signature = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in made)
+        found = tf.map_fn(
+            lambda row: tuple(body(list(row))), tuple(rows), fn_output_signature=signature, parallel_iterations=1
+        )
+        return list(found)
