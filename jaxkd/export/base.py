@@ -10,7 +10,7 @@ import jax
 import jax.export
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from jaxkd.errors import ConfigError
 from jaxkd.train import build
@@ -70,10 +70,10 @@ def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Sub
     Raises ConfigError where no size is given and the detector does not say for which it was trained, or a side is
     below 1.
     """
-    buckets = loaded.sizes.get("buckets")
-    if size is None and not buckets:
+    sizes = [size] if size else list(loaded.sizes.get("buckets") or ())
+    if not sizes:
         raise ConfigError("The detector does not say how large its pictures are; give --size=HEIGHTxWIDTH.")
-    height, width = size or tuple(buckets[0])
+    height, width = sizes[0]
     if min(height, width) < 1:
         raise ConfigError(f"The size of an export must be at least 1x1, not {height}x{width}.")
     if loaded.config.get("dtype", "float32") != "float32":

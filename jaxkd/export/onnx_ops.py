@@ -1,4 +1,4 @@
-"""The operations of `lowering.Ops` as nodes of an ONNX graph."""
+"""The operations of `ops.Ops` as nodes of an ONNX graph."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from jaxkd.export.lowering import Number
+from jaxkd.export.ops import Number
 
 OPSET, IR = 17, 8  # what runtimes since 2022 read
 UNARY = {
@@ -41,7 +41,7 @@ class OnnxOps:
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
         return names[0] if outputs == 1 else names
 
-    def constant(self, value: np.ndarray) -> str:
+    def constant(self, value: np.ndarray | np.generic) -> str:
         """The name of an initializer; equal ones are one."""
         value = np.ascontiguousarray(value).reshape(np.shape(value))
         key = (value.dtype.str, value.shape, value.tobytes())
@@ -51,7 +51,7 @@ class OnnxOps:
         return self._constants[key]
 
     def unary(self, name: str, x: str) -> str:
-        """See `lowering.Ops`, as for all that follow."""
+        """See `ops.Ops`, as for all that follow."""
         if name == "rsqrt":
             return self.node("Reciprocal", [self.node("Sqrt", [x])])
         return self.node(UNARY[name], [x])

@@ -5,6 +5,7 @@ It needs NumPy, Pillow and the one runtime of the format: onnxruntime, ai-edge-l
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def onnx(file):
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options)
     names = [output.name for output in session.get_outputs()]
-    return lambda images, sizes: dict(zip(names, session.run(None, {"images": images, "sizes": sizes})))
+    return lambda images, sizes: dict(zip(names, session.run(None, {"images": images, "sizes": sizes}), strict=True))
 
 
 def tflite(file):
@@ -102,7 +103,7 @@ def stablehlo(file):
     return lambda images, sizes: {name: np.asarray(value) for name, value in run(images, sizes).items()}
 
 
-RUNTIMES = {"onnx": onnx, "tflite": tflite, "savedmodel": savedmodel, "stablehlo": stablehlo}
+RUNTIMES: dict[str, Callable] = {"onnx": onnx, "tflite": tflite, "savedmodel": savedmodel, "stablehlo": stablehlo}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The operations of `lowering.Ops` as TensorFlow's, of which TFLite has one of its own for each."""
+"""The operations of `ops.Ops` as TensorFlow's, of which TFLite has one of its own for each."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from jaxkd.export.lowering import Number
+from jaxkd.export.ops import Number
 
 UNARY = {
     "abs": tf.abs, "ceil": tf.math.ceil, "exp": tf.exp, "floor": tf.floor, "log": tf.math.log,
@@ -36,9 +36,9 @@ class TfOps:
     def __init__(self, *, exact: bool = False) -> None:
         self._exact = exact
 
-    def constant(self, value: np.ndarray) -> Any:
-        """See `lowering.Ops`, as for all that follow."""
-        return tf.constant(value)
+    def constant(self, value: np.ndarray | np.generic) -> Any:
+        """See `ops.Ops`, as for all that follow."""
+        return tf.constant(np.asarray(value))
 
     def unary(self, name: str, x: Any) -> Any:
         return UNARY[name](x)

@@ -76,7 +76,7 @@ class Walk:
 
     chunk: int
     resolution: int
-    images: int
+    images: Any  # a number, or a symbol in a program that is exported for any number of them
     shapes: tuple[tuple[int, int], ...]
     window: tuple[int, int]
     channels: int
