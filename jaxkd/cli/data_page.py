@@ -1,6 +1,5 @@
 """What `jaxkd inspect data` shows: tables in the terminal, the same as JSON, and one page that holds its pictures."""
 
-import base64
 import dataclasses
 import io
 import json
@@ -14,7 +13,7 @@ from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-from jaxkd import __version__, draw
+from jaxkd import __version__, draw, html
 from jaxkd.data.base import Source
 from jaxkd.data.survey import Overlap, Sample, Split
 
@@ -22,26 +21,6 @@ ROWS = 40  # classes that the terminal shows; the page shows all
 DETAILS = ("pictures", "crowds")  # columns of the classes that only the page has room for
 SIDE = 480  # pixels of the long side of a picture on the page
 NAMED = 12  # boxes up to which each carries its name; all do where colours stand for several classes
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --line: #ddd; --soft: #666; --mark: #a85b00; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #eaeaea; --paper: #141414; --line: #333; --soft: #a0a0a0; --mark: #ffb454; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.remarks li { color: var(--mark); overflow-wrap: anywhere; }
-.soft, figcaption { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
-figure { margin: 0; } img { width: 100%; height: auto; border-radius: 4px; }
-.key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; border-radius: 2px; }
-.legend span { margin-right: 1em; white-space: nowrap; }
-"""
 
 
 @dataclass(frozen=True)
@@ -140,36 +119,16 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Table:
 
 
 def _page(report: Report, sources: Mapping[str, Source]) -> str:
-    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in report.remarks)
     sheets = "".join(_sheet(name, source, report.samples[name]) for name, source in sources.items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Data of the recipe</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>Data of the recipe</h1>
-{f'<ul class="remarks">{remarks}</ul>' if remarks else "<p>Nothing conspicuous was found.</p>"}
+    body = f"""{html.remarks(report.remarks) or "<p>Nothing conspicuous was found.</p>"}
 <h2>Numbers</h2>
-{_html_table(number_rows(report.splits))}
+{html.table(number_rows(report.splits))}
 <p class="soft">Small, medium and large are COCO's: areas below 32x32, below 96x96 and from there on, in pixels of the
 original pictures. The resize is that of the recipe's loader. File names in both: {len(report.shared.names)}.</p>
 <h2>Classes</h2>
-{_html_table(class_rows(report.splits))}
-{sheets}
-<p class="soft">jaxkd {escape(__version__)}</p>
-</body>
-</html>
-"""
-
-
-def _html_table(rows: Sequence[Mapping[str, str]]) -> str:
-    head = "".join(f"<th>{escape(title)}</th>" for title in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.values())}</tr>\n" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+{html.table(class_rows(report.splits))}
+{sheets}"""
+    return html.page("Data of the recipe", body)
 
 
 def _sheet(name: str, source: Source, sample: Sample) -> str:
@@ -181,22 +140,14 @@ def _sheet(name: str, source: Source, sample: Sample) -> str:
         about = f"{record.file}, {record.width}x{record.height}, {len(record.boxes) - crowds} objects"
         if crowds:
             about += f", {crowds} crowds"
-        data = base64.b64encode(drawn(source, index)).decode()
-        figures.append(
-            f'<figure><img src="data:image/jpeg;base64,{data}" alt="{escape(about)}">'
-            f"<figcaption>{escape(about)}</figcaption></figure>\n"
-        )
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in sample.unreadable.values())
-    keys = {label: name for label, name in enumerate(source.classes) if _distinct(source)}
-    legend = "".join(
-        f'<span><i class="key" style="background:{draw.COLOURS[label]}"></i>{escape(name)}</span> '
-        for label, name in keys.items()
-    )
+        shown = html.picture(drawn(source, index), about)
+        figures.append(f"<figure>{shown}<figcaption>{escape(about)}</figcaption></figure>\n")
+    keys = {name: draw.COLOURS[label] for label, name in enumerate(source.classes) if _distinct(source)}
     crowds = "Dashed frames are crowds." if any(source.records[index].crowd.any() for index in sample.readable) else ""
     return (
         f"<h2>Pictures of {escape(name)}</h2>\n"
-        f'{f"""<ul class="remarks">{reasons}</ul>""" if reasons else ""}'
-        f'<p class="legend">{legend}<span class="soft">{crowds}</span></p>\n'
+        f"{html.remarks(list(sample.unreadable.values()))}"
+        f'<p class="legend">{html.legend(keys)} <span class="soft">{crowds}</span></p>\n'
         f'<div class="sheet">\n{"".join(figures)}</div>\n'
     )
 

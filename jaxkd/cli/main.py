@@ -15,11 +15,13 @@ COMMANDS = {
     "train": "train a detector, alone or taught",
     "evaluate": "score the student of a run",
     "predict": "find objects in pictures and draw them",
+    "compare": "hold runs against each other, on one page",
+    "export": "write a student as StableHLO, ONNX, TFLite or SavedModel",
     "convert": "take over a torchvision, detectron2 or mmdetection detector",
     "explain": "draw what the teacher teaches on one picture",
     "preflight": "see what a training step needs of a TPU or GPU, before there is one",
 }
-COMPILING = ("quickstart", "train", "evaluate", "predict", "explain")
+COMPILING = ("quickstart", "train", "evaluate", "predict", "compare", "export", "explain")
 USAGE = 64
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxkd import __version__, draw
+from jaxkd.comparison import costs
 from jaxkd.data import loader
 from jaxkd.data.base import Source
-from jaxkd.detectors.base import Detector
 from jaxkd.evaluation import cost
 from jaxkd.evaluation.coco import Scores
 from jaxkd.train import build
@@ -51,14 +51,8 @@ class Summary:
 
 def costs_of(detectors: Mapping[str, build.Loaded], source: Source, feeding: loader.Config) -> dict[str, cost.Cost]:
     """Each detector's cost on the first picture of a source; equal ones are measured once, and so are equal."""
-    batches = loader.eval_batches(source, feeding, batch=1, limit=1)
-    batch = jax.tree.map(jax.numpy.asarray, next(batches))
-    batches.close()
-    measured: dict[Detector, cost.Cost] = {}
-    for loaded in detectors.values():
-        if loaded.detector not in measured:
-            measured[loaded.detector] = cost.measure(loaded.detector.detect, loaded.params, batch)
-    return {name: measured[loaded.detector] for name, loaded in detectors.items()}
+    subjects = {name: costs.Subject(loaded.detector, loaded.params, feeding) for name, loaded in detectors.items()}
+    return costs.costs_of(subjects, source, batch=1)
 
 
 def cells(row: Row) -> dict[str, str]:

@@ -61,7 +61,7 @@ def score(truth: dict, detections: Sequence[dict], *, only: Collection[int] | No
     check_detections(detections, truth, {image["id"] for image in images})
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
-            _indexed(truth, images, truth["annotations"]), _indexed(truth, images, detections), iouType="bbox"
+            indexed(truth, images, truth["annotations"]), indexed(truth, images, detections), iouType="bbox"
         )
         evaluation.evaluate()
         evaluation.accumulate()
@@ -118,7 +118,7 @@ def check_detections(detections: Sequence[dict], truth: dict, images: set) -> No
             )
 
 
-def _indexed(truth: dict, images: list[dict], boxes: Sequence[dict]) -> COCO:
+def indexed(truth: dict, images: list[dict], boxes: Sequence[dict]) -> COCO:
     """What pycocotools evaluates, with ids from 1 on: it would take an object with the id 0 for no object."""
     wanted = {image["id"] for image in images}
     annotations = [

@@ -9,7 +9,7 @@ import pytest
 from jaxkd import __version__, errors
 from jaxkd.cli import main as program
 
-WITHOUT_WORKDIR = ("inspect", "convert", "preflight")  # whose flags have tests of their own
+WITHOUT_WORKDIR = ("inspect", "compare", "convert", "preflight")  # whose flags have tests of their own
 
 
 def test_help_names_every_command(capsys):

@@ -20,7 +20,7 @@ def row(name: str, ap: float) -> report.Row:
         summary=dict.fromkeys(SUMMARY, ap) | {"AP50": 0.9},
         per_class={n: {"AP": ap, "AP50": 0.9} for n in ("cat", "dog")},
     )
-    return report.Row(name, scores, Cost(parameters=1_234_567, gflops=0.126, milliseconds=12.34))
+    return report.Row(name, scores, Cost(parameters=1_234_567, gflops=0.126, milliseconds=12.34, p90=13.0))
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""`jaxkd compare DIR... --out=FOLDER`: what detectors find, cost and get wrong on the same pictures, as one page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from jaxkd import config as configs
+from jaxkd.cli.flags import parse
+from jaxkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxkd.comparison.records import Comparison, Entry
+
+USAGE = "jaxkd compare DIR DIR... --out=FOLDER"
+
+
+def define(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    flags.DEFINE_string(
+        "out", "comparison", "Folder for index.html, comparison.md and comparison.json.", flag_values=values
+    )
+    flags.DEFINE_bool("teacher", True, "Show the teachers of taught runs too.", flag_values=values)
+    flags.DEFINE_integer("resamples", 1000, "Times that the pictures are drawn.", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Decides which pictures are drawn.", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer(
+        "pictures",
+        4,
+        "Pictures that gained most, and that lost most.",
+        flag_values=values,
+        lower_bound=0,
+        upper_bound=20,
+    )
+    flags.DEFINE_integer("batch", 8, "Pictures at once while scoring.", flag_values=values, lower_bound=1)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Prints what each detector finds and costs; writes the page, the tables and all numbers."""
+    values, places = parse("compare", argv, define, positional="DIR...")
+    if len(places) < 2:
+        raise ConfigError(f"Name two or more workdirs of runs, or folders of weights: {USAGE}.")
+    from jaxkd.comparison import gather, page
+
+    options = gather.Options(teacher=values.teacher, resamples=values.resamples, seed=values.seed, batch=values.batch)
+    entries = _open(places)
+    source = gather.pictures_of(entries)
+    comparison = gather.gather(entries, source, options)
+    page.write(Path(values.out), comparison, source, most=values.pictures)
+    _show(comparison)
+    print(f"{', '.join(page.FILES)} are in {values.out}.")
+    return 0
+
+
+def _open(places: Sequence[str]) -> "list[Entry]":
+    """The detector in each folder; raises ConfigError for one that holds none."""
+    from jaxkd.cli.workdir import open_run
+    from jaxkd.comparison import gather
+    from jaxkd.comparison.records import Entry
+    from jaxkd.train import build, prepare
+
+    entries = []
+    for name, place in zip(gather.names_of(places), places, strict=True):
+        path = configs.asset_path(place)
+        if not path.exists():
+            raise ConfigError(f"There is no {place}; name workdirs of runs, or folders of weights.")
+        if (path / prepare.RECIPE).is_file():
+            found = open_run(str(path))
+            entries.append(Entry(name, str(path), found.student, found.recipe))
+        elif path.is_file() or (path / build.ABOUT).is_file():
+            entries.append(Entry(name, place, prepare.load_detector(place)))
+        else:
+            raise ConfigError(
+                f"{place} is neither the workdir of a run, which holds {prepare.RECIPE}, nor a folder of weights, "
+                f"which holds {build.ABOUT}."
+            )
+    return entries
+
+
+def _show(comparison: "Comparison") -> None:
+    """Prints the table and what it means."""
+    from rich import markup
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxkd.comparison import tables
+
+    rows = tables.headline(comparison)
+    table = Table(title=f"{len(comparison.images)} validation pictures")
+    for column in rows[0]:
+        table.add_column(markup.escape(column), justify="left" if column == tables.TITLE else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(markup.escape, row.values()))
+    console = Console()
+    console.width = max(console.width, 140)  # a pipe or a narrow terminal would cut numbers off
+    console.print(table)
+    for remark in comparison.remarks:
+        print(f"- {remark}")
+    print(tables.verdict(comparison))

@@ -1,0 +1,34 @@
+"""What detectors cost on the pictures of a source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+
+from jaxkd.data import loader
+from jaxkd.data.base import Source
+from jaxkd.detectors.base import Params
+from jaxkd.evaluation import cost
+from jaxkd.train import look
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A detector, and how pictures are prepared for it."""
+
+    detector: look.Finder
+    params: Params
+    feeding: loader.Config
+
+
+def costs_of(subjects: Mapping[str, Subject], source: Source, *, batch: int) -> dict[str, cost.Cost]:
+    """Each one's cost on the first `batch` pictures; equal detectors are measured once, and so are equal."""
+    measured: dict[tuple[look.Finder, loader.Config], cost.Cost] = {}
+    for subject in subjects.values():
+        key = (subject.detector, subject.feeding)
+        if key not in measured:
+            batches = loader.eval_batches(source, subject.feeding, batch=batch, limit=batch)
+            first = jax.tree.map(jax.numpy.asarray, next(batches))
+            batches.close()
+            measured[key] = cost.measure(subject.detector.detect, subject.params, first)
+    return {name: measured[(subject.detector, subject.feeding)] for name, subject in subjects.items()}

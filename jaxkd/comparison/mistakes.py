@@ -1,0 +1,111 @@
+"""The part of the page that shows what goes wrong: kinds of error, and classes that are mixed up."""
+
+from collections.abc import Sequence
+from html import escape
+
+from jaxkd.comparison import charts, tables
+from jaxkd.comparison.layout import colours_of, figure, keys, section
+from jaxkd.comparison.records import SCORE, Compared, Comparison
+from jaxkd.evaluation.errors import KINDS
+from jaxkd.html import Safe
+
+MOST = 12  # classes up to which all pairs are shown
+PAIRS = 15  # of mixed-up classes otherwise
+MEANINGS = {
+    "classification": "on an object of another class",
+    "localisation": "on an object of its class, but too far off",
+    "both": "too far off, and of another class",
+    "duplicate": "on an object that a better box has found",
+    "background": "where nothing is",
+    "missed": "no box at all",
+}
+STYLE = """
+.matrices { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem 2rem; }
+.matrices figure { min-width: 0; }
+.matrix td, .matrix th { padding: .35rem .55rem; text-align: center; font-size: .85rem; }
+.matrix td { --tint: var(--mark); background: color-mix(in srgb, var(--tint) calc(var(--share) * 55%), transparent); }
+.matrix th { max-width: 8rem; overflow: hidden; text-overflow: ellipsis; color: var(--soft); font-weight: 500; }
+.matrix tbody th { text-align: left; }
+"""
+
+
+def mistakes(comparison: Comparison) -> str:
+    """Kinds of error as bars and numbers."""
+    colours = colours_of(comparison)
+    lost, made = [], []
+    for kind in KINDS:
+        costs = [(one, one.errors.costs[kind]) for one in comparison.detectors]
+        bars = [charts.Bar(one.name, 100 * cost, tables.points(cost), colours[one.name]) for one, cost in costs]
+        lost.append((kind, bars))
+        counts = [(one, one.sure.counts[kind]) for one in comparison.detectors]
+        made.append((kind, [charts.Bar(one.name, count, f"{count}", colours[one.name]) for one, count in counts]))
+    meanings = "; ".join(f"<b>{kind}</b>, {meaning}" for kind, meaning in MEANINGS.items())
+    content = [
+        keys(comparison, comparison.detectors),
+        '<div class="charts">\n',
+        figure(
+            "What each kind of error costs",
+            "Points of AP50 that would be won if all errors of a kind were mended, and nothing else: long bars are "
+            "worth working on.",
+            charts.bars("Points of AP50 that each kind of error costs", lost),
+        ),
+        figure(
+            "How often it happens",
+            f"Errors among the boxes with a score of {SCORE:g} or more, as they would be drawn; missed counts objects "
+            "without such a box.",
+            charts.bars("Number of errors of each kind", made),
+        ),
+        "</div>\n",
+    ]
+    how = Safe(f"Every wrong box is of one kind, and objects that no box is about are missed: {meanings}.")
+    return section("What goes wrong", how, "".join(content), name="errors")
+
+
+def confusions(comparison: Comparison) -> str:
+    """What is taken for what: all pairs of classes, or those that are mixed up most."""
+    few = len(comparison.objects) <= MOST
+    content = "".join(_matrix(comparison, one) if few else _pairs(one) for one in comparison.detectors)
+    all_pairs = (
+        f"Rows are what is there, columns what is found with a score of {SCORE:g} or more; the darker, the larger its "
+        "share of the row. The diagonal is right; the last column was not found, and in the last row nothing is there."
+    )
+    how = all_pairs if few else f"The classes mixed up most often, by boxes with a score of {SCORE:g} or more."
+    return section("What is taken for what", how, f'<div class="matrices">\n{content}</div>', name="confusion")
+
+
+def _matrix(comparison: Comparison, one: Compared) -> str:
+    colour, counts = colours_of(comparison)[one.name], one.confusion.counts
+    names = [escape(name) for name in one.confusion.classes]
+    head = "".join(f'<th scope="col" title="{name}">{name}</th>' for name in [*names, "not found"])
+    rows = []
+    for place, name in enumerate([*names, "nothing"]):
+        total = max(int(counts[place].sum()), 1)
+        cells = []
+        for column, count in enumerate(counts[place].tolist()):
+            last = place == column == len(names)
+            tint = f";--tint:{colour}" if place == column else ""
+            cells.append(f'<td style="--share:{count / total:.2f}{tint}">{"" if last else count}</td>')
+        rows.append(f'<tr><th scope="row" title="{name}">{name}</th>{"".join(cells)}</tr>\n')
+    return (
+        f'<figure><h3>{escape(one.name)}</h3><div class="wide"><table class="matrix"><thead><tr><th></th>{head}</tr>'
+        f"</thead><tbody>\n{''.join(rows)}</tbody></table></div></figure>\n"
+    )
+
+
+def _pairs(one: Compared) -> str:
+    items = "".join(
+        f"<li>{escape(truth)} taken for {escape(found)}: {count}</li>" for truth, found, count in mixed_up(one)[:PAIRS]
+    )
+    return f"<figure><h3>{escape(one.name)}</h3><ol>{items or '<li>none</li>'}</ol></figure>\n"
+
+
+def mixed_up(one: Compared) -> Sequence[tuple[str, str, int]]:
+    """Pairs of classes, truth and found, and how often one is taken for the other; the most frequent first."""
+    classes, counts = one.confusion.classes, one.confusion.counts
+    pairs = [
+        (classes[row], classes[column], int(counts[row, column]))
+        for row in range(len(classes))
+        for column in range(len(classes))
+        if row != column and counts[row, column]
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])

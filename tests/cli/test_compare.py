@@ -1,0 +1,211 @@
+"""Runs held against each other: the numbers are those of the runs, and what does not fit together is refused."""
+
+import json
+import shutil
+
+import conftest
+import pytest
+
+from jaxkd.evaluation.coco import SUMMARY
+
+
+def compare(*argv, out):
+    return conftest.call("compare", *argv, f"--out={out}", "--resamples=40")
+
+
+@pytest.fixture(scope="module")
+def copies(runs, tmp_path_factory):
+    """What is left of comparing a run, a copy of it, and the taught run."""
+    folder = tmp_path_factory.mktemp("copies")
+    copy = shutil.copytree(runs.alone, folder / "copy")
+    before = [conftest.listing(run) for run in (runs.alone, copy, runs.taught)]
+    outcome = compare(runs.alone, copy, runs.taught, out=folder / "out")
+    assert outcome.code == 0, outcome
+    assert [conftest.listing(run) for run in (runs.alone, copy, runs.taught)] == before
+    return outcome, folder / "out"
+
+
+@pytest.fixture
+def run(runs, tmp_path):
+    return shutil.copytree(runs.taught, tmp_path / "run")
+
+
+def change(run, edit):
+    """Edits the recipe in a workdir."""
+    file = run / "config.json"
+    recipe = json.loads(file.read_text())
+    edit(recipe)
+    file.write_text(json.dumps(recipe))
+
+
+def read(out):
+    return json.loads((out / "comparison.json").read_text())
+
+
+def test_what_is_printed_and_written(copies):
+    outcome, out = copies
+    assert outcome.err == ""
+    for words in ("AP - alone", "copy", "taught", "beside alone; 95 % of 40 resamples of the 2 pictures"):
+        assert words in outcome.out
+    assert "…" not in outcome.out
+    assert outcome.out.endswith(f"index.html, comparison.md, comparison.json are in {out}.\n")
+    assert sorted(path.name for path in out.iterdir()) == ["comparison.json", "comparison.md", "index.html"]
+    page = (out / "index.html").read_text()
+    assert "<h1>taught compared with alone</h1>" in page
+    for name in ("How the training went", "tar: decay", "gkd: decay", "mimic: decay", "tar: box gate"):
+        assert name in page
+    assert len(page) < 5_000_000
+
+
+def test_the_scores_are_those_of_the_runs(copies, runs):
+    found = read(copies[1])["detectors"]
+    for name, folder in (("alone", runs.alone), ("copy", runs.alone), ("taught", runs.taught)):
+        trained = json.loads((folder / "student" / "detector.json").read_text())["scores"]
+        scores = {key: float("nan") if value is None else value for key, value in found[name]["scores"].items()}
+        assert tuple(scores) == SUMMARY
+        assert scores == pytest.approx(trained, abs=1e-6, nan_ok=True)
+    assert found["taught"]["methods"] == ["gkd", "mimic", "tar"]
+
+
+def test_two_copies_of_one_run_give_intervals_that_hold_0(copies):
+    found = read(copies[1])["detectors"]
+    for gain in (*found["copy"]["difference"]["summary"].values(), *found["copy"]["difference"]["per_class"].values()):
+        if gain["low"] is not None:
+            assert gain["low"] <= 0 <= gain["high"]
+            assert gain["difference"] == 0
+    assert found["copy"]["difference"]["summary"]["AP"] == {"difference": 0, "low": 0, "high": 0}
+    assert found["copy"]["errors"] == found["alone"]["errors"]
+
+
+def test_equal_detectors_cost_the_same(copies):
+    found = read(copies[1])["detectors"]
+    assert found["copy"]["cost"] == found["alone"]["cost"]
+    for batch in (1, 8):
+        cost = found["alone"]["cost"][f"batch_{batch}"]
+        assert cost["pictures"] == batch
+        assert 0 < cost["milliseconds"] <= cost["p90"]
+        assert cost["per_second"] == pytest.approx(1000 * batch / cost["milliseconds"])
+
+
+def test_the_teacher_comes_along_unless_it_is_there_or_not_wanted(copies, runs, run, tmp_path):
+    assert list(read(copies[1])["detectors"]) == ["alone", "copy", "taught"]  # alone is what taught
+    pair = (runs.taught, run)
+    assert compare(*pair, out=tmp_path / "with").code == 0
+    with_it = read(tmp_path / "with")["detectors"]
+    assert list(with_it) == ["taught", "run", "teacher"]
+    assert (with_it["teacher"]["role"], with_it["teacher"]["curves"]) == ("teacher", None)
+    trained = json.loads((runs.alone / "student" / "detector.json").read_text())["scores"]["AP"]
+    assert with_it["teacher"]["scores"]["AP"] == pytest.approx(trained, abs=1e-6)
+    assert compare(*pair, "--noteacher", out=tmp_path / "without").code == 0
+    assert list(read(tmp_path / "without")["detectors"]) == ["taught", "run"]
+
+
+def test_a_folder_of_weights_and_a_teacher_that_is_gone(runs, run, tmp_path):
+    change(run, lambda recipe: recipe.update(teacher=str(tmp_path / "gone")))
+    outcome = compare(
+        runs.alone / "student",
+        run,
+        out=tmp_path / "out",
+    )
+    assert outcome.code == 0, outcome
+    content = read(tmp_path / "out")
+    assert list(content["detectors"]) == ["student", "run"]
+    assert (content["reference"], content["detectors"]["student"]["role"]) == ("student", "weights")
+    (remark,) = content["remarks"]
+    assert remark.startswith("The teacher of run is not shown: ")
+    assert str(tmp_path / "gone") in remark
+    for said in (
+        outcome.out,
+        (tmp_path / "out" / "index.html").read_text(),
+        (tmp_path / "out" / "comparison.md").read_text(),
+    ):
+        assert remark in said.replace("&#x27;", "'")
+
+
+def test_a_run_that_goes_on_is_said_to(runs, run, tmp_path):
+    change(run, lambda recipe: recipe["train"].update(steps=90))
+    outcome = compare(runs.alone, run, out=tmp_path / "out")
+    assert "- run has come to step 4 of 90; its best student so far is shown." in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "Name two or more workdirs of runs, or folders of weights"),
+        (["{alone}"], "Name two or more"),
+        (["{alone}", "nowhere"], "There is no nowhere; name workdirs of runs"),
+        (["{alone}", "{folder}"], "is neither the workdir of a run, which holds config.json, nor a folder of weights"),
+        (["{alone}/student", "{taught}/student"], "None of these folders is the workdir of a run"),
+        (
+            ["{alone}", "assets:bccd_teacher"],
+            "bccd_teacher is for other classes than the validation data of alone: lacking",
+        ),
+        (["{alone}", "{taught}", "--pictures=-1"], "pictures"),
+        (["{alone}", "{taught}", "--resample=9"], "no flag --resample; the closest is 'resamples'"),
+    ],
+)
+def test_what_is_refused(runs, tmp_path, refused, argv, said):
+    places = {"alone": runs.alone, "taught": runs.taught, "folder": tmp_path}
+    outcome = conftest.call("compare", *(argument.format(**places) for argument in argv))
+    refused(outcome, 64, said, command="compare")
+
+
+def test_a_run_without_a_finished_checkpoint_is_refused(runs, run, refused):
+    shutil.rmtree(run / "student")
+    refused(conftest.call("compare", runs.alone, run), 64, f"The run in {run} has no student yet", command="compare")
+
+
+def test_broken_weights_are_refused(runs, run, refused):
+    (run / "student" / "weights.safetensors").write_bytes(b"nothing")
+    refused(conftest.call("compare", runs.alone, run), 66, "weights.safetensors", command="compare")
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda content: content["images"].pop(), "there are 1 pictures, not 2"),
+        (lambda content: content["annotations"].pop(), "10.png has 1 objects, not 2"),
+        (
+            lambda content: content["annotations"][0].update(bbox=[1, 1, 20, 20]),
+            "the objects of 9.png have other places",
+        ),
+        (
+            lambda content: content["categories"][1].update(name="rod"),
+            "the classes are others: lacking bar and with rod",
+        ),
+    ],
+)
+def test_runs_over_other_data_are_refused(runs, run, tmp_path, refused, edit, said):
+    content = json.loads((runs.project.folder / "val.json").read_text())
+    edit(content)
+    known = {image["id"] for image in content["images"]}
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in known]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    change(run, lambda recipe: recipe["data"]["val"].update(annotations=str(tmp_path / "val.json")))
+    outcome = conftest.call("compare", runs.alone, run, f"--out={tmp_path / 'out'}")
+    refused(outcome, 64, "alone and run have other validation data", said, command="compare")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_data_under_another_name_are_the_same(runs, run, tmp_path):
+    shutil.copy(runs.project.folder / "val.json", tmp_path / "val.json")
+    change(run, lambda recipe: recipe["data"]["val"].update(annotations=str(tmp_path / "val.json")))
+    assert compare(runs.alone, run, "--noteacher", "--pictures=0", out=tmp_path / "out").code == 0
+
+
+def test_a_picture_that_cannot_be_read_is_left_out(runs, run, tmp_path):
+    images = shutil.copytree(runs.project.folder / "images", tmp_path / "images")
+    (images / "10.png").write_text("no picture")
+    change(run, lambda recipe: recipe["data"]["val"].update(images=str(images)))
+    assert compare(run, runs.alone, "--noteacher", out=tmp_path / "out").code == 0
+    content = read(tmp_path / "out")
+    assert content["pictures"] == [9]
+    assert content["objects"] == {"square": 1, "bar": 1}
+
+
+def test_data_without_an_object_leave_nothing_to_compare(runs, run, tmp_path, refused):
+    content = json.loads((runs.project.folder / "val.json").read_text()) | {"annotations": []}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    change(run, lambda recipe: recipe["data"]["val"].update(annotations=str(tmp_path / "val.json")))
+    other = shutil.copytree(run, tmp_path / "other")
+    refused(compare(run, other, out=tmp_path / "out"), 65, "there is nothing to compare", command="compare")

@@ -1,0 +1,101 @@
+"""The numbers as text."""
+
+import dataclasses
+import math
+
+import compared
+import pytest
+
+from jaxkd.comparison import tables
+from jaxkd.comparison.tables import Unclear, gap, points
+from jaxkd.evaluation import voc
+from jaxkd.evaluation.bootstrap import Interval
+from jaxkd.evaluation.errors import KINDS
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return compared.comparison()
+
+
+def test_numbers():
+    assert points(0.4567) == "45.7"
+    assert points(math.nan) == "-"
+    assert tables.million(2_934_000) == "2.93 M"
+    assert [tables.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+
+
+def test_a_difference_says_whether_it_is_one():
+    assert gap(Interval(0.045, 0.025, 0.063)) == "+4.5 [+2.5, +6.3]"
+    assert not isinstance(gap(Interval(-0.045, -0.063, -0.025)), Unclear)
+    assert isinstance(gap(Interval(0.01, -0.01, 0.03)), Unclear)
+    assert isinstance(gap(Interval(0.0, 0.0, 0.0)), Unclear)
+    few = gap(Interval(0.8, math.nan, math.nan))
+    assert (few, type(few)) == ("+80.0", Unclear)
+    assert gap(Interval(math.nan, math.nan, math.nan)) == "-"
+
+
+def test_a_row_for_each_detector(comparison):
+    rows = tables.headline(comparison)
+    assert [row["detector"] for row in rows] == ["alone", "taught", "teacher"]
+    assert rows[0]["AP - alone"] == ""
+    assert rows[1]["AP - alone"].startswith("+")
+    assert (rows[1]["parameters"], rows[1]["ms/picture"], rows[1]["pictures/s"]) == ("0.15 M", "5.0", "200")
+    times = tables.costs(comparison)[0]
+    assert (times["p90"], times["ms, 8 at once"], times["pictures/s, 8 at once"]) == ("6.0", "40.0", "200")
+
+
+def test_a_row_for_each_part_of_ap(comparison):
+    rows = tables.parts(comparison)
+    names = [row[""] for row in rows]
+    assert names == ["AP", "AP50", "AP75", "small objects", "medium objects", "large objects", *comparison.objects]
+    assert list(rows[0]) == ["", "alone", "taught", "taught - alone", "teacher", "teacher - alone", "objects"]
+    assert rows[4]["taught"] == rows[4]["taught - alone"] == "-"  # there is no such object
+    assert int(rows[0]["objects"]) == sum(int(row["objects"]) for row in rows[6:])
+
+
+def test_vocs_number_where_all_have_it(comparison):
+    score = voc.Scores(mean=0.625, per_class={}, rule="11point", iou=0.5)
+    known = dataclasses.replace(
+        comparison, detectors=tuple(dataclasses.replace(one, voc=score) for one in comparison.detectors)
+    )
+    (row,) = (row for row in tables.parts(known) if row[""] == "VOC AP")
+    assert (row["alone"], row["taught"], row["taught - alone"]) == ("62.5", "62.5", "")
+
+
+def test_a_row_for_each_kind_of_error(comparison):
+    rows = tables.errors(comparison)
+    assert [row["kind of error"] for row in rows] == list(KINDS)
+    counts = comparison.detectors[0].sure.counts
+    assert [row["alone, number"] for row in rows] == [f"{counts[kind]}" for kind in KINDS]
+
+
+def test_the_verdict(comparison):
+    said = tables.verdict(comparison)
+    assert said.startswith("taught has +")
+    assert "95 % of 50 resamples of the 12 pictures" in said
+    assert said.endswith("which does not hold 0.")
+    gains = dataclasses.replace(comparison.other.gains, summary={"AP": Interval(0.01, -0.01, 0.03)})
+    unclear = compared.changed(comparison, "taught", gains=gains)
+    assert tables.verdict(unclear).endswith("[-1.0, +3.0], which holds 0, so there may be no difference.")
+
+
+def test_markdown_is_tables_and_escapes_names(comparison):
+    renamed = dataclasses.replace(
+        compared.changed(comparison, "taught", name="a|b<c"), focus="a|b<c", remarks=("Look.",)
+    )
+    text = tables.markdown(renamed)
+    assert "| a\\|b&lt;c |" in text
+    assert "- Look." in text
+    for line in text.splitlines():
+        if line.startswith("|"):
+            assert line.endswith(" |")
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 4
+    for block in blocks:
+        assert len({line.replace("\\|", "").count("|") for line in block}) == 1
