@@ -9,6 +9,7 @@ import sys
 import cv2
 import jax
 import numpy as np
+import onnx
 import pytest
 from export_scene import pictures
 
@@ -63,6 +64,14 @@ def test_a_file_finds_what_its_detector_finds(kind, name, subjects, written):
             rows = [{key: value[place : place + 1] for key, value in each.items()} for each in (expected, found)]
             box, score, lost = check.differences(*rows)
             assert (box < 1e-2, score < 1e-4, lost) == (True, True, 0), (box, score, lost)
+
+
+@pytest.mark.parametrize(("name", "suppressions"), [("faster_rcnn", 2), ("retinanet", 1), ("mobilenet", 2)])
+def test_onnx_holds_the_standards_suppression_and_depthwise_convolutions(name, suppressions, written):
+    nodes = onnx.load(written("onnx", name) / "model.onnx").graph.node
+    assert sum(node.op_type == "NonMaxSuppression" for node in nodes) == suppressions
+    groups = [attribute.i for node in nodes for attribute in node.attribute if attribute.name == "group"]
+    assert sum(group > 1 for group in groups) == (17 if name == "mobilenet" else 0)
 
 
 @pytest.mark.parametrize("kind", ["stablehlo", "onnx", "tflite"])
