@@ -1,11 +1,14 @@
 """From a folder of weights to boxes in three lines."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from jax import numpy as jnp
 from PIL import Image
 
 import jaxkd
+from jaxkd import predictor
 from jaxkd.config import asset_path
 from jaxkd.data import coco
 from jaxkd.errors import DataError, WeightsError
@@ -51,3 +54,42 @@ def test_what_is_no_picture_is_refused(detector, image):
 def test_no_detector(tmp_path):
     with pytest.raises(WeightsError, match=r"holds no detector\.json"):
         jaxkd.load(tmp_path)
+
+
+def test_a_stream_gives_what_a_call_gives_in_the_order_of_its_pictures(detector):
+    source = coco.load(coco.Config(annotations="assets:bccd/val.json", limit=5))
+    images = [source.read(record.index)[: 200 + 20 * place] for place, record in enumerate(source.records)]
+    images[2] = np.ascontiguousarray(images[2][:, :90])  # of another shape
+    called = detector(images)
+    for batch in (1, 2):
+        streamed = list(detector.stream(iter(images), batch=batch))
+        assert [found.shot.image.shape for found in streamed] == [image.shape for image in images]
+        for row, found in enumerate(streamed):
+            assert found.detections.valid.sum() > 0
+            np.testing.assert_array_equal(found.detections.valid, called.valid[row])
+            np.testing.assert_allclose(found.detections.boxes, called.boxes[row], atol=0.05)
+
+
+def test_a_stream_reads_a_folder_and_leaves_out_what_it_cannot_read(detector, tmp_path):
+    for name in ("b.png", "a.png"):
+        Image.new("RGB", (60, 50)).save(tmp_path / name)
+    (tmp_path / "aa.png").write_text("no picture")
+    told = []
+    found = list(detector.stream([tmp_path], left_out=told.append))
+    assert [one.shot.file for one in found] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert len(told) == 1 and "aa.png" in str(told[0])
+    with pytest.raises(DataError, match=r"aa\.png"):
+        list(detector.stream([tmp_path]))
+
+
+def test_groups_wait_for_their_kind_but_not_for_ever():
+    def numbers(kinds, batch):
+        rows = (SimpleNamespace(bucket=kind) for kind in kinds)
+        return [[number for number, _ in group] for group in predictor._grouped(rows, batch)]
+
+    assert numbers([0, 1, 0, 1, 1], 2) == [[0, 2], [1, 3], [4]]
+    assert numbers([0, 1, 0, 1, 1], 1) == [[0], [1], [2], [3], [4]]
+    late = numbers([1] + [0] * 20, 2)
+    assert 0 < late.index([0]) <= predictor.LATE  # a few batches passed by
+    assert sorted(number for group in late for number in group) == list(range(21))
+    assert list(predictor._in_order([(2, "c"), (0, "a"), (1, "b"), (3, "d")])) == ["a", "b", "c", "d"]

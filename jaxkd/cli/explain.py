@@ -27,7 +27,10 @@ def run(argv: Sequence[str]) -> int:
     from jaxkd.cli.workdir import open_run
     from jaxkd.train.reopen import reopen
 
-    found = reopen(open_run(values.workdir).recipe, Path(values.workdir))
+    run_of = open_run(values.workdir)
+    if run_of.recipe is None:
+        raise ConfigError(f"{values.workdir} holds weights and no run; give the workdir of a taught run.")
+    found = reopen(run_of.recipe, run_of.folder)
     split, index = _place(found.sources, names[0])
     source, out = found.sources[split], Path(values.out)
     image = source.read(index)

@@ -14,7 +14,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from jaxkd.cli.flags import parse, recipe
+from jaxkd.cli.flags import optional_recipe, parse
 from jaxkd.errors import ConfigError, JaxkdError
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def run(argv: Sequence[str]) -> int:
 
     Raises JaxkdError where a float32 file scores another AP than its detector; nothing is written then.
     """
-    named = any(argument.lstrip("-").split("=")[0] == "config" for argument in argv)
-    config, argv = recipe(argv) if named else (None, argv)
-    values, _ = parse("export", argv, define)
+    wants_help = "--help" in argv or "-h" in argv
+    config, rest = (None, list(argv)) if wants_help else optional_recipe(argv)
+    values, _ = parse("export", rest, define)
     if values.format not in FORMATS:
         raise ConfigError(f"There is no format {values.format!r}; give --format=, one of {', '.join(FORMATS)}.")
     if values.int8 and values.format != "tflite":
@@ -85,7 +85,7 @@ def _export(subject: Any, module: Any, folder: Path, config: Any, values: flags.
 
     def source(split: str) -> Source:
         found = prepare.load_source(config.data[split])
-        prepare.check_classes(found.classes, subject.loaded.detector.classes)
+        prepare.check_classes(found.classes, subject.loaded.detector.classes, whose="the detector")
         return found
 
     options = {}

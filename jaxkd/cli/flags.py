@@ -35,6 +35,12 @@ def parse(
     return values, rest
 
 
+def optional_recipe(argv: Sequence[str]) -> tuple[configs.Recipe | None, list[str]]:
+    """What `recipe` gives, for a command that can do without: None where no argument begins with --config."""
+    named, overrides, _ = _sorted_out(argv)
+    return recipe(argv) if named or overrides else (None, list(argv))
+
+
 def recipe(argv: Sequence[str]) -> tuple[configs.Recipe, list[str]]:
     """The recipe that --config names, with every --config.x.y=v put in, and the other arguments.
 

@@ -1,51 +1,88 @@
-"""`jaxkd predict --workdir=DIR IMAGE... --out=DIR`: draws what a run's student finds, and writes it as COCO json."""
+"""`jaxkd predict --workdir=DIR PICTURE... --out=DIR`: what a detector finds in pictures, folders and videos."""
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from jaxkd.cli.flags import parse
 from jaxkd.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    from jaxkd.cli.predictions import CocoFile
+    from jaxkd.data.files import Shot
+    from jaxkd.predictor import Found
+
+FILE = "predictions.json"
+DRAWING = 2  # threads that draw, and pictures that wait for them
+
 
 def define(values: flags.FlagValues) -> None:
     """The command's flags."""
-    flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=values)
+    flags.DEFINE_string("workdir", "", "Folder of the run, or weights alone.", flag_values=values)
     flags.DEFINE_string("out", "predictions", "Folder for the pictures and predictions.json.", flag_values=values)
     flags.DEFINE_float("score", 0.5, "Least score of a box that is drawn.", flag_values=values)
+    flags.DEFINE_bool("draw", True, "Draw what is found on each picture.", flag_values=values)
+    flags.DEFINE_integer("every", 1, "Take each how-manieth frame of a video.", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("batch", 1, "Pictures of one shape at once.", flag_values=values, lower_bound=1)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Pictures that cannot be read are named and left out; DataError only where none can."""
-    values, names = parse("predict", argv, define, positional="IMAGE...")
+    """Pictures that cannot be read are named, counted and left out; DataError only where none can."""
+    values, names = parse("predict", argv, define, positional="PICTURE|FOLDER|VIDEO...")
     if not names:
-        raise ConfigError("Name the pictures to look at: jaxkd predict --workdir=DIR IMAGE... --out=DIR.")
-    from jaxkd import config as configs
-    from jaxkd import draw
+        raise ConfigError("Name the pictures to look at: jaxkd predict --workdir=DIR PICTURE... --out=DIR.")
+    from jaxkd.cli.predictions import CocoFile
+    from jaxkd.cli.progress import Steps
     from jaxkd.cli.workdir import open_run
-    from jaxkd.data.files import FilesSource
-    from jaxkd.train import look, mesh
+    from jaxkd.data import files
+    from jaxkd.data.ahead import ahead
+    from jaxkd.predictor import Predictor
 
-    found = open_run(values.workdir)
-    source = FilesSource([Path(name) for name in names], classes=found.student.detector.classes)
-    for reason in source.failed.values():
-        print(f"Left out: {reason}", file=sys.stderr)
-    if not source.records:
-        raise DataError(f"None of the {len(names)} pictures can be read.")
-    feeding = configs.build(found.recipe.data.loader)
-    results = look.results_on(found.student.detector, found.student.params, source, feeding, mesh.make_mesh(), batch=1)
-    out = Path(values.out)
-    out.mkdir(parents=True, exist_ok=True)
-    truth = source.annotations()
-    content = {"images": truth["images"], "categories": truth["categories"], "annotations": results}
-    (out / "predictions.json").write_text(json.dumps(content) + "\n")
-    boxes = draw.from_results(results, truth["categories"], least=values.score)
-    for record in source.records:
-        picture = draw.boxes_on(source.read(record.index), boxes.get(record.image_id, []))
-        picture.save(out / f"{record.image_id:04d}_{Path(record.file).stem}.png")
-    drawn = sum(map(len, boxes.values()))
-    print(f"{drawn} boxes with a score of at least {values.score} on {len(source.records)} pictures, drawn in {out}.")
+    detector, out = Predictor(open_run(values.workdir).student), Path(values.out)
+    paths = list(files.listed(names, without=out))
+    total = sum(files.count(path, every=values.every) for path in paths)
+    boxes, faults = 0, []
+    with CocoFile(out / FILE, classes=detector.classes) as file, Steps("pictures", total=total) as steps:
+
+        def leave_out(error: DataError) -> None:
+            print(f"Left out: {error}", file=sys.stderr)
+            faults.append(error)
+            steps.advance()
+
+        found = detector.stream(paths, every=values.every, batch=values.batch, left_out=leave_out)
+        for shown in ahead(_tasks(found, file, values), threads=DRAWING, depth=DRAWING):
+            boxes += shown
+            steps.advance()
+    if not file.images:
+        raise DataError(f"None of the {len(faults)} pictures can be read.")
+    where = f"drawn in {out}" if values.draw else f"listed in {out / FILE}"
+    left = f" {len(faults)} could not be read and were left out." if faults else ""
+    print(f"{boxes} boxes with a score of at least {values.score} on {len(file.images)} pictures, {where}.{left}")
     return 0
+
+
+def _tasks(found: "Iterator[Found]", file: "CocoFile", values: flags.FlagValues) -> Iterator[Callable[[], int]]:
+    """Writes what is found in each picture, and gives what is left to do: to draw it, and to count its boxes."""
+    for number, one in enumerate(found, start=1):
+        rows = file.add(one)
+        yield partial(_drawn if values.draw else _counted, one.shot, rows, file.categories, number, values)
+
+
+def _counted(shot: "Shot", rows: list[dict], categories: list[dict], number: int, values: flags.FlagValues) -> int:
+    """The number of boxes with a score that is high enough."""
+    return sum(row["score"] >= values.score for row in rows)
+
+
+def _drawn(shot: "Shot", rows: list[dict], categories: list[dict], number: int, values: flags.FlagValues) -> int:
+    """The same, drawn."""
+    from jaxkd import draw
+
+    boxes = draw.from_results(rows, categories, least=values.score).get(number, [])
+    frame = "" if shot.frame is None else f"_{shot.frame:06d}"
+    file = Path(values.out) / f"{number:04d}_{Path(shot.file).stem}{frame}.png"
+    draw.boxes_on(shot.image, boxes).save(file, compress_level=1)  # a quarter of the time of the default
+    return len(boxes)

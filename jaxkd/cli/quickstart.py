@@ -22,6 +22,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("steps", 0, "Steps of each run; 0 for the recipe's.", flag_values=values)
     flags.DEFINE_enum("method", "task_adaptive", list(METHODS), "What the teacher teaches by.", flag_values=values)
     flags.DEFINE_enum("detector", "faster_rcnn", list(DETECTORS), "What the student is.", flag_values=values)
+    flags.DEFINE_bool("tensorboard", False, "Show both runs in TensorBoard.", flag_values=values)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -31,10 +32,12 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"--steps must be 0 or more, not {values.steps}.")
     from jaxkd.cli import report
     from jaxkd.train import build, look, loop, mesh, prepare
+    from jaxkd.train.sinks.tensorboard import TensorBoard
 
     began = time.monotonic()
     workdir = Path(values.workdir)
     arguments = {"alone": "alone", "taught": METHODS[values.method]}
+    shown = {name: [TensorBoard(workdir / name / "tensorboard")] if values.tensorboard else [] for name in arguments}
     recipes = {name: _recipe(DETECTORS[values.detector] + argument, values) for name, argument in arguments.items()}
     taught = recipes["taught"]
     source = prepare.load_source(taught.data.val)
@@ -47,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     finished = {}
     for number, (name, recipe) in enumerate(recipes.items(), start=2):
         print(f"{number}/3 The student learns {name}.", flush=True)
-        finished[name] = loop.run(recipe, workdir / name)
+        finished[name] = loop.run(recipe, workdir / name, sinks=shown[name])
         found[name] = finished[name].evaluation
         detectors[name] = build.load(workdir / name / prepare.STUDENT)
     costs = report.costs_of(detectors, source, feeding)

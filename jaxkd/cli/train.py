@@ -18,6 +18,8 @@ def define(values: flags.FlagValues) -> None:
     kinds = ", ".join(place.KINDS)
     flags.DEFINE_string("workdir", "", "Folder of the run, on all its hosts; a run in it goes on.", flag_values=values)
     flags.DEFINE_bool("quiet", False, "Say nothing while training.", flag_values=values)
+    flags.DEFINE_bool("tensorboard", False, "Show the run in TensorBoard: WORKDIR/tensorboard.", flag_values=values)
+    flags.DEFINE_string("wandb", "", "[ENTITY/]PROJECT of Weights & Biases to show the run in.", flag_values=values)
     flags.DEFINE_string("cluster", "auto", f"What tells of the other processes: {kinds}.", flag_values=values)
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; the next port is used too.", flag_values=values)
     flags.DEFINE_integer("processes", 0, "Number of processes of the run.", flag_values=values)
@@ -49,10 +51,12 @@ def run(argv: Sequence[str]) -> int:
 
     from jaxkd.train import hosts, loop, prepare
 
+    workdir = Path(values.workdir)
+    sinks = _sinks(values, workdir)
     if mine is not None:
         hosts.join(mine)
     try:
-        finished = loop.run(config, Path(values.workdir), quiet=values.quiet)
+        finished = loop.run(config, workdir, quiet=values.quiet, sinks=sinks)
     except jax.errors.JaxRuntimeError as error:
         if mine is None:
             raise
@@ -61,5 +65,14 @@ def run(argv: Sequence[str]) -> int:
         scores = finished.evaluation.scores
         for name, numbers in scores.per_class.items():
             print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}")
-        print(f"The best student (AP {100 * finished.best_ap:.1f}) is in {Path(values.workdir) / prepare.STUDENT}.")
+        print(f"The best student (AP {100 * finished.best_ap:.1f}) is in {workdir / prepare.STUDENT}.")
     return 0
+
+
+def _sinks(values: flags.FlagValues, workdir: Path) -> list:
+    """What the run is shown in; ConfigError where a package is missing."""
+    from jaxkd.train.sinks.tensorboard import TensorBoard
+    from jaxkd.train.sinks.wandb import WeightsAndBiases
+
+    sinks: list = [TensorBoard(workdir / "tensorboard")] if values.tensorboard else []
+    return [*sinks, WeightsAndBiases(values.wandb, workdir)] if values.wandb else sinks

@@ -1,4 +1,4 @@
-"""What the commands after training need of a run's folder."""
+"""What the commands after training need: a detector, and the run that it comes from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,26 +10,42 @@ from jaxkd.train import build, prepare
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has a student."""
+    """A detector with its run, or alone."""
 
-    recipe: configs.Recipe
+    recipe: configs.Recipe  # of the run; None for weights alone
     student: build.Loaded
+    folder: Path  # the workdir; for weights alone, where they are
 
 
 def open_run(workdir: str) -> Run:
-    """The recipe and the best student of a workdir.
+    """The best student of a workdir, with its recipe; or weights, wherever `jaxkd.load` finds some.
 
-    Raises ConfigError where the folder is no workdir or has no student yet, StorageError where its recipe is broken.
+    The folder "student" of a workdir stands for its run.
+
+    Raises ConfigError where there is neither, or the run has no student yet, StorageError where its recipe is broken,
+    WeightsError where the weights are.
     """
-    folder = Path(workdir)
-    if not workdir or not (folder / prepare.RECIPE).is_file():
-        raise ConfigError(f"'{workdir}' is not the workdir of a run: it holds no {prepare.RECIPE}; give --workdir=DIR.")
-    if not (folder / prepare.STUDENT / build.ABOUT).is_file():
-        raise ConfigError(f"The run in {folder} has no student yet; it is written at the first evaluation.")
+    place = configs.asset_path(workdir)
+    if place.name == prepare.STUDENT and (place.parent / prepare.RECIPE).is_file():
+        place = place.parent
+    if workdir and (place / prepare.RECIPE).is_file():
+        if not build.file_of(place / prepare.STUDENT, build.ABOUT).is_file():
+            raise ConfigError(f"The run in {place} has no student yet; it is written at the first evaluation.")
+        return Run(_recipe(place / prepare.RECIPE), build.load(place / prepare.STUDENT), place)
+    if workdir and (place.is_file() or build.file_of(place, build.ABOUT).is_file()):
+        return Run(None, prepare.load_detector(workdir), place)
+    raise ConfigError(
+        f"'{workdir}' is not the workdir of a run, which holds {prepare.RECIPE}, and no weights, beside which is "
+        f"{build.ABOUT}; give --workdir=DIR."
+    )
+
+
+def _recipe(file: Path) -> configs.Recipe:
+    """The recipe of a run; StorageError where it is none."""
     try:
-        recipe = configs.parse((folder / prepare.RECIPE).read_text())
+        recipe = configs.parse(file.read_text())
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise StorageError(f"{folder / prepare.RECIPE} is not the recipe of a run: {error}.") from error
+        raise StorageError(f"{file} is not the recipe of a run: {error}.") from error
     if not set(recipe.keys()) >= configs.PARTS:
-        raise StorageError(f"{folder / prepare.RECIPE} is not the recipe of a run: it lacks parts.")
-    return Run(recipe, build.load(folder / prepare.STUDENT))
+        raise StorageError(f"{file} is not the recipe of a run: it lacks parts.")
+    return recipe

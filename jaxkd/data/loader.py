@@ -204,6 +204,20 @@ def eval_batches(
     return Loader(picture, steps=len(owners), rows=rows, config=config, skipped=reader.skipped)
 
 
+def blank_row(image: UInt8[np.ndarray, "h w 3"], config: Config, *, index: int) -> tuple[int, Batch]:
+    """The bucket of a picture without truth, and a Batch of it alone, without its leading axis, as evaluations see it.
+
+    `index` becomes its id.
+    """
+    height, width = image.shape[:2]
+    target = transforms.target_size(height, width, short=config.short[0], long=config.long)
+    bucket = transforms.choose_bucket(*target, config.buckets)
+    boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
+    record = Record(index, index, "", height, width, boxes, labels, labels.astype(bool))
+    loaded = _sized(image, record, config, bucket=bucket, short=config.short[0])
+    return bucket, _row(loaded, bucket=config.buckets[bucket], most=config.max_objects, index=index, real=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Loaded:
     """A picture at its final size with its truth."""
@@ -273,18 +287,23 @@ class _Reader:
         if isinstance(kept, _Loaded) and single:
             return kept
         image = kept if isinstance(kept, np.ndarray) else self._source.read(index)
-        size = transforms.target_size(*image.shape[:2], short=short, long=self._config.long)
-        height, width = transforms.fit_size(*size, bucket=self._config.buckets[bucket])
         record = _largest(_inside(self._source.records[index], image), self._config.max_objects)
-        loaded = _Loaded(
-            sample=transforms.resize(Sample(image=image, boxes=record.boxes), height=height, width=width),
-            labels=record.labels,
-            crowd=record.crowd,
-            scales=np.array([height / image.shape[0], width / image.shape[1]], np.float32),
-        )
+        loaded = _sized(image, record, self._config, bucket=bucket, short=short)
         if self._cache is not None and kept is None:
             self._cache[index] = loaded if single else image
         return loaded
+
+
+def _sized(image: UInt8[np.ndarray, "h w 3"], record: Record, config: Config, *, bucket: int, short: int) -> _Loaded:
+    """A picture and its truth at the size that it has in its bucket."""
+    size = transforms.target_size(*image.shape[:2], short=short, long=config.long)
+    height, width = transforms.fit_size(*size, bucket=config.buckets[bucket])
+    return _Loaded(
+        sample=transforms.resize(Sample(image=image, boxes=record.boxes), height=height, width=width),
+        labels=record.labels,
+        crowd=record.crowd,
+        scales=np.array([height / image.shape[0], width / image.shape[1]], np.float32),
+    )
 
 
 def _row(loaded: _Loaded, *, bucket: tuple[int, int], most: int, index: int, real: bool) -> Batch:

@@ -108,7 +108,9 @@ def _plan(walk: Walk, maps: RegionMaps, most: int, adaptive: bool) -> tuple[Plan
     low, high = (jnp.stack(ends, -1) for ends in zip(_reach(y, y_share), _reach(x, x_share), strict=True))
     reads = (low < FAR).all(-1)
     slot, ends, count = _places(walk, maps.level, low, high, reads)
-    owner = jnp.full(count * walk.chunk, slot.shape[0], jnp.int32).at[slot].set(jnp.arange(slot.shape[0], dtype=jnp.int32))
+    owner = (
+        jnp.full(count * walk.chunk, slot.shape[0], jnp.int32).at[slot].set(jnp.arange(slot.shape[0], dtype=jnp.int32))
+    )
 
     def seated(rows, empty):
         rows = jnp.concatenate([rows, jnp.full_like(rows[:1], empty)])[owner]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,13 @@ import numpy as np
 
 from jaxkd import config as configs
 from jaxkd.detectors.base import Detector, Params
-from jaxkd.errors import ConfigError, WeightsError
+from jaxkd.errors import ConfigError, StorageError, WeightsError
 from jaxkd.weights import names, read, tree
 from jaxkd.weights.published import recognise
 
 FORMAT = 1  # of detector.json
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
+FRESH = ".fresh"  # below a folder of weights: its next weights and description, whole, until they are moved up
 OF_CLASSES = ("head/logits/", "head/deltas/")  # leaves whose columns stand for classes
 SIZES = ("buckets", "short", "long")  # of `data.loader`
 INHERITED = {"none": (), "neck": ("neck",), "head": ("rpn", "head"), "neck+head": ("neck", "rpn", "head")}
@@ -46,7 +49,7 @@ def load(folder: str | Path) -> Loaded:
     Raises WeightsError where a file is missing or broken, or a leaf is missing, unused or misshapen.
     """
     found = described(folder)
-    params, _ = tree.match(found.params, read.read(configs.asset_path(str(folder)) / WEIGHTS))
+    params, _ = tree.match(found.params, read.read(file_of(configs.asset_path(str(folder)), WEIGHTS)))
     return dataclasses.replace(found, params=jax.tree.map(jax.numpy.asarray, params))
 
 
@@ -57,7 +60,7 @@ def described(folder: str | Path) -> Loaded:
     """
     path = configs.asset_path(str(folder))
     try:
-        about = json.loads((path / ABOUT).read_text())
+        about = json.loads(file_of(path, ABOUT).read_text())
         if about.get("format", FORMAT) != FORMAT:
             raise WeightsError(f"{path / ABOUT} is of another form than this jaxkd reads; update jaxkd.")
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
@@ -95,12 +98,47 @@ def save(
     sizes: dict[str, Any] | None = None,
     half: bool = False,
 ) -> None:
-    """Writes a folder that `load` reads; the weights come first, so a half-written folder is no detector."""
-    folder.mkdir(parents=True, exist_ok=True)
-    read.save(folder / WEIGHTS, tree.flatten(jax.device_get(params)), half=half)
+    """Writes a folder that `load` reads; a process that dies on the way leaves it whole, as it was or as it will be.
+
+    Raises StorageError where it cannot be written.
+    """
+    arrays = tree.flatten(jax.device_get(params))
     about = {"format": FORMAT, "detector": config.to_dict(), "classes": list(classes), "scores": scores}
     about["sizes"] = sizes or {}
-    (folder / ABOUT).write_text(json.dumps(about, indent=2, default=list) + "\n")
+    part = folder / f"{FRESH}.part"
+    try:
+        _move_up(folder)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        read.save(part / WEIGHTS, arrays, half=half)
+        (part / ABOUT).write_text(json.dumps(about, indent=2, default=list) + "\n")
+        for name in (WEIGHTS, ABOUT):
+            with (part / name).open("rb") as file:
+                os.fsync(file.fileno())
+        part.rename(folder / FRESH)
+        _move_up(folder)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """The file WEIGHTS or ABOUT of a folder of weights, which is not in its place where a process died in `save`."""
+    fresh = folder / FRESH / name
+    return fresh if fresh.is_file() else folder / name
+
+
+def _move_up(folder: Path) -> None:
+    """Puts the fresh files, if there are any, in their places; never are new weights beside an old description."""
+    fresh = folder / FRESH
+    if (fresh / WEIGHTS).is_file():
+        (folder / ABOUT).unlink(missing_ok=True)
+        (fresh / WEIGHTS).replace(folder / WEIGHTS)
+    if (fresh / ABOUT).is_file():
+        (fresh / ABOUT).replace(folder / ABOUT)
+    if fresh.is_dir():
+        fresh.rmdir()
 
 
 def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
@@ -115,7 +153,8 @@ def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params
         return params, "The student starts from random numbers."
     path = configs.asset_path(source)
     if path.is_dir():
-        return _from_detector(params, read.read(path / WEIGHTS), source, same=_classes_in(path) == found.classes)
+        arrays = read.read(file_of(path, WEIGHTS))
+        return _from_detector(params, arrays, source, same=_classes_in(path) == found.classes)
     arrays = read.read(path)
     if published := recognise(arrays):
         return _from_detector(params, published.arrays, path.name, same=False)
@@ -137,7 +176,7 @@ def _from_detector(params: Params, given: Mapping[str, Any], source: str, *, sam
 def _classes_in(folder: Path) -> tuple[str, ...]:
     """The class list of a folder with weights, () where it says none."""
     try:
-        return tuple(json.loads((folder / ABOUT).read_text())["classes"])
+        return tuple(json.loads(file_of(folder, ABOUT).read_text())["classes"])
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 

@@ -6,21 +6,31 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxkd.train.sinks.apart import Apart
+from jaxkd.train.sinks.base import Sink
+
+OF_TIME = ("step_seconds", "data_wait_share", "refresh_seconds")  # numbers of a line that say where time went
+
 
 class Log:
-    """Writes `metrics.jsonl` in the workdir and shows progress on the terminal.
+    """Writes `metrics.jsonl` in the workdir, hands each line to the sinks, and shows progress on the terminal.
 
     A line that cannot be written is kept until the next one; training goes on without. Where `silent`, neither the file
-    is written nor anything said: that is another process's task.
+    is written nor anything said or handed on: that is another process's task.
     """
 
-    def __init__(self, workdir: Path, *, steps: int, quiet: bool = False, silent: bool = False):
+    def __init__(
+        self, workdir: Path, *, steps: int, quiet: bool = False, silent: bool = False, sinks: Sequence[Sink] = ()
+    ):
         self._file = None if silent else workdir / "metrics.jsonl"
         self._lines: list[str] = []  # that wait to be written
         self._steps, self._start = steps, 0
@@ -39,6 +49,7 @@ class Log:
             )
             self._task = self._bar.add_task("training", total=steps, note="")
             self._bar.start()
+        self._sinks = [] if silent else [Apart(sink, say=self.say) for sink in sinks]
 
     def begin(self, start: int) -> None:
         """Goes on after step `start`: of an earlier run, the lines up to it are kept, so each step is reported once."""
@@ -46,6 +57,9 @@ class Log:
         self._keep(start)
         if self._bar is not None:
             self._bar.update(self._task, completed=start)
+        earlier = [(line["step"], scalars(line)) for line in self._kept()] if self._sinks else []
+        for apart in self._sinks:
+            apart.hand(partial(apart.sink.begin, start, earlier))
 
     def report(self, step: int, values: dict[str, float], *, wait_share: float, step_seconds: float) -> None:
         """One line for the interval that ends at `step`."""
@@ -68,6 +82,16 @@ class Log:
         """What was rebuilt before the step after `step`, and how long that took."""
         self._append({"step": step, "refreshed": methods, "refresh_seconds": seconds})
 
+    def text(self, name: str, text: str) -> None:
+        """A text about the whole run, for the sinks."""
+        for apart in self._sinks:
+            apart.hand(partial(apart.sink.text, name, text))
+
+    def pictures(self, step: int, draw: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """What `draw` makes, RGB pictures [h w 3] uint8 by name, for the sinks; not called where there is none."""
+        for apart in self._sinks:
+            apart.hand(lambda sink=apart.sink: sink.pictures(step, draw()))
+
     def say(self, text: str) -> None:
         """One line for people."""
         if self._bar is not None:
@@ -76,7 +100,9 @@ class Log:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Takes the progress line away."""
+        """Ends the sinks, and takes the progress line away."""
+        for apart in self._sinks:
+            apart.close()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -84,7 +110,10 @@ class Log:
     def _append(self, line: dict) -> None:
         if self._file is None:
             return
-        self._lines.append(json.dumps(_finite(line)) + "\n")
+        line = _finite(line)
+        for apart in self._sinks:
+            apart.hand(partial(apart.sink.scalars, line["step"], scalars(line)))
+        self._lines.append(json.dumps(line) + "\n")
         try:
             before = self._file.stat().st_size if self._file.exists() else 0
             try:
@@ -100,6 +129,9 @@ class Log:
         else:
             self._lines = []
 
+    def _kept(self) -> list[dict]:
+        return [] if self._file is None else read(self._file.parent)
+
     def _keep(self, start: int) -> None:
         if self._file is None or not self._file.exists():
             return
@@ -111,6 +143,17 @@ class Log:
         spare = self._file.with_suffix(".part")
         spare.write_text("".join(kept))
         os.replace(spare, self._file)
+
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a line, named as sinks show them: in the groups train, val and time."""
+    scores = {f"val/{name}": value for name, value in line.get("scores", {}).items()}
+    others = {
+        f"{'time' if name in OF_TIME else 'train'}/{name}": value
+        for name, value in line.items()
+        if name not in ("step", "scores", "refreshed")
+    }
+    return {name: value for name, value in (scores | others).items() if value is not None}
 
 
 def _finite(value: Any) -> Any:

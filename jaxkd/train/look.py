@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from jaxkd.data import loader
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import JaxkdError
-from jaxkd.evaluation.run import Evaluation, evaluate, find
+from jaxkd.evaluation.run import Evaluation, evaluate
 from jaxkd.train import hosts, mesh
 from jaxkd.types import Batch, Detections
 
@@ -80,14 +80,6 @@ def _until(stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Ba
         if stopped():
             raise Interrupted
         yield batch
-
-
-def results_on(
-    detector: Finder, params: Params, source: Source, feeding: loader.Config, devices: Mesh, batch: int
-) -> list[dict[str, Any]]:
-    """What the detector finds in every picture of a source, as COCO results."""
-    with _looking(detector, params, source, feeding, devices, batch, 0) as (detect, batches):
-        return find(detect, batches, source, whole=hosts.whole)[0]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from jaxkd.train import build, checkpoint, hosts, mesh, optimizer, prepare
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh
+from jaxkd.train.sinks.base import Sink
 from jaxkd.train.step import Pair, initial_state
 from jaxkd.train.stop import Stop
 from jaxkd.train.training import Finished, Training
@@ -63,8 +65,8 @@ class Config:
     teacher_check: int = 64
 
 
-def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finished:
-    """Trains `recipe` in `workdir`, from its last checkpoint if there is one.
+def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Sequence[Sink] = ()) -> Finished:
+    """Trains `recipe` in `workdir`, from its last checkpoint if there is one; `sinks` are shown what is logged.
 
     Raises ConfigError (also for a workdir of another recipe), DataError, WeightsError, StorageError, or
     DivergedError where too many steps in a row are not finite.
@@ -75,7 +77,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
     devices = mesh.make_mesh(config.devices)
     _check_batch(config, devices)
     with contextlib.ExitStack() as stack:
-        log = Log(workdir, steps=config.steps, quiet=quiet, silent=not hosts.is_first())
+        log = Log(workdir, steps=config.steps, quiet=quiet, silent=not hosts.is_first(), sinks=sinks)
         stack.callback(log.close)
         stop = stack.enter_context(Stop())
         if hosts.is_first():
@@ -108,7 +110,6 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
             _check_data(found, facts)
             batches.set_state(found.data)
             state = checkpoint.restore(workdir / CHECKPOINTS, found, state)
-        log.begin(found.step if found else 0)
         origin = f"Going on from the checkpoint at step {found.step}." if found else f"{origin} {inherited}".strip()
         _introduce(log, sources, classes, origin)
         if teacher is not None and (said := prepare.shared_classes(teacher.detector.classes, classes)[1]):
@@ -126,6 +127,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False) -> Finish
             training.check_teacher(teacher)
         if hosts.is_first():
             prepare.claim(workdir, recipe)
+        log.begin(found.step if found else 0)
+        log.text("recipe", configs.dump(recipe))
         frozen = mesh.put_replicated(teacher.params if teacher else {}, devices)
         finished = training.go(mesh.put_replicated(state, devices), frozen, batches, found)
         if batches.skipped:

@@ -1,5 +1,6 @@
 """What a recipe names, loaded and held against the rest of it before a run begins."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkd import config as configs
+from jaxkd.data import loader
 from jaxkd.data.base import Source
 from jaxkd.distill.classes import LACKING, columns
 from jaxkd.errors import ConfigError, StorageError
@@ -117,6 +119,12 @@ def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loa
     return build.load(place / STUDENT if (place / RECIPE).is_file() else str(path))
 
 
+def own_sizes(loaded: build.Loaded, feeding: loader.Config) -> loader.Config:
+    """The feeding with pictures as large as those that the detector was trained on, where it says so."""
+    own = configs.build(configs.component("data.loader", **loaded.sizes))
+    return dataclasses.replace(feeding, **{name: getattr(own, name) for name in loaded.sizes})
+
+
 def shared_classes(teacher: tuple[str, ...], student: tuple[str, ...]) -> tuple[tuple[int, ...], str]:
     """The teacher's column for each of the student's classes, () for equal lists, and what there is to say of it."""
     if teacher == student:
@@ -129,10 +137,10 @@ def shared_classes(teacher: tuple[str, ...], student: tuple[str, ...]) -> tuple[
     return found, f"{said}; it says nothing about {', '.join(lacking)}." if lacking else f"{said}, in another order."
 
 
-def check_classes(given: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    """Raises ConfigError where the validation data's class list differs from the training data's in names or order."""
+def check_classes(given: tuple[str, ...], wanted: tuple[str, ...], *, whose: str = "the training data") -> None:
+    """Raises ConfigError where the validation data's class list differs from the wanted one in names or order."""
     if given == wanted:
         return
     lacking, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     detail = f"it lacks {lacking} and adds {extra}" if lacking or extra else "the order differs"
-    raise ConfigError(f"The classes of the validation data are not those of the training data: {detail}.")
+    raise ConfigError(f"The classes of the validation data are not those of {whose}: {detail}.")

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
 from jaxkd.evaluation.run import Evaluation
 from jaxkd.train import build, checkpoint, hosts, look, mesh, prepare
+from jaxkd.train.album import Album
 from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log
 from jaxkd.train.probe import make_probe
@@ -59,6 +61,7 @@ class Training:
         self.step = make_step(pair, devices)
         self.probe = make_probe(pair, devices) if self.config.probe_every and pair.methods else None
         self.vote = hosts.Vote(devices)
+        self.album = Album(split, limit=self.config.evaluate_limit)
         self.best_ap = -1.0
 
     def check_teacher(self, teacher: build.Loaded) -> None:
@@ -181,6 +184,7 @@ class Training:
         evaluation = self._score(self.pair.student, self._student(state), self.config.evaluate_limit)
         summary = evaluation.summary
         self.log.scores(done, summary)
+        self.log.pictures(done, partial(self.album, evaluation.results))
         ap = summary["AP"] if np.isfinite(summary["AP"]) else 0.0
         if ap >= self.best_ap:
             self.best_ap = ap

@@ -2,11 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import conftest
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
+from jaxkd.cli import progress
 from jaxkd.evaluation.coco import SUMMARY
 
 
@@ -58,6 +63,140 @@ def test_evaluate_on_the_folders_of_voc_adds_their_numbers(project, run):
     assert bar.endswith(f"VOC AP {100 * written['voc']['per_class']['bar']:5.1f}")
 
 
+def evaluated(*arguments):
+    """The scores that are printed, by the first word of their line."""
+    outcome = conftest.call("evaluate", *arguments)
+    assert (outcome.code, outcome.err) == (0, ""), outcome
+    return {line.split()[0]: line for line in outcome.out.splitlines()}
+
+
+def test_evaluate_of_the_student_folder_is_that_of_its_run(run):
+    scores = evaluated(f"--workdir={run}")
+    written = (run / "evaluation.json").read_text()
+    (run / "evaluation.json").unlink()
+    assert evaluated(f"--workdir={run / 'student'}") == scores
+    assert (run / "evaluation.json").read_text() == written
+    assert json.loads(written)["data"]["annotations"].endswith("val.json")
+    assert "evaluation.json" not in conftest.listing(run / "student")
+
+
+def test_evaluate_of_weights_alone_wants_their_data(runs, run, tmp_path, refused, monkeypatch):
+    monkeypatch.chdir(runs.project.folder)
+    alone = shutil.copytree(run / "student", tmp_path / "weights")
+    before = conftest.listing(alone)
+    refused(conftest.call("evaluate", f"--workdir={alone}"), 64, alone, "--config=RECIPE", command="evaluate")
+    config = f"--config={runs.project.recipe}"
+    assert evaluated(f"--workdir={alone}", config) == evaluated(f"--workdir={run}")
+    assert conftest.listing(alone) == before
+    evaluated(f"--workdir={alone}", config, f"--out={tmp_path / 'scores.json'}")
+    assert (tmp_path / "scores.json").read_text() == (run / "evaluation.json").read_text()
+
+
+def test_evaluate_of_a_run_on_another_recipes_data(runs, run, monkeypatch):
+    monkeypatch.chdir(runs.project.folder)
+    train = runs.project.folder / "train.json"
+    evaluated(f"--workdir={run}", f"--config={runs.project.recipe}", f"--config.data.val.annotations={train}")
+    written = json.loads((run / "evaluation.json").read_text())
+    assert (written["pictures"], written["data"]["annotations"]) == (8, str(train))
+
+
+def test_evaluate_on_data_of_other_classes(project, run, refused, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    project.edit("val.json", lambda content: content["categories"][0].update(name="disc"))
+    outcome = conftest.call("evaluate", f"--workdir={run}", f"--config={project.recipe}")
+    words = ("validation data are not those of the detector", "lacks ['square'] and adds ['disc']")
+    refused(outcome, 64, *words, command="evaluate")
+    outcome = conftest.call("evaluate", f"--workdir={run}", "--config.data.val.limit=1")
+    refused(outcome, 64, "Name a recipe", command="evaluate")
+
+
+def predicted(*arguments):
+    """What predict wrote, and what it said."""
+    outcome = conftest.call("predict", *arguments)
+    assert outcome.code == 0, outcome
+    (out,) = (Path(argument.partition("=")[2]) for argument in map(str, arguments) if argument.startswith("--out="))
+    return json.loads((out / "predictions.json").read_text()), outcome
+
+
+def test_predict_takes_a_student_wherever_it_is(runs, run, tmp_path):
+    copy, out = shutil.copytree(run / "student", tmp_path / "weights"), f"--out={tmp_path / 'out'}"
+    found = [predicted(f"--workdir={place}", out, picture(runs, 9))[0] for place in (run, run / "student", copy)]
+    assert found[0]["annotations"] and found[0] == found[1] == found[2]
+
+
+def test_predict_in_a_folder_is_the_same_twice_and_for_any_batch(runs, run, tmp_path):
+    folder = Path(shutil.copytree(runs.project.folder / "images", tmp_path / "pictures"))
+    (folder / "deeper").mkdir()
+    with Image.open(folder / "1.png") as one:
+        one.rotate(90, expand=True).save(folder / "deeper" / "upright.jpg")
+    (folder / "2.png").write_bytes(b"broken")
+    (folder / "notes.txt").write_text("no picture")
+    arguments = (f"--workdir={run}", folder, f"--out={folder / 'out'}", "--score=0.05")
+    first, said = predicted(*arguments)
+    assert said.err.count("Left out: ") == 1 and "2.png" in said.err
+    names = ["1.png", "10.png", "3.png", *(f"{number}.png" for number in range(4, 10)), "deeper/upright.jpg"]
+    assert [image["file_name"] for image in first["images"]] == [str(folder / name) for name in names]
+    assert [(image["width"], image["height"]) for image in first["images"]] == [(96, 64)] * 9 + [(64, 96)]
+    assert f"on 10 pictures, drawn in {folder / 'out'}. 1 could not be read" in said.out.splitlines()[-1]
+    assert len(list((folder / "out").glob("*.png"))) == 10
+    again, _ = predicted(*arguments)  # what it drew is not looked at
+    assert again == first
+    batched, _ = predicted(*arguments, "--batch=3", "--nodraw")
+    assert batched["images"] == first["images"]
+    assert [row["image_id"] for row in batched["annotations"]] == [row["image_id"] for row in first["annotations"]]
+    for a, b in zip(batched["annotations"], first["annotations"], strict=True):
+        assert (a["bbox"], a["score"]) == (pytest.approx(b["bbox"], abs=0.1), pytest.approx(b["score"], abs=1e-3))
+    assert COCO(folder / "out" / "predictions.json").getAnnIds(imgIds=[10])
+
+
+def test_predict_on_a_video(run, tmp_path):
+    clip, out = tmp_path / "clip.avi", tmp_path / "out"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    for number in range(7):
+        writer.write(np.full((64, 96, 3), 30 * number, np.uint8))
+    writer.release()
+    found, said = predicted(f"--workdir={run}", clip, "--every=3", f"--out={out}")
+    assert found["images"] == [
+        {"id": place + 1, "file_name": str(clip), "width": 96, "height": 64, "video": str(clip), "frame": frame}
+        | {"seconds": pytest.approx(frame / 5)}
+        for place, frame in enumerate((0, 3, 6))
+    ]
+    assert sorted(file.name for file in out.glob("*.png")) == [
+        f"{place + 1:04d}_clip_{frame:06d}.png" for place, frame in enumerate((0, 3, 6))
+    ]
+    assert "on 3 pictures" in said.out
+    for file in out.glob("*.png"):
+        file.unlink()
+    found, said = predicted(f"--workdir={run}", clip, "--nodraw", f"--out={out}")
+    assert len(found["images"]) == 7 and not list(out.glob("*.png"))
+    assert f"listed in {out / 'predictions.json'}." in said.out
+
+
+def test_predict_says_how_far_it_is(runs, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    _, said = predicted(f"--workdir={run}", picture(runs, 9), picture(runs, 10), f"--out={tmp_path / 'out'}")
+    lines = said.out.splitlines()
+    assert [line.partition(",")[0] for line in lines[:-1]] == ["1 of 2 pictures", "2 of 2 pictures"]
+    assert all(line.endswith(" a second") for line in lines[:-1])
+
+
+def test_predict_that_is_stopped_keeps_what_it_found(runs, run, tmp_path, monkeypatch):
+    calls, advance = [], progress.Steps.advance
+
+    def stop(steps):
+        advance(steps)
+        calls.append(steps)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.Steps, "advance", stop)
+    pictures = [picture(runs, number) for number in range(1, 11)]
+    outcome = conftest.call("predict", f"--workdir={run}", *pictures, f"--out={tmp_path / 'out'}")
+    assert outcome.code == 130
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert 2 <= len(found["images"]) < 10
+
+
 def test_predict_names_the_broken_picture_and_looks_at_the_others(runs, run, tmp_path):
     broken, out = tmp_path / "broken.png", tmp_path / "out"
     broken.write_text("no picture")
@@ -66,7 +205,7 @@ def test_predict_names_the_broken_picture_and_looks_at_the_others(runs, run, tmp
     outcome = conftest.call("predict", f"--workdir={run}", good[0], broken, good[1], f"--out={out}", "--score=0.05")
     assert outcome.code == 0, outcome
     assert outcome.err == f"Left out: {broken} is not a picture; replace it or take it off the list.\n"
-    assert f"on 2 pictures, drawn in {out}." in outcome.out
+    assert f"on 2 pictures, drawn in {out}. 1 could not be read and were left out.\n" in outcome.out
     found = json.loads((out / "predictions.json").read_text())
     assert [image["file_name"] for image in found["images"]] == [str(file) for file in good]
     assert [category["name"] for category in found["categories"]] == ["square", "bar"]
@@ -108,7 +247,7 @@ def test_predict_without_pictures(run, refused):
 @pytest.mark.parametrize("name", ["evaluate", "predict"])
 def test_a_folder_that_is_no_run(runs, tmp_path, refused, name):
     images = [picture(runs, 9)] if name == "predict" else []
-    for folder in (tmp_path, tmp_path / "missing", runs.alone / "student"):
+    for folder in (tmp_path, tmp_path / "missing", runs.project.folder):
         outcome = conftest.call(name, f"--workdir={folder}", *images)
         refused(outcome, 64, folder, "is not the workdir of a run", command=name)
     refused(conftest.call(name, *images), 64, "--workdir=DIR", command=name)

@@ -1,5 +1,7 @@
 """What `jaxkd explain` draws, and what it refuses."""
 
+import shutil
+
 import conftest
 import pytest
 from PIL import Image
@@ -37,3 +39,9 @@ def test_what_is_refused(runs, refused, tmp_path, which, pictures, words):
     outcome = conftest.call("explain", f"--workdir={workdir}", *pictures, f"--out={tmp_path / 'out'}")
     refused(outcome, 64, words, command="explain")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_alone_teach_nothing(runs, refused, tmp_path):
+    weights = shutil.copytree(runs.taught / "student", tmp_path / "weights")
+    outcome = conftest.call("explain", f"--workdir={weights}", "9.png", f"--out={tmp_path / 'out'}")
+    refused(outcome, 64, weights, "give the workdir of a taught run", command="explain")

@@ -4,7 +4,7 @@ import conftest
 import pytest
 from absl import flags
 
-from jaxkd.cli.flags import parse, recipe
+from jaxkd.cli.flags import optional_recipe, parse, recipe
 from jaxkd.errors import ConfigError
 
 
@@ -180,3 +180,11 @@ def test_recipes_and_arguments_that_do_not_exist(project, tmp_path, refused):
     refused(conftest.call("train", "--workdir=run"), 64, "--config=FILE")
     refused(conftest.call("train", f"--config={project.recipe}"), 64, "--workdir=DIR")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_may_be_left_out():
+    assert optional_recipe(["--out=there", "config", "a"]) == (None, ["--out=there", "config", "a"])
+    found, rest = optional_recipe(["--config=bccd:alone", "--out=there"])
+    assert found.train.batch and rest == ["--out=there"]
+    with pytest.raises(ConfigError, match="Name a recipe"):
+        optional_recipe(["--config.train.steps=3"])

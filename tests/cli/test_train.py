@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 import time
+from types import ModuleType
 
 import conftest
 
@@ -84,3 +86,35 @@ def test_quiet_is_quiet(runs, tmp_path):
     workdir = shutil.copytree(runs.alone, tmp_path / "quiet")
     outcome = runs.project.train(workdir, "--quiet")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_a_run_shown_in_tensorboard_is_the_same_run(runs, tmp_path):
+    workdir = tmp_path / "run"
+    outcome = runs.project.train(workdir, "--tensorboard")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"TensorBoard shows the run: tensorboard --logdir={workdir / 'tensorboard'}" in outcome.out
+    (file,) = (workdir / "tensorboard").iterdir()
+    content = file.read_bytes()
+    for name in (b"train/loss", b"val/AP50", b"time/step_seconds", b"recipe/text_summary", b"pictures/9"):
+        assert name in content
+    theirs, mine = ((folder / "student" / "weights.safetensors").read_bytes() for folder in (runs.alone, workdir))
+    assert theirs == mine
+    assert json.loads((workdir / "config.json").read_text()) == json.loads((runs.alone / "config.json").read_text())
+
+
+def test_a_run_with_a_network_that_is_down_ends_well(runs, tmp_path, monkeypatch):
+    stub = ModuleType("wandb")  # without anything in it: whatever is asked of it fails
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    outcome = runs.project.train(tmp_path / "run", "--wandb=cells")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.count("Weights & Biases is left out from here on: ") == 1
+    assert "step 4/4" in outcome.out
+
+
+def test_a_missing_extra_is_said_before_anything_is_done(runs, tmp_path, monkeypatch, refused):
+    for flag, package in (("--tensorboard", "tensorboardX"), ("--wandb=cells", "wandb")):
+        monkeypatch.setitem(sys.modules, package, None)
+        outcome = runs.project.train(tmp_path / "run", flag)
+        name = flag.lstrip("-").partition("=")[0]
+        refused(outcome, 64, f"pip install 'jaxkd[{name}]'.")
+    assert not (tmp_path / "run").exists()

@@ -1,63 +1,124 @@
+"""Pictures to look at: files, folders, videos and arrays, each read once and in order."""
+
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxkd.data.base import PictureError, Source
-from jaxkd.data.files import FilesSource
+from jaxkd.data import files, pictures
+from jaxkd.data.base import PictureError
+from jaxkd.errors import DataError
 
 
 def picture(file: Path, *, height: int = 20, width: int = 30, value: int = 90) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(file), np.full((height, width, 3), value, np.uint8))
     return file
 
 
-def test_readable_pictures_in_the_order_of_their_names(tmp_path):
+def video(file: Path, *, count: int = 7) -> Path:
+    """A grey video of 5 frames a second, each frame brighter than the one before."""
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    for number in range(count):
+        writer.write(np.full((64, 96, 3), 20 + 30 * number, np.uint8))
+    writer.release()
+    return file
+
+
+def read(*origins, **more):
+    return list(files.read(origins, lambda shot: shot, **more))
+
+
+def test_files_and_arrays_in_their_order(tmp_path):
     paths = [picture(tmp_path / "b.png"), picture(tmp_path / "a ü.png", height=8, value=7)]
-    source = FilesSource(paths, classes=("cat", "dog"))
-    assert isinstance(source, Source)
-    assert source.failed == {}
-    assert [(r.index, r.image_id, r.file, r.height, r.width) for r in source.records] == [
-        (0, 1, str(paths[0]), 20, 30),
-        (1, 2, str(paths[1]), 8, 30),
+    array = np.full((4, 5, 3), 3, np.uint8)
+    shots = read(paths[0], array, str(paths[1]))
+    assert [(shot.file, shot.image.shape[:2], int(shot.image.max())) for shot in shots] == [
+        (str(paths[0]), (20, 30), 90),
+        ("", (4, 5), 3),
+        (str(paths[1]), (8, 30), 7),
     ]
-    assert (source.read(0) == 90).all()
-    assert (source.read(1) == 7).all()
-    assert all(len(r.boxes) == len(r.labels) == len(r.crowd) == 0 for r in source.records)
+    assert all((shot.frame, shot.seconds) == (None, None) for shot in shots)
 
 
-def test_others_are_named_with_the_reason(tmp_path):
-    broken = tmp_path / "broken.png"
+def test_each_file_is_read_once_and_turned_as_it_is_meant(tmp_path, monkeypatch):
+    file, seen, decode = tmp_path / "turned.jpg", [], pictures.decode
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn
+    Image.new("RGB", (30, 20), "red").save(file, exif=exif)
+    monkeypatch.setattr(
+        pictures, "decode", lambda content, **more: seen.append(more["name"]) or decode(content, **more)
+    )
+    (shot,) = read(file)
+    assert shot.image.shape == (30, 20, 3) and seen == [str(file)]
+
+
+def test_folders_are_searched_in_order(tmp_path):
+    wanted = [picture(tmp_path / name) for name in ("a.png", "c.JPG", "b/d/e.bmp", "b/f.webp")]
+    for name in (".hidden.png", "b/.cache/g.png", "out/0001_a.png"):
+        picture(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = list(files.listed([tmp_path], without=tmp_path / "b" / ".." / "out"))
+    assert found == [wanted[0], wanted[1], wanted[3], wanted[2]]
+    assert len(list(files.listed([str(tmp_path), wanted[0]]))) == 6
+    assert [shot.file for shot in read(tmp_path / "b")] == [str(wanted[3]), str(wanted[2])]
+
+
+def test_what_cannot_be_read_says_why_and_stops_nothing(tmp_path):
+    broken, empty = tmp_path / "broken.png", tmp_path / "empty"
     broken.write_text("no picture")
-    paths = [broken, picture(tmp_path / "good.png"), tmp_path / "missing.png", tmp_path]
-    source = FilesSource(paths, classes=("cat",))
-    assert source.paths == [paths[1]]
-    assert [(record.index, record.image_id) for record in source.records] == [(0, 1)]
-    assert list(source.failed) == [broken, tmp_path / "missing.png", tmp_path]
-    assert all(str(path) in reason and reason.endswith(".") for path, reason in source.failed.items())
-    assert (source.read(0) == 90).all()
+    empty.mkdir()
+    good, bad = picture(tmp_path / "good.png"), tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    found = read(
+        broken, tmp_path / "missing.png", empty, bad, tmp_path / "missing.avi", good, np.zeros((2, 2), np.uint8)
+    )
+    assert [type(one) for one in found] == [PictureError] * 5 + [files.Shot, DataError]
+    for one, words in zip(
+        found,
+        ("broken.png is not", "no picture", "holds no picture", "bad.mp4 is no video", "missing.avi does not exist"),
+        strict=False,
+    ):
+        assert words in str(one) and str(one).endswith(".")
+    assert "uint8 array" in str(found[-1])
 
 
-def test_no_readable_picture_leaves_no_records(tmp_path):
-    source = FilesSource([tmp_path / "missing.png"], classes=("cat",))
-    assert (len(source.records), len(source.failed)) == (0, 1)
-    assert source.annotations()["images"] == []
+def test_frames_of_a_video_with_their_times(tmp_path):
+    clip = video(tmp_path / "clip.avi")
+    shots = read(clip)
+    assert [shot.frame for shot in shots] == list(range(7))
+    assert [shot.seconds for shot in shots] == pytest.approx([number / 5 for number in range(7)])
+    assert [round(float(shot.image.mean())) for shot in shots] == pytest.approx([20 + 30 * n for n in range(7)], abs=3)
+    assert {shot.file for shot in shots} == {str(clip)}
+    thinned = read(clip, picture(tmp_path / "a.png"), clip, every=3)
+    assert [shot.frame for shot in thinned] == [0, 3, 6, None, 0, 3, 6]
 
 
-def test_annotations_hold_pictures_and_categories_and_no_object(tmp_path):
-    source = FilesSource([picture(tmp_path / "a.png")], classes=("cat", "dog"))
-    assert source.category_ids == (1, 2)
-    assert source.annotations() == {
-        "images": [{"id": 1, "file_name": str(tmp_path / "a.png"), "height": 20, "width": 30}],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-        "annotations": [],
-    }
+def test_colours_of_a_video_are_in_the_order_of_a_picture(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "red.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
+    writer.write(np.full((64, 64, 3), (0, 0, 250), np.uint8))
+    writer.release()
+    (shot,) = read(tmp_path / "red.avi")
+    assert shot.image[..., 0].mean() > 200 > 60 > shot.image[..., 2].mean()
 
 
-def test_a_picture_that_vanished_after_the_first_look(tmp_path):
-    file = picture(tmp_path / "a.png")
-    source = FilesSource([file], classes=("cat",))
-    file.unlink()
-    with pytest.raises(PictureError, match=r"no picture .*a\.png"):
-        source.read(0)
+def test_how_many_there_are_to_come(tmp_path):
+    clip = video(tmp_path / "clip.avi")
+    assert [files.count(clip, every=every) for every in (1, 3, 7, 8)] == [7, 3, 1, 1]
+    assert [files.count(origin) for origin in (tmp_path / "a.png", tmp_path / "missing.mp4", np.zeros(3))] == [1, 1, 1]
+
+
+def test_only_a_few_pictures_are_read_ahead(tmp_path):
+    file, taken = picture(tmp_path / "a.png"), []
+
+    def endless():
+        while True:
+            taken.append(file)
+            yield file
+
+    shots = files.read(endless(), lambda shot: shot, depth=4)
+    for _ in range(20):
+        next(shots)
+    assert len(taken) <= 26

@@ -7,6 +7,31 @@ import pytest
 from jaxkd.train.log import Log, read
 
 
+class Notes:
+    """A sink that notes what it is shown."""
+
+    name = "Notes"
+
+    def __init__(self):
+        self.shown = []
+
+    def begin(self, start, earlier):
+        self.shown.append(("begin", start, list(earlier)))
+        return f"Notes from step {start} on."
+
+    def scalars(self, step, values):
+        self.shown.append((step, values))
+
+    def text(self, name, text):
+        self.shown.append((name, text))
+
+    def pictures(self, step, images):
+        self.shown.append((step, list(images)))
+
+    def close(self):
+        self.shown.append("close")
+
+
 def begun(log, start=0):
     log.begin(start)
     return log
@@ -100,3 +125,59 @@ def test_numbers_that_are_not_finite_stay_json(tmp_path, value):
 
 def test_nothing_to_read(tmp_path):
     assert read(tmp_path) == []
+
+
+def test_sinks_are_shown_each_line_in_groups(tmp_path, capsys):
+    sinks = [Notes(), Notes()]
+    log = begun(Log(tmp_path, steps=4, sinks=sinks))
+    log.text("recipe", "{}")
+    log.report(2, {"loss": 0.5, "tar/box": float("nan"), "class": 0.25}, wait_share=0.25, step_seconds=0.5)
+    log.scores(2, {"AP": 0.25, "VOC AP": 0.5})
+    log.pictures(2, lambda: {"pictures/7": None})
+    log.refreshed(2, ["gkd"], seconds=1.5)
+    log.close()
+    assert sinks[0].shown == [
+        ("begin", 0, []),
+        ("recipe", "{}"),
+        (2, {"time/step_seconds": 0.5, "time/data_wait_share": 0.25, "train/loss": 0.5, "train/class": 0.25}),
+        (2, {"val/AP": 0.25, "val/VOC AP": 0.5}),
+        (2, ["pictures/7"]),
+        (2, {"time/refresh_seconds": 1.5}),
+        "close",
+    ]
+    assert sinks[1].shown == sinks[0].shown
+    assert capsys.readouterr().out.count("Notes from step 0 on.") == 2
+
+
+def test_a_sink_that_comes_later_is_given_what_was_before(tmp_path):
+    log = begun(Log(tmp_path, steps=8, quiet=True))
+    reported(log, 2, 4, 6)
+    log.scores(4, {"AP": 0.25})
+    notes = Notes()
+    log = begun(Log(tmp_path, steps=8, quiet=True, sinks=[notes]), 4)
+    reported(log, 6)
+    log.close()
+    (_, start, earlier), later, _ = notes.shown
+    assert start == 4 and [step for step, _ in earlier] == [2, 4, 4]
+    assert earlier[0][1]["train/loss"] == 0.2 and earlier[2][1] == {"val/AP": 0.25}
+    assert later[0] == 6
+
+
+def test_a_sink_that_raises_takes_nothing_away(tmp_path, capsys):
+    broken, notes = Notes(), Notes()
+    broken.shown = None  # so that it cannot note a thing
+    log = begun(Log(tmp_path, steps=8, sinks=[broken, notes]))
+    reported(log, 2, 4)
+    log.close()
+    assert capsys.readouterr().out.count("Notes is left out from here on: ") == 1
+    assert [line["step"] for line in read(tmp_path)] == [2, 4]
+    assert [step for step, _ in notes.shown[1:-1]] == [2, 4]
+
+
+def test_the_log_of_another_process_has_no_sinks(tmp_path):
+    notes = Notes()
+    log = begun(Log(tmp_path, steps=8, silent=True, sinks=[notes]))
+    reported(log, 2)
+    log.pictures(2, dict)
+    log.close()
+    assert notes.shown == []

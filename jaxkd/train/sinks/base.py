@@ -1,0 +1,60 @@
+"""What every sink is: a place that is shown a run beside the record in its workdir."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxkd.errors import ConfigError
+
+Row = tuple[int, Mapping[str, float]]  # a step, and numbers by grouped names: "train/loss", "val/AP"
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Shows a run to people; it may raise whatever it likes, see `apart`.
+
+    Its constructor only looks whether its package is there; ConfigError where it is not.
+    """
+
+    name: str  # what people call it
+
+    def begin(self, start: int, earlier: Sequence[Row]) -> str:
+        """Opens it for a run that goes on after step `start`, and says where to look, in one sentence.
+
+        `earlier` is what the record holds up to there, for a sink that does not have it yet.
+        """
+        ...
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """The numbers of a step."""
+        ...
+
+    def text(self, name: str, text: str) -> None:
+        """A text about the whole run, such as its recipe in JSON."""
+        ...
+
+    def pictures(self, step: int, images: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
+        """RGB pictures by their names."""
+        ...
+
+    def close(self) -> None:
+        """Brings away what is left."""
+        ...
+
+
+def package(name: str, *, extra: str) -> ModuleType:
+    """The package that a sink needs; ConfigError with the line that installs it where it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"--{extra} needs the package {name} ({error}); pip install 'jaxkd[{extra}]'.") from error
+
+
+def first_line(error: Exception) -> str:
+    """What is wrong, as a phrase for one line."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
