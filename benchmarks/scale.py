@@ -2,19 +2,19 @@
 
     python benchmarks/scale.py [--dtype=bfloat16] [--keep=scale] [--page=docs/scale.md] [--only=NAME,...]
 
-A "plan" stops the compiler once it has assigned the memory: its report, and the collectives of the optimised program,
-are all that is read. A "whole" case is a preflight to the end, for the operations too; it takes some ten times as long,
-nearly all of it to write code, and up to 10 GB. Each runs in a process of its own, one at a time. Records are kept as
-JSON in --keep and not made again while they are there; the tables between the page's two marks are of those that are.
+A "plan" is what `jaxkd preflight --plan` looks at: memory and collectives, before code is written. A "whole" case is a
+preflight to the end, for the operations too; it takes some ten times as long, and up to 10 GB. A "largest" case looks
+for the largest batch that fits, by plans, with what the whole case of its slice takes beside its own. Compilers run one
+at a time, each in a process of its own. Records are kept as JSON in --keep and not made again while they are there; the
+tables between the page's two marks are of those that are.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import multiprocessing
 import os
-import re
-import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,6 @@ SLICES = ("v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16", "
 WHOLE = (("v5e:2x4", 2), ("v5e:16x16", 4), ("v6e:16x16", 4))  # the first is the recipes' own batch
 SIZES = (2, 8, 12, 13, 14, 16, 24, 32)  # pictures a chip of v5e:2x4, beside PICTURES
 PICTURES = 4  # a chip, elsewhere
-REPORT, TEXT = "*jit_step*.after_optimizations-memory-usage-report.txt", "*jit_step*.after_optimizations.txt"
-TOTAL = re.compile(r"Memory Space: default.*\nTotal bytes: (\d+)")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Case:
     recipe: str
     topology: str
     pictures: int  # a chip
-    kind: str  # "plan" or "whole"
+    kind: str  # "plan", "whole" or "largest"; "largest" starts from the "whole" of as many pictures
     dtype: str  # "" for what the recipes say
 
     @property
@@ -61,13 +59,14 @@ def main() -> None:
     options = parser.parse_args()
     cases = [Case(r, s, PICTURES, "plan", options.dtype) for r in RECIPES for s in SLICES]
     cases += [Case(r, SLICES[0], size, "plan", options.dtype) for r in RECIPES for size in SIZES]
-    cases += [Case(r, s, size, "whole", options.dtype) for r in RECIPES for s, size in WHOLE]
+    for kind in ("whole", "largest"):
+        cases += [Case(r, s, size, kind, options.dtype) for r in RECIPES for s, size in WHOLE]
     options.keep.mkdir(parents=True, exist_ok=True)
     chosen = set(options.only.split(",")) if options.only else {case.name for case in cases}
     for case in cases:
         file = options.keep / f"{case.name}.json"
         if case.name in chosen and not file.exists():
-            record = plan(case) if case.kind == "plan" else _apart(whole, case)
+            record = _record(case, options.keep)
             file.write_text(json.dumps(record, indent=2) + "\n")
             print(f"{case.name}: {record['seconds']:.0f} s", flush=True)
     files = {case.name: options.keep / f"{case.name}.json" for case in cases}
@@ -88,56 +87,49 @@ def whole(case: Case) -> dict[str, Any]:
 
 
 def plan(case: Case) -> dict[str, Any]:
-    """Memory and collectives of a case, from what the compiler dumps before it writes code."""
-    from jaxkd.train import collectives, preflight
-
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        process = multiprocessing.get_context("spawn").Process(target=_compile, args=(case, folder))
-        process.start()
-        while process.is_alive() and not list(Path(folder).glob(REPORT)):
-            time.sleep(1)
-        process.join(10)  # for the report to be whole
-        process.kill()
-        process.join()
-        done = json.loads((Path(folder) / "about.json").read_text())
-        reports, texts = (sorted(Path(folder).glob(pattern)) for pattern in (REPORT, TEXT))
-        if not reports:  # refused before there was a plan
-            return _about(case) | done | {"seconds": time.monotonic() - began, "fits": False}
-        found = TOTAL.search(reports[0].read_text())
-        text = texts[0].read_text()
-    kinds = {kind: {"count": of.count, "bytes": of.bytes} for kind, of in collectives.count(text).items()}
-    return (
-        _about(case)
-        | done
-        | {
-            "needed": int(found[1]) if found else 0,
-            "fits": not done.get("refused"),
-            "repeated": len(preflight.REPEATED.findall(text)),
-            "collectives": kinds,
-            "seconds": time.monotonic() - began,
-        }
-    )
-
-
-def _compile(case: Case, folder: str) -> None:
-    """Compiles a case with its dumps in `folder`, and says there how that went."""
-    os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_step"
-    from jaxkd.train import chips, preflight
+    """The record of a plan."""
+    from jaxkd.train import plan, preflight
 
     subject, devices = _subject(case)
-    chip = chips.chip_of(devices.devices.flat[0])
-    about = {"devices": devices.size, "trainable": subject.trainable, "limit": chip.memory}
-    file = Path(folder) / "about.json"
-    file.write_text(json.dumps(about))
-    found = preflight.run(subject, devices, chip, batch=case.pictures * devices.size, search=False).asked
-    if not found.fits:
-        file.write_text(json.dumps(about | {"refused": True, "needed": found.needed, "limit": found.limit}))
+    bucket = preflight.areas(subject.feeding)[0][0]
+    found = plan.plan(_step(case), bucket=bucket, pictures=case.pictures)
+    return _about(case) | {"devices": devices.size, "trainable": subject.trainable} | dataclasses.asdict(found)
 
 
-def _subject(case: Case) -> tuple[Any, Any]:
+def largest(case: Case, whole: dict[str, Any]) -> dict[str, Any]:
+    """The record of a search that begins with the record of a whole preflight."""
+    from jaxkd.train import plan, preflight
+
+    probe = preflight.Probe(
+        **{field.name: whole["probes"][0][field.name] for field in dataclasses.fields(preflight.Probe)}
+    )
+    number, beside, plans = preflight.largest_planned(functools.partial(plan.plan, _step(case)), probe)
+    return _about(case) | {
+        "devices": whole["devices"],
+        "largest": number,
+        "beside": beside,
+        "limit": min(plan.limit for plan in plans),
+        "seconds": sum(plan.seconds for plan in plans),
+        "plans": [dataclasses.asdict(plan) for plan in plans],
+    }
+
+
+def _record(case: Case, keep: Path) -> dict[str, Any]:
+    if case.kind == "whole":
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(whole, case).result()  # all that its compiler has taken goes with the process
+    if case.kind == "plan":
+        return plan(case)
+    file = keep / f"{dataclasses.replace(case, kind='whole').name}.json"
+    if not file.exists():
+        raise SystemExit(f"{case.name} begins with the record {file}, which is not there.")
+    return largest(case, json.loads(file.read_text()))
+
+
+def _step(case: Case) -> Any:
+    """The case's step, for a process to build."""
     from jaxkd import config as configs
-    from jaxkd.train import preflight, topology
+    from jaxkd.train import plan
 
     (name, argument), (teacher_name, teacher_argument) = RECIPES[case.recipe]
     recipe = configs.load_recipe(name, argument)
@@ -145,7 +137,14 @@ def _subject(case: Case) -> tuple[Any, Any]:
     if case.dtype:
         for part in (recipe.student, teacher):
             set_dtype(part, case.dtype)
-    return preflight.subject(recipe, teacher=teacher), topology.mesh_of(case.topology)
+    return plan.Step(recipe, case.topology, teacher)
+
+
+def _subject(case: Case) -> tuple[Any, Any]:
+    from jaxkd.train import preflight, topology
+
+    step = _step(case)
+    return preflight.subject(step.recipe, teacher=step.teacher), topology.mesh_of(case.topology)
 
 
 def set_dtype(part: Any, dtype: str) -> None:
@@ -158,12 +157,6 @@ def set_dtype(part: Any, dtype: str) -> None:
                 set_dtype(value, dtype)
 
 
-def _apart(function: Any, case: Case) -> dict[str, Any]:
-    """What `function` makes of the case, in a process with which all that a compiler has taken goes."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, case).result()
-
-
 def _about(case: Case) -> dict[str, Any]:
     import jax
 
@@ -173,10 +166,10 @@ def _about(case: Case) -> dict[str, Any]:
 
 def write(page: Path, records: dict[str, Any]) -> None:
     """Puts the tables of the records in their place in the page."""
-    plans = [record for record in records.values() if record["kind"] == "plan"]
-    printed = [record for record in records.values() if record["kind"] == "whole"]
-    parts = ["## Memory of a chip", _memory(plans), "## What leaves a chip in a step", _collectives(plans)]
-    parts += ["## Whole preflights", *(f"```\n{record['text']}\n```" for record in printed)]
+    of = {kind: [one for one in records.values() if one["kind"] == kind] for kind in ("plan", "largest", "whole")}
+    parts = ["## Memory of a chip", _memory(of["plan"]), "## The largest batch that fits", _largest(of["largest"])]
+    parts += ["## What leaves a chip in a step", _collectives(of["plan"])]
+    parts += ["## Whole preflights", *(f"```\n{record['text']}\n```" for record in of["whole"])]
     text = page.read_text()
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
@@ -191,6 +184,23 @@ def _memory(records: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {record['recipe']} | {record['topology']} | {record['pictures']} | {needed} "
             f"| {record['limit'] / 2**30:.2f} | {record.get('repeated', '')} |"
+        )
+    return "\n".join(lines)
+
+
+def _largest(records: list[dict[str, Any]]) -> str:
+    lines = [
+        "| recipe | slice | chips | pictures a chip | in all | its plan, GiB | beside it, GiB | of GiB | planned for |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for record in sorted(records, key=lambda one: (one["recipe"], one["topology"][:3], one["devices"])):
+        number, plans = record["largest"], record["plans"]
+        needed = next((f"{plan['needed'] / 2**30:.2f}" for plan in plans if plan["pictures"] == number), "")
+        tried = ", ".join(f"{plan['pictures']}" for plan in plans)
+        lines.append(
+            f"| {record['recipe']} | {record['topology']} | {record['devices']} | {number} "
+            f"| {number * record['devices']:,} | {needed} | {record['beside'] / 2**30:.2f} "
+            f"| {record['limit'] / 2**30:.2f} | {tried} |"
         )
     return "\n".join(lines)
 

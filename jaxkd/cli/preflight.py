@@ -1,6 +1,7 @@
 """`jaxkd preflight --config=RECIPE[:ARG] --topology=v5e:16x16`: what a training step needs, without the devices."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from jaxkd.errors import ConfigError, TooLargeError
 
 if TYPE_CHECKING:
     from jaxkd.train.chips import Chip
-    from jaxkd.train.preflight import Preflight, Probe, Subject
+    from jaxkd.train.preflight import Plan, Preflight, Probe, Program, Subject
 
 
 def define(values: flags.FlagValues) -> None:
@@ -29,6 +30,9 @@ def define(values: flags.FlagValues) -> None:
         "classes", 80, "Number of classes where the data is not here.", flag_values=values, lower_bound=1
     )
     flags.DEFINE_bool("search", True, "Look for the largest batch that fits.", flag_values=values)
+    flags.DEFINE_bool(
+        "plan", False, "Memory and collectives alone, of TPUs, in a minute; no search.", flag_values=values
+    )
     flags.DEFINE_string("out", "", "JSON file to write.", flag_values=values)
 
 
@@ -38,14 +42,23 @@ def run(argv: Sequence[str]) -> int:
         parse("preflight", ["--help"], define)
     config, rest = recipe(argv)
     values, _ = parse("preflight", rest, define)
-    if values.topology != "here":
+    slices = values.topology != "here"
+    if slices:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # leaves accelerators that are here alone
-    from jaxkd.train import chips, preflight, topology
+    elif values.plan:
+        raise ConfigError("--plan is of a slice of TPUs; give one, such as --topology=v5e:2x4, or leave out --plan.")
+    from jaxkd.train import chips, plan, preflight, topology
 
     devices = topology.mesh_of(values.topology, devices=config.train.devices)
     chip = chips.chip_of(devices.devices.flat[0], sharing=devices.size)
-    subject = preflight.subject(config, teacher=_teacher(values.teacher), classes=values.classes)
-    found = preflight.run(subject, devices, chip, batch=values.batch, search=values.search)
+    teacher = _teacher(values.teacher)
+    subject = preflight.subject(config, teacher=teacher, classes=values.classes)
+    planner = functools.partial(plan.plan, plan.Step(config, values.topology, teacher, values.classes))
+    if values.plan:
+        found = preflight.outline(subject, devices, chip, batch=values.batch, planner=planner)
+    else:
+        planner = planner if slices else None
+        found = preflight.run(subject, devices, chip, batch=values.batch, search=values.search, planner=planner)
     print(table(subject, found, topology=values.topology))
     if values.out:
         Path(values.out).write_text(json.dumps(as_dict(subject, found, topology=values.topology), indent=2) + "\n")
@@ -67,18 +80,44 @@ def as_dict(subject: "Subject", found: "Preflight", *, topology: str) -> dict[st
 def table(subject: "Subject", found: "Preflight", *, topology: str) -> str:
     """The record as lines to read."""
     lines = [f"{topology}: {found.devices} x {_chip(found.chip)}", subject.classes, subject.teacher]
-    areas = len({probe.bucket for probe in found.probes})
-    for probe in found.probes[:areas]:
-        lines += ["", *_probe(probe, subject, found)]
+    areas = len({size.bucket for size in found.probes or found.plans})
+    if found.probes:
+        said = [_probe(probe, subject, found) for probe in found.probes[:areas]]
+    else:
+        said = [_plan(plan, subject, found) for plan in found.plans[:areas]]
+    lines += [line for block in said for line in ("", *block)]
     if found.skipped:
         names = ", ".join(f"{height}x{width}" for height, width in found.skipped)
         lines += ["", f"Not compiled, since a bucket above has as many pixels: {names}."]
     if found.largest is not None:
-        tried = ", ".join(f"{probe.pictures}" for probe in found.probes if probe.bucket == found.asked.bucket)
-        seconds = sum(probe.seconds for probe in found.probes)
         lines += ["", f"Largest batch that fits: {found.largest} a chip, {found.largest * found.devices} in all."]
-        lines += [f"Compiled for {tried} pictures a chip, {seconds:.0f} s in all."]
+        lines += _search(found)
     return "\n".join(lines)
+
+
+def _search(found: "Preflight") -> list[str]:
+    """How the largest batch was looked for."""
+    if found.beside is None:
+        tried = [probe for probe in found.probes if probe.bucket == found.asked.bucket]
+        seconds = sum(probe.seconds for probe in found.probes)
+        return [f"Compiled for {_numbers(tried)} pictures a chip, {seconds:.0f} s in all."]
+    seconds = sum(plan.seconds for plan in found.plans)
+    limit = _bytes(min(plan.limit for plan in found.plans))
+    lines = [
+        f"Planned for {_numbers(found.plans)} pictures a chip, {seconds:.0f} s in all: the compiler does not refuse "
+        f"what fits, and its plan stays within {limit}",
+    ]
+    if found.asked.fits:
+        lines[0] += f" with the {_bytes(found.beside)} that the step above takes beside its own, for code above all."
+    else:
+        lines[0] += "; what code takes beside is not known, since that of the step above was not written."
+    if found.largest and found.largest != found.asked.pictures:
+        lines.append(f"--batch={found.largest * found.devices} --nosearch compiles it to the end.")
+    return lines
+
+
+def _numbers(sizes: "Sequence[Probe | Plan]") -> str:
+    return ", ".join(f"{size.pictures}" for size in sizes)
 
 
 def _chip(chip: "Chip") -> str:
@@ -89,11 +128,9 @@ def _chip(chip: "Chip") -> str:
 
 
 def _probe(probe: "Probe", subject: "Subject", found: "Preflight") -> list[str]:
-    height, width = probe.bucket
-    verdict = "fits" if probe.fits else "does not fit"
     lines = [
-        f"{height}x{width}, {probe.pictures} pictures a chip, {probe.pictures * found.devices} in all:",
-        f"  memory a chip   {_bytes(probe.needed)} of {_bytes(probe.limit)}: {verdict}",
+        _head(probe, found),
+        f"  memory a chip   {_bytes(probe.needed)} of {_bytes(probe.limit)}: {_verdict(probe)}",
     ]
     if program := probe.program:
         memory = program.memory
@@ -101,10 +138,8 @@ def _probe(probe: "Probe", subject: "Subject", found: "Preflight") -> list[str]:
             f"                  arguments {_bytes(memory.arguments)}, temporaries {_bytes(memory.temporaries)}, "
             f"outputs {_bytes(memory.outputs)}, of which {_bytes(memory.alias)} in the place of arguments",
             f"  a step, a chip  {program.flops / 1e12:.3f} TFLOP, {program.accessed / 1e9:.2f} GB accessed",
-            f"  collectives     {_collectives(program)}; trainable parameters have {subject.trainable / 1e6:.3f} MB",
+            *_read(program, subject),
         ]
-        if program.repeated:
-            lines.append(f"  to fit          {program.repeated} instructions are repeated or packed, which takes time")
     if bound := probe.bound(found.chip):
         rate = probe.pictures * found.devices / bound.seconds
         lines += [
@@ -115,14 +150,34 @@ def _probe(probe: "Probe", subject: "Subject", found: "Preflight") -> list[str]:
     return [*lines, f"  compiled in     {probe.seconds:.0f} s"]
 
 
+def _plan(plan: "Plan", subject: "Subject", found: "Preflight") -> list[str]:
+    memory = f"{_bytes(plan.needed)} of {_bytes(plan.limit)}, with the code to come beside: {_verdict(plan)}"
+    lines = [_head(plan, found), f"  memory a chip   {memory}", *_read(plan, subject)]
+    return [*lines, f"  planned in      {plan.seconds:.0f} s"]
+
+
+def _head(size: "Probe | Plan", found: "Preflight") -> str:
+    height, width = size.bucket
+    return f"{height}x{width}, {size.pictures} pictures a chip, {size.pictures * found.devices} in all:"
+
+
+def _verdict(size: "Probe | Plan") -> str:
+    return "fits" if size.fits else "does not fit"
+
+
+def _read(program: "Program | Plan", subject: "Subject") -> list[str]:
+    """What is read from the text of a program."""
+    kinds = program.collectives.items()
+    said = ", ".join(f"{of.count} {kind} of {of.bytes / 1e6:.3f} MB" for kind, of in kinds) or "none"
+    lines = [f"  collectives     {said}; trainable parameters have {subject.trainable / 1e6:.3f} MB"]
+    if program.repeated:
+        lines.append(f"  to fit          {program.repeated} instructions are repeated or packed, which takes time")
+    return lines
+
+
 def _bytes(number: int) -> str:
     """So many bytes, to read."""
     return f"{number / 2**30:.2f} GiB" if number >= 2**29 else f"{number / 2**20:.2f} MiB"
-
-
-def _collectives(program: Any) -> str:
-    kinds = program.collectives.items()
-    return ", ".join(f"{of.count} {kind} of {of.bytes / 1e6:.3f} MB" for kind, of in kinds) or "none"
 
 
 def _refusal(found: "Preflight") -> str:
@@ -130,7 +185,8 @@ def _refusal(found: "Preflight") -> str:
     said = f"{_bytes(asked.needed)} of {_bytes(asked.limit)}" if asked.needed else "more than the chip's memory"
     text = f"A step with {asked.pictures} pictures a chip needs {said}"
     if found.largest is None:
-        return f"{text}; leave out --nosearch to find the batch that fits."
+        flag = "--nosearch" if found.probes else "--plan"
+        return f"{text}; leave out {flag} to find the batch that fits."
     if not found.largest:
         return f"{text}, and not even 1 picture a chip fits; take smaller pictures, bfloat16 or a larger chip."
     return f"{text}; {found.largest} a chip fit: --batch={found.largest * found.devices}."

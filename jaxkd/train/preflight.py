@@ -1,10 +1,11 @@
 """What a step needs, from its compiled program: memory, operations, collectives, and the batch that fits a chip."""
 
+import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import numpy as jnp
@@ -69,7 +70,7 @@ class Program:
     flops: float
     accessed: float  # bytes
     collectives: dict[str, collectives.Collectives]
-    repeated: int  # instructions that are repeated, or whose results are packed, so that the program fits
+    repeated: int  # instructions, as `repeated` counts them
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,24 @@ class Probe:
         if self.program is None or not chip.peak or not chip.bandwidth:
             return None
         return Bound(operations=self.program.flops / chip.peak, memory=self.program.accessed / chip.bandwidth)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One size as a TPU's compiler plans it: memory is assigned, and the code, which takes some beside, not written."""
+
+    bucket: tuple[int, int]  # height and width
+    pictures: int  # a chip
+    needed: int  # bytes; 0 where the compiler gave up without a word on them
+    limit: int  # bytes
+    fits: bool  # whether the compiler went on to write code
+    seconds: float  # of the process that compiled
+    collectives: dict[str, collectives.Collectives]
+    repeated: int  # instructions, as `repeated` counts them
+
+
+Size = TypeVar("Size", Probe, Plan)  # what a search may look at
+Planner = Callable[..., Plan]  # called with `bucket` and `pictures`, such as `plan.plan` of a recipe
 
 
 @dataclass(frozen=True)
@@ -115,13 +134,15 @@ class Preflight:
     devices: int
     chip: Chip
     probes: tuple[Probe, ...]  # the batch asked for, one for each area of a bucket, the largest first; then the search
+    plans: tuple[Plan, ...]  # those of the search, or, where nothing was compiled, of the batch asked for
     largest: int | None  # pictures a chip that fit; None where it was not looked for
+    beside: int | None  # bytes that the batch asked for needs beside its plan; None where the search saw no plans
     skipped: tuple[tuple[int, int], ...]  # buckets of an area that another has, which were not compiled
 
     @property
-    def asked(self) -> Probe:
+    def asked(self) -> Probe | Plan:
         """The batch asked for, at the bucket that decides."""
-        return self.probes[0]
+        return self.probes[0] if self.probes else self.plans[0]
 
 
 def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> Subject:
@@ -154,44 +175,113 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
     )
 
 
-def run(subject: Subject, devices: Mesh, chip: Chip, *, batch: int = 0, search: bool = True) -> Preflight:
+def run(
+    subject: Subject, devices: Mesh, chip: Chip, *, batch: int = 0, search: bool = True, planner: Planner | None = None
+) -> Preflight:
     """Compiles the step for these devices, at the recipe's `batch` or another, and looks for the largest that fits.
 
-    Raises ConfigError where the batch does not divide over the devices.
+    Where there is a planner the search looks at its plans, and compiles whole steps elsewhere.
+
+    Raises ConfigError where the batch does not divide over the devices, and what the planner raises.
     """
-    batch = batch or subject.batch
-    if batch < 1 or batch % devices.size:
-        near = max(round(batch / devices.size), 1) * devices.size
-        raise ConfigError(f"A batch of {batch} does not divide over {devices.size} devices; give --batch={near}.")
-    step = make_step(subject.pair, devices)
-    buckets, skipped = _areas(subject.feeding.buckets)
-
-    def compiled(pictures: int, bucket: tuple[int, int] = buckets[0]) -> Probe:
-        return _probe(step, subject, devices, chip, bucket=bucket, pictures=pictures)
-
-    probes = [compiled(batch // devices.size, bucket) for bucket in buckets]
-    largest = None
-    if search:
-        largest, more = largest_fitting(compiled, probes[0])
+    pictures = _share(batch or subject.batch, devices)
+    buckets, skipped = areas(subject.feeding)
+    probes = [probe(subject, devices, chip, bucket=bucket, pictures=pictures) for bucket in buckets]
+    plans, largest, beside = [], None, None
+    if search and planner:
+        largest, beside, plans = largest_planned(planner, probes[0])
+    elif search:
+        largest, more = largest_fitting(
+            lambda number: probe(subject, devices, chip, bucket=buckets[0], pictures=number), probes[0]
+        )
         probes += more
-    return Preflight(devices.size, chip, tuple(probes), largest, skipped)
+    return Preflight(devices.size, chip, tuple(probes), tuple(plans), largest, beside, skipped)
 
 
-def largest_fitting(compiled: Callable[[int], Probe], first: Probe) -> tuple[int, list[Probe]]:
-    """The largest number of pictures a chip that fits, 0 for none, and the probes that it took beside the first.
+def outline(subject: Subject, devices: Mesh, chip: Chip, *, planner: Planner, batch: int = 0) -> Preflight:
+    """The plans alone, at the recipe's `batch` or another.
+
+    Raises ConfigError where the batch does not divide over the devices, and what the planner raises.
+    """
+    pictures = _share(batch or subject.batch, devices)
+    buckets, skipped = areas(subject.feeding)
+    plans = [planner(bucket=bucket, pictures=pictures) for bucket in buckets]
+    return Preflight(devices.size, chip, (), tuple(plans), None, None, skipped)
+
+
+def largest_planned(planner: Planner, whole: Probe) -> tuple[int, int, list[Plan]]:
+    """The largest number of pictures a chip that fits, the bytes that `whole` needs beside its plan, and all plans.
+
+    A number fits where the compiler goes on to write its code, and where its plan with these bytes, of which there are
+    much the same for all numbers, stays within the memory that the compiler has. They are 0 where `whole` has no code.
+    """
+    first = planner(bucket=whole.bucket, pictures=whole.pictures)
+    beside = max(whole.needed - first.needed, 0) if whole.fits else 0
+    sized = functools.partial(planner, bucket=whole.bucket)
+    largest, more = largest_fitting(lambda number: sized(pictures=number), first, beside=beside)
+    return largest, beside, [first, *more]
+
+
+def largest_fitting(sized: Callable[[int], Size], first: Size, *, beside: int = 0) -> tuple[int, list[Size]]:
+    """The largest number of pictures a chip that fits, 0 for none, and the sizes looked at beside the first.
 
     A compiler refuses what does not fit long before it has written the code of what does, and says how much was
-    needed. So the limit is looked for from above: twice what the first probe promises, then one more than where the
-    line through the two probes nearest to the limit reaches it, until one number fits and the next does not.
+    needed, and of how much. So the limit is looked for from above: twice what the first size promises, then one more
+    than where the line through the two sizes nearest to the limit reaches it, until one number fits and the next does
+    not.
+
+    Args:
+      sized: compiles or plans for a number of pictures.
+      first: a size that is known.
+      beside: bytes that all sizes need beside theirs.
     """
     known = {first.pictures: first}
     while True:
-        low = max((n for n, probe in known.items() if probe.fits), default=0)
-        high = min((n for n, probe in known.items() if not probe.fits), default=MOST + 1)
-        if high - low <= 1:
-            return low, [probe for n, probe in known.items() if n != first.pictures]
-        guess = _guess(list(known.values()), low=low, high=high)
-        known[guess] = compiled(guess)
+        limit = min(size.limit for size in known.values()) - beside
+        fitting = {n for n, size in known.items() if size.fits and size.needed <= limit}
+        low, high = max(fitting, default=0), min(known.keys() - fitting, default=MOST + 1)
+        refused = any(not size.fits for size in known.values())  # which alone says what a compiler can use of the limit
+        if high - low <= 1 and (refused or high > MOST):
+            return low, [size for n, size in known.items() if n != first.pictures]
+        guess = _guess(list(known.values()), limit, low=low, high=high) if high - low > 1 else 2 * max(known)
+        known[guess] = sized(guess)
+
+
+def areas(feeding: loader.Config) -> tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]:
+    """The first bucket of each area, the largest first, and the others."""
+    chosen: dict[int, tuple[int, int]] = {}
+    for height, width in feeding.buckets:
+        chosen.setdefault(height * width, (height, width))
+    first = [chosen[area] for area in sorted(chosen, reverse=True)]
+    return first, tuple(bucket for bucket in dict.fromkeys(feeding.buckets) if bucket not in first)
+
+
+def probe(
+    subject: Subject,
+    devices: Mesh,
+    chip: Chip,
+    *,
+    bucket: tuple[int, int],
+    pictures: int,
+    options: dict[str, Any] | None = None,
+) -> Probe:
+    """The step compiled for so many pictures a chip; `options` are the compiler's."""
+    batch = shapes(subject.feeding, bucket=bucket, pictures=pictures * devices.size)
+    whole, parts = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
+    step = make_step(subject.pair, devices)
+    lowered = step.lower(_laid(subject.state, whole), _laid(subject.frozen, whole), _laid(batch, parts))
+    began = time.monotonic()
+    try:
+        compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed, limit = _used(str(error))
+        return Probe(bucket, pictures, needed, limit or chip.memory, False, time.monotonic() - began, None)
+    seconds = time.monotonic() - began
+    program = _program(compiled)
+    needed = program.memory.total
+    return Probe(bucket, pictures, needed, chip.memory, needed <= chip.memory, seconds, program)
 
 
 def shapes(feeding: loader.Config, *, bucket: tuple[int, int], pictures: int) -> Batch:
@@ -209,6 +299,11 @@ def shapes(feeding: loader.Config, *, bucket: tuple[int, int], pictures: int) ->
         scales=of((b, 2), jnp.float32),
         real=of((b,), jnp.bool),
     )
+
+
+def repeated(text: str) -> int:
+    """Instructions of an optimised program that are repeated, or whose results are packed, so that it fits."""
+    return len(REPEATED.findall(text))
 
 
 def _classes(recipe: configs.Recipe, number: int) -> tuple[tuple[str, ...], int, str]:
@@ -234,7 +329,7 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
     name = given or recipe.teacher
     place = configs.asset_path(name)
     folder = place / prepare.STUDENT if (place / prepare.RECIPE).is_file() else place
-    if name and (folder / build.ABOUT).is_file():
+    if name and build.file_of(folder, build.ABOUT).is_file():
         return build.described(folder), f"The teacher is described in {folder / build.ABOUT}."
     if name and place.is_file():
         found = prepare.load_detector(name)
@@ -246,31 +341,12 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
     )
 
 
-def _areas(buckets: tuple[tuple[int, int], ...]) -> tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]:
-    """The first bucket of each area, the largest first, and the others."""
-    chosen: dict[int, tuple[int, int]] = {}
-    for height, width in buckets:
-        chosen.setdefault(height * width, (height, width))
-    first = [chosen[area] for area in sorted(chosen, reverse=True)]
-    return first, tuple(bucket for bucket in dict.fromkeys(buckets) if bucket not in first)
-
-
-def _probe(step: Any, subject: Subject, devices: Mesh, chip: Chip, *, bucket: tuple[int, int], pictures: int) -> Probe:
-    batch = shapes(subject.feeding, bucket=bucket, pictures=pictures * devices.size)
-    whole, parts = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
-    lowered = step.lower(_laid(subject.state, whole), _laid(subject.frozen, whole), _laid(batch, parts))
-    began = time.monotonic()
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        needed, limit = _used(str(error))
-        return Probe(bucket, pictures, needed, limit or chip.memory, False, time.monotonic() - began, None)
-    seconds = time.monotonic() - began
-    program = _program(compiled)
-    needed = program.memory.total
-    return Probe(bucket, pictures, needed, chip.memory, needed <= chip.memory, seconds, program)
+def _share(batch: int, devices: Mesh) -> int:
+    """Pictures a device of a batch."""
+    if batch < 1 or batch % devices.size:
+        near = max(round(batch / devices.size), 1) * devices.size
+        raise ConfigError(f"A batch of {batch} does not divide over {devices.size} devices; give --batch={near}.")
+    return batch // devices.size
 
 
 def _laid(tree: Tree, sharding: NamedSharding) -> Tree:
@@ -290,7 +366,7 @@ def _program(compiled: Any) -> Program:
         flops=float(cost.get("flops", float("nan"))),
         accessed=float(cost.get("bytes accessed", float("nan"))),
         collectives=collectives.count(text),
-        repeated=len(REPEATED.findall(text)),
+        repeated=repeated(text),
     )
 
 
@@ -303,10 +379,9 @@ def _used(message: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _guess(probes: list[Probe], *, low: int, high: int) -> int:
+def _guess(sizes: Sequence[Probe | Plan], limit: int, *, low: int, high: int) -> int:
     """The number to try next, of those between `low`, which fits, and `high`, which does not."""
-    limit = min(probe.limit for probe in probes)
-    near = sorted((probe for probe in probes if probe.needed), key=lambda probe: abs(probe.needed - limit))[:2]
+    near = sorted((size for size in sizes if size.needed), key=lambda size: abs(size.needed - limit))[:2]
     slope = 0.0
     if len(near) == 2:
         slope = (near[0].needed - near[1].needed) / (near[0].pictures - near[1].pictures)
@@ -317,6 +392,6 @@ def _guess(probes: list[Probe], *, low: int, high: int) -> int:
         guess = int(limit * near[0].pictures / near[0].needed) * (2 if low else 1)
     else:
         guess = 0
-    if high <= MOST and (not guess or len(probes) > 4):  # memory that a compiler saves near the limit follows no line
+    if high <= MOST and (not guess or len(sizes) > 4):  # memory that a compiler saves near the limit follows no line
         guess = (low + high) // 2
     return min(max(guess or 2 * low, low + 1), high - 1)

@@ -12,7 +12,7 @@ import sys
 import conftest
 import pytest
 
-from jaxkd.train import chips
+from jaxkd.train import chips, collectives, mesh, plan, preflight, topology
 
 
 def check(project, *flags, arg="alone"):
@@ -53,6 +53,58 @@ def test_what_does_not_fit_is_refused_with_the_batch_that_does(asked, refused, m
     refused(outcome, 71, "A step with 4 pictures a chip needs", "3 a chip fit: --batch=3", command="preflight")
     assert "does not fit" in outcome.out
     assert "Largest batch that fits: 3 a chip, 3 in all." in outcome.out
+
+
+@pytest.fixture
+def planned(asked, monkeypatch):
+    """A slice of two chips, each with twice what the recipe's batch needs; a plan lacks a tenth of that for code."""
+    needed = asked[2]["probes"][0]["needed"]
+    chip = chips.Chip("TPU v0", 2 * needed, None, None, "made up")
+    steps = []
+
+    def made(step, *, bucket, pictures):
+        steps.append(step)
+        total = int(needed * (pictures / 4 - 0.1))
+        kinds = {"all-reduce": collectives.Collectives(3, 5_000_000)}
+        return preflight.Plan(bucket, pictures, total, chip.memory, total <= chip.memory, 30.0, kinds, 7)
+
+    monkeypatch.setattr(topology, "mesh_of", lambda name, *, devices: mesh.make_mesh(2))
+    monkeypatch.setattr(chips, "chip_of", lambda device, *, sharing: chip)
+    monkeypatch.setattr(plan, "plan", made)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    return steps
+
+
+def test_the_plan_alone(project, planned, refused, tmp_path):
+    out = tmp_path / "record.json"
+    outcome = check(project, "--topology=v0:1x2", "--plan", f"--out={out}", "--batch=8")
+    assert outcome.code == 0, outcome
+    assert "64x96, 4 pictures a chip, 8 in all:" in outcome.out
+    assert "with the code to come beside: fits" in outcome.out
+    assert "3 all-reduce of 5.000 MB" in outcome.out and "7 instructions are repeated" in outcome.out
+    assert "TFLOP" not in outcome.out and "lower bound" not in outcome.out and "Largest" not in outcome.out
+    record = json.loads(out.read_text())
+    assert (record["probes"], record["largest"]) == ([], None)
+    assert [one["pictures"] for one in record["plans"]] == [4]
+    (step,) = planned
+    assert (step.topology, step.classes, step.teacher) == ("v0:1x2", 80, "")
+    assert step.recipe.train.batch == 4
+    outcome = check(project, "--topology=v0:1x2", "--plan", "--batch=80")
+    refused(outcome, 71, "A step with 40 pictures a chip needs", "leave out --plan to find", command="preflight")
+    assert "does not fit" in outcome.out
+    refused(check(project, "--plan"), 64, "--plan is of a slice of TPUs; give one", command="preflight")
+
+
+def test_how_the_largest_batch_was_looked_for_is_said(project, planned):
+    outcome = check(project, "--topology=v0:1x2", "--batch=8")
+    assert outcome.code == 0, outcome
+    last = outcome.out.splitlines()[-3:]
+    assert last[0].startswith("Largest batch that fits: ")
+    assert last[1].startswith("Planned for 4, ") and "takes beside its own, for code above all." in last[1]
+    number = int(last[0].split()[4])
+    assert number in (7, 8) and f"{number}" in last[1]
+    assert last[2] == f"--batch={2 * number} --nosearch compiles it to the end."
+    assert len(outcome.out.split("pictures a chip, 8 in all")) == 2
 
 
 def test_a_teacher_that_is_not_there(project, refused):
@@ -102,6 +154,12 @@ def test_a_slice_of_tpus_that_is_not_here(project, tmp_path):
     assert set(probe["program"]["collectives"]) == {"all-reduce"}
     assert probe["program"]["collectives"]["all-reduce"]["bytes"] == pytest.approx(record["trainable"], rel=0.01)
     assert probe["bound"]["seconds"] > 0
+    done = run("--topology=v5e:2x2", "--plan", f"--out={out}")
+    assert (done.returncode, done.stderr) == (0, "")
+    outline = json.loads(out.read_text())
+    (planned,) = outline["plans"]
+    assert planned["collectives"] == probe["program"]["collectives"]
+    assert 0.5 * probe["needed"] < planned["needed"] < probe["needed"]
     wrong = run("--topology=v5e:3x3")
     assert wrong.returncode == 64
     assert wrong.stderr.startswith("jaxkd preflight: There is no topology 'v5e:3x3'")

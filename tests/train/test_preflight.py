@@ -3,6 +3,11 @@
 import dataclasses
 import importlib.util
 import math
+import multiprocessing
+import os
+import tempfile
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -12,11 +17,45 @@ import tiny
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
-from jaxkd.errors import ConfigError
-from jaxkd.train import chips, collectives, mesh, preflight, topology
+from jaxkd.errors import ConfigError, JaxkdError
+from jaxkd.train import chips, collectives, mesh, plan, preflight, topology
 from jaxkd.train.step import make_step
 
 SMALL = chips.Chip("a small chip", 1000, 1e12, 1e9, "made up")
+REPORT = "Memory Space: default (color=0)\nTotal bytes: 700 (700B)\n\nMemory Space: vmem (color=1)\nTotal bytes: 9\n"
+TEXT = "  %fusion.remat.1 = f32[7]{0} fusion(%a)\n  %all-reduce.2 = f32[7]{0} all-reduce(%fusion.remat.1)\n"
+
+
+def planned(needs, *, memory=SMALL.memory, usable=900):
+    """A planner for a chip whose compiler can use less than all of its memory, and says so when it refuses."""
+
+    def planner(*, bucket, pictures):
+        needed = int(needs(pictures))
+        fits = needed <= usable
+        return preflight.Plan(bucket, pictures, needed, memory if fits else usable, fits, 0.5, {}, 0)
+
+    return planner
+
+
+def report(task, *, accepted):
+    """What a compiler leaves in its folder."""
+    names = {plan.TEXT: TEXT, plan.REPORT: REPORT} | ({plan.ACCEPTED: TEXT} if accepted else {})
+    for pattern, text in names.items():
+        (Path(task.folder) / pattern.replace("*", "module_0000.jit_step")).write_text(text)
+
+
+def goes_on(task, theirs):
+    report(task, accepted=True)
+    time.sleep(600)
+
+
+def dies(task, theirs):
+    report(task, accepted=False)
+    os._exit(3)
+
+
+def ended(*, fits, program=None):
+    return preflight.Probe((8, 8), 2, 999, 900, fits, 1.0, program)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +129,8 @@ def test_shapes_are_those_of_the_loader():
 
 
 def test_of_buckets_with_equal_area_the_first_is_compiled():
-    assert preflight._areas(((4, 6), (6, 4), (8, 8), (4, 6))) == ([(8, 8), (4, 6)], ((6, 4),))
+    feeding = loader.Config(buckets=((4, 6), (6, 4), (8, 8), (4, 6)))
+    assert preflight.areas(feeding) == ([(8, 8), (4, 6)], ((6, 4),))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +154,105 @@ def test_few_compiles_find_the_largest_batch(needs, largest, most, first):
     answer, probes = preflight.largest_fitting(compiled, compiled(first))
     assert answer == largest
     assert len({probe.pictures for probe in probes}) == len(probes) <= most
+
+
+@pytest.mark.parametrize(
+    ("code", "largest"),
+    [(0, 7), (30, 7), (31, 6), (690, 1), (700, 0)],  # of 900; plans need 100 + 110 n, and whole steps so much more
+)
+def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, largest):
+    whole = preflight.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, None)
+    answer, beside, plans = preflight.largest_planned(planned(lambda n: 100 + 110 * n), whole)
+    assert (answer, beside) == (largest, code)
+    assert plans[0].pictures == 1
+    assert len({one.pictures for one in plans}) == len(plans) <= 6
+    if largest:
+        assert max(one.needed for one in plans if one.pictures <= largest) + code <= 900
+
+
+def test_nothing_is_known_beside_the_plan_of_a_step_that_was_refused():
+    whole = preflight.Probe((8, 8), 20, 2300, 900, False, 9.0, None)
+    assert preflight.largest_planned(planned(lambda n: 100 + 110 * n), whole)[:2] == (7, 0)
+
+
+def test_with_a_planner_the_batch_asked_for_alone_is_compiled(subject, found):
+    devices, needed = mesh.make_mesh(4), found.asked.needed
+    chip = dataclasses.replace(SMALL, memory=int(2.1 * needed))
+    planner = planned(lambda n: needed * (n / 5 + 0.5), memory=chip.memory, usable=chip.memory)
+    looked = preflight.run(subject, devices, chip, planner=planner)
+    assert [probe.pictures for probe in looked.probes] == [1]
+    assert looked.plans[0].pictures == 1 and looked.plans[0].bucket == tiny.SIZE
+    assert looked.beside == pytest.approx(0.3 * needed, rel=0.1)
+    assert looked.largest == 6
+
+
+def test_plans_alone(subject):
+    devices = mesh.make_mesh(4)
+    outline = preflight.outline(subject, devices, SMALL, planner=planned(lambda n: 2000 * n), batch=8)
+    assert outline.asked == outline.plans[0]
+    assert (outline.asked.pictures, outline.asked.needed, outline.asked.limit) == (2, 4000, 900)
+    assert not outline.asked.fits and outline.largest is None and outline.probes == ()
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """Plans whose process, where there is one, runs a function of this module; its folder is below `tmp_path`."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(topology, "mesh_of", lambda name: mesh.make_mesh(1))
+    monkeypatch.setattr(chips, "chip_of", lambda device: SMALL)
+
+    def make(child):
+        monkeypatch.setattr(plan, "_compile", child)
+        return plan.plan(plan.Step(tiny.run(), "v5e:2x2"), bucket=(8, 8), pictures=2)
+
+    yield make
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_compiler_that_goes_on_to_code_is_stopped(made):
+    began = time.monotonic()
+    found = made(goes_on)
+    assert time.monotonic() - began < 300
+    assert (found.needed, found.limit, found.fits, found.repeated) == (700, SMALL.memory, True, 1)
+    assert found.collectives == {"all-reduce": collectives.Collectives(1, 28)}
+
+
+def test_a_compiler_that_dies_is_told_from_one_that_refuses(made):
+    with pytest.raises(JaxkdError, match=r"compiled for v5e:2x2 ended without a word, .* too little memory"):
+        made(dies)
+
+
+@pytest.mark.parametrize("reported", [True, False])
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_compiler_that_comes_to_its_end_says_how(made, monkeypatch, reported, fits):
+    memory = preflight.Memory(arguments=100, outputs=50, temporaries=600, alias=50, program=40)
+    program = preflight.Program(memory, 1.0, 2.0, {"all-reduce": collectives.Collectives(5, 6)}, 3)
+    probe = ended(fits=fits, program=program if fits else None)
+
+    def followed(task):
+        if reported:
+            report(task, accepted=False)
+        return probe
+
+    monkeypatch.setattr(plan, "_followed", followed)
+    found = made(None)
+    assert (found.limit, found.fits) == (900, fits)
+    assert found.needed == (700 if reported else memory.total - 40 if fits else probe.needed)
+    assert sum(kind.count for kind in found.collectives.values()) == (1 if reported else 5 if fits else 0)
+
+
+def test_what_a_process_says_is_heard(monkeypatch, tmp_path):
+    task = plan.Task(plan.Step(tiny.run(), "v5e:2x2"), (8, 8), 2, str(tmp_path))
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    theirs.send(ended(fits=False))
+    assert plan._heard(ours, task) == ended(fits=False)
+    theirs.send(ConfigError("libtpu gives no topology v5e:2x2."))
+    with pytest.raises(ConfigError, match="libtpu gives no topology"):
+        plan._heard(ours, task)
+    monkeypatch.setattr(plan, "LONGEST", 0.5)
+    with pytest.raises(JaxkdError, match="no plan for v5e:2x2 after 0 minutes"):
+        plan._heard(ours, task)
 
 
 def test_collectives_are_read_from_the_text():

@@ -1,0 +1,144 @@
+"""A step's memory and collectives as a TPU's compiler plans them: a minute's work, since no code is written.
+
+A compiler takes some ten times as long to write the code as for all that comes before, and nothing tells it to leave
+that out. So it runs in a process of its own, which ends once the compiler has left its report in a folder.
+"""
+
+import multiprocessing
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxkd import config as configs
+from jaxkd.errors import JaxkdError
+from jaxkd.train import chips, collectives, preflight, topology
+
+LONGEST = 3600.0  # seconds
+PAUSE = 0.2  # seconds between two looks into the folder
+# What libtpu writes there, in this order, the last only where the step fits:
+TEXT = "*.after_optimizations.txt"
+REPORT = "*.after_optimizations-memory-usage-report.txt"
+ACCEPTED = "*.after_optimizations_after_buffer_assignment.txt"
+TOTAL = re.compile(r"Memory Space: default.*\nTotal bytes: (\d+)")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What another process needs to know of a step to build it again."""
+
+    recipe: configs.Recipe
+    topology: str  # of TPUs, as `topology.mesh_of` takes it
+    teacher: Any = ""  # as `preflight.subject` takes it
+    classes: int = 80
+
+
+@dataclass(frozen=True)
+class Task:
+    """One compilation, in words that a process understands."""
+
+    step: Step
+    bucket: tuple[int, int]
+    pictures: int
+    folder: str  # for the compiler's reports
+
+
+def plan(step: Step, *, bucket: tuple[int, int], pictures: int) -> preflight.Plan:
+    """The plan of a step for so many pictures a chip.
+
+    Raises what `topology.mesh_of` and `preflight.subject` raise, and JaxkdError where the compiler fails otherwise or
+    takes longer than LONGEST.
+    """
+    began = time.monotonic()
+    memory = chips.chip_of(topology.mesh_of(step.topology).devices.flat[0]).memory
+    with tempfile.TemporaryDirectory(prefix="jaxkd-plan-", ignore_cleanup_errors=True) as folder:
+        task = Task(step, bucket, pictures, folder)
+        probe = _followed(task)
+        reports, texts = ([file.read_text() for file in Path(folder).glob(pattern)] for pattern in (REPORT, TEXT))
+    seconds = time.monotonic() - began
+    total = TOTAL.search(reports[0]) if reports and texts else None
+    if total:
+        found = int(total[1]), collectives.count(texts[0]), preflight.repeated(texts[0])
+    elif probe and probe.program:  # a libtpu that writes no such report has compiled to the end
+        program = probe.program
+        found = program.memory.total - program.memory.program, program.collectives, program.repeated
+    elif probe:  # given up before there was a plan
+        found = probe.needed, {}, 0
+    else:
+        raise JaxkdError(f"libtpu left no report of the memory for {step.topology} that can be read; give --nosearch.")
+    needed, kinds, repeated = found
+    limit, fits = (probe.limit, probe.fits) if probe else (memory, True)
+    return preflight.Plan(bucket, pictures, needed, limit, fits, seconds, kinds, repeated)
+
+
+def _followed(task: Task) -> preflight.Probe | None:
+    """How the compiler ended, in a process that is gone then; None where it went on to code and was stopped."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_compile, args=(task, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return _heard(ours, task)
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+        ours.close()
+
+
+def _heard(ours: Connection, task: Task) -> preflight.Probe | None:
+    """What the process says at its end; None once the compiler goes on to code."""
+    until = time.monotonic() + LONGEST
+    while time.monotonic() < until:
+        if any(Path(task.folder).glob(ACCEPTED)):
+            return None
+        if ours.poll(PAUSE):
+            try:
+                said = ours.recv()
+            except EOFError as error:
+                raise JaxkdError(
+                    f"The process that compiled for {task.step.topology} ended without a word, as it does where the "
+                    "machine has too little memory; the papers' steps take some 5 GB."
+                ) from error
+            if isinstance(said, JaxkdError):
+                raise said
+            return said
+    raise JaxkdError(f"There is no plan for {task.step.topology} after {LONGEST / 60:.0f} minutes; give --nosearch.")
+
+
+def _compile(task: Task, theirs: Connection) -> None:
+    """Compiles to the end, unless it is stopped, and says how it ended."""
+    threading.Thread(target=_end_with_parent, args=(task.folder,), daemon=True).start()
+    jax.config.update("jax_platforms", "cpu")  # leaves accelerators that are here alone
+    jax.config.update("jax_enable_compilation_cache", False)  # what is taken from there leaves no report
+    options = {"xla_dump_to": task.folder, "xla_dump_hlo_as_text": True}
+    try:
+        subject = preflight.subject(task.step.recipe, teacher=task.step.teacher, classes=task.step.classes)
+        devices = topology.mesh_of(task.step.topology)
+        chip = chips.chip_of(devices.devices.flat[0])
+        theirs.send(
+            preflight.probe(subject, devices, chip, bucket=task.bucket, pictures=task.pictures, options=options)
+        )
+    except JaxkdError as error:
+        theirs.send(error)
+    except Exception as error:  # whatever a compiler says of its own faults
+        said = str(error).strip().splitlines() or [repr(error)]
+        theirs.send(JaxkdError(f"Compiling for {task.step.topology} failed: {said[0]}"))
+
+
+def _end_with_parent(folder: str) -> None:
+    """Ends this process, and removes its folder, once the one that started it is gone; a compiler runs for minutes."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
