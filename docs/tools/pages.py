@@ -42,7 +42,9 @@ def modules_of(name):
 
 def table(text, *, begins):
     """The one table of a Markdown text whose first line begins so; ValueError where there is none or another."""
-    tables = [found[0] for found in re.finditer(r"^\|.*\n(?:\|.*\n?)*", text, re.MULTILINE) if found[0].startswith(begins)]
+    tables = [
+        found[0] for found in re.finditer(r"^\|.*\n(?:\|.*\n?)*", text, re.MULTILINE) if found[0].startswith(begins)
+    ]
     if len(tables) != 1:
         raise ValueError(f"{len(tables)} tables begin with {begins}.")
     return tables[0]
