@@ -1,18 +1,16 @@
 """TFLite: builtin operations alone, suppression inside, for phones and small boards; float32, or int8 where it pays."""
 
-import contextlib
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxkd.errors import ConfigError
 from jaxkd.export import savedmodel
 from jaxkd.export.base import Subject
+from jaxkd.silence import silent_stderr
 
 FILE, EXTRA, NEEDS = "model.tflite", "tflite", ("tensorflow", "ai_edge_litert")
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -34,7 +32,7 @@ def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarra
     with tempfile.TemporaryDirectory() as folder:
         savedmodel.write(subject, Path(folder) / "model", exact=bool(calibration))
         try:
-            with _silent():
+            with silent_stderr():
                 content = _converted(str(Path(folder) / "model"), calibration)
         except Exception as error:  # of many kinds, each with pages of text
             raise ConfigError(f"TensorFlow could not convert this detector: {str(error).splitlines()[0]}") from error
@@ -65,16 +63,3 @@ def _converted(folder: str, calibration: Sequence[tuple[np.ndarray, np.ndarray]]
             converter=converter, debug_dataset=pictures, debug_options=chosen
         )
         return debugger.get_nondebug_quantized_model()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[Any]:
-    """Sends what the converter's native code writes to stderr nowhere."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -1,11 +1,9 @@
 """Devices to compile for: those that are here, or those of a slice of TPUs, which need not be here."""
 
-import contextlib
 import importlib.util
 import math
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,6 +11,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from jaxkd.errors import ConfigError
+from jaxkd.silence import silent_stderr
 from jaxkd.train import mesh
 
 HERE = "here"
@@ -45,7 +44,7 @@ def mesh_of(topology: str, *, devices: int = 0) -> Mesh:
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     try:
-        with _silent_stderr():
+        with silent_stderr():
             found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except jax.errors.JaxRuntimeError as error:
         if "INVALID_ARGUMENT" in str(error):
@@ -59,16 +58,3 @@ def _unknown(topology: str) -> ConfigError:
         f"There is no topology {topology!r}; write a TPU's version and the sides of a slice, such as v5e:16x16, "
         "v6e:2x4 or v5p:4x4x4, or 'here'."
     )
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Sends what native code writes to stderr nowhere."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
