@@ -66,7 +66,9 @@ def run(argv: Sequence[str]) -> int:
     pictures = {"alone": found["alone"].results, "taught": found["taught"].results, "teacher": found["teacher"].results}
     report.draw_comparison(workdir / "pictures.png", source, pictures)
     report.show(summary)
-    print(f"report.md, report.json and pictures.png are in {workdir}.")
+    print(f"report.md, report.json and pictures.png are in {workdir}. To see more, and to take the student with you:")
+    print(f"  jaxkd compare {workdir / 'alone'} {workdir / 'taught'} --out={workdir / 'comparison'}")
+    print(f"  jaxkd export --workdir={workdir / 'taught'} --format=stablehlo --out={workdir / 'exported'}")
     return 0
 
 
