@@ -56,8 +56,8 @@ def run_cards(folder):
     for file in sorted(folder.glob("*.py")):
         text = file.read_text()
         first, fields = run_card(ast.get_docstring(ast.parse(text)))
-        rows = [f"| {name} | {_cell(name, words)} |" for name, words in fields.items()]
-        parts += [f"### {file.stem}", first, "\n".join(["| | |", "| --- | --- |", *rows])]
+        rows = [f"* **{name}**: {_words(name, words)}" for name, words in fields.items()]
+        parts += [f"### {file.stem}", first, "\n".join(rows)]
         body = "\n".join(f"    {line}".rstrip() for line in text.rstrip().splitlines())
         parts.append(f'??? note "configs/{file.name}"\n\n    ```python\n{body}\n    ```')
     return "\n\n".join(parts)
@@ -77,12 +77,12 @@ def run_card(docstring):
     return " ".join(first.split()), fields
 
 
-def _cell(name, words):
-    return f"`{words}`" if name == "command" else words.replace("|", "\\|")
+def _words(name, words):
+    return f"`{words}`" if name == "command" else words
 
 
 def formulas(text):
-    """A block of formulas that \\qquad parts, side by side where there is room."""
+    """A block of formulas, which wide spaces part, side by side where there is room."""
     parts = [f"<div>{formula(part, 'block')}</div>" for part in text.split("\\qquad")]
     return f'<div class="formula">{"".join(parts)}</div>'
 

@@ -35,9 +35,9 @@ class Records(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Turns the sections of all docstrings into lists, and leaves a record's signature to its fields."""
         for found in _everything(pkg):
-            if isinstance(found, griffe.Class) and "__init__" in found.members and "dataclass" in found.labels:
-                if not found.members["__init__"].lineno:  # not written, but made from the fields
-                    found.del_member("__init__")
+            made = found.members.get("__init__")
+            if made and "dataclass" in found.labels and not made.lineno:  # not written, but made from the fields
+                found.del_member("__init__")
             if found.docstring:
                 found.docstring.value = _linked(_listed(found.docstring.value))
 
