@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -380,11 +381,6 @@ def test_image_ids_that_repeat_give_way_to_the_place(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "error", "said"),
     [
-        (
-            {"dataset": "coco/2017"},
-            ConfigError,
-            "coco/2017 needs TensorFlow .* file_format='array_record', and set dir",
-        ),
         ({"dataset": "voc/2007"}, DataError, r"voc/2007 is not prepared in .*voc/2007/5\.0\.0; prepare it once"),
         ({"dataset": "voc/1907"}, ConfigError, "knows no data set 'voc/1907'"),
         ({"dataset": "pascal"}, ConfigError, "knows no data set 'pascal'"),
@@ -435,14 +431,38 @@ def test_lost_data_files(small):
     assert len(found.records) == 4
 
 
+def outcome(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_tensorflow_stays_out(small):
     code = (
         "import sys; from jaxkd.data import tfds\n"
-        "from jaxkd.errors import ConfigError\n"
         f"source = tfds.load(tfds.Config(directory={small!r})); source.read(0)\n"
-        "try: tfds.load(tfds.Config(dataset='coco/2017'))\n"
-        "except ConfigError: pass\n"
         "assert not [name for name in sys.modules if name.split('.')[0] == 'tensorflow']\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert outcome(code)[:2] == (0, ""), outcome(code)
+
+
+def test_coco_by_its_name_needs_tensorflow(tmp_path):
+    code = (
+        "import sys\n"
+        "class Nowhere:  # TensorFlow, as far as Python can tell\n"
+        "    def find_spec(self, name, *where):\n"
+        "        if name.split('.')[0] == 'tensorflow':\n"
+        "            raise ModuleNotFoundError(f'No module named {name}', name=name)\n"
+        "sys.meta_path.insert(0, Nowhere())\n"
+        "from jaxkd.data import tfds; from jaxkd.errors import ConfigError\n"
+        f"try: tfds.load(tfds.Config(dataset='coco/2017', data_dir={str(tmp_path)!r}))\n"
+        "except ConfigError as error: print(error)\n"
+    )
+    status, told, noise = outcome(code)
+    assert status == 0, noise
+    assert re.match("The data set coco/2017 needs TensorFlow .* file_format='array_record', and set dir", told)
+
+
+def test_coco_by_its_name_with_tensorflow_has_to_be_prepared(tmp_path):
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    with pytest.raises(DataError, match=r"coco/2017 is not prepared in .*; prepare it once"):
+        load("", dataset="coco/2017", data_dir=str(tmp_path))
