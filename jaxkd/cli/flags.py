@@ -9,13 +9,24 @@ from ml_collections import ConfigDict, config_flags
 from jaxkd import config as configs
 from jaxkd.errors import ConfigError
 
+RECIPE = (
+    "  --config: FILE[:ARG], a recipe: a .py file or the name of a shipped one, and its argument.\n"
+    "  --config.FIELD: A value for any field of the recipe, such as --config.train.steps=2000.\n"
+)
+
 
 def parse(
-    command: str, argv: Sequence[str], define: Callable[[flags.FlagValues], None], *, positional: str = ""
+    command: str,
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    positional: str = "",
+    with_recipe: bool = False,
 ) -> tuple[flags.FlagValues, list[str]]:
     """The flags that `define` defines, and the arguments beside them.
 
-    `positional` names these in the help; a command without them refuses any. Raises ConfigError in one sentence.
+    `positional` names these in the help; a command without them refuses any. With `with_recipe` the help names what
+    `recipe` takes out beforehand. Raises ConfigError in one sentence.
     """
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this.", flag_values=values, short_name="h")
@@ -28,7 +39,8 @@ def parse(
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(_sentence(error)) from error
     if values.help:
-        print(f"usage: jaxkd {command} [flags]{positional and f' {positional}'}\n{_listed(values)}")
+        print(f"usage: jaxkd {command} [flags]{positional and f' {positional}'}")
+        print(f"{RECIPE if with_recipe else ''}{_listed(values)}")
         raise SystemExit(0)
     if rest and not positional:
         raise ConfigError(f"'{rest[0]}' is not a flag; jaxkd {command} takes flags only, such as --workdir=DIR.")

@@ -21,7 +21,7 @@ def define(values: flags.FlagValues) -> None:
 def run(argv: Sequence[str]) -> int:
     """Prints the numbers and writes the page; 0 where training could begin, else its own error."""
     if "--help" in argv or "-h" in argv:
-        parse("inspect", ["--help"], define, positional=f"{WHAT} --config=FILE[:ARG]")
+        parse("inspect", ["--help"], define, positional=WHAT, with_recipe=True)
     if argv and not argv[0].startswith("-") and argv[0] != WHAT:
         raise ConfigError(f"jaxkd inspect does not know '{argv[0]}'; say jaxkd inspect {WHAT} --config=FILE[:ARG].")
     if not argv or argv[0] != WHAT:

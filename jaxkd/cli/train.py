@@ -17,6 +17,13 @@ def define(values: flags.FlagValues) -> None:
     """The flags beside --config."""
     kinds = ", ".join(place.KINDS)
     flags.DEFINE_string("workdir", "", "Folder of the run, on all its hosts; a run in it goes on.", flag_values=values)
+    flags.DEFINE_integer(
+        "batch",
+        0,
+        "Pictures a step, of which learning rate and number of steps follow; 0 for the recipe's.",
+        flag_values=values,
+        lower_bound=0,
+    )
     flags.DEFINE_bool("quiet", False, "Say nothing while training.", flag_values=values)
     flags.DEFINE_bool("tensorboard", False, "Show the run in TensorBoard: WORKDIR/tensorboard.", flag_values=values)
     flags.DEFINE_string("wandb", "", "[ENTITY/]PROJECT of Weights & Biases to show the run in.", flag_values=values)
@@ -33,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
     """The whole run, or this host's part of it; 0 when it is finished."""
     wants_help = "--help" in argv or "-h" in argv
     config, rest = (None, list(argv)) if wants_help else recipe(argv)
-    values, _ = parse("train", rest, define)
+    values, _ = parse("train", rest, define, with_recipe=True)
     if not values.workdir:
         raise ConfigError("Say where the run lives: --workdir=DIR.")
     mine = place.find(
@@ -49,10 +56,12 @@ def run(argv: Sequence[str]) -> int:
     keeper.guard()
     import jax
 
-    from jaxkd.train import hosts, loop, prepare
+    from jaxkd.train import hosts, loop, prepare, rescale
 
     workdir = Path(values.workdir)
     sinks = _sinks(values, workdir)
+    if values.batch:
+        rescale.rescale(config, values.batch)
     if mine is not None:
         hosts.join(mine)
     try:

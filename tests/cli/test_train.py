@@ -7,8 +7,10 @@ import time
 from types import ModuleType
 
 import conftest
+import pytest
 
-from jaxkd.train import build, log
+from jaxkd.errors import ConfigError
+from jaxkd.train import build, log, loop
 
 
 def test_a_run_alone(runs):
@@ -59,6 +61,22 @@ def test_a_finished_run_says_so_and_changes_nothing(runs, tmp_path):
     after = {name: digest for name, (_, digest) in conftest.listing(workdir).items()}
     assert after.keys() == before.keys()
     assert {name for name in before if before[name] != after[name]} == set()
+
+
+def test_another_batch_takes_learning_rate_and_steps_along(runs, tmp_path, monkeypatch):
+    seen = []
+
+    def refuse(recipe, *args, **fields):
+        seen.append(recipe)
+        raise ConfigError("Seen.")
+
+    monkeypatch.setattr(loop, "run", refuse)
+    for flags in ((), ("--batch=4",)):
+        assert runs.project.train(tmp_path / "run", *flags).err == "jaxkd train: Seen.\n"
+    before, after = seen
+    factor = 4 / before.train.batch
+    assert (after.train.batch, after.train.steps) == (4, round(before.train.steps / factor))
+    assert after.optimizer.learning_rate == pytest.approx(before.optimizer.learning_rate * factor)
 
 
 def test_a_stopped_run_goes_on(runs, tmp_path, monkeypatch):
