@@ -18,7 +18,7 @@ from turns import alternated, medians, teacher_pass
 
 from jaxkd import config as configs
 from jaxkd.data import loader
-from jaxkd.train import build, loop, mesh, prepare
+from jaxkd.train import build, initial, loop, mesh, prepare
 from jaxkd.train import step as steps
 
 
@@ -65,7 +65,7 @@ def _prepared(name: str, argument: str, devices):
     student = build.detector(recipe.student, source.classes)
     teacher = prepare.load_teacher(recipe)
     pair = loop.make_pair(recipe, config, student, teacher, pictures=len(source.records))
-    params, _ = build.initial_params(student, jax.random.key(0), "")
+    params, _ = initial.params(student, jax.random.key(0), "")
     state = mesh.put_replicated(steps.initial_state(pair, params, jax.random.key(1)), devices)
     feeding = configs.build(recipe.data.loader)
     batches = loader.train_batches(source, feeding, seed=0, steps=1, batch=config.batch)

@@ -2,28 +2,26 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxkd import config as configs
+from jaxkd import json_values
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, StorageError, WeightsError
-from jaxkd.weights import names, read, tree
-from jaxkd.weights.published import recognise
+from jaxkd.weights import read, tree
 
 FORMAT = 1  # of detector.json
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
 FRESH = ".fresh"  # below a folder of weights: its next weights and description, whole, until they are moved up
-OF_CLASSES = ("head/logits/", "head/deltas/")  # leaves whose columns stand for classes
 SIZES = ("buckets", "short", "long")  # of `data.loader`
-INHERITED = {"none": (), "neck": ("neck",), "head": ("rpn", "head"), "neck+head": ("neck", "rpn", "head")}
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,9 @@ def described(folder: str | Path) -> Loaded:
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
         if isinstance(about["classes"], str) or not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("its classes are no list of names")
-        scores = {name: float(value) for name, value in dict(about.get("scores", {})).items()}
+        scores = {
+            name: math.nan if value is None else float(value) for name, value in dict(about.get("scores", {})).items()
+        }
         sizes = configs.parse(json.dumps(about.get("sizes", {}))).to_dict()
     except FileNotFoundError as error:
         raise WeightsError(
@@ -111,7 +111,7 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         read.save(part / WEIGHTS, arrays, half=half)
-        (part / ABOUT).write_text(json.dumps(about, indent=2, default=list) + "\n")
+        (part / ABOUT).write_text(json_values.dumps(about, indent=2) + "\n")
         for name in (WEIGHTS, ABOUT):
             with (part / name).open("rb") as file:
                 os.fsync(file.fileno())
@@ -139,65 +139,3 @@ def _move_up(folder: Path) -> None:
         (fresh / ABOUT).replace(folder / ABOUT)
     if fresh.is_dir():
         fresh.rmdir()
-
-
-def initial_params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
-    """Random parameters, then those of `source` put in, and one sentence on what was.
-
-    `source` is empty; or a detector, in a folder as `load` takes it or in a published file: every leaf has to match,
-    but those of the head stay random that are for other classes; or a file of backbone weights: every leaf of the
-    backbone has to match.
-    """
-    params: dict[str, Any] = dict(found.init(key))
-    if not source:
-        return params, "The student starts from random numbers."
-    path = configs.asset_path(source)
-    if path.is_dir():
-        arrays = read.read(file_of(path, WEIGHTS))
-        return _from_detector(params, arrays, source, same=_classes_in(path) == found.classes)
-    arrays = read.read(path)
-    if published := recognise(arrays):
-        return _from_detector(params, published.arrays, path.name, same=False)
-    arrays, flavour = names.to_ours(arrays)
-    params["backbone"], report = tree.match(params["backbone"], arrays, allow_unused=names.BEYOND[flavour])
-    return params, f"The student's backbone starts from {path.name} ({flavour}): {len(report.matched)} leaves."
-
-
-def _from_detector(params: Params, given: Mapping[str, Any], source: str, *, same: bool) -> tuple[Params, str]:
-    """The parameters with a detector's put in; those of its classes only where they are the `same`."""
-    boxes_of_classes = "rpn" in params and given.get("head/deltas/bias", np.zeros(4)).shape != (4,)
-    parts = OF_CLASSES if boxes_of_classes else OF_CLASSES[:1]
-    anew = [name for name in given if not same and name.startswith(parts)]
-    params, report = tree.match(params, {name: given[name] for name in given if name not in anew}, allow_missing=anew)
-    said = f"; {', '.join(anew)} are for other classes and start from random numbers" if anew else ""
-    return params, f"The student starts from {source}: {len(report.matched)} leaves{said}."
-
-
-def _classes_in(folder: Path) -> tuple[str, ...]:
-    """The class list of a folder with weights, () where it says none."""
-    try:
-        return tuple(json.loads(file_of(folder, ABOUT).read_text())["classes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
-
-
-def inherit(params: Params, teacher: Loaded | None, parts: str, *, classes: tuple[str, ...]) -> tuple[Params, str]:
-    """The student's parameters with those `parts` of the teacher's, and a sentence on them, empty for "none".
-
-    Raises ConfigError for parts that are unknown or without a teacher, WeightsError where a leaf does not fit, or the
-    head is not for the student's `classes`.
-    """
-    if parts not in INHERITED:
-        raise ConfigError(f"inherit must be one of {', '.join(INHERITED)}; got {parts!r}.")
-    if parts == "none":
-        return params, ""
-    if teacher is None:
-        raise ConfigError(f"inherit is {parts!r}, and there is no teacher to inherit from; set config.teacher.")
-    if "head" in parts and teacher.detector.classes != classes:
-        raise WeightsError("The teacher's head is for other classes than the student's, which cannot inherit it.")
-    taken, leaves = dict(params), 0
-    for part in INHERITED[parts]:
-        theirs = tree.flatten(jax.device_get(teacher.params.get(part, {})))
-        taken[part], report = tree.match(params.get(part, {}), theirs)
-        leaves += len(report.matched)
-    return taken, f"The student inherits its teacher's {parts}: {leaves} leaves."

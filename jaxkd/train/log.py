@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxkd import json_values
 from jaxkd.train.sinks.apart import Apart
 from jaxkd.train.sinks.base import Sink
 
@@ -51,10 +51,16 @@ class Log:
             self._bar.start()
         self._sinks = [] if silent else [Apart(sink, say=self.say) for sink in sinks]
 
-    def begin(self, start: int) -> None:
-        """Goes on after step `start`: of an earlier run, the lines up to it are kept, so each step is reported once."""
+    def begin(self, start: int, *, scored: bool = True) -> None:
+        """Goes on after step `start`: of an earlier run, the lines up to it are kept, so each step is reported once.
+
+        Where the scores at `start` are about to be computed again, it is not `scored`, and theirs goes too.
+        """
         self._start, self._began = start, time.monotonic()
-        self._keep(start)
+        try:
+            self._keep(start, scored)
+        except OSError as error:
+            self.say(f"{self._file} keeps the lines of the run before ({error.strerror}).")
         if self._bar is not None:
             self._bar.update(self._task, completed=start)
         earlier = [(line["step"], scalars(line)) for line in self._kept()] if self._sinks else []
@@ -95,12 +101,13 @@ class Log:
     def say(self, text: str) -> None:
         """One line for people."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(text, highlight=False, markup=False, emoji=False)
         elif not self._quiet:
             print(text, flush=True)
 
     def close(self) -> None:
         """Ends the sinks, and takes the progress line away."""
+        self._write()
         for apart in self._sinks:
             apart.close()
         if self._bar is not None:
@@ -110,10 +117,16 @@ class Log:
     def _append(self, line: dict) -> None:
         if self._file is None:
             return
-        line = _finite(line)
+        line = json_values.plain(line)
         for apart in self._sinks:
             apart.hand(partial(apart.sink.scalars, line["step"], scalars(line)))
         self._lines.append(json.dumps(line) + "\n")
+        self._write()
+
+    def _write(self) -> None:
+        """Tries to write the lines that wait."""
+        if self._file is None or not self._lines:
+            return
         try:
             before = self._file.stat().st_size if self._file.exists() else 0
             try:
@@ -132,13 +145,14 @@ class Log:
     def _kept(self) -> list[dict]:
         return [] if self._file is None else read(self._file.parent)
 
-    def _keep(self, start: int) -> None:
+    def _keep(self, start: int, scored: bool) -> None:
         if self._file is None or not self._file.exists():
             return
         kept = [
             json.dumps(line) + "\n"
             for line in read(self._file.parent)
-            if line["step"] < start or (line["step"] == start and "refreshed" not in line)
+            if line["step"] < start
+            or (line["step"] == start and "refreshed" not in line and (scored or "scores" not in line))
         ]
         spare = self._file.with_suffix(".part")
         spare.write_text("".join(kept))
@@ -154,13 +168,6 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
         if name not in ("step", "scores", "refreshed")
     }
     return {name: value for name, value in (scores | others).items() if value is not None}
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for every number that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(workdir: Path) -> list[dict]:

@@ -15,7 +15,7 @@ from jaxkd.data.base import Source, digest
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import decay
 from jaxkd.errors import ConfigError, DataError
-from jaxkd.train import build, checkpoint, hosts, mesh, optimizer, prepare
+from jaxkd.train import build, checkpoint, hosts, initial, mesh, optimizer, prepare
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh
@@ -101,8 +101,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         stack.callback(batches.close)
         pair = make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
         key = jax.random.key(config.seed)
-        params, origin = build.initial_params(student, jax.random.fold_in(key, 0), recipe.initial)
-        params, inherited = build.inherit(params, teacher, recipe.inherit, classes=classes)
+        params, origin = initial.params(student, jax.random.fold_in(key, 0), recipe.initial)
+        params, inherited = initial.inherit(params, teacher, recipe.inherit, classes=classes)
         state = initial_state(pair, params, jax.random.fold_in(key, 1))
         saved = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
         stack.callback(saved.close)
@@ -111,7 +111,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             batches.set_state(found.data)
             state = checkpoint.restore(workdir / CHECKPOINTS, found, state)
         origin = f"Going on from the checkpoint at step {found.step}." if found else f"{origin} {inherited}".strip()
-        _introduce(log, sources, classes, origin)
+        _introduce(log, sources, classes, origin, devices)
         if teacher is not None and (said := prepare.shared_classes(teacher.detector.classes, classes)[1]):
             log.say(said)
         refresh = Refresh(
@@ -127,7 +127,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             training.check_teacher(teacher)
         if hosts.is_first():
             prepare.claim(workdir, recipe)
-        log.begin(found.step if found else 0)
+        log.begin(found.step if found else 0, scored=found is None or found.ap is not None)
         log.text("recipe", configs.dump(recipe))
         frozen = mesh.put_replicated(teacher.params if teacher else {}, devices)
         finished = training.go(mesh.put_replicated(state, devices), frozen, batches, found)
@@ -201,9 +201,9 @@ def _check_batch(config: Config, devices: Mesh) -> None:
         raise ConfigError(f"train.batch={config.batch} does not divide over {devices.size} devices{parts}.")
 
 
-def _introduce(log: Log, sources: dict[str, Source], classes: tuple[str, ...], origin: str) -> None:
+def _introduce(log: Log, sources: dict[str, Source], classes: tuple[str, ...], origin: str, devices: Mesh) -> None:
     counts = ", ".join(f"{len(source.records)} pictures to {name}" for name, source in sources.items())
-    log.say(f"{len(classes)} classes, {counts} ({jax.device_count()} {jax.default_backend()} device(s)).")
+    log.say(f"{len(classes)} classes, {counts} ({devices.size} {jax.default_backend()} device(s)).")
     for name, source in sources.items():
         if source.repairs:
             log.say(f"Repairs in {name}: " + ", ".join(f"{fault} {n}" for fault, n in source.repairs.items()))

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -84,8 +85,8 @@ class Training:
         evaluation, pending = None, []
         if found:
             self.best_ap = found.best_ap
-            if start < config.steps and self._evaluation_due(start) and found.ap is None:  # it was stopped in between
-                clock.paused("evaluating", self._evaluated, state, batches, done)
+            if self._evaluation_due(start) and found.ap is None:  # it was stopped in between
+                evaluation = clock.paused("evaluating", self._evaluated, state, batches, done)
         while done < config.steps:
             if self.vote.cast(bool(self.stop.asked)):
                 self._end(state, batches, done, start)
@@ -95,7 +96,7 @@ class Training:
             ratios = {}
             if self.probe is not None and done % config.probe_every == 0:
                 ratios = clock.paused("probing", self.probe, state, frozen, batch)
-            with _explained(done + 1, batch.images.shape):
+            with _explained(done + 1, batch.images.shape, self.devices.size):
                 state, metrics = clock.stepped(self.step, state, frozen, batch)
                 if pending:
                     jax.block_until_ready(pending[-1])  # one step in flight: the wait for data is then seen as such
@@ -111,10 +112,10 @@ class Training:
                 clock.paused("saving", self._save, state, batches, evaluation, done == config.steps)
         if evaluation is None:  # the run was finished before this process began
             self.log.say(f"The run was finished at step {done}; there is nothing left to train.")
-            if self.best_ap < 0:  # but never scored
-                evaluation = self._evaluate(state, done)
-            else:
+            try:
                 evaluation = self._score(self.pair.student, self._student(state), config.evaluate_limit)
+            except look.Interrupted:
+                self._end(state, batches, done, start)
         self.log.say(f"Where the time went: {clock.shares()}.")
         return Finished(
             evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, self.step._cache_size()
@@ -124,7 +125,7 @@ class Training:
         every = self.config.evaluate_every
         return done == self.config.steps or bool(every and done % every == 0)
 
-    def _end(self, state: State, batches: loader.Loader, done: int, start: int) -> None:
+    def _end(self, state: State, batches: loader.Loader, done: int, start: int) -> NoReturn:
         """Saves what was done, and says that the run stops."""
         if done == 0:
             raise StoppedError(f"Stopped by {self._asked()} before the first step.")
@@ -175,7 +176,6 @@ class Training:
             return self._evaluate(state, done)
         except look.Interrupted:
             self._end(state, batches, done, -1)
-            raise
         except JaxkdError:
             self._save(state, batches, None, True)
             raise
@@ -210,7 +210,7 @@ class Training:
 
 
 @contextlib.contextmanager
-def _explained(step: int, shape: tuple[int, ...]):
+def _explained(step: int, shape: tuple[int, ...], devices: int):
     """Says what to do where a step finds too little memory."""
     try:
         yield
@@ -219,7 +219,7 @@ def _explained(step: int, shape: tuple[int, ...]):
             raise
         batch, height, width = shape[:3]
         raise JaxkdError(
-            f"Out of memory at step {step}, with {batch} pictures of {height} x {width} over {jax.device_count()} "
+            f"Out of memory at step {step}, with {batch} pictures of {height} x {width} over {devices} "
             f"device(s); try --config.train.accumulate=2, --config.student.remat=convolutions, or "
             f"--config.train.batch={max(batch // 2, 1)}."
         ) from error

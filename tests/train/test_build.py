@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from jaxkd.errors import StorageError, WeightsError
-from jaxkd.train import build
+from jaxkd.train import build, initial
 from jaxkd.weights.tree import flatten
 
 
@@ -29,7 +29,7 @@ def start(request, tmp_path_factory):
 
 def test_equal_detectors_share_every_leaf(start):
     config, folder = start
-    params, said = build.initial_params(build.detector(config, ("cat", "dog")), jax.random.key(0), str(folder))
+    params, said = initial.params(build.detector(config, ("cat", "dog")), jax.random.key(0), str(folder))
     theirs = flatten(build.load(folder).params)
     assert all(np.array_equal(leaf, theirs[name]) for name, leaf in flatten(params).items())
     assert said == f"The student starts from {folder}: {len(theirs)} leaves."
@@ -39,7 +39,7 @@ def test_equal_detectors_share_every_leaf(start):
 def test_only_what_depends_on_the_classes_starts_anew_and_is_named(start, classes):
     config, folder = start
     found = build.detector(config, classes)
-    params, said = build.initial_params(found, jax.random.key(0), str(folder))
+    params, said = initial.params(found, jax.random.key(0), str(folder))
     theirs, fresh = flatten(build.load(folder).params), flatten(found.init(jax.random.key(0)))
     layers = ("logits",) if "tower_depth" in config else ("logits", "deltas")  # RetinaNet's boxes are for any class
     anew = [f"head/{layer}/{leaf}" for layer in layers for leaf in ("kernel", "bias")]
@@ -53,7 +53,7 @@ def test_another_width_is_refused_though_the_head_would_not_be(start):
     config, folder = start
     other = (tiny.retinanet if "tower_depth" in config else tiny.detector)(channels=24)
     with pytest.raises(WeightsError, match=r"neck/.* has the shape"):
-        build.initial_params(build.detector(other, ("cat", "dog")), jax.random.key(0), str(folder))
+        initial.params(build.detector(other, ("cat", "dog")), jax.random.key(0), str(folder))
 
 
 class Killed(BaseException):
@@ -153,9 +153,7 @@ def test_a_kill_between_weights_and_description(written):
     elsewhere = build.load(shutil.copytree(folder, folder.parent / "elsewhere"))
     assert (elsewhere.detector.classes, elsewhere.scores) == (("cat 2", "dog"), {"AP": 2.0})
     assert float(elsewhere.params["head"]["logits"]["bias"].min()) == 2
-    params, said = build.initial_params(
-        build.detector(tiny.detector(), ("cat 2", "dog")), jax.random.key(0), str(folder)
-    )
+    params, said = initial.params(build.detector(tiny.detector(), ("cat 2", "dog")), jax.random.key(0), str(folder))
     assert float(flatten(params)["head/logits/bias"].min()) == 2 and "random" not in said
     assert number_of(written(3)) == plain_number(folder) == 3
 

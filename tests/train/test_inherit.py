@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.config import component
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.train import build, prepare
+from jaxkd.train import build, initial, prepare
 from jaxkd.weights.tree import flatten
 
 CLASSES = ("circle", "square", "triangle")
@@ -35,7 +35,7 @@ def params():
     [("none", set()), ("neck", {"neck"}), ("head", {"rpn", "head"}), ("neck+head", {"neck", "rpn", "head"})],
 )
 def test_a_student_takes_over_what_it_is_told_to(teacher, params, parts, taken):
-    found, said = build.inherit(params, teacher, parts, classes=CLASSES)
+    found, said = initial.inherit(params, teacher, parts, classes=CLASSES)
     for name, leaf in flatten(found).items():
         theirs = name.split("/")[0] in taken
         np.testing.assert_array_equal(leaf, flatten(teacher.params if theirs else params)[name], err_msg=name)
@@ -45,17 +45,17 @@ def test_a_student_takes_over_what_it_is_told_to(teacher, params, parts, taken):
 def test_parts_that_do_not_fit_are_refused(teacher, params):
     wide = build.detector(tiny.detector(channels=24), CLASSES).init(jax.random.key(0))
     with pytest.raises(WeightsError, match="has the shape"):
-        build.inherit(wide, teacher, "neck", classes=CLASSES)
+        initial.inherit(wide, teacher, "neck", classes=CLASSES)
     with pytest.raises(ConfigError, match=r"one of none, neck, head, neck\+head; got 'tail'"):
-        build.inherit(params, teacher, "tail", classes=CLASSES)
+        initial.inherit(params, teacher, "tail", classes=CLASSES)
     with pytest.raises(ConfigError, match="there is no teacher to inherit from"):
-        build.inherit(params, None, "neck", classes=CLASSES)
+        initial.inherit(params, None, "neck", classes=CLASSES)
 
 
 def test_a_head_for_other_classes_is_not_taken_over(teacher, params):
     with pytest.raises(WeightsError, match="for other classes"):
-        build.inherit(params, teacher, "neck+head", classes=CLASSES[::-1])
-    build.inherit(params, teacher, "neck", classes=CLASSES[::-1])
+        initial.inherit(params, teacher, "neck+head", classes=CLASSES[::-1])
+    initial.inherit(params, teacher, "neck", classes=CLASSES[::-1])
 
 
 def test_sizes_travel_with_the_weights(teacher):

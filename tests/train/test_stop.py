@@ -89,18 +89,21 @@ def test_f5_a_second_ctrl_c_ends_at_once():
     assert time.monotonic() - began < 30
 
 
-def test_an_evaluation_that_is_stopped_is_made_up_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", (4, 12))
+def test_an_evaluation_that_is_stopped_is_made_up_for(tmp_path, monkeypatch, step):
     config = recipe(evaluate_every=4)
     loop.run(config, tmp_path / "whole", quiet=True)
-    score_on = look.score_on
+    score_on, seen = look.score_on, []
 
     def stopping(*args):
-        os.kill(os.getpid(), signal.SIGTERM)
+        seen.append(args)
+        if 4 * len(seen) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
         return score_on(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(look, "score_on", stopping)
-        with pytest.raises(StoppedError, match="after step 4, which is saved"):
+        with pytest.raises(StoppedError, match=f"after step {step}, which is saved"):
             loop.run(config, tmp_path / "stopped", quiet=True)
     loop.run(config, tmp_path / "stopped", quiet=True)
     assert_equal(tmp_path / "stopped", tmp_path / "whole")
