@@ -1,19 +1,17 @@
 """A student in every format: what its file scores, how far its answers lie from the detector's, size and time.
 
     python benchmarks/export.py --workdir=runs/quickstart/taught [--formats=stablehlo,onnx,tflite,savedmodel,int8]
-                                [--keep=exported] [--repeats=20] [--out=export.json]
+                                [--keep=FOLDER] [--repeats=20] [--out=export.json]
 
 Everything is measured in one process on the run's validation pictures; times are medians, taken in turns, of one
-picture and of five through the same file. "int8" is TFLite with convolutions and products of int8.
+picture and of five through the same file. "int8" is TFLite with convolutions and products of int8. With --keep the
+exports stay, each in a folder of its own in there.
 """
 
 import argparse
-import dataclasses
 import functools
-import importlib
-import json
 import platform
-import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ import jax
 import numpy as np
 from turns import alternated, medians
 
+from jaxkd import json_values
 from jaxkd.cli.workdir import open_run
 from jaxkd.data import loader
-from jaxkd.export import base, check, standalone
+from jaxkd.export import base, check, folder, standalone
 from jaxkd.train import prepare
 
 BATCHES = (1, 5)
@@ -35,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A student in every format.")
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--formats", default="stablehlo,onnx,tflite,savedmodel,int8")
-    parser.add_argument("--keep", type=Path, default=Path("exported"))
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -44,35 +43,31 @@ def main() -> None:
     source = prepare.load_source(run.recipe.data.val)
     kinds = options.formats.split(",")
     checked = {}
-    for kind in kinds:
-        folder = options.keep / kind
-        write(subject, kind, folder, run.recipe)
-        checked[kind] = check.check(subject, folder, source, limit=0)
-    times = timed(subject, source, {kind: options.keep / kind for kind in kinds}, options.repeats)
+    with tempfile.TemporaryDirectory() as spare:
+        places = {kind: (options.keep or Path(spare)) / kind for kind in kinds}
+        for kind, place in places.items():
+            write(subject, kind, place, run.recipe)
+            checked[kind] = check.check(subject, place, source, limit=0)
+        times = timed(subject, source, places, options.repeats)
     print(table(checked, times))
     print(f"\n{platform.machine()}, jax {jax.__version__}, {checked[kinds[0]].pictures} pictures")
     if options.out:
-        found = {kind: dataclasses.asdict(each) for kind, each in checked.items()}
-        options.out.write_text(json.dumps({"checked": found, "milliseconds": times}, indent=2) + "\n")
+        options.out.write_text(f"{json_values.dumps({'checked': checked, 'milliseconds': times}, indent=2)}\n")
 
 
-def write(subject: base.Subject, kind: str, folder: Path, recipe: Any) -> None:
-    """Writes one format with its description."""
-    name = "tflite" if kind == "int8" else kind
-    module = importlib.import_module(f"jaxkd.export.{name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    more = {}
-    if kind == "int8":
-        more["calibration"] = check.calibration(subject, prepare.load_source(recipe.data.train), limit=100)
-    module.write(subject, folder / module.FILE, **more)
-    (folder / base.ABOUT).write_text(json.dumps(base.describe(subject, kind=name, file=module.FILE)))
+def write(subject: base.Subject, kind: str, place: Path, recipe: Any) -> None:
+    """Writes one format as `jaxkd export` does."""
+    with folder.renewed(place) as part:
+        if kind == "int8":
+            pairs = check.calibration(subject, prepare.load_source(recipe.data.train), limit=100)
+            folder.write(subject, "tflite", part, calibration=pairs)
+        else:
+            folder.write(subject, kind, part)
 
 
-def timed(subject: base.Subject, source: Any, folders: dict[str, Path], repeats: int) -> dict[str, dict[str, float]]:
+def timed(subject: base.Subject, source: Any, places: dict[str, Path], repeats: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of each, and of the detector as "detector", for each number of pictures."""
-    about = base.describe(subject, kind="", file="")["picture"]
-    config = check.feeding(subject, (about["short"],), about["long"])
+    config = check.feeding(subject)
     function = jax.jit(subject.function)
     times: dict[str, dict[str, float]] = {}
     for count in BATCHES:
@@ -80,7 +75,7 @@ def timed(subject: base.Subject, source: Any, folders: dict[str, Path], repeats:
         batch = next(batches)
         batches.close()
         images, sizes = np.asarray(batch.images), np.asarray(batch.sizes)
-        found = {kind: standalone.Model(folder).run for kind, folder in folders.items()}
+        found = {kind: standalone.Model(place).run for kind, place in places.items()}
         runs: dict[str, Callable[[], Any]] = {"detector": functools.partial(function, images, sizes)}
         runs |= {kind: functools.partial(run, images, sizes) for kind, run in found.items()}
         for kind, seconds in medians(alternated(runs, rounds=repeats)).items():

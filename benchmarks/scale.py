@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxkd import json_values
+
 os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: whatever accelerator is here is left alone
 
 START, END = "<!-- tables -->", "<!-- end of tables -->"
@@ -45,8 +47,9 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What its record is called."""
-        return f"{self.recipe}-{self.topology.replace(':', '-')}-{self.pictures}-{self.kind}"
+        """What its record is called; bfloat16 is what the recipes say."""
+        dtype = f"-{self.dtype}" if self.dtype not in ("", "bfloat16") else ""
+        return f"{self.recipe}-{self.topology.replace(':', '-')}-{self.pictures}-{self.kind}{dtype}"
 
 
 def main() -> None:
@@ -61,13 +64,16 @@ def main() -> None:
     cases += [Case(r, SLICES[0], size, "plan", options.dtype) for r in RECIPES for size in SIZES]
     for kind in ("whole", "largest"):
         cases += [Case(r, s, size, kind, options.dtype) for r in RECIPES for s, size in WHOLE]
+    names = {case.name for case in cases}
+    chosen = set(options.only.split(",")) if options.only else names
+    if unknown := sorted(chosen - names - {"none"}):
+        parser.error(f"there is no case {', '.join(unknown)}; give 'none', or some of {', '.join(sorted(names))}")
     options.keep.mkdir(parents=True, exist_ok=True)
-    chosen = set(options.only.split(",")) if options.only else {case.name for case in cases}
     for case in cases:
         file = options.keep / f"{case.name}.json"
         if case.name in chosen and not file.exists():
             record = _record(case, options.keep)
-            file.write_text(json.dumps(record, indent=2) + "\n")
+            file.write_text(f"{json_values.dumps(record, indent=2)}\n")
             print(f"{case.name}: {record['seconds']:.0f} s", flush=True)
     files = {case.name: options.keep / f"{case.name}.json" for case in cases}
     write(options.page, {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()})

@@ -53,3 +53,9 @@ class TooLargeError(JaxkdError):
     """A step that needs more memory than a chip has (exit code 71)."""
 
     exit_code = 71
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as a phrase for one line; the name of its kind where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Quiet for the time of a call, where native code explains itself on stderr."""
+"""Quiet for the time of a call whose native code explains itself on stderr."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Sends what native code writes to stderr nowhere."""
+    """Sends nowhere what the process writes to stderr meanwhile: native code, and Python in every thread."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

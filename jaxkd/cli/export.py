@@ -1,11 +1,6 @@
 """`jaxkd export --workdir=DIR --format=onnx --out=DIR`: a run's student as a file that runs without jaxkd."""
 
-import dataclasses
-import importlib
-import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxkd.cli.flags import optional_recipe, parse
-from jaxkd.errors import ConfigError, JaxkdError
+from jaxkd.errors import ConfigError, DataError, JaxkdError
+from jaxkd.export import FORMATS
 
 if TYPE_CHECKING:
+    from jaxkd.data.base import Source
+    from jaxkd.export.base import Subject
     from jaxkd.export.check import Checked
 
-FORMATS = ("stablehlo", "onnx", "tflite", "savedmodel")
+SPLITS = {"train": "training", "val": "validation"}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -41,78 +39,89 @@ def run(argv: Sequence[str]) -> int:
     """
     wants_help = "--help" in argv or "-h" in argv
     config, rest = (None, list(argv)) if wants_help else optional_recipe(argv)
-    values, _ = parse("export", rest, define)
+    values, _ = parse("export", rest, define, with_recipe=True)
     if values.format not in FORMATS:
         raise ConfigError(f"There is no format {values.format!r}; give --format=, one of {', '.join(FORMATS)}.")
     if values.int8 and values.format != "tflite":
         raise ConfigError(f"int8 is for --format=tflite, not for {values.format}.")
+    if not values.out:
+        raise ConfigError("--out is empty; give a folder for the file, model.json and detect.py.")
+    size = _size(values.size)
     from jaxkd.cli.workdir import open_run
-    from jaxkd.export import base
+    from jaxkd.export import base, folder
 
-    module = importlib.import_module(f"jaxkd.export.{values.format}")
+    module = folder.module_of(values.format)
     base.require(values.format, extra=module.EXTRA, modules=module.NEEDS)
     out = Path(values.out)
-    _refuse_other(out)
+    folder.owned(out)
     found = open_run(values.workdir)
-    config = config or found.recipe
-    if config is None and (values.int8 or values.check):
+    subject = base.subject(found.student, size=size)
+    sources = _sources(config or found.recipe, subject, values)
+    with folder.renewed(out) as part:
+        checked = _export(subject, part, sources, values)
+    print(f"{out} holds {module.FILE}, model.json and detect.py: python {out / 'detect.py'} PICTURE...")
+    canvas = "{}x{}".format(*subject.size)
+    if not size and (count := len(found.student.sizes["buckets"])) > 1:
+        print(
+            f"Its canvas is {canvas}, the first of the detector's {count} buckets; pictures that do not fit on it "
+            "shrink, and --size=HEIGHTxWIDTH makes it another."
+        )
+    if checked:
+        _show(checked, f"{values.format}{', int8' if values.int8 else ''}", canvas)
+    return 0
+
+
+def _sources(config: Any, subject: "Subject", values: flags.FlagValues) -> "dict[str, Source]":
+    """What the file is calibrated and scored on, by the names of the splits.
+
+    Raises JaxkdError where the data is not there, or is not for this detector.
+    """
+    from jaxkd.export import check
+    from jaxkd.train import prepare
+
+    needed = [*(["train"] if values.int8 else []), *(["val"] if values.check else [])]
+    if needed and config is None:
         raise ConfigError(
             f"{values.workdir} is no run and names no data; give --config=RECIPE with its data"
             + ("." if values.int8 else ", or --check=0 to leave the file unscored.")
         )
-    subject = base.subject(found.student, size=_size(values.size))
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        checked = _export(subject, module, part, config, values)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    print(f"{out} holds {module.FILE}, model.json and detect.py: python {out / 'detect.py'} PICTURE...")
-    if checked:
-        _show(checked, f"{values.format}{', int8' if values.int8 else ''}")
-    return 0
+    found = {}
+    for split in needed:
+        try:
+            found[split] = prepare.load_source(config.data[split])
+            classes = subject.loaded.detector.classes
+            prepare.check_classes(found[split].classes, classes, whose="the detector", split=SPLITS[split])
+        except (ConfigError, DataError) as error:
+            hint = " Or give --check=0 to leave the file unscored." if split == "val" else ""
+            raise type(error)(f"{error}{hint}") from error
+    if "val" in found:
+        check.require_objects(found["val"], limit=values.check)
+    return found
 
 
-def _export(subject: Any, module: Any, folder: Path, config: Any, values: flags.FlagValues) -> "Checked | None":
+def _export(subject: "Subject", part: Path, sources: "dict[str, Source]", values: flags.FlagValues) -> "Checked | None":
     """Writes the folder, and scores it where that is asked for."""
-    from jaxkd.data.base import Source
-    from jaxkd.export import base, check, standalone
-    from jaxkd.train import prepare
+    from jaxkd.export import check, folder
 
-    def source(split: str) -> Source:
-        found = prepare.load_source(config.data[split])
-        prepare.check_classes(found.classes, subject.loaded.detector.classes, whose="the detector")
-        return found
-
-    options = {}
-    if values.int8:
-        options["calibration"] = check.calibration(subject, source("train"), limit=values.calibration)
-    module.write(subject, folder / module.FILE, **options)
-    about = base.describe(subject, kind=values.format, file=module.FILE)
-    file = folder / base.ABOUT
-    file.write_text(json.dumps(about, indent=2) + "\n")
-    shutil.copy(standalone.__file__, folder / base.SCRIPT)
+    pairs = check.calibration(subject, sources["train"], limit=values.calibration) if values.int8 else ()
+    about = folder.write(subject, values.format, part, calibration=pairs)
     if not values.check:
         return None
-    checked = check.check(subject, folder, source("val"), limit=values.check)
+    checked = check.check(subject, part, sources["val"], limit=values.check)
     if not values.int8 and abs(checked.ap - checked.ap_exported) > check.ALLOWED:
         raise JaxkdError(
             f"The {values.format} file scores AP {100 * checked.ap_exported:.1f} and its detector "
             f"{100 * checked.ap:.1f} on {checked.pictures} pictures; it is not kept. Please report this."
         )
-    file.write_text(json.dumps(about | {"checked": dataclasses.asdict(checked)}, indent=2) + "\n")
+    folder.note(part, about | {"checked": checked})
     return checked
 
 
-def _show(checked: "Checked", name: str) -> None:
+def _show(checked: "Checked", name: str, canvas: str) -> None:
     table = Table(title=f"On {checked.pictures} validation pictures")
     for column in ("", "AP", "ms/image", "MB"):
         table.add_column(column, justify="right" if column else "left")
-    table.add_row("detector", f"{100 * checked.ap:.1f}", f"{checked.milliseconds:.1f}", "")
+    table.add_row(f"detector at {canvas}", f"{100 * checked.ap:.1f}", f"{checked.milliseconds:.1f}", "")
     row = (f"{100 * checked.ap_exported:.1f}", f"{checked.milliseconds_exported:.1f}", f"{checked.megabytes:.2f}")
     table.add_row(name, *row)
     Console().print(table)
@@ -122,16 +131,10 @@ def _show(checked: "Checked", name: str) -> None:
     )
 
 
-def _refuse_other(out: Path) -> None:
-    """Raises ConfigError where the folder holds something else than an earlier export."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "model.json").is_file()):
-        raise ConfigError(f"{out} is there and no earlier export; give another --out.")
-
-
 def _size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
     if not found:
         raise ConfigError(f"--size={text} is no size; give HEIGHTxWIDTH, such as 320x320.")
     return int(found[1]), int(found[2])

@@ -26,7 +26,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "predictions", "Folder for the pictures and predictions.json.", flag_values=values)
     flags.DEFINE_float("score", 0.5, "Least score of a box that is drawn.", flag_values=values)
     flags.DEFINE_bool("draw", True, "Draw what is found on each picture.", flag_values=values)
-    flags.DEFINE_integer("every", 1, "Take each how-manieth frame of a video.", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("every", 1, "Take every N-th frame of a video.", flag_values=values, lower_bound=1)
     flags.DEFINE_integer("batch", 1, "Pictures of one shape at once.", flag_values=values, lower_bound=1)
 
 

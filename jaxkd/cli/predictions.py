@@ -1,7 +1,9 @@
 """COCO's JSON of what was found in pictures, written while they come."""
 
+import contextlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +16,8 @@ from jaxkd.predictor import Found
 class CocoFile:
     """A file with images, categories and annotations; it is in its place, whole, at the end of its `with`.
 
-    Annotations go to the disk as they come, and are no object to the memory.
+    Where the `with` ends early, what was found lies beside it, in a file that ends in .part, and this is said on
+    stderr; an earlier file keeps its place. Annotations go to the disk as they come, and are no object to the memory.
     """
 
     def __init__(self, file: Path, *, classes: Sequence[str]):
@@ -27,10 +30,14 @@ class CocoFile:
     def __enter__(self) -> "CocoFile":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._open is not None:
+    def __exit__(self, kind: object, *error: object) -> None:
+        if self._open is None:
+            return
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext(), self._open:  # what went wrong is said
             self._open.write(f'], "images": {json.dumps(self.images)}}}\n')
-            self._open.close()
+        if kind:
+            print(f"What was found in {len(self.images)} pictures until then is in {self._spare}.", file=sys.stderr)
+        else:
             os.replace(self._spare, self._file)
 
     def add(self, found: Found) -> list[dict[str, Any]]:

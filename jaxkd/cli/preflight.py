@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from jaxkd import config as configs
+from jaxkd import json_values
 from jaxkd.cli.flags import parse, recipe
-from jaxkd.errors import ConfigError, TooLargeError
+from jaxkd.errors import ConfigError, StorageError, TooLargeError
 
 if TYPE_CHECKING:
     from jaxkd.train.chips import Chip
@@ -39,16 +39,19 @@ def define(values: flags.FlagValues) -> None:
 def run(argv: Sequence[str]) -> int:
     """Prints what the step needs; 0 where it fits, TooLargeError's exit code where it does not."""
     if "--help" in argv or "-h" in argv:
-        parse("preflight", ["--help"], define)
+        parse("preflight", ["--help"], define, with_recipe=True)
     config, rest = recipe(argv)
     values, _ = parse("preflight", rest, define)
     slices = values.topology != "here"
-    if slices:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # leaves accelerators that are here alone
-    elif values.plan:
+    if values.plan and not slices:
         raise ConfigError("--plan is of a slice of TPUs; give one, such as --topology=v5e:2x4, or leave out --plan.")
+    _require_place(values.out)
+    import jax
+
     from jaxkd.train import chips, plan, preflight, topology
 
+    if slices:
+        jax.config.update("jax_platforms", "cpu")  # leaves accelerators that are here alone
     devices = topology.mesh_of(values.topology, devices=config.train.devices)
     chip = chips.chip_of(devices.devices.flat[0], sharing=devices.size)
     teacher = _teacher(values.teacher)
@@ -61,9 +64,10 @@ def run(argv: Sequence[str]) -> int:
         found = preflight.run(subject, devices, chip, batch=values.batch, search=values.search, planner=planner)
     print(table(subject, found, topology=values.topology))
     if values.out:
-        Path(values.out).write_text(json.dumps(as_dict(subject, found, topology=values.topology), indent=2) + "\n")
+        record = as_dict(subject, found, topology=values.topology)
+        Path(values.out).write_text(f"{json_values.dumps(record, indent=2)}\n")
     if not found.asked.fits:
-        raise TooLargeError(_refusal(found))
+        raise TooLargeError(_refusal(found, parts=subject.pair.accumulate))
     return 0
 
 
@@ -107,7 +111,7 @@ def _search(found: "Preflight") -> list[str]:
         f"Planned for {_numbers(found.plans)} pictures a chip, {seconds:.0f} s in all: the compiler does not refuse "
         f"what fits, and its plan stays within {limit}",
     ]
-    if found.asked.fits:
+    if found.probes[0].program:
         lines[0] += f" with the {_bytes(found.beside)} that the step above takes beside its own, for code above all."
     else:
         lines[0] += "; what code takes beside is not known, since that of the step above was not written."
@@ -130,7 +134,7 @@ def _chip(chip: "Chip") -> str:
 def _probe(probe: "Probe", subject: "Subject", found: "Preflight") -> list[str]:
     lines = [
         _head(probe, found),
-        f"  memory a chip   {_bytes(probe.needed)} of {_bytes(probe.limit)}: {_verdict(probe)}",
+        f"  memory a chip   {_memory(probe)}: {_verdict(probe)}",
     ]
     if program := probe.program:
         memory = program.memory
@@ -151,7 +155,7 @@ def _probe(probe: "Probe", subject: "Subject", found: "Preflight") -> list[str]:
 
 
 def _plan(plan: "Plan", subject: "Subject", found: "Preflight") -> list[str]:
-    memory = f"{_bytes(plan.needed)} of {_bytes(plan.limit)}, with the code to come beside: {_verdict(plan)}"
+    memory = f"{_memory(plan)}, with the code to come beside: {_verdict(plan)}"
     lines = [_head(plan, found), f"  memory a chip   {memory}", *_read(plan, subject)]
     return [*lines, f"  planned in      {plan.seconds:.0f} s"]
 
@@ -159,6 +163,11 @@ def _plan(plan: "Plan", subject: "Subject", found: "Preflight") -> list[str]:
 def _head(size: "Probe | Plan", found: "Preflight") -> str:
     height, width = size.bucket
     return f"{height}x{width}, {size.pictures} pictures a chip, {size.pictures * found.devices} in all:"
+
+
+def _memory(size: "Probe | Plan") -> str:
+    """What is needed of what there is; a compiler that gives up does not always say how much."""
+    return f"{_bytes(size.needed)} of {_bytes(size.limit)}" if size.needed else f"more than {_bytes(size.limit)}"
 
 
 def _verdict(size: "Probe | Plan") -> str:
@@ -180,23 +189,34 @@ def _bytes(number: int) -> str:
     return f"{number / 2**30:.2f} GiB" if number >= 2**29 else f"{number / 2**20:.2f} MiB"
 
 
-def _refusal(found: "Preflight") -> str:
-    asked = found.asked
-    said = f"{_bytes(asked.needed)} of {_bytes(asked.limit)}" if asked.needed else "more than the chip's memory"
-    text = f"A step with {asked.pictures} pictures a chip needs {said}"
+def _refusal(found: "Preflight", *, parts: int) -> str:
+    text = f"A step with {found.asked.pictures} pictures a chip needs {_memory(found.asked)}"
     if found.largest is None:
         flag = "--nosearch" if found.probes else "--plan"
         return f"{text}; leave out {flag} to find the batch that fits."
     if not found.largest:
-        return f"{text}, and not even 1 picture a chip fits; take smaller pictures, bfloat16 or a larger chip."
+        least = f"{parts} pictures a chip fit" if parts > 1 else "1 picture a chip fits"
+        return f"{text}, and not even {least}; take smaller pictures, bfloat16 or a larger chip."
     return f"{text}; {found.largest} a chip fit: --batch={found.largest * found.devices}."
 
 
 def _teacher(name: str) -> Any:
-    """What --teacher names: the folder or file as it stands, else the student of a recipe."""
-    if not name or configs.asset_path(name).exists():
+    """What --teacher names: weights as they stand, or a folder that describes some; else the student of a recipe."""
+    from jaxkd.train import build, prepare
+
+    place = configs.asset_path(name)
+    described = any(file.is_file() for file in (build.file_of(place, build.ABOUT), place / prepare.RECIPE))
+    if not name or described or (place.is_file() and place.suffix != ".py"):
         return name
     try:
         return recipe([f"--config={name}"])[0].student
     except ConfigError as error:
-        raise ConfigError(f"--teacher={name} is neither here nor a recipe. {error}") from error
+        said = f"holds no {build.ABOUT}, and is no recipe" if place.is_dir() else "is neither here nor a recipe"
+        raise ConfigError(f"--teacher={name} {said}. {error}") from error
+
+
+def _require_place(out: str) -> None:
+    """Raises StorageError where no file can be written there; compiling takes minutes."""
+    file = Path(out)
+    if out and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
+        raise StorageError(f"--out={out} is no place for a file; give one in a folder that is there.")

@@ -1,1 +1,3 @@
 """From a trained detector to a file that runs without jaxkd."""
+
+FORMATS = ("stablehlo", "onnx", "tflite", "savedmodel")  # each a module of this package

@@ -20,6 +20,7 @@ from jaxkd.version import VERSION
 ABOUT, SCRIPT = "model.json", "detect.py"
 OUTPUTS = ("boxes", "scores", "labels", "count")
 INPUTS = ("images", "sizes")
+LONGEST, MOST = 16384, 100_000_000  # pixels of a side of a canvas, and of all of it; no picture that is read has more
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class Subject:
 
     loaded: build.Loaded
     size: tuple[int, int]  # height and width
+
+    @property
+    def short(self) -> int:
+        """Pixels of a picture's shorter side."""
+        return int((self.loaded.sizes.get("short") or (min(self.size),))[0])
+
+    @property
+    def long(self) -> int:
+        """Most pixels of its longer side."""
+        return int(self.loaded.sizes.get("long") or max(self.size))
 
     def function(self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]) -> dict[str, Array]:
         """What the file computes: see `describe`."""
@@ -44,8 +55,12 @@ class Subject:
             real=jnp.ones(b, bool),
         )
         found = self.loaded.detector.detect(self.loaded.params, batch)
-        count = found.valid.sum(1, dtype=jnp.int32)
-        return {"boxes": found.boxes, "scores": found.scores, "labels": found.labels, "count": count}
+        return {
+            "boxes": jnp.where(found.valid[..., None], found.boxes, 0),
+            "scores": jnp.where(found.valid, found.scores, 0),
+            "labels": jnp.where(found.valid, found.labels, 0),
+            "count": found.valid.sum(1, dtype=jnp.int32),
+        }
 
     def shapes(self, batch: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
         """The inputs for so many pictures, a number or a symbol."""
@@ -67,8 +82,8 @@ class Subject:
 def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Subject:
     """A detector for pictures of `size` (height, width), by default its first bucket; it computes in float32.
 
-    Raises ConfigError where no size is given and the detector does not say for which it was trained, or a side is
-    below 1.
+    Raises ConfigError where no size is given and the detector does not say for which it was trained, or the size is
+    none.
     """
     sizes = [size] if size else list(loaded.sizes.get("buckets") or ())
     if not sizes:
@@ -76,6 +91,11 @@ def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Sub
     height, width = sizes[0]
     if min(height, width) < 1:
         raise ConfigError(f"The size of an export must be at least 1x1, not {height}x{width}.")
+    if max(height, width) > LONGEST or height * width > MOST:
+        raise ConfigError(
+            f"A size of {height}x{width} is too large; give --size=HEIGHTxWIDTH with at most {LONGEST} pixels a side "
+            f"and {MOST // 10**6} million in all."
+        )
     if loaded.config.get("dtype", "float32") != "float32":
         loaded = build.recast(loaded, dtype="float32")
     return Subject(loaded, (int(height), int(width)))
@@ -84,7 +104,6 @@ def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Sub
 def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
     """What stands in model.json: how to prepare a picture, and how to read what comes out."""
     loaded, (height, width) = subject.loaded, subject.size
-    shorts = loaded.sizes.get("short") or (min(height, width),)
     return {
         "format": kind,
         "file": file,
@@ -93,8 +112,8 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
         "classes": list(loaded.detector.classes),
         "picture": {
             "canvas": [height, width],
-            "short": int(shorts[0]),
-            "long": int(loaded.sizes.get("long") or max(height, width)),
+            "short": subject.short,
+            "long": subject.long,
             "rule": "Scale by min(short / shorter side, long / longer side), then by what the canvas still asks for, "
             "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels; lay it in the "
             "top left corner of a black canvas.",

@@ -1,6 +1,7 @@
 """What an exported file finds, held against what its detector finds."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.data.base import Part, Source
+from jaxkd.errors import DataError
 from jaxkd.evaluation.run import evaluate
 from jaxkd.export import base, standalone
 from jaxkd.types import Batch, Detections
@@ -35,16 +37,26 @@ class Checked:
     milliseconds_exported: float
 
 
-def feeding(subject: base.Subject, shorts: tuple[int, ...], long: int) -> loader.Config:
+def feeding(subject: base.Subject) -> loader.Config:
     """How pictures come on the one canvas of an export."""
-    return configs.build(configs.component("data.loader", buckets=(subject.size,), short=shorts, long=long))
+    sizes = {"buckets": (subject.size,), "short": (subject.short,), "long": subject.long}
+    return configs.build(configs.component("data.loader", **sizes))
+
+
+def require_objects(source: Source, *, limit: int) -> None:
+    """Raises DataError where none of the first `limit` pictures of a source, of all for 0, has an object."""
+    first = source.records[: limit or None]
+    if not any((~record.crowd).any() for record in first):
+        raise _unscored(len(first))
 
 
 def check(subject: base.Subject, folder: Path, source: Source, *, limit: int) -> Checked:
-    """Runs both over the first `limit` pictures of a source."""
+    """Runs both over the first `limit` pictures of a source, or over all for 0.
+
+    Raises DataError where there is no object to find on them.
+    """
     model = standalone.Model(folder)
-    about = model.about["picture"]
-    config = feeding(subject, (about["short"],), about["long"])
+    config = feeding(subject)
     function = jax.jit(subject.function)
 
     def plain(images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
@@ -58,6 +70,8 @@ def check(subject: base.Subject, folder: Path, source: Source, *, limit: int) ->
         evaluation = evaluate(_detect(run, found[name]), batches, source)
         batches.close()
         scores[name] = evaluation
+        if math.isnan(evaluation.summary["AP"]):
+            raise _unscored(evaluation.pictures)
     gaps = [differences(*pair) for pair in zip(found["detector"], found["exported"], strict=True)]
     images, sizes = (np.asarray(array) for array in _one(source, config))
     return Checked(
@@ -76,34 +90,46 @@ def check(subject: base.Subject, folder: Path, source: Source, *, limit: int) ->
 def differences(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> tuple[float, float, int]:
     """The largest differences of boxes and scores between two outputs for one picture, and the unpaired detections.
 
-    A detection is paired with the one of its class in the other whose box is the nearest.
+    A detection has at most one partner, of its class; the nearest boxes are paired first.
     """
-    rows = [
+    both = [
         (found["boxes"][0, :count], found["scores"][0, :count], found["labels"][0, :count])
         for found in (one, other)
         for count in (int(found["count"][0]),)
     ]
-    (boxes, scores, labels), (theirs, their_scores, their_labels) = rows
+    (boxes, scores, labels), (theirs, their_scores, their_labels) = both
     gaps = np.abs(boxes[:, None].astype(float) - theirs[None]).max(-1)
     gaps = np.where(labels[:, None] == their_labels[None], gaps, np.inf)
-    if not gaps.size:
-        return 0.0, 0.0, gaps.shape[0] + gaps.shape[1]
-    nearest = gaps.argmin(1)
-    paired = np.isfinite(gaps.min(1))
-    box = float(gaps.min(1)[paired].max(initial=0.0))
-    score = float(np.abs(scores - their_scores[nearest])[paired].max(initial=0.0))
-    return box, score, int((~paired).sum()) + len(theirs) - len(np.unique(nearest[paired]))
+    partners: dict[int, int] = {}
+    for cell in np.argsort(gaps, axis=None, kind="stable")[: np.isfinite(gaps).sum()]:
+        row, column = divmod(int(cell), len(theirs))
+        if row not in partners and column not in partners.values():
+            partners[row] = column
+    rows, columns = (np.array(list(side), int) for side in (partners.keys(), partners.values()))
+    box = float(gaps[rows, columns].max(initial=0.0))
+    score = float(np.abs(scores[rows] - their_scores[columns]).max(initial=0.0))
+    return box, score, len(boxes) + len(theirs) - 2 * len(partners)
 
 
 def calibration(subject: base.Subject, source: Source, *, limit: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pictures spread over a source, each [1 H W 3] on its canvas with its size [1 2]."""
-    about = base.describe(subject, kind="", file="")["picture"]
+    """Pictures spread over a source, each [1 H W 3] on its canvas with its size [1 2].
+
+    Raises DataError where none can be read.
+    """
     chosen = np.linspace(0, len(source.records) - 1, min(limit, len(source.records)), dtype=int)
-    config = feeding(subject, (about["short"],), about["long"])
-    batches = loader.eval_batches(Part(source, chosen), config, batch=1)
+    batches = loader.eval_batches(Part(source, chosen), feeding(subject), batch=1)
     pairs = [(np.asarray(batch.images), np.asarray(batch.sizes)) for batch in batches if np.asarray(batch.real).all()]
     batches.close()
+    if not pairs:
+        raise DataError("None of the training pictures that int8's ranges are set by can be read.")
     return pairs
+
+
+def _unscored(pictures: int) -> DataError:
+    return DataError(
+        f"There is no object on the first {pictures} validation pictures, so nothing can be scored on them; give a "
+        "larger --check, or --check=0 to leave the file unscored."
+    )
 
 
 def _detect(run: Run, kept: list[dict[str, np.ndarray]]) -> Callable[[Batch], Detections]:

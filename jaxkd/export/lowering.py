@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
 from jaxkd.errors import ConfigError
@@ -162,6 +163,8 @@ class Lowering:
     def _call(self, equation: Any, inputs: list[Value]) -> list[Value]:
         """A function within the program; one that the format knows by its name is told as a whole."""
         program = equation.params[INLINED[equation.primitive.name]]
+        if not isinstance(program, ClosedJaxpr):  # that of a remat, which has no constants of its own
+            program = ClosedJaxpr(program, ())
         name, _, place = (program.jaxpr.debug_info.func_src_info or "").partition(" at ")
         is_ours = name in KNOWN and KNOWN[name] in place.replace("\\", "/")
         found = getattr(self, f"_known_{name}")(equation, inputs) if is_ours else None
@@ -191,11 +194,9 @@ class Lowering:
         if not kernel.known:
             return None
         aval = equation.outvars[0].aval
-        stride = -(-int(x.shape[1]) // int(aval.shape[1]))
+        strides = [-(-int(x.shape[axis]) // int(aval.shape[axis])) for axis in (1, 2)]  # any does for one cell
         weights = np.asarray(kernel.array)[:, :, None]
-        out = self.ops.conv(
-            self.whole(x), weights, strides=(stride, stride), padding=((1, 1), (1, 1)), groups=weights.shape[-1]
-        )
+        out = self.ops.conv(self.whole(x), weights, strides=strides, padding=((1, 1), (1, 1)), groups=weights.shape[-1])
         return [self.wrapped(out, aval)]
 
     def _elementwise(self, equation: Any, inputs: list[Value]) -> Value:
@@ -214,6 +215,10 @@ class Lowering:
 
     def _cellwise(self, name: str, params: dict, handles: list[Handle], dtype: np.dtype, made: np.dtype) -> Handle:
         ops = self.ops
+        if name in ("and", "or", "xor", "not") and dtype.kind != "b":
+            raise self.refusal(f"the operation {name} of integers")
+        if name == "round" and params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
+            return self._rounded_away(handles[0], dtype)
         if name in UNARY:
             return ops.unary(name, *handles)
         if name in BINARY:
@@ -233,6 +238,14 @@ class Lowering:
                 most = ops.constant(np.asarray(np.finfo(dtype).max, dtype))
                 return ops.binary("le", ops.unary("abs", handles[0]), most, dtype)
         raise self.refusal(f"the operation {name}")
+
+    def _rounded_away(self, x: Handle, dtype: np.dtype) -> Handle:
+        """`x` in whole numbers, halves away from zero; to add 0.5 and cut off would make 1 of 0.49999997."""
+        ops, size = self.ops, self.ops.unary("abs", x)
+        whole = ops.unary("floor", size)
+        rest = ops.binary("sub", size, whole, dtype)
+        up = ops.cast(ops.binary("ge", rest, ops.constant(np.asarray(0.5, dtype)), dtype), dtype)
+        return ops.binary("mul", ops.unary("sign", x), ops.binary("add", whole, up, dtype), dtype)
 
     def _spread(self, value: Value, places: Sequence[int], aval: Any) -> Value:
         """The value with its axes at these places; what repeats is not written out."""
@@ -294,11 +307,9 @@ class Lowering:
             return [(known_sizes(aval.shape), np.dtype(aval.dtype)) for aval in avals]
 
         made = [variable.aval for variable in params["jaxpr"].jaxpr.outvars]
-        (count,) = self.numbers([params["length"]])
         handles = self.ops.map(
             body,
             [self.whole(value) for value in rows],
-            count,
             described([variable.aval for variable in variables]),
             described(made),
         )

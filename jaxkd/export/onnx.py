@@ -1,10 +1,10 @@
 """ONNX: one graph with the standard's NonMaxSuppression inside, for onnxruntime and whatever else reads opset 17."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from jaxkd import json_values
 from jaxkd.export.base import INPUTS, OUTPUTS, Subject, describe
 from jaxkd.export.lowering import lower
 from jaxkd.version import VERSION
@@ -42,6 +42,6 @@ def write(subject: Subject, file: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     model.producer_name, model.producer_version = "jaxkd", VERSION
-    helper.set_model_props(model, {"jaxkd": json.dumps(describe(subject, kind="onnx", file=FILE))})
+    helper.set_model_props(model, {"jaxkd": json_values.dumps(describe(subject, kind="onnx", file=FILE))})
     onnx.checker.check_model(model)
     onnx.save(model, file)

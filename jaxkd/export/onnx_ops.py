@@ -162,9 +162,7 @@ class OnnxOps:
         found = self.node("Loop", ["", first, *start], len(start), body=graph)
         return [found] if len(start) == 1 else found
 
-    def map(
-        self, body: Callable, rows: Sequence[str], count: Number, given: Sequence[tuple], made: Sequence[tuple]
-    ) -> list[str]:
+    def map(self, body: Callable, rows: Sequence[str], given: Sequence[tuple], made: Sequence[tuple]) -> list[str]:
         inside = [self._name("row") for _ in rows]
         with self._graph() as nodes:
             outputs = [self.node("Identity", [name]) for name in body(list(inside))]

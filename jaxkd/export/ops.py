@@ -115,7 +115,7 @@ class Ops(Protocol):
         ...
 
     def map(
-        self, body: Callable, rows: Sequence[Handle], count: Number, given: Sequence[tuple], made: Sequence[tuple]
+        self, body: Callable, rows: Sequence[Handle], given: Sequence[tuple], made: Sequence[tuple]
     ) -> list[Handle]:
         """`body` for each row of the tensors, and what it makes as rows again.
 

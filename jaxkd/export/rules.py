@@ -97,8 +97,10 @@ def rev(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
 
 
 def reduce(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
-    axes = ints(equation.params["axes"])
-    return walk.ops.reduce(equation.primitive.name, walk.whole(inputs[0]), axes, inputs[0].dtype)
+    name, axes = equation.primitive.name, ints(equation.params["axes"])
+    if name in ("reduce_and", "reduce_or") and inputs[0].dtype.kind != "b":
+        raise walk.refusal(f"the operation {name} of integers")
+    return walk.ops.reduce(name, walk.whole(inputs[0]), axes, inputs[0].dtype)
 
 
 def cumsum(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:

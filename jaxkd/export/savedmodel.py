@@ -13,9 +13,9 @@ def write(subject: Subject, file: Path, *, exact: bool = False) -> None:
     """Writes the folder of a SavedModel with one signature, "serving_default"; for `exact` see `tf_ops.TfOps`."""
     import tensorflow as tf
 
-    module: Any = tf.Module()
-    module.detect = function(subject, exact=exact)
-    tf.saved_model.save(module, str(file), signatures={"serving_default": module.detect.get_concrete_function()})
+    traced = function(subject, exact=exact).get_concrete_function()
+    # The signature alone: a function that belongs to what is saved would be traced, and written, a second time.
+    tf.saved_model.save(tf.Module(), str(file), signatures={"serving_default": traced})
 
 
 def function(subject: Subject, *, exact: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """Runs an exported detector on pictures: python detect.py PICTURE... prints what is found as JSON, one line a picture.
 
-It needs NumPy, Pillow and the one runtime of the format: onnxruntime, ai-edge-litert, tensorflow or jax; not jaxkd.
+It needs NumPy, Pillow (10.1 or later) and the one runtime of the format: onnxruntime, ai-edge-litert, tensorflow or
+jax; not jaxkd.
 """
 
 import json
@@ -42,6 +43,22 @@ class Model:
         canvas = np.zeros((tall, wide, 3), np.uint8)
         canvas[: size[0], : size[1]] = resized(picture, *size)
         return canvas, size
+
+
+def read(name):
+    """The picture in a file, uint8 RGB [h w 3], as in training: turned by its EXIF tag, 8 bits of 16, over black."""
+    from PIL import Image, ImageOps
+
+    with Image.open(name) as file:
+        picture = ImageOps.exif_transpose(file)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        grey = np.asarray(picture).astype(float)
+        full = 65535 if picture.mode != "F" else 1 if grey.max() <= 1 else 255
+        return np.repeat(np.rint(grey * (255 / full)).clip(0, 255).astype(np.uint8)[..., None], 3, -1)
+    if picture.has_transparency_data:
+        pixels = np.asarray(picture.convert("RGBA")).astype(np.uint16)
+        return ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
+    return np.asarray(picture.convert("RGB"))
 
 
 def scaled(height, width, scale):
@@ -107,10 +124,6 @@ RUNTIMES: dict[str, Callable] = {"onnx": onnx, "tflite": tflite, "savedmodel": s
 
 
 if __name__ == "__main__":
-    from PIL import Image, ImageOps
-
     model = Model(Path(__file__).resolve().parent)
     for name in sys.argv[1:]:
-        with Image.open(name) as file:
-            picture = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-        print(json.dumps({"picture": name, "found": model(picture)}))
+        print(json.dumps({"picture": name, "found": model(read(name))}))

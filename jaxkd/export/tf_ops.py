@@ -35,21 +35,27 @@ class TfOps:
 
     def __init__(self, *, exact: bool = False) -> None:
         self._exact = exact
+        self._constants: dict[tuple, Any] = {}
 
     def constant(self, value: np.ndarray | np.generic) -> Any:
-        """See `ops.Ops`, as for all that follow."""
-        return tf.constant(np.asarray(value))
+        """A constant of the graph that is being traced, of which a loop has its own; equal ones are one."""
+        value = np.asarray(value)
+        key = (tf.compat.v1.get_default_graph(), value.dtype.str, value.shape, value.tobytes())
+        if key not in self._constants:
+            self._constants[key] = tf.constant(value)
+        return self._constants[key]
 
     def unary(self, name: str, x: Any) -> Any:
+        """See `ops.Ops`, as for all that follow."""
         return UNARY[name](x)
 
     def binary(self, name: str, x: Any, y: Any, dtype: np.dtype) -> Any:
-        """Integers are divided towards zero, which TFLite cannot do; below zero it goes down."""
+        """Division is towards zero, which TFLite cannot do; below zero it goes down."""
+        if name == "rem" and dtype.kind == "f":
+            return tf.math.floormod(tf.abs(x), tf.abs(y)) * tf.sign(x)
         if name in ("div", "rem") and dtype.kind != "f":
             quotient = tf.math.floordiv(tf.abs(x), tf.abs(y)) * tf.sign(x) * tf.sign(y)
             return quotient if name == "div" else x - quotient * y
-        if name == "rem":
-            raise NotImplementedError("a remainder of fractions")
         return tf.divide(x, y) if name == "div" else BINARY[name](x, y)
 
     def where(self, condition: Any, x: Any, y: Any, dtype: np.dtype) -> Any:
@@ -99,11 +105,11 @@ class TfOps:
             x = tf.pad(x, [(0, 0), *padding, (0, 0)])
         strides = [1, *strides, 1]
         if groups == 1:
-            return tf.nn.conv2d(x, kernel, strides, "VALID")
+            return tf.nn.conv2d(x, self.constant(kernel), strides, "VALID")
         if kernel.shape[2] == 1 and kernel.shape[3] == groups:
-            return tf.nn.depthwise_conv2d(x, kernel.transpose(0, 1, 3, 2), strides, "VALID")
+            return tf.nn.depthwise_conv2d(x, self.constant(kernel.transpose(0, 1, 3, 2)), strides, "VALID")
         parts = zip(tf.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
-        return tf.concat([tf.nn.conv2d(part, own, strides, "VALID") for part, own in parts], -1)
+        return tf.concat([tf.nn.conv2d(part, self.constant(own), strides, "VALID") for part, own in parts], -1)
 
     def take(self, x: Any, index: Any) -> Any:
         if self._exact and x.dtype == tf.float32:
@@ -136,9 +142,7 @@ class TfOps:
             )
         )
 
-    def map(
-        self, body: Callable, rows: Sequence[Any], count: Number, given: Sequence[tuple], made: Sequence[tuple]
-    ) -> list[Any]:
+    def map(self, body: Callable, rows: Sequence[Any], given: Sequence[tuple], made: Sequence[tuple]) -> list[Any]:
         signature = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in made)
         found = tf.map_fn(
             lambda row: tuple(body(list(row))), tuple(rows), fn_output_signature=signature, parallel_iterations=1

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxkd.errors import ConfigError
 from jaxkd.export import savedmodel
 from jaxkd.export.base import Subject
 from jaxkd.silence import silent_stderr
@@ -27,15 +26,12 @@ def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarra
       file: where.
       calibration: pairs of one picture on its canvas [1 H W 3] and its size [1 2], after which ranges are set.
 
-    Raises ConfigError where TensorFlow cannot convert the detector.
+    Raises whatever TensorFlow raises where it cannot convert the detector; `folder.write` makes one sentence of it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        savedmodel.write(subject, Path(folder) / "model", exact=bool(calibration))
-        try:
-            with silent_stderr():
-                content = _converted(str(Path(folder) / "model"), calibration)
-        except Exception as error:  # of many kinds, each with pages of text
-            raise ConfigError(f"TensorFlow could not convert this detector: {str(error).splitlines()[0]}") from error
+        savedmodel.write(subject, Path(folder) / savedmodel.FILE, exact=bool(calibration))
+        with silent_stderr():
+            content = _converted(str(Path(folder) / savedmodel.FILE), calibration)
     file.write_bytes(content)
 
 

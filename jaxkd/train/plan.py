@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from jaxkd import config as configs
-from jaxkd.errors import JaxkdError
+from jaxkd.errors import JaxkdError, first_line
 from jaxkd.train import chips, collectives, preflight, topology
 
 LONGEST = 3600.0  # seconds
@@ -131,8 +131,7 @@ def _compile(task: Task, theirs: Connection) -> None:
     except JaxkdError as error:
         theirs.send(error)
     except Exception as error:  # whatever a compiler says of its own faults
-        said = str(error).strip().splitlines() or [repr(error)]
-        theirs.send(JaxkdError(f"Compiling for {task.step.topology} failed: {said[0]}"))
+        theirs.send(JaxkdError(f"Compiling for {task.step.topology} failed: {first_line(error)}."))
 
 
 def _end_with_parent(folder: str) -> None:

@@ -1,5 +1,6 @@
 """What a step needs, from its compiled program: memory, operations, collectives, and the batch that fits a chip."""
 
+import dataclasses
 import functools
 import re
 import time
@@ -156,6 +157,8 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
     Raises ConfigError where the teacher is not there or not needed, and what the parts of the recipe raise.
     """
     config: loop.Config = configs.build(recipe.train)
+    if config.accumulate < 1:
+        raise ConfigError(f"train.accumulate must be at least 1, not {config.accumulate}.")
     names, pictures, said = _classes(recipe, classes)
     student = build.detector(recipe.student, names)
     teaching, who = _teacher(recipe, teacher, names)
@@ -184,15 +187,16 @@ def run(
 
     Raises ConfigError where the batch does not divide over the devices, and what the planner raises.
     """
-    pictures = _share(batch or subject.batch, devices)
+    parts = subject.pair.accumulate
+    pictures = _share(batch or subject.batch, devices, parts=parts)
     buckets, skipped = areas(subject.feeding)
     probes = [probe(subject, devices, chip, bucket=bucket, pictures=pictures) for bucket in buckets]
     plans, largest, beside = [], None, None
     if search and planner:
-        largest, beside, plans = largest_planned(planner, probes[0])
+        largest, beside, plans = largest_planned(planner, probes[0], parts=parts)
     elif search:
         largest, more = largest_fitting(
-            lambda number: probe(subject, devices, chip, bucket=buckets[0], pictures=number), probes[0]
+            lambda number: probe(subject, devices, chip, bucket=buckets[0], pictures=number), probes[0], parts=parts
         )
         probes += more
     return Preflight(devices.size, chip, tuple(probes), tuple(plans), largest, beside, skipped)
@@ -203,26 +207,29 @@ def outline(subject: Subject, devices: Mesh, chip: Chip, *, planner: Planner, ba
 
     Raises ConfigError where the batch does not divide over the devices, and what the planner raises.
     """
-    pictures = _share(batch or subject.batch, devices)
+    pictures = _share(batch or subject.batch, devices, parts=subject.pair.accumulate)
     buckets, skipped = areas(subject.feeding)
     plans = [planner(bucket=bucket, pictures=pictures) for bucket in buckets]
     return Preflight(devices.size, chip, (), tuple(plans), None, None, skipped)
 
 
-def largest_planned(planner: Planner, whole: Probe) -> tuple[int, int, list[Plan]]:
+def largest_planned(planner: Planner, whole: Probe, *, parts: int = 1) -> tuple[int, int, list[Plan]]:
     """The largest number of pictures a chip that fits, the bytes that `whole` needs beside its plan, and all plans.
 
     A number fits where the compiler goes on to write its code, and where its plan with these bytes, of which there are
-    much the same for all numbers, stays within the memory that the compiler has. They are 0 where `whole` has no code.
+    much the same for all numbers, stays within the memory that the compiler has. They are 0 where `whole` has no
+    program; one that was compiled and does not fit has them. For `parts` see `largest_fitting`.
     """
     first = planner(bucket=whole.bucket, pictures=whole.pictures)
-    beside = max(whole.needed - first.needed, 0) if whole.fits else 0
+    beside = max(whole.needed - first.needed, 0) if whole.program else 0
     sized = functools.partial(planner, bucket=whole.bucket)
-    largest, more = largest_fitting(lambda number: sized(pictures=number), first, beside=beside)
+    largest, more = largest_fitting(lambda number: sized(pictures=number), first, beside=beside, parts=parts)
     return largest, beside, [first, *more]
 
 
-def largest_fitting(sized: Callable[[int], Size], first: Size, *, beside: int = 0) -> tuple[int, list[Size]]:
+def largest_fitting(
+    sized: Callable[[int], Size], first: Size, *, beside: int = 0, parts: int = 1
+) -> tuple[int, list[Size]]:
     """The largest number of pictures a chip that fits, 0 for none, and the sizes looked at beside the first.
 
     A compiler refuses what does not fit long before it has written the code of what does, and says how much was
@@ -234,16 +241,20 @@ def largest_fitting(sized: Callable[[int], Size], first: Size, *, beside: int = 
       sized: compiles or plans for a number of pictures.
       first: a size that is known.
       beside: bytes that all sizes need beside theirs.
+      parts: every number is a multiple of it, as that of `first` is.
     """
     known = {first.pictures: first}
+    most = MOST // parts * parts
     while True:
         limit = min(size.limit for size in known.values()) - beside
         fitting = {n for n, size in known.items() if size.fits and size.needed <= limit}
-        low, high = max(fitting, default=0), min(known.keys() - fitting, default=MOST + 1)
+        low, high = max(fitting, default=0), min(known.keys() - fitting, default=most + parts)
         refused = any(not size.fits for size in known.values())  # which alone says what a compiler can use of the limit
-        if high - low <= 1 and (refused or high > MOST):
+        if high - low <= parts and (refused or high > most):
             return low, [size for n, size in known.items() if n != first.pictures]
-        guess = _guess(list(known.values()), limit, low=low, high=high) if high - low > 1 else 2 * max(known)
+        guess = 2 * max(known)
+        if high - low > parts:
+            guess = _guess(list(known.values()), limit, low=low, high=high, parts=parts)
         known[guess] = sized(guess)
 
 
@@ -325,27 +336,31 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
     if given and not isinstance(given, str):
         detector = build.detector(given, classes)
         params = jax.eval_shape(detector.init, jax.random.key(0))
-        return build.Loaded(detector, params, given, {}, {}), "The teacher has the shape of a recipe's student."
+        found = build.Loaded(detector, params, given, {}, {})
+        return prepare.beside(found, recipe.student), "The teacher has the shape of a recipe's student."
     name = given or recipe.teacher
     place = configs.asset_path(name)
     folder = place / prepare.STUDENT if (place / prepare.RECIPE).is_file() else place
     if name and build.file_of(folder, build.ABOUT).is_file():
-        return build.described(folder), f"The teacher is described in {folder / build.ABOUT}."
+        found = prepare.beside(build.described(folder), recipe.student)
+        return found, f"The teacher is described in {folder / build.ABOUT}."
     if name and place.is_file():
         found = prepare.load_detector(name)
-        params = jax.eval_shape(lambda: found.params)
-        return build.Loaded(found.detector, params, found.config, {}, {}), f"The teacher is in {name}."
+        found = dataclasses.replace(found, params=jax.eval_shape(lambda: found.params))
+        return prepare.beside(found, recipe.student), f"The teacher is in {name}."
     raise ConfigError(
         f"The teacher {name or 'of the recipe'} is not here; give --teacher=RECIPE, such as coco:faster_rcnn-r101, for "
         "one whose student has its shape, or --teacher=FOLDER with its detector.json."
     )
 
 
-def _share(batch: int, devices: Mesh) -> int:
-    """Pictures a device of a batch."""
-    if batch < 1 or batch % devices.size:
-        near = max(round(batch / devices.size), 1) * devices.size
-        raise ConfigError(f"A batch of {batch} does not divide over {devices.size} devices; give --batch={near}.")
+def _share(batch: int, devices: Mesh, *, parts: int) -> int:
+    """Pictures a device of a batch, which it looks at in so many parts."""
+    least = devices.size * parts
+    if batch < 1 or batch % least:
+        near = max(round(batch / least), 1) * least
+        said = f" in {parts} parts (train.accumulate)" if parts > 1 else ""
+        raise ConfigError(f"A batch of {batch} does not divide over {devices.size} devices{said}; give --batch={near}.")
     return batch // devices.size
 
 
@@ -379,19 +394,19 @@ def _used(message: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _guess(sizes: Sequence[Probe | Plan], limit: int, *, low: int, high: int) -> int:
-    """The number to try next, of those between `low`, which fits, and `high`, which does not."""
+def _guess(sizes: Sequence[Probe | Plan], limit: int, *, low: int, high: int, parts: int) -> int:
+    """The number to try next, a multiple of `parts` between `low`, which fits, and `high`, which does not."""
     near = sorted((size for size in sizes if size.needed), key=lambda size: abs(size.needed - limit))[:2]
     slope = 0.0
     if len(near) == 2:
         slope = (near[0].needed - near[1].needed) / (near[0].pictures - near[1].pictures)
     if slope > 0:
-        guess = int(near[0].pictures + (limit - near[0].needed) // slope)
-        guess += 1 if guess + 1 < high else 0
+        guess = int(near[0].pictures + (limit - near[0].needed) // slope) // parts * parts
+        guess += parts if guess + parts < high else 0
     elif len(near) == 1:
         guess = int(limit * near[0].pictures / near[0].needed) * (2 if low else 1)
     else:
         guess = 0
     if high <= MOST and (not guess or len(sizes) > 4):  # memory that a compiler saves near the limit follows no line
         guess = (low + high) // 2
-    return min(max(guess or 2 * low, low + 1), high - 1)
+    return min(max((guess or 2 * low) // parts * parts, low + parts), high - parts)

@@ -90,7 +90,7 @@ def load_source(config: configs.Recipe) -> Source:
 def load_teacher(recipe: configs.Recipe) -> build.Loaded | None:
     """The recipe's teacher, from a folder or a published file, with every leaf matched; None where nothing is taught.
 
-    It computes in the dtype of its student, where both have one, whatever it was trained in.
+    It computes as `beside` its student.
 
     Raises ConfigError where methods lack a teacher, WeightsError where its weights do not fit.
     """
@@ -98,9 +98,13 @@ def load_teacher(recipe: configs.Recipe) -> build.Loaded | None:
         return None
     if not recipe.teacher:
         raise ConfigError("The recipe lists distillation methods and no teacher; set config.teacher to its folder.")
-    teacher = load_detector(recipe.teacher)
-    if "dtype" in recipe.student and "dtype" in teacher.config:
-        return build.recast(teacher, dtype=recipe.student.dtype)
+    return beside(load_detector(recipe.teacher), recipe.student)
+
+
+def beside(teacher: build.Loaded, student: configs.Recipe) -> build.Loaded:
+    """The teacher as it computes beside a student: in its dtype, where both have one, whatever it was trained in."""
+    if "dtype" in student and "dtype" in teacher.config:
+        return build.recast(teacher, dtype=student.dtype)
     return teacher
 
 
@@ -137,10 +141,12 @@ def shared_classes(teacher: tuple[str, ...], student: tuple[str, ...]) -> tuple[
     return found, f"{said}; it says nothing about {', '.join(lacking)}." if lacking else f"{said}, in another order."
 
 
-def check_classes(given: tuple[str, ...], wanted: tuple[str, ...], *, whose: str = "the training data") -> None:
-    """Raises ConfigError where the validation data's class list differs from the wanted one in names or order."""
+def check_classes(
+    given: tuple[str, ...], wanted: tuple[str, ...], *, whose: str = "the training data", split: str = "validation"
+) -> None:
+    """Raises ConfigError where the class list of a split's data differs from the wanted one in names or order."""
     if given == wanted:
         return
     lacking, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     detail = f"it lacks {lacking} and adds {extra}" if lacking or extra else "the order differs"
-    raise ConfigError(f"The classes of the validation data are not those of {whose}: {detail}.")
+    raise ConfigError(f"The classes of the {split} data are not those of {whose}: {detail}.")

@@ -10,7 +10,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from jaxkd.errors import ConfigError
+from jaxkd.errors import ConfigError, first_line
 from jaxkd.silence import silent_stderr
 from jaxkd.train import mesh
 
@@ -49,7 +49,7 @@ def mesh_of(topology: str, *, devices: int = 0) -> Mesh:
     except jax.errors.JaxRuntimeError as error:
         if "INVALID_ARGUMENT" in str(error):
             raise _unknown(topology) from error
-        raise ConfigError(f"libtpu gives no topology {topology}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"libtpu gives no topology {topology}: {first_line(error)}.") from error
     return mesh.mesh_over(found.devices)
 
 

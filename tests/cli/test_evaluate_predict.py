@@ -40,9 +40,9 @@ def test_evaluate_prints_and_writes_the_scores(run):
 
 def test_evaluate_agrees_with_the_run(run):
     conftest.call("evaluate", f"--workdir={run}")
-    scores = json.loads((run / "evaluation.json").read_text())["scores"]
-    trained = json.loads((run / "student" / "detector.json").read_text())["scores"]
-    assert scores == pytest.approx(trained, abs=1e-6, nan_ok=True)
+    scores = json.loads((run / "evaluation.json").read_text(), parse_constant=pytest.fail)["scores"]
+    scores = {name: float("nan") if value is None else value for name, value in scores.items()}
+    assert scores == pytest.approx(conftest.scores_in(run / "student"), abs=1e-6, nan_ok=True)
 
 
 def test_evaluate_on_the_folders_of_voc_adds_their_numbers(project, run):
@@ -88,8 +88,16 @@ def test_evaluate_of_weights_alone_wants_their_data(runs, run, tmp_path, refused
     config = f"--config={runs.project.recipe}"
     assert evaluated(f"--workdir={alone}", config) == evaluated(f"--workdir={run}")
     assert conftest.listing(alone) == before
-    evaluated(f"--workdir={alone}", config, f"--out={tmp_path / 'scores.json'}")
-    assert (tmp_path / "scores.json").read_text() == (run / "evaluation.json").read_text()
+    evaluated(f"--workdir={alone}", config, f"--out={tmp_path / 'new' / 'scores.json'}")
+    assert (tmp_path / "new" / "scores.json").read_text() == (run / "evaluation.json").read_text()
+
+
+def test_evaluate_into_what_cannot_be_written(run, tmp_path, refused):
+    (tmp_path / "file").write_text("here first")
+    for out in (tmp_path, tmp_path / "file" / "scores.json"):
+        outcome = conftest.call("evaluate", f"--workdir={run}", f"--out={out}")
+        refused(outcome, 74, out if out.is_dir() else out.parent, command="evaluate")
+        assert outcome.out == ""  # it was found before the work
 
 
 def test_evaluate_of_a_run_on_another_recipes_data(runs, run, monkeypatch):
@@ -191,10 +199,16 @@ def test_predict_that_is_stopped_keeps_what_it_found(runs, run, tmp_path, monkey
 
     monkeypatch.setattr(progress.Steps, "advance", stop)
     pictures = [picture(runs, number) for number in range(1, 11)]
-    outcome = conftest.call("predict", f"--workdir={run}", *pictures, f"--out={tmp_path / 'out'}")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "predictions.json").write_text("an earlier one")
+    outcome = conftest.call("predict", f"--workdir={run}", *pictures, f"--out={out}")
     assert outcome.code == 130
-    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    found = json.loads((out / "predictions.part").read_text())
     assert 2 <= len(found["images"]) < 10
+    said = f"What was found in {len(found['images'])} pictures until then is in {out / 'predictions.part'}.\n"
+    assert outcome.err.startswith(said) and outcome.err.count("\n") == 2
+    assert (out / "predictions.json").read_text() == "an earlier one"
 
 
 def test_predict_names_the_broken_picture_and_looks_at_the_others(runs, run, tmp_path):

@@ -1,13 +1,15 @@
 """`jaxkd export`: a folder that is whole or not there, and what is refused."""
 
+import functools
 import json
+import os
 import shutil
 from pathlib import Path
 
 import conftest
 import pytest
 
-from jaxkd.export import onnx, standalone
+from jaxkd.export import folder, onnx, standalone
 
 
 @pytest.fixture
@@ -27,8 +29,17 @@ def test_a_file_is_scored_and_described(run, tmp_path):
     assert about["checked"]["pictures"] == 2
     assert about["checked"]["lost"] == 0
     assert "Largest difference of a box" in outcome.out
-    again = conftest.call("export", f"--workdir={run}/student", "--format=stablehlo", f"--out={out}", "--check=0")
+    assert "detector at 64x96" in outcome.out and "buckets" not in outcome.out
+    link, detector = tmp_path / "link", run / "student" / "detector.json"
+    link.symlink_to(out)
+    (out / "__pycache__").mkdir()
+    about = json.loads(detector.read_text())
+    about["sizes"]["buckets"].append([96, 64])
+    detector.write_text(json.dumps(about))
+    again = conftest.call("export", f"--workdir={run}/student", "--format=stablehlo", f"--out={link}", "--check=0")
     assert (again.code, again.err) == (0, "")
+    assert link.is_symlink()
+    assert "Its canvas is 64x96, the first of the detector's 2 buckets;" in again.out
     assert sorted(file.name for file in out.iterdir()) == ["detect.py", "model.json", "model.stablehlo"]
     assert "checked" not in json.loads((out / "model.json").read_text())
 
@@ -44,13 +55,18 @@ def test_a_file_is_scored_and_described(run, tmp_path):
         (["--format=onnx", "--int8"], "int8 is for --format=tflite"),
         (["--format=onnx", "--size=12"], "--size=12 is no size"),
         (["--format=onnx", "--size=0x64"], "must be at least 1x1"),
+        (["--format=onnx", "--size=64x99999999"], "A size of 64x99999999 is too large"),
+        (["--format=onnx", "--out="], "--out is empty"),
+        (["--format=onnx", "--out=."], "The folder . is no earlier export and holds: "),
         (["--format=onnx", "--workdir=nowhere"], "nowhere"),
     ],
 )
 def test_refusals(run, tmp_path, arguments, said):
     if not any(argument.startswith("--workdir") for argument in arguments):
         arguments = [f"--workdir={run}", *arguments]
-    outcome = conftest.call("export", *arguments, f"--out={tmp_path / 'out'}")
+    if not any(argument.startswith("--out") for argument in arguments):
+        arguments = [f"--out={tmp_path / 'out'}", *arguments]
+    outcome = conftest.call("export", *arguments)
     assert outcome.code in (64, 66)
     assert said in outcome.err
     assert outcome.err.count("\n") == 1
@@ -58,14 +74,84 @@ def test_refusals(run, tmp_path, arguments, said):
     assert not (tmp_path / "out.part").exists()
 
 
-def test_a_folder_of_other_things_is_left_alone(run, tmp_path):
+def exported(place, kind, text):
+    """As if an export were written."""
+    file = folder.module_of(kind).FILE
+    (place / file).write_text(text)
+    (place / "detect.py").write_text(text)
+    folder.note(place, {"format": kind, "file": file, "jaxkd": text})
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"letter.txt": "keep me"}, "is no earlier export and holds: letter.txt;"),
+        ({"model.json": '{"format": "onnx", "file": "model.onnx"}'}, "is no earlier export and holds: model.json;"),
+        ({"model.onnx": "mine", "model.json": "[1"}, "is no earlier export and holds: model.json, model.onnx;"),
+        ({"letter.txt": "keep me", "model": "mine", "": "onnx"}, "more than an earlier export: letter.txt, model;"),
+        ({".part/letter.txt": "keep me", "": "onnx"}, "part is in the way"),
+    ],
+)
+def test_a_folder_of_other_things_is_left_alone(run, tmp_path, files, said):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "letter.txt").write_text("keep me")
+    (out / ".part").mkdir(parents=True)
+    if kind := files.pop("", ""):
+        exported(out, kind, "earlier")
+    for name, text in files.items():
+        (out / name).write_text(text)
+    before = conftest.listing(out)
     outcome = conftest.call("export", f"--workdir={run}", "--format=onnx", f"--out={out}")
-    assert outcome.code == 64
-    assert "no earlier export" in outcome.err
-    assert (out / "letter.txt").read_text() == "keep me"
+    assert (outcome.code, conftest.listing(out)) == (64, before)
+    assert said in outcome.err
+
+
+def test_an_export_takes_the_place_of_another_or_leaves_it(tmp_path, monkeypatch):
+    out, calls, replace = tmp_path / "out", [], os.replace
+
+    def failing(old, new, *, last):
+        calls.append(old)
+        if len(calls) == last:
+            raise OSError("no more")
+        replace(old, new)
+
+    with folder.renewed(out) as part:
+        exported(part, "stablehlo", "first")
+    before = conftest.listing(out)
+    for last in range(1, 7):
+        calls.clear()
+        monkeypatch.setattr(os, "replace", functools.partial(failing, last=last))
+        with pytest.raises(OSError, match="no more"), folder.renewed(out) as part:
+            exported(part, "onnx", "second")
+        assert conftest.listing(out) == before
+    monkeypatch.undo()
+    with folder.renewed(out) as part:
+        exported(part, "onnx", "second")
+    assert set(conftest.listing(out)) == {"detect.py", "model.json", "model.onnx"}
+    with pytest.raises(ZeroDivisionError), folder.renewed(tmp_path / "new") as part:
+        _ = 1 / 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_data_that_cannot_score_is_refused_before_anything_is_written(run, tmp_path):
+    recipe = json.loads((run / "config.json").read_text())
+    truth = json.loads(Path(recipe["data"]["val"]["annotations"]).read_text())
+    renamed = [category | {"name": category["name"].upper()} for category in truth["categories"]]
+    cases = (
+        ("val", truth | {"annotations": []}, [], "There is no object on the first 2 validation pictures"),
+        ("val", truth | {"categories": renamed}, [], "the validation data are not those of the detector"),
+        ("val", None, [], "--check=0 to leave the file unscored"),
+        ("train", truth | {"categories": renamed}, ["--int8"], "the training data are not those of the detector"),
+    )
+    for split, content, flags, said in cases:
+        file = tmp_path / "changed.json"
+        file.write_text(json.dumps(content)) if content else file.unlink()
+        changed = recipe["data"] | {split: recipe["data"][split] | {"annotations": str(file)}}
+        (run / "config.json").write_text(json.dumps(recipe | {"data": changed}))
+        kind = "tflite" if flags else "onnx"
+        outcome = conftest.call("export", f"--workdir={run}", f"--format={kind}", *flags, f"--out={tmp_path / 'out'}")
+        assert outcome.code in (64, 65)
+        assert said in outcome.err
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_scores_otherwise_is_not_kept(run, tmp_path, monkeypatch):

@@ -10,8 +10,11 @@ import subprocess
 import sys
 
 import conftest
+import jax
 import pytest
 
+from jaxkd.cli import preflight as command
+from jaxkd.config import load_recipe
 from jaxkd.train import chips, collectives, mesh, plan, preflight, topology
 
 
@@ -71,7 +74,6 @@ def planned(asked, monkeypatch):
     monkeypatch.setattr(topology, "mesh_of", lambda name, *, devices: mesh.make_mesh(2))
     monkeypatch.setattr(chips, "chip_of", lambda device, *, sharing: chip)
     monkeypatch.setattr(plan, "plan", made)
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     return steps
 
 
@@ -89,10 +91,14 @@ def test_the_plan_alone(project, planned, refused, tmp_path):
     (step,) = planned
     assert (step.topology, step.classes, step.teacher) == ("v0:1x2", 80, "")
     assert step.recipe.train.batch == 4
+    assert jax.config.jax_platforms == "cpu"  # so accelerators that are here are left alone
     outcome = check(project, "--topology=v0:1x2", "--plan", "--batch=80")
     refused(outcome, 71, "A step with 40 pictures a chip needs", "leave out --plan to find", command="preflight")
     assert "does not fit" in outcome.out
     refused(check(project, "--plan"), 64, "--plan is of a slice of TPUs; give one", command="preflight")
+    refused(check(project, "--out=nowhere/record.json"), 74, "--out=nowhere/record.json", command="preflight")
+    silent = preflight.Plan((8, 8), 2, 0, 2**30, False, 1.0, {}, 0)  # a compiler that does not say how much
+    assert command._memory(silent) == "more than 1.00 GiB"
 
 
 def test_how_the_largest_batch_was_looked_for_is_said(project, planned):
@@ -116,6 +122,13 @@ def test_a_teacher_that_is_not_there(project, refused):
         command="preflight",
     )
     refused(check(project, "--teacher=bccd"), 64, "no use for --teacher", command="preflight")
+    for name in ("bccd", "other"):
+        (project.folder / name).mkdir()
+    with contextlib.chdir(project.folder):
+        assert command._teacher("bccd") == load_recipe("bccd").student  # a folder of that name holds no weights
+    refused(
+        check(project, "--teacher=other", arg="taught"), 64, "holds no detector.json, and is no", command="preflight"
+    )
 
 
 def test_a_teacher_without_weights_serves(runs, project, tmp_path):
@@ -138,12 +151,12 @@ def test_topologies_that_are_none(project, refused, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, the extra 'tpu', is not installed")
 def test_a_slice_of_tpus_that_is_not_here(project, tmp_path):
     out = tmp_path / "record.json"
-    command = [sys.executable, "-m", "jaxkd.cli.main", "preflight", f"--config={project.recipe}", "--nosearch"]
+    start = [sys.executable, "-m", "jaxkd.cli.main", "preflight", f"--config={project.recipe}", "--nosearch"]
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
 
     def run(*flags):
         return subprocess.run(
-            [*command, *flags], cwd=project.folder, env=environment, capture_output=True, text=True, timeout=900
+            [*start, *flags], cwd=project.folder, env=environment, capture_output=True, text=True, timeout=900
         )
 
     done = run("--topology=v5e:2x2", f"--out={out}")

@@ -1,8 +1,6 @@
 """Every format, beside the detector that it was written from: one picture and five through the same file."""
 
-import importlib
 import json
-import shutil
 import subprocess
 import sys
 
@@ -12,10 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from export_scene import pictures
+from PIL import ExifTags, Image
 
 from jaxkd import config as configs
+from jaxkd.data import pictures as picture_files
 from jaxkd.errors import ConfigError
-from jaxkd.export import base, check, standalone, tflite
+from jaxkd.export import base, check, folder, standalone
+from jaxkd.export import onnx as onnx_format
 from jaxkd.train import build, prepare
 
 FORMATS = ("stablehlo", "onnx", "tflite", "savedmodel")
@@ -28,13 +29,9 @@ def written(subjects, tmp_path_factory):
 
     def write(kind, name):
         if (kind, name) not in made:
-            folder = tmp_path_factory.mktemp(f"{kind}-{name}")
-            module = importlib.import_module(f"jaxkd.export.{kind}")
-            module.write(subjects[name], folder / module.FILE)
-            about = base.describe(subjects[name], kind=kind, file=module.FILE)
-            (folder / base.ABOUT).write_text(json.dumps(about))
-            shutil.copy(standalone.__file__, folder / base.SCRIPT)
-            made[kind, name] = folder
+            place = tmp_path_factory.mktemp(f"{kind}-{name}")
+            folder.write(subjects[name], kind, place)
+            made[kind, name] = place
         return made[kind, name]
 
     return write
@@ -60,6 +57,8 @@ def test_a_file_finds_what_its_detector_finds(kind, name, subjects, written):
         assert (expected["count"] > 5).all()
         assert set(found) == set(base.OUTPUTS)
         np.testing.assert_array_equal(found["count"], expected["count"])
+        beyond = np.arange(found["labels"].shape[1]) >= found["count"][:, None]
+        assert not any(found[name][beyond].any() for name in ("boxes", "scores", "labels"))
         for place in range(count):
             rows = [{key: value[place : place + 1] for key, value in each.items()} for each in (expected, found)]
             box, score, lost = check.differences(*rows)
@@ -76,13 +75,13 @@ def test_onnx_holds_the_standards_suppression_and_depthwise_convolutions(name, s
 
 @pytest.mark.parametrize("kind", ["stablehlo", "onnx", "tflite"])
 def test_a_fresh_process_without_jaxkd_runs_the_script(kind, subjects, written, tmp_path):
-    folder, (height, width) = written(kind, "faster_rcnn"), subjects["faster_rcnn"].size
+    place, (height, width) = written(kind, "faster_rcnn"), subjects["faster_rcnn"].size
     picture = np.random.default_rng(0).integers(0, 255, (2 * height - 7, 2 * width, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "one.png"), picture[..., ::-1])
     program = (
         "import sys, runpy; sys.modules['jaxkd'] = None; "
         f"sys.argv = ['detect.py', {str(tmp_path / 'one.png')!r}]; "
-        f"runpy.run_path({str(folder / 'detect.py')!r}, run_name='__main__')"
+        f"runpy.run_path({str(place / 'detect.py')!r}, run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     (line,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -111,9 +110,7 @@ def test_int8_finds_blood_cells(tmp_path):
     recipe = configs.load_recipe("bccd_teacher")
     subject = base.subject(build.load("assets:bccd_teacher"))
     pairs = check.calibration(subject, prepare.load_source(recipe.data.train), limit=12)
-    tflite.write(subject, tmp_path / tflite.FILE, calibration=pairs)
-    about = base.describe(subject, kind="tflite", file=tflite.FILE)
-    (tmp_path / base.ABOUT).write_text(json.dumps(about))
+    folder.write(subject, "tflite", tmp_path, calibration=pairs)
     found = check.check(subject, tmp_path, prepare.load_source(recipe.data.val), limit=20)
     floats = 4e-6 * sum(leaf.size for leaf in jax.tree.leaves(subject.loaded.params))
     assert found.megabytes < 0.4 * floats
@@ -133,11 +130,37 @@ def test_differences_by_hand():
     assert check.differences(one, moved) == (0.25, 0.125, 0)
     assert check.differences(one, one | {"labels": np.array([[0, 0, 0]], np.int32)}) == (0.0, 0.0, 2)
     assert check.differences(one, one | {"count": np.array([0], np.int32)}) == (0.0, 0.0, 2)
+    twice = {key: value[:, [0, 0]] for key, value in one.items() if key != "count"} | {"count": one["count"]}
+    once = one | {"count": np.array([1], np.int32)}
+    assert check.differences(twice, once) == check.differences(once, twice) == (0.0, 0.0, 1)
+    assert check.differences(one, one | {"boxes": np.full_like(one["boxes"], np.nan)}) == (0.0, 0.0, 4)
 
 
 def test_a_missing_runtime_names_its_line():
     with pytest.raises(ConfigError, match=r"pip install 'jaxkd\[onnx\]'"):
         base.require("onnx", extra="onnx", modules=("json", "no_such_runtime"))
+
+
+def test_whatever_a_converter_raises_is_one_line(subjects, tmp_path, monkeypatch):
+    for error, said in ((MemoryError(), "MemoryError"), (NotImplementedError("a fault.\nIn pages."), "a fault")):
+        monkeypatch.setattr(onnx_format, "write", lambda *args, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(ConfigError, match=f"cannot be converted to onnx: {said}[.]$"):
+            folder.write(subjects["retinanet"], "onnx", tmp_path)
+
+
+def test_the_script_reads_pictures_as_training_does(tmp_path):
+    rng = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    files = {
+        "deep.png": (Image.fromarray(rng.integers(0, 65535, (5, 8)).astype(np.uint16)), {"exif": turned}),
+        "clear.png": (Image.fromarray(rng.integers(0, 255, (5, 8, 4)).astype(np.uint8)), {}),
+        "marked.gif": (Image.fromarray(rng.integers(0, 255, (5, 8)).astype(np.uint8)), {"transparency": 3}),
+        "plain.jpg": (Image.fromarray(rng.integers(0, 255, (5, 8, 3)).astype(np.uint8)), {"exif": turned}),
+    }
+    for name, (picture, options) in files.items():
+        picture.save(tmp_path / name, **options)
+        np.testing.assert_array_equal(standalone.read(tmp_path / name), picture_files.read(tmp_path / name))
 
 
 def test_the_size_has_to_be_known(subjects):
@@ -146,3 +169,5 @@ def test_the_size_has_to_be_known(subjects):
     with pytest.raises(ConfigError, match="--size=HEIGHTxWIDTH"):
         base.subject(bare)
     assert base.subject(bare, size=(32, 64)).size == (32, 64)
+    with pytest.raises(ConfigError, match="too large"):
+        base.subject(bare, size=(64, 20000))

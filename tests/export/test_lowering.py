@@ -59,6 +59,9 @@ PROGRAMS = {  # x [b 5 4] float32
     "cells": lambda x: jnp.where(x > 0, jnp.exp(-jnp.abs(x)), lax.rsqrt(jnp.square(x) + 1)) + TABLE[0],
     "integers": lambda x: (x * 7).astype(jnp.int32) // 3 - (x * 9).astype(jnp.int32) % 4,
     "truncated": lambda x: lax.div((x * 9).astype(jnp.int32), jnp.int32(-2)) + lax.rem((x * 9).astype(jnp.int32), 4),
+    "remainders": lambda x: lax.rem(x, jnp.float32(0.75)) + lax.rem(jnp.float32(2), x + 9),
+    "rounded": lambda x: jnp.stack([lax.round(jnp.floor(x * 4) / 2), jnp.round(jnp.floor(x * 4) / 2)], 1),
+    "remat": jax.checkpoint(lambda x: jnp.sin(TABLE[0]) * jnp.tanh(x) + 1),
     "truth": lambda x: jnp.where(x[..., :1] > 0, x > 1, ~(x < -1)).any(1) | (x > 0).all(1),
     "shapes": lambda x: jnp.stack([x.swapaxes(1, 2), jnp.ones_like(x).swapaxes(1, 2)], 1).reshape(-1, 40)[:, ::3],
     "padding": lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 1)), constant_values=3.0)[:, ::-1],
@@ -122,6 +125,13 @@ def test_programs(name, told):
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
 
 
+def test_tensorflows_equal_constants_are_one():
+    program = traced(lambda x: jax.nn.relu(x @ TABLE.T) + jnp.tanh(x @ TABLE.T), (5, 4))
+    told = tf.function(lambda x: lower(program, TfOps(), [x], tf.shape(x)[0]), autograph=False)
+    graph = told.get_concrete_function(tf.TensorSpec((None, 5, 4), tf.float32)).graph
+    assert [node.outputs[0].shape for node in graph.get_operations() if node.type == "Const"].count((4, 6)) == 1
+
+
 @pytest.mark.parametrize("told", TOLD)
 def test_suppression_and_pooling(told):
     """Boxes from the input, suppressed class by class, pooled from a map of the input: the two ops that matter."""
@@ -153,6 +163,8 @@ def test_suppression_and_pooling(told):
         (lambda x: jnp.linalg.qr(x)[0], "the operation"),
         (lambda x: lax.scan(lambda c, row: (c + row, c), x[0], x)[1], "hands on"),
         (lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x), "a choice"),
+        (lambda x: x.astype(jnp.int32) & 6, "the operation and of integers"),
+        (lambda x: ~x.astype(jnp.int32), "the operation not of integers"),
     ],
 )
 def test_what_no_format_holds_is_refused(function, what):

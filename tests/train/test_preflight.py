@@ -21,6 +21,7 @@ from jaxkd.errors import ConfigError, JaxkdError
 from jaxkd.train import chips, collectives, mesh, plan, preflight, topology
 from jaxkd.train.step import make_step
 
+PROGRAM = preflight.Program(preflight.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)
 SMALL = chips.Chip("a small chip", 1000, 1e12, 1e9, "made up")
 REPORT = "Memory Space: default (color=0)\nTotal bytes: 700 (700B)\n\nMemory Space: vmem (color=1)\nTotal bytes: 9\n"
 TEXT = "  %fusion.remat.1 = f32[7]{0} fusion(%a)\n  %all-reduce.2 = f32[7]{0} all-reduce(%fusion.remat.1)\n"
@@ -116,6 +117,16 @@ def test_the_bound_is_the_slower_of_the_two(found):
 def test_a_batch_that_does_not_divide_is_refused(subject):
     with pytest.raises(ConfigError, match="batch of 6 does not divide over 4 devices; give --batch=8"):
         preflight.run(subject, mesh.make_mesh(4), SMALL, batch=6)
+    halved = dataclasses.replace(subject, pair=dataclasses.replace(subject.pair, accumulate=2))
+    with pytest.raises(ConfigError, match=r"12 does not divide over 4 devices in 2 parts .*; give --batch=16"):
+        preflight.run(halved, mesh.make_mesh(4), SMALL, batch=12)
+
+
+def test_a_teacher_computes_as_in_training(subject):
+    assert subject.pair.student.config.dtype == "float32"
+    recipe = tiny.run(distill={"mimic": component("distill.mimic")}, teacher="runs/nowhere")
+    looked = preflight.subject(recipe, teacher=tiny.detector(dtype="bfloat16"))
+    assert looked.pair.teacher.config.dtype == "float32"
 
 
 def test_shapes_are_those_of_the_loader():
@@ -145,14 +156,16 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
     ],
 )
 @pytest.mark.parametrize("first", [2, 20])
-def test_few_compiles_find_the_largest_batch(needs, largest, most, first):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_few_compiles_find_the_largest_batch(needs, largest, most, first, parts):
     def compiled(pictures):
         needed = needs(pictures)
         fits = pictures <= 5 if not needed else needed <= SMALL.memory
         return preflight.Probe((8, 8), pictures, int(needed), SMALL.memory, fits, 0.0, None)
 
-    answer, probes = preflight.largest_fitting(compiled, compiled(first))
-    assert answer == largest
+    answer, probes = preflight.largest_fitting(compiled, compiled(first), parts=parts)
+    assert answer == largest // parts * parts
+    assert all(probe.pictures % parts == 0 for probe in probes)
     assert len({probe.pictures for probe in probes}) == len(probes) <= most
 
 
@@ -161,7 +174,7 @@ def test_few_compiles_find_the_largest_batch(needs, largest, most, first):
     [(0, 7), (30, 7), (31, 6), (690, 1), (700, 0)],  # of 900; plans need 100 + 110 n, and whole steps so much more
 )
 def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, largest):
-    whole = preflight.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, None)
+    whole = preflight.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, PROGRAM)
     answer, beside, plans = preflight.largest_planned(planned(lambda n: 100 + 110 * n), whole)
     assert (answer, beside) == (largest, code)
     assert plans[0].pictures == 1
@@ -173,6 +186,8 @@ def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, l
 def test_nothing_is_known_beside_the_plan_of_a_step_that_was_refused():
     whole = preflight.Probe((8, 8), 20, 2300, 900, False, 9.0, None)
     assert preflight.largest_planned(planned(lambda n: 100 + 110 * n), whole)[:2] == (7, 0)
+    too_large = preflight.Probe((8, 8), 7, 1001, SMALL.memory, False, 9.0, PROGRAM)  # but compiled
+    assert preflight.largest_planned(planned(lambda n: 100 + 110 * n), too_large)[:2] == (6, 131)
 
 
 def test_with_a_planner_the_batch_asked_for_alone_is_compiled(subject, found):

@@ -5,9 +5,10 @@ import queue
 import threading
 from collections.abc import Callable
 
-from jaxkd.train.sinks.base import Sink, first_line
+from jaxkd.errors import first_line
+from jaxkd.train.sinks.base import Sink
 
-WAITING = 256  # calls that may wait; a sink that is so far behind is given up
+WAITING = 256  # calls that may wait beside the end; a sink that is so far behind is given up
 PATIENCE = 45.0  # seconds that a sink may take to come to its end
 
 
@@ -19,7 +20,7 @@ class Apart:
 
     def __init__(self, sink: Sink, *, say: Callable[[str], None] = print, patience: float = PATIENCE):
         self.sink, self._say, self._patience = sink, say, patience
-        self._calls: queue.Queue[Callable[[], str | None] | None] = queue.Queue(WAITING)
+        self._calls: queue.SimpleQueue[Callable[[], str | None] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name=sink.name, daemon=True)
         self._thread.start()
@@ -28,17 +29,16 @@ class Apart:
         """Lets the thread make a call of the sink, and say what it returns; nothing once the sink is over."""
         if self._over.is_set():
             return
-        try:
-            self._calls.put_nowait(call)
-        except queue.Full:
+        if self._calls.qsize() >= WAITING:
             self._give_up(f"it is {WAITING} reports behind")
+        else:
+            self._calls.put(call)
 
     def close(self) -> None:
         """Returns when the sink is closed, or has had its time."""
         if self._over.is_set():
             return
-        with contextlib.suppress(queue.Full):
-            self._calls.put_nowait(None)
+        self._calls.put(None)
         self._thread.join(self._patience)
         if self._thread.is_alive():
             self._give_up(f"it did not come to its end in {self._patience:g} s")

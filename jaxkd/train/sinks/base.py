@@ -15,15 +15,15 @@ Row = tuple[int, Mapping[str, float]]  # a step, and numbers by grouped names: "
 
 @runtime_checkable
 class Sink(Protocol):
-    """Shows a run to people; it may raise whatever it likes, see `apart`.
+    """Shows a run to people; its methods may raise whatever they like, see `apart`.
 
-    Its constructor only looks whether its package is there; ConfigError where it is not.
+    Its constructor imports its package and opens nothing; it raises ConfigError where the package is missing.
     """
 
     name: str  # what people call it
 
     def begin(self, start: int, earlier: Sequence[Row]) -> str:
-        """Opens it for a run that goes on after step `start`, and says where to look, in one sentence.
+        """Opens it for a run that goes on after step `start`, and says where to look, in one sentence, or "".
 
         `earlier` is what the record holds up to there, for a sink that does not have it yet.
         """
@@ -42,7 +42,7 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Brings away what is left."""
+        """Brings away what is left; also called after a failure, and once more where it fails itself."""
         ...
 
 
@@ -52,9 +52,3 @@ def package(name: str, *, extra: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(f"--{extra} needs the package {name} ({error}); pip install 'jaxkd[{extra}]'.") from error
-
-
-def first_line(error: Exception) -> str:
-    """What is wrong, as a phrase for one line."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxkd.train.sinks.base import Row, first_line, package
+from jaxkd.errors import first_line
+from jaxkd.train.sinks.base import Row, package
 
 FOLDER, ID = "wandb", "run_id"  # in the workdir: what the package writes there, and our run's name among all runs
 JOINING = 30.0  # seconds to reach the server

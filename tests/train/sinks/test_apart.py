@@ -91,3 +91,16 @@ def test_a_sink_that_falls_far_behind_is_left(monkeypatch):
     thread.close()  # at once: it is over
     assert said == ["Recorder is left out from here on: it is 3 reports behind. Nothing else is lost."]
     assert [call for call, *_ in sink.calls] == ["scalars"]
+
+
+def test_the_end_gets_through_behind_all_that_waits(monkeypatch):
+    monkeypatch.setattr(apart, "WAITING", 3)
+    said, sink, go = [], Recorder(), threading.Event()
+    thread = apart.Apart(sink, say=said.append)
+    for call in (go.wait, *[partial(sink.scalars, step, {}) for step in (1, 2, 3)]):
+        thread.hand(call)
+        time.sleep(0.01)
+    threading.Timer(0.1, go.set).start()
+    thread.close()
+    assert [call for call, *_ in sink.calls] == ["scalars", "scalars", "scalars", "close"]
+    assert not any("left out" in str(line) for line in said)
