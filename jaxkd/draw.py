@@ -13,7 +13,7 @@ COLOURS = ("#e6194b", "#4363d8", "#f5a500", "#3cb44b", "#911eb4", "#00a8b5", "#f
 class Box:
     """What is drawn: corners in pixels, the number of a class, its name, and a score if it was found by a detector.
 
-    A dashed frame stands for a crowd, which is no single object.
+    A dashed frame stands for a crowd, which is no single object, or for one that need not be found.
     """
 
     corners: tuple[float, float, float, float]
@@ -26,7 +26,8 @@ class Box:
 def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, names: bool = True) -> Image.Image:
     """The RGB picture [h w 3] uint8, resized by `scale`, with a frame in the colour of its class around each box."""
     picture = Image.fromarray(image)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BILINEAR)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
     size = max(10, picture.width // 45)
     font = ImageFont.load_default(size)
@@ -59,7 +60,10 @@ def heat_on(image: np.ndarray, cells: np.ndarray, *, stride: float) -> Image.Ima
 
 
 def from_results(results: Sequence[dict], categories: Sequence[dict], *, least: float = 0.5) -> dict[int, list[Box]]:
-    """COCO results, or annotations, as boxes by image id; detections below the score `least` are left out."""
+    """COCO results, or annotations, as boxes by image id; detections below the score `least` are left out.
+
+    The frames of crowds and of ignored objects, such as VOC's difficult ones, are dashed.
+    """
     place = {category["id"]: (index, category["name"]) for index, category in enumerate(categories)}
     out: dict[int, list[Box]] = {}
     for result in results:
@@ -68,7 +72,8 @@ def from_results(results: Sequence[dict], categories: Sequence[dict], *, least: 
             continue
         x, y, w, h = map(float, result["bbox"])  # files often hold whole numbers
         label, name = place[result["category_id"]]
-        out.setdefault(result["image_id"], []).append(Box((x, y, x + w, y + h), label, name, score))
+        dashed = bool(result.get("iscrowd") or result.get("ignore"))
+        out.setdefault(result["image_id"], []).append(Box((x, y, x + w, y + h), label, name, score, dashed))
     return out
 
 

@@ -22,7 +22,7 @@ def define(values: flags.FlagValues) -> None:
         "out", "comparison", "Folder for index.html, comparison.md and comparison.json.", flag_values=values
     )
     flags.DEFINE_bool("teacher", True, "Show the teachers of taught runs too.", flag_values=values)
-    flags.DEFINE_integer("resamples", 1000, "Times that the pictures are drawn.", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("resamples", 1000, "Times that the pictures are drawn.", flag_values=values, lower_bound=100)
     flags.DEFINE_integer("seed", 0, "Decides which pictures are drawn.", flag_values=values, lower_bound=0)
     flags.DEFINE_integer(
         "pictures",
@@ -40,14 +40,16 @@ def run(argv: Sequence[str]) -> int:
     values, places = parse("compare", argv, define, positional="DIR...")
     if len(places) < 2:
         raise ConfigError(f"Name two or more workdirs of runs, or folders of weights: {USAGE}.")
+    from jaxkd.cli.workdir import check_folder
     from jaxkd.comparison import gather, page
 
     options = gather.Options(teacher=values.teacher, resamples=values.resamples, seed=values.seed, batch=values.batch)
-    entries = _open(places)
+    entries, out = _open(places), Path(values.out)
     source = gather.pictures_of(entries)
+    check_folder(out)
     comparison = gather.gather(entries, source, options)
-    page.write(Path(values.out), comparison, source, most=values.pictures)
     _show(comparison)
+    page.write(out, comparison, source, most=values.pictures)
     print(f"{', '.join(page.FILES)} are in {values.out}.")
     return 0
 
@@ -57,24 +59,17 @@ def _open(places: Sequence[str]) -> "list[Entry]":
     from jaxkd.cli.workdir import open_run
     from jaxkd.comparison import gather
     from jaxkd.comparison.records import Entry
-    from jaxkd.train import build, prepare
 
-    entries = []
-    for name, place in zip(gather.names_of(places), places, strict=True):
-        path = configs.asset_path(place)
-        if not path.exists():
-            raise ConfigError(f"There is no {place}; name workdirs of runs, or folders of weights.")
-        if (path / prepare.RECIPE).is_file():
-            found = open_run(str(path))
-            entries.append(Entry(name, str(path), found.student, found.recipe))
-        elif path.is_file() or (path / build.ABOUT).is_file():
-            entries.append(Entry(name, place, prepare.load_detector(place)))
-        else:
-            raise ConfigError(
-                f"{place} is neither the workdir of a run, which holds {prepare.RECIPE}, nor a folder of weights, "
-                f"which holds {build.ABOUT}."
-            )
-    return entries
+    advice, found = "name workdirs of runs, or folders of weights", []
+    for place in places:
+        if not configs.asset_path(place).exists():
+            raise ConfigError(f"There is no {place}; {advice}.")
+        found.append(open_run(place, advice=advice))
+    names = gather.names_of([str(run.folder) for run in found])
+    return [
+        Entry(name, place if run.recipe is None else str(run.folder), run.student, run.recipe)
+        for name, place, run in zip(names, places, found, strict=True)
+    ]
 
 
 def _show(comparison: "Comparison") -> None:

@@ -1,7 +1,5 @@
 """`jaxkd evaluate --workdir=DIR`: scores a run's best student, or weights alone, on a whole validation split."""
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,15 +20,19 @@ def run(argv: Sequence[str]) -> int:
     """Prints the twelve numbers, VOC's where it has a say, and each class; writes them as JSON too."""
     wants_help = "--help" in argv or "-h" in argv
     named, rest = (None, list(argv)) if wants_help else optional_recipe(argv)
-    values, _ = parse("evaluate", rest, define)
+    values, _ = parse("evaluate", rest, define, with_recipe=True)
     from jaxkd import config as configs
-    from jaxkd.cli.workdir import open_run
+    from jaxkd import json_values
+    from jaxkd.cli.workdir import check_file, open_run
     from jaxkd.train import look, mesh, prepare
 
     found = open_run(values.workdir)
     recipe = found.recipe if named is None else named
     if recipe is None:
         raise ConfigError(f"{found.folder} holds weights and no run; name the data to score on with --config=RECIPE.")
+    file = Path(values.out) if values.out else None if found.recipe is None else found.folder / "evaluation.json"
+    if file is not None:
+        check_file(file)
     source, student = prepare.load_source(recipe.data.val), found.student
     prepare.check_classes(source.classes, student.detector.classes, whose="the detector")
     feeding = prepare.own_sizes(student, configs.build(recipe.data.loader))
@@ -43,8 +45,8 @@ def run(argv: Sequence[str]) -> int:
         print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}{more}")
     content = {"data": recipe.data.val.to_dict(), "pictures": evaluation.pictures}
     content |= {"scores": evaluation.summary, "per_class": scores.per_class}
-    content |= {"voc": dataclasses.asdict(voc)} if voc else {}
-    if values.out or found.recipe is not None:
-        file = Path(values.out) if values.out else found.folder / "evaluation.json"
-        file.write_text(json.dumps(content, indent=2, default=list) + "\n")
+    content |= {"voc": voc} if voc else {}
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{json_values.dumps(content, indent=2)}\n", encoding="utf-8")
     return 0

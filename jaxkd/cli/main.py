@@ -22,6 +22,7 @@ COMMANDS = {
     "preflight": "see what a training step needs of a TPU or GPU, before there is one",
 }
 COMPILING = ("quickstart", "train", "evaluate", "predict", "compare", "export", "explain")
+TRAINING = ("quickstart", "train")
 USAGE = 64
 
 
@@ -51,10 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxkd {name}: {error.filename or 'Storage'}: {error.strerror or error}.", file=sys.stderr)
         return StorageError.exit_code
     except KeyboardInterrupt:
-        print(f"jaxkd {name}: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoint" if name in TRAINING else ""
+        print(f"jaxkd {name}: stopped{goes_on}.", file=sys.stderr)
         return 130
     except MemoryError:
-        print(f"jaxkd {name}: out of memory; lower train.batch or the picture size.", file=sys.stderr)
+        advice = "; lower train.batch or the picture size" if name == "train" else ""
+        print(f"jaxkd {name}: out of memory{advice}.", file=sys.stderr)
         return 70
 
 

@@ -1,6 +1,5 @@
 """What the quickstart shows: a table, the same as JSON and Markdown, and pictures side by side."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxkd import __version__, draw
-from jaxkd.comparison import costs
+from jaxkd import __version__, draw, json_values
+from jaxkd.comparison import costs, tables
 from jaxkd.data import loader
 from jaxkd.data.base import Source
 from jaxkd.evaluation import cost
@@ -58,10 +57,10 @@ def costs_of(detectors: Mapping[str, build.Loaded], source: Source, feeding: loa
 def cells(row: Row) -> dict[str, str]:
     """The row as the table shows it."""
     shown = {"detector": row.name}
-    shown |= {name: f"{100 * row.scores.summary[name]:.1f}" for name in ("AP", "AP50", "AP75")}
-    shown |= {f"AP {name}": f"{100 * numbers['AP']:.1f}" for name, numbers in row.scores.per_class.items()}
+    shown |= {name: tables.points(row.scores.summary[name]) for name in ("AP", "AP50", "AP75")}
+    shown |= {f"AP {name}": tables.points(numbers["AP"]) for name, numbers in row.scores.per_class.items()}
     return shown | {
-        "parameters": f"{row.cost.parameters / 1e6:.2f} M",
+        "parameters": tables.million(row.cost.parameters),
         "GFLOPs": f"{row.cost.gflops:.2f}",
         "ms/image": f"{row.cost.milliseconds:.1f}",
     }
@@ -106,20 +105,16 @@ def write(folder: Path, summary: Summary) -> None:
             for row in summary.rows
         },
     }
-    (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
-    (folder / "report.md").write_text(_markdown(summary, machine=content["machine"]))
+    (folder / "report.json").write_text(f"{json_values.dumps(content, indent=2)}\n", encoding="utf-8")
+    (folder / "report.md").write_text(_markdown(summary, machine=content["machine"]), encoding="utf-8")
 
 
 def _markdown(summary: Summary, *, machine: str) -> str:
-    rows = [cells(row) for row in summary.rows]
-    columns = list(rows[0])
     waited = f"{summary.wait_share:.1%} of training went into waiting for data"
     lines = [
         "# Quickstart: blood cells (BCCD), validation split",
         "",
-        f"| {' | '.join(columns)} |",
-        f"| {' | '.join('---' if column == 'detector' else '---:' for column in columns)} |",
-        *(f"| {' | '.join(row.values())} |" for row in rows),
+        *tables.lines_of([cells(row) for row in summary.rows]),
         "",
         f"The teacher gave the student {summary.gain:+.1f} AP: seed {summary.seed}, {summary.steps} steps, "
         f"{summary.seconds:.0f} s in all on {machine}; {waited}.",

@@ -1,5 +1,8 @@
-"""What the commands after training need: a detector, and the run that it comes from."""
+"""What the commands after training need: a detector, the run that it comes from, and a place for what they write."""
 
+import contextlib
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +20,10 @@ class Run:
     folder: Path  # the workdir; for weights alone, where they are
 
 
-def open_run(workdir: str) -> Run:
+def open_run(workdir: str, *, advice: str = "give --workdir=DIR") -> Run:
     """The best student of a workdir, with its recipe; or weights, wherever `jaxkd.load` finds some.
 
-    The folder "student" of a workdir stands for its run.
+    The folder "student" of a workdir stands for its run. `advice` says what to do where there is neither.
 
     Raises ConfigError where there is neither, or the run has no student yet, StorageError where its recipe is broken,
     WeightsError where the weights are.
@@ -36,8 +39,32 @@ def open_run(workdir: str) -> Run:
         return Run(None, prepare.load_detector(workdir), place)
     raise ConfigError(
         f"'{workdir}' is not the workdir of a run, which holds {prepare.RECIPE}, and no weights, beside which is "
-        f"{build.ABOUT}; give --workdir=DIR."
+        f"{build.ABOUT}; {advice}."
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Raises StorageError where files could not be written into a folder; one that is made for that is taken away."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written to: {error.strerror}; give another --out.") from error
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def check_file(file: Path) -> None:
+    """Raises StorageError where a file could not be written."""
+    if file.is_dir():
+        raise StorageError(f"{file} is a folder; give a file as --out.")
+    check_folder(file.parent)
+    if file.exists() and not os.access(file, os.W_OK):
+        raise StorageError(f"{file} cannot be written to; give another --out.")
 
 
 def _recipe(file: Path) -> configs.Recipe:

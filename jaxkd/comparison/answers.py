@@ -45,8 +45,8 @@ def parts(comparison: Comparison) -> str:
     )
     how = (
         "AP by how exact boxes have to be, by the size of objects (COCO's: below 32x32 pixels, below 96x96, and from "
-        "there on) and by class. In brackets what the difference may be, grey where that holds 0; there are none for "
-        f"what less than {FEW} pictures show."
+        f"there on) and by class. In brackets what holds {SHARE:g} % of the resamples, grey where that holds 0, or too "
+        f"few where fewer than {FEW} pictures show it."
     )
     table = tables.parts(comparison)
     shown = [row for row in table if row[""] not in comparison.objects or row[""] in _classes(comparison)]
@@ -98,9 +98,11 @@ def _gained(comparison: Comparison) -> tuple[str, str]:
 
 def _chance(comparison: Comparison) -> tuple[str, str]:
     gain = _gain(comparison, comparison.focus, "AP")
+    if not gain.known:
+        return "Too few pictures to say", f"Fewer than {FEW} of them have an object."
     answer = "Not certain" if not gain.clear else "Yes" if gain.low > 0 else "Yes, a loss"
     return answer, (
-        f"With other pictures like these, {SHARE:g} times in 100 it would be between {100 * gain.low:+.1f} and "
+        f"In {SHARE:g} of 100 resamples of these pictures it is between {100 * gain.low:+.1f} and "
         f"{100 * gain.high:+.1f}. That says nothing of other seeds of training."
     )
 

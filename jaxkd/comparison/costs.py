@@ -22,7 +22,10 @@ class Subject:
 
 
 def costs_of(subjects: Mapping[str, Subject], source: Source, *, batch: int) -> dict[str, cost.Cost]:
-    """Each one's cost on the first `batch` pictures; equal detectors are measured once, and so are equal."""
+    """Each one's cost on `batch` pictures at once; equal detectors are measured once, and so are equal.
+
+    Those of the source's first `batch` pictures that are of one bucket are repeated until there are so many.
+    """
     measured: dict[tuple[look.Finder, loader.Config], cost.Cost] = {}
     for subject in subjects.values():
         key = (subject.detector, subject.feeding)

@@ -13,7 +13,6 @@ from jaxkd.train import log
 
 POINTS = 200  # of a curve at most; more are taken together
 BESIDE = (
-    "step",
     "step_seconds",
     "data_wait_share",
     "gradient_norm",

@@ -9,14 +9,13 @@ from pathlib import Path
 import jax
 
 from jaxkd import config as configs
-from jaxkd.comparison import costs, curves
+from jaxkd.comparison import costs, curves, tables
 from jaxkd.comparison.records import BATCHES, SCORE, Compared, Comparison, Entry, Gains, Role
-from jaxkd.data import loader
 from jaxkd.data.base import PictureError, Record, Source, digest
 from jaxkd.errors import ConfigError, DataError, JaxkdError
 from jaxkd.evaluation import bootstrap, errors, matches
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, look, mesh, prepare
+from jaxkd.train import look, mesh, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +47,11 @@ class _Scored:
 
 
 def names_of(places: Sequence[str]) -> list[str]:
-    """A name for each folder: the end of its path, as long as it takes to tell them apart."""
+    """A name for each folder: the end of its path, as long as it takes to tell them and the columns of tables apart."""
     parts = [Path(place.replace("assets:", "assets/")).expanduser().absolute().parts for place in places]
     for length in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(set(parts)):
+        if len(set(names)) == len(set(parts)) and tables.told_apart(list(dict.fromkeys(names))):
             break
     else:
         names = ["/".join(part) for part in parts]
@@ -165,14 +164,14 @@ def _ready(entry: Entry, entries: Sequence[Entry]) -> _Ready:
     recipe = entry.recipe or next(other.recipe for other in entries if other.recipe)
     feeding = configs.build(recipe.data.loader)
     if entry.recipe is None:
-        feeding = _own_sizes(entry.loaded, feeding)
+        feeding = prepare.own_sizes(entry.loaded, feeding)
     return _Ready(entry, role, costs.Subject(entry.loaded.detector, entry.loaded.params, feeding))
 
 
 def _teachers(entries: Sequence[Entry], source: Source) -> tuple[list[_Ready], list[str]]:
-    """The teachers of runs that are not among the entries, and a sentence on each that cannot be shown."""
+    """The teachers of runs that are not among the entries, and a sentence on each that is not, or not wholly, shown."""
     there = {_where(entry.place) for entry in entries}
-    pupils, found, remarks = {}, [], []
+    names, pupils, found, remarks = [entry.name for entry in entries], {}, [], []
     for pupil in _taught(entries):
         if (place := _where(pupil.recipe.teacher)) not in there:
             pupils.setdefault(place, pupil)
@@ -188,9 +187,12 @@ def _teachers(entries: Sequence[Entry], source: Source) -> tuple[list[_Ready], l
             remarks.append(f"The teacher of {pupil.name} is not shown: it knows none of the classes by name.")
             continue
         name = "teacher" if len(pupils) == 1 else f"teacher of {pupil.name}"
-        if name in {entry.name for entry in entries}:
+        if not tables.told_apart([*names, name]):
             name = f"{name} ({pupil.recipe.teacher})"
-        feeding = _own_sizes(loaded, configs.build(pupil.recipe.data.loader))
+        names.append(name)
+        if any(column < 0 for column in columns):
+            remarks.append(f"{said.replace('The teacher', f'The {name}', 1)} Its AP counts these as never found.")
+        feeding = prepare.own_sizes(loaded, configs.build(pupil.recipe.data.loader))
         finder = look.Renamed(loaded.detector, columns) if columns else loaded.detector
         subject = costs.Subject(finder, loaded.params, feeding)
         found.append(_Ready(Entry(name, pupil.recipe.teacher, loaded), "teacher", subject))
@@ -205,12 +207,6 @@ def _where(place: str) -> Path:
     """The folder or file of weights that a place stands for."""
     path = configs.asset_path(place)
     return (path / prepare.STUDENT if (path / prepare.RECIPE).is_file() else path).resolve()
-
-
-def _own_sizes(loaded: build.Loaded, feeding: loader.Config) -> loader.Config:
-    """The feeding with pictures as large as those that the detector was trained on, where it says so."""
-    own = configs.build(configs.component("data.loader", **loaded.sizes))
-    return dataclasses.replace(feeding, **{name: getattr(own, name) for name in loaded.sizes})
 
 
 def _scored(ready: Sequence[_Ready], source: Source, options: Options, say: Callable[[str], None]) -> list[_Scored]:

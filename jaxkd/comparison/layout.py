@@ -41,7 +41,7 @@ details { margin-top: .75rem; } summary { cursor: pointer; color: var(--soft); f
 th, td { padding: .25rem .6rem; max-width: 14rem; overflow: hidden; text-overflow: ellipsis; }
 td { font-size: .9rem; } th { font-size: .82rem; }
 """
-UNIT = re.compile(r"(?<=\d) (?=(?:M|ms|AP|x|%)\b)")
+UNIT = re.compile(r"(?<=\d) (?=(?:M|ms|AP|x)\b|%)")
 SIGN = re.compile(r"(?<![\w.])-(?=\d)|(?<= )-(?= )")
 
 

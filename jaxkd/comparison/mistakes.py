@@ -1,6 +1,5 @@
 """The part of the page that shows what goes wrong: kinds of error, and classes that are mixed up."""
 
-from collections.abc import Sequence
 from html import escape
 
 from jaxkd.comparison import charts, tables
@@ -9,15 +8,13 @@ from jaxkd.comparison.records import SCORE, Compared, Comparison
 from jaxkd.evaluation.errors import KINDS
 from jaxkd.html import Safe
 
-MOST = 12  # classes up to which all pairs are shown
-PAIRS = 15  # of mixed-up classes otherwise
 MEANINGS = {
-    "classification": "on an object of another class",
-    "localisation": "on an object of its class, but too far off",
-    "both": "too far off, and of another class",
-    "duplicate": "on an object that a better box has found",
-    "background": "where nothing is",
-    "missed": "no box at all",
+    "classification": "in the place of an object of another class",
+    "localisation": "near an object of its class, but not well enough placed",
+    "both": "near an object of another class",
+    "duplicate": "in the place of an object that a surer box has found",
+    "background": "near no object",
+    "missed": "an object that no box has found, nor would have found with its class or its place mended",
 }
 STYLE = """
 .matrices { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem 2rem; }
@@ -51,19 +48,19 @@ def mistakes(comparison: Comparison) -> str:
         ),
         figure(
             "How often it happens",
-            f"Errors among the boxes with a score of {SCORE:g} or more, as they would be drawn; missed counts objects "
-            "without such a box.",
+            f"Errors among the boxes with a score of {SCORE:g} or more, as they would be drawn; missed counts objects, "
+            "by these boxes alone.",
             charts.bars("Number of errors of each kind", made),
         ),
         "</div>\n",
     ]
-    how = Safe(f"Every wrong box is of one kind, and objects that no box is about are missed: {meanings}.")
+    how = Safe(f"Every wrong box is of one kind; what is missed is no box but an object: {meanings}.")
     return section("What goes wrong", how, "".join(content), name="errors")
 
 
 def confusions(comparison: Comparison) -> str:
     """What is taken for what: all pairs of classes, or those that are mixed up most."""
-    few = len(comparison.objects) <= MOST
+    few = len(comparison.objects) <= tables.MOST
     content = "".join(_matrix(comparison, one) if few else _pairs(one) for one in comparison.detectors)
     all_pairs = (
         f"Rows are what is there, columns what is found with a score of {SCORE:g} or more; the darker, the larger its "
@@ -94,18 +91,7 @@ def _matrix(comparison: Comparison, one: Compared) -> str:
 
 def _pairs(one: Compared) -> str:
     items = "".join(
-        f"<li>{escape(truth)} taken for {escape(found)}: {count}</li>" for truth, found, count in mixed_up(one)[:PAIRS]
+        f"<li>{escape(truth)} taken for {escape(found)}: {count}</li>"
+        for truth, found, count in tables.mixed_up(one)[: tables.PAIRS]
     )
     return f"<figure><h3>{escape(one.name)}</h3><ol>{items or '<li>none</li>'}</ol></figure>\n"
-
-
-def mixed_up(one: Compared) -> Sequence[tuple[str, str, int]]:
-    """Pairs of classes, truth and found, and how often one is taken for the other; the most frequent first."""
-    classes, counts = one.confusion.classes, one.confusion.counts
-    pairs = [
-        (classes[row], classes[column], int(counts[row, column]))
-        for row in range(len(classes))
-        for column in range(len(classes))
-        if row != column and counts[row, column]
-    ]
-    return sorted(pairs, key=lambda pair: -pair[2])

@@ -1,15 +1,10 @@
 """The page of a comparison, and the files beside it."""
 
-import dataclasses
-import json
-import math
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxkd import html
+from jaxkd import html, json_values
 from jaxkd.comparison import answers, charts, layout, mistakes, pictures, tables, training
 from jaxkd.comparison.layout import colours_of, section
 from jaxkd.comparison.records import SCORE, Compared, Comparison
@@ -27,11 +22,14 @@ AP = (
 
 def write(folder: Path, comparison: Comparison, source: Source, *, most: int) -> None:
     """Writes FILES, with at most so many pictures that gained, and that lost."""
+    texts = (
+        page(comparison, source, most=most),
+        tables.markdown(comparison),
+        f"{json_values.dumps(as_json(comparison), indent=1)}\n",
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(as_json(comparison), indent=1, allow_nan=False)
-    (folder / "comparison.json").write_text(f"{content}\n", encoding="utf-8")
-    (folder / "comparison.md").write_text(tables.markdown(comparison), encoding="utf-8")
-    (folder / "index.html").write_text(page(comparison, source, most=most), encoding="utf-8")
+    for name, text in zip(FILES, texts, strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def page(comparison: Comparison, source: Source, *, most: int) -> str:
@@ -71,12 +69,12 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "bootstrap": {"resamples": comparison.resamples, "seed": comparison.seed, "interval": SHARE / 100},
         "score": SCORE,
         "remarks": list(comparison.remarks),
-        "detectors": {one.name: _plain(_about(one)) for one in comparison.detectors},
+        "detectors": {one.name: json_values.plain(_about(one)) for one in comparison.detectors},
     }
 
 
 def _about(one: Compared) -> dict[str, Any]:
-    costs = {batch: _plain(cost) | {"per_second": cost.per_second} for batch, cost in one.costs.items()}
+    costs = {batch: json_values.plain(cost) | {"per_second": cost.per_second} for batch, cost in one.costs.items()}
     return {
         "folder": one.place,
         "role": one.role,
@@ -92,19 +90,6 @@ def _about(one: Compared) -> dict[str, Any]:
         "quality": one.quality,
         "curves": one.curves,
     }
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: records as objects, arrays as lists, None for numbers that are not known."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _making(comparison: Comparison) -> str:

@@ -15,6 +15,7 @@ from jaxkd.data.base import Source
 SIDE = 400  # pixels of the long side of a picture
 QUALITIES = (82, 65, 45, 25)  # of JPEG: the first with which all pictures stay below BUDGET
 BUDGET = 3_000_000  # bytes
+DASHED = "Dashed frames are crowds and objects that need not be found."
 STYLE = """
 .row { margin: 1rem 0 1.75rem; }
 .side { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: .6rem; }
@@ -45,7 +46,8 @@ def pictures(comparison: Comparison, source: Source, *, most: int) -> str:
     if not rows:
         return ""
     records = {record.image_id: record.index for record in source.records}
-    drawn = _drawn(comparison, source, [records[comparison.images[row]] for row in rows])
+    boxes = _boxes(comparison, source)
+    drawn = _drawn(source, boxes, [records[comparison.images[row]] for row in rows])
     jpegs = dict(zip(rows, _encoded(drawn), strict=True))
     first, other = comparison.first.name, comparison.other.name
     titles = {"gained": f"Where {other} gains most", "lost": f"Where {other} loses most"}
@@ -55,7 +57,9 @@ def pictures(comparison: Comparison, source: Source, *, most: int) -> str:
         shown = [_row(comparison, file, row, jpegs[row]) for file, row in zip(files, members, strict=True)]
         parts.append(f"<h3>{escape(titles[group])}</h3>\n{''.join(shown) or '<p>On no picture.</p>'}")
     classes = {name: draw.COLOURS[label] for label, name in enumerate(source.classes) if not _named(source)}
-    keys = f'<p class="legend">{html.legend(classes)}</p>\n'
+    dashed = any(box.dashed for row in rows for box in boxes[0].get(comparison.images[row], []))
+    said = f'<span class="soft">{DASHED}</span>' if dashed else ""
+    keys = f'<p class="legend">{html.legend(classes)} {said}</p>\n'
     how = (
         f"Boxes with a score of {SCORE:g} or more. Beside a name is the F1 of its boxes, right ones against wrong and "
         "missing ones, as the mean over overlaps from 0.5 to 0.95: 1 is perfect. Shown are the pictures where "
@@ -70,11 +74,17 @@ def _columns(comparison: Comparison) -> list[Compared]:
     return shown + ([comparison.teacher] if comparison.teacher else [])
 
 
-def _drawn(comparison: Comparison, source: Source, indices: Sequence[int]) -> list[list[Image.Image]]:
-    """For each picture one drawing for the truth and one for each detector that is shown."""
+def _boxes(comparison: Comparison, source: Source) -> list[dict[int, list[draw.Box]]]:
+    """The boxes of the truth, and those of each detector that is shown, by the id of the picture."""
     truth = source.annotations()
-    boxes = [draw.from_results(truth["annotations"], truth["categories"])]
-    boxes += [draw.from_results(one.results, truth["categories"], least=SCORE) for one in _columns(comparison)]
+    found = [draw.from_results(one.results, truth["categories"], least=SCORE) for one in _columns(comparison)]
+    return [draw.from_results(truth["annotations"], truth["categories"]), *found]
+
+
+def _drawn(
+    source: Source, boxes: Sequence[dict[int, list[draw.Box]]], indices: Sequence[int]
+) -> list[list[Image.Image]]:
+    """For each picture a drawing of each of the `boxes`."""
     out = []
     for index in indices:
         image, number = source.read(index), source.records[index].image_id

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from jaxkd.comparison.records import BATCHES, SCORE, Compared, Comparison
-from jaxkd.evaluation.bootstrap import SHARE, Interval
+from jaxkd.evaluation.bootstrap import FEW, SHARE, Interval
 from jaxkd.evaluation.cost import Cost
 from jaxkd.evaluation.errors import KINDS
 from jaxkd.evaluation.matches import SIZES
@@ -12,11 +12,14 @@ from jaxkd.version import VERSION
 
 Row = Mapping[str, str]
 TITLE = "detector"  # of the first column, where a row is a detector
+PART, OBJECTS = "", "objects"  # titles of the columns of `parts` beside those of detectors
+MOST = 12  # classes up to which all pairs are shown
+PAIRS = 15  # of mixed-up classes otherwise
 PARTS = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"} | {key: f"{size} objects" for key, size in SIZES.items()}
 
 
 class Unclear(str):
-    """A difference whose interval holds 0."""
+    """A difference whose interval holds 0, or that has none."""
 
 
 def points(value: float) -> str:
@@ -25,12 +28,12 @@ def points(value: float) -> str:
 
 
 def gap(interval: Interval) -> str:
-    """A difference in points and its interval."""
+    """A difference in points and its interval, or that too few pictures tell of it."""
     if math.isnan(interval.difference):
         return Unclear("-")
     value, low, high = (f"{100 * number:+.1f}" for number in (interval.difference, interval.low, interval.high))
-    if math.isnan(interval.low):
-        return Unclear(value)
+    if not interval.known:
+        return Unclear(f"{value} [too few]")
     said = f"{value} [{low}, {high}]"
     return said if interval.clear else Unclear(said)
 
@@ -49,12 +52,14 @@ def verdict(comparison: Comparison) -> str:
     """The one sentence that says what was gained."""
     first, other = comparison.first, comparison.other
     assert other.gains is not None
-    gain = other.gains.summary["AP"]
+    gain, pictures = other.gains.summary["AP"], len(comparison.images)
+    gained = f"{other.name} has {100 * gain.difference:+.1f} AP beside {first.name}"
+    if not gain.known:
+        return f"{gained}; of {pictures} pictures fewer than {FEW} have an object, too few to say what chance does."
     meaning = "which does not hold 0" if gain.clear else "which holds 0, so there may be no difference"
     return (
-        f"{other.name} has {gap(gain).partition(' ')[0]} AP beside {first.name}; {SHARE:g} % of {comparison.resamples} "
-        f"resamples of the {len(comparison.images)} pictures lie in [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], "
-        f"{meaning}."
+        f"{gained}; {SHARE:g} % of {comparison.resamples} resamples of the {pictures} pictures lie in "
+        f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], {meaning}."
     )
 
 
@@ -67,7 +72,7 @@ def headline(comparison: Comparison) -> list[Row]:
             {
                 TITLE: one.name,
                 "AP": points(scores["AP"]),
-                f"AP - {comparison.first.name}": gap(one.gains.summary["AP"]) if one.gains else "",
+                _above("AP", comparison.first.name): gap(one.gains.summary["AP"]) if one.gains else "",
                 "AP50": points(scores["AP50"]),
                 "AP75": points(scores["AP75"]),
                 "parameters": million(cost.parameters),
@@ -128,30 +133,62 @@ def errors(comparison: Comparison) -> list[Row]:
     return rows
 
 
+def confusion(one: Compared) -> list[Row]:
+    """A row for each class that is there, and one for nothing: how often it is taken for what."""
+    counts, names = one.confusion.counts.tolist(), one.confusion.classes
+    titles = ["", *(f"as {name}" for name in names), "not found"]
+    rows = zip([*names, "nothing"], counts, strict=True)
+    shown = [dict(zip(titles, [name, *map(str, found)], strict=True)) for name, found in rows]
+    return [*shown[:-1], shown[-1] | {"not found": ""}]
+
+
+def mixed_up(one: Compared) -> list[tuple[str, str, int]]:
+    """Pairs of classes, truth and found, and how often one is taken for the other; the most frequent first."""
+    classes, counts = one.confusion.classes, one.confusion.counts
+    pairs = [
+        (classes[row], classes[column], int(counts[row, column]))
+        for row in range(len(classes))
+        for column in range(len(classes))
+        if row != column and counts[row, column]
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])
+
+
 def markdown(comparison: Comparison) -> str:
     """All tables, as comparison.md has them."""
+    few = len(comparison.objects) <= MOST
+    pairs = "Rows are what is there, columns what is found" if few else "The classes mixed up most often"
     lines = [
-        f"# {comparison.other.name} compared with {comparison.first.name}",
+        f"# {_plain(comparison.other.name)} compared with {_plain(comparison.first.name)}",
         "",
-        verdict(comparison),
+        _plain(verdict(comparison)),
         "",
-        *_table(headline(comparison)),
+        *lines_of(headline(comparison)),
         "",
+        *(f"- {_plain(remark)}\n" for remark in comparison.remarks),
         "## AP and its parts",
         "",
-        *_table(parts(comparison)),
+        *lines_of(parts(comparison)),
+        "",
+        f"In brackets what holds {SHARE:g} % of the resamples, or too few where fewer than {FEW} pictures show it.",
         "",
         "## Cost",
         "",
-        *_table(costs(comparison)),
+        *lines_of(costs(comparison)),
         "",
         "## Errors",
         "",
         f"Lost is what AP50 would gain if all errors of a kind were mended; numbers count scores from {SCORE:g} on.",
         "",
-        *_table(errors(comparison)),
+        *lines_of(errors(comparison)),
         "",
-        *(f"- {remark}\n" for remark in comparison.remarks),
+        "## What is taken for what",
+        "",
+        f"{pairs}, by boxes with a score of {SCORE:g} or more.",
+        "",
+        *(line for one in comparison.detectors for line in _confusion(one, few=few)),
+        "## How this was made",
+        "",
         f"{len(comparison.images)} pictures; intervals of {SHARE:g} % over {comparison.resamples} resamples of them, "
         f"seed {comparison.seed}; times on {comparison.machine}; jaxkd {VERSION}.",
         "",
@@ -159,18 +196,47 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def lines_of(rows: Sequence[Row]) -> list[str]:
+    """Rows as a table of Markdown."""
+    titles = list(rows[0])
+    sides = ["---", *["---:"] * (len(titles) - 1)]
+    shown = [[_plain(cell) for cell in cells] for cells in (titles, *(row.values() for row in rows))]
+    return [f"| {' | '.join(cells)} |" for cells in (shown[0], sides, *shown[1:])]
+
+
+def told_apart(names: Sequence[str]) -> bool:
+    """Whether detectors of these names have columns of their own, in whatever table."""
+    titles = [PART, OBJECTS, *names, *(_above(name, names[0]) for name in names[1:])]
+    return len(set(titles)) == len(titles)
+
+
+def _confusion(one: Compared, *, few: bool) -> list[str]:
+    """All pairs of few classes, or those that are mixed up most, under the name of the detector."""
+    if few:
+        shown = lines_of(confusion(one))
+    else:
+        pairs = [{"there": row, "found": column, "times": f"{n}"} for row, column, n in mixed_up(one)[:PAIRS]]
+        shown = lines_of(pairs) if pairs else []
+    return [f"### {_plain(one.name)}", "", *(shown or ["No class is taken for another."]), ""]
+
+
 def _part(label: str, cells: Sequence[Row], objects: int) -> Row:
-    row = {"": label}
+    row = {PART: label}
     for more in cells:
         row |= more
-    return row | {"objects": f"{objects}"}
+    return row | {OBJECTS: f"{objects}"}
+
+
+def _above(name: str, first: str) -> str:
+    """The title of the column for differences to the first detector."""
+    return f"{name} - {first}"
 
 
 def _cells(comparison: Comparison, one: Compared, value: float, interval: Interval | None) -> dict[str, str]:
     """A detector's value, and, but for the first, by how much it is above the first's."""
     cells = {one.name: points(value)}
     if one.gains:
-        cells[f"{one.name} - {comparison.first.name}"] = gap(interval) if interval else ""
+        cells[_above(one.name, comparison.first.name)] = gap(interval) if interval else ""
     return cells
 
 
@@ -183,14 +249,6 @@ def _times(batch: int, cost: Cost) -> dict[str, str]:
     }
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    titles = list(rows[0])
-    sides = ["---", *["---:"] * (len(titles) - 1)]
-    return [
-        f"| {' | '.join(_plain(cell) for cell in cells)} |" for cells in (titles, sides, *(r.values() for r in rows))
-    ]
-
-
-def _plain(cell: str) -> str:
-    """The text as a cell of Markdown."""
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def _plain(text: str) -> str:
+    """The text in one line of Markdown, or a cell of it."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -50,6 +50,8 @@ def training(comparison: Comparison) -> str:
 def _loss(comparison: Comparison, runs: Sequence[Compared]) -> str:
     found = _found(runs, "loss")
     values = [value for _, series in found for value in series.values]
+    if not values:
+        return figure("Loss", "No loss that was reported is finite.", "")
     log = min(values) > 0 and max(values) > SPREAD * min(values)
     how = (
         "The sum of all terms that a run minimises. A taught run adds its teacher's, so look at how a curve falls, not "

@@ -51,7 +51,10 @@ class Source(Protocol):
         ...
 
     def annotations(self) -> dict:
-        """The truth for an evaluation, as a COCO dict: images, categories and annotations with their own ids."""
+        """The truth for an evaluation, as a COCO dict: images, categories and annotations with their own ids.
+
+        Those of a picture are in the order of its record's boxes, one for each.
+        """
         ...
 
 
@@ -60,7 +63,7 @@ class Part:
 
     def __init__(self, whole: Source, chosen: Sequence[int] | np.ndarray):
         self._whole, self._chosen = whole, chosen
-        self.classes, self.category_ids, self.repairs = whole.classes, whole.category_ids, whole.repairs
+        self.classes, self.category_ids, self.repairs = whole.classes, whole.category_ids, dict(whole.repairs)
         self.records: Sequence[Record] = tuple(whole.records[index] for index in chosen)
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:

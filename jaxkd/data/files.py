@@ -15,10 +15,13 @@ from jaxtyping import UInt8
 from jaxkd.data import pictures
 from jaxkd.data.ahead import ahead, one_ahead
 from jaxkd.data.base import PictureError
-from jaxkd.errors import DataError
+from jaxkd.errors import ConfigError, DataError
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts")
+
+SLACK = 5  # frames by which a video may be shorter than its head says
+ENOUGH = 0.9  # share of its frames, or of its time, after which it is not said to end early
 
 Origin = np.ndarray | str | Path  # an RGB picture, uint8 [h w 3]; or the path of a file, of a video or of a folder
 T = TypeVar("T")
@@ -37,13 +40,18 @@ class Shot:
 def listed(origins: Iterable[Origin], *, without: Path | None = None) -> Iterator[Origin]:
     """The origins, with folders replaced by the picture files in them and below, sorted; hidden ones do not count.
 
-    Nothing is taken from the folder `without`. A folder that holds no picture stays.
+    Links to folders are followed, and each folder is searched once. One that holds no picture stays, as does one below
+    that may not be read. The folder `without` is passed over below others; ConfigError where it is itself among them.
     """
+    barred = None if without is None else without.resolve()
     for origin in origins:
-        if isinstance(origin, np.ndarray) or not Path(origin).is_dir():
+        if isinstance(origin, np.ndarray) or not os.path.isdir(origin):
             yield origin
             continue
-        inside = _inside(Path(origin), None if without is None else without.resolve())
+        folder = Path(origin).resolve()
+        if folder == barred:
+            raise ConfigError(f"{origin} cannot be both searched and written to; give another folder to write.")
+        inside = _inside(Path(origin), {folder, barred})
         first = next(inside, Path(origin))
         yield from itertools.chain([first], inside)
 
@@ -85,16 +93,19 @@ def read(
 
 
 def frames(path: Path, *, every: int = 1) -> Iterator[Shot]:
-    """Each how-manieth frame of a video, from its first; PictureError where there is none."""
+    """Each how-manieth frame of a video, from its first.
+
+    PictureError where there is none, and after the last one where the video ends early.
+    """
     video = cv2.VideoCapture(str(path))
     try:
-        found = False
+        found, number, seconds = False, 0, 0.0
         for number in itertools.count():
             if not video.grab():
                 break
+            seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
             if number % every:
                 continue
-            seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
             got, image = video.retrieve()
             if got:
                 found = True
@@ -102,21 +113,48 @@ def frames(path: Path, *, every: int = 1) -> Iterator[Shot]:
         if not found:
             why = "is no video that can be decoded" if path.is_file() else "does not exist"
             raise PictureError(f"{path} {why}; replace it or take it off the list.")
+        wanted, rate = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS)
+        if _ends_early(number, seconds, wanted=wanted, rate=rate):
+            raise PictureError(f"{path} ends after {number} of its {wanted} frames, which were taken; copy it again.")
     finally:
         video.release()
 
 
-def _inside(folder: Path, without: Path | None) -> Iterator[Path]:
-    """The picture files below a folder."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if _is_wanted(Path(place) / name, without))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURES:
-                yield Path(place) / name
+def _ends_early(number: int, seconds: float, *, wanted: int, rate: float) -> bool:
+    """Whether a video lacks frames that ended after so many, the last at `seconds`.
+
+    Its head says how many are `wanted`, not above 0 where it does not know; some count by time, at a guessed `rate`.
+    """
+    in_time = rate > 0 and seconds >= ENOUGH * wanted / rate
+    return number + SLACK < wanted and number < ENOUGH * wanted and not in_time
 
 
-def _is_wanted(folder: Path, without: Path | None) -> bool:
-    return not folder.name.startswith(".") and (without is None or folder.resolve() != without)
+def _inside(folder: Path, seen: set[Path | None]) -> Iterator[Path]:
+    """The picture files below a folder, and folders that may not be read; `seen` are searched already, or never."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if entry.name[0] != "."), key=lambda entry: entry.name)
+    except OSError:
+        yield folder
+        return
+    yield from (folder / entry.name for entry in entries if _is_picture(entry))
+    folders = [entry for entry in entries if _is_folder(entry)]
+    for entry in sorted(folders, key=os.DirEntry.is_symlink):  # a folder is found where it is, before a link to it
+        inner = folder / entry.name
+        if (real := inner.resolve()) not in seen:
+            seen.add(real)
+            yield from _inside(inner, seen)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that goes round in a circle
+        return False
+
+
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in PICTURES and not _is_folder(entry)
 
 
 def _worked(origin: Origin, work: Callable[[Shot], T]) -> T | DataError:
@@ -138,9 +176,18 @@ def _shot(origin: Origin) -> Shot:
     """The picture in memory or in a file; DataError where it is none."""
     if not isinstance(origin, np.ndarray):
         path = Path(origin)
-        if path.is_dir():
-            raise PictureError(f"The folder {path} holds no picture; its files would end in {', '.join(PICTURES)}.")
+        if os.path.isdir(path):
+            raise PictureError(_why_none(path))
         return Shot(pictures.read(path), str(path))
     if origin.ndim != 3 or origin.shape[2] != 3 or origin.dtype != np.uint8 or not origin.size:
         raise DataError(f"A picture has to be a uint8 array [h w 3], not {origin.dtype} {list(origin.shape)}.")
     return Shot(origin, "")
+
+
+def _why_none(folder: Path) -> str:
+    """Why there is no picture in a folder."""
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        return f"The folder {folder} may not be read ({error.strerror}); change its permissions."
+    return f"The folder {folder} holds no picture; its files would end in {', '.join(PICTURES)}."

@@ -184,7 +184,6 @@ def eval_batches(
     _check(config)
     rows = _rows(batch, processes)
     reader = _Reader(source, config, short=config.short[0], cache=False)
-    _count_crowded(source, config)
     bucket_of = reader.bucket_of[: limit or None]
     batches, buckets, real = [], [], []
     for bucket in range(len(config.buckets)):
@@ -353,6 +352,7 @@ def _only(record: Record, keep: np.ndarray) -> Record:
 
 
 def _count_crowded(source: Source, config: Config) -> None:
+    """Counts the boxes that training never sees; evaluations hold detections against the annotations themselves."""
     counts = [len(record.boxes) for record in source.records]
     beyond = sum(max(0, count - config.max_objects) for count in counts)
     if beyond:

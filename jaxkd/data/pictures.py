@@ -39,8 +39,8 @@ def decode(content: bytes, *, name: str, size: tuple[int, int] | None = None) ->
     try:
         with Image.open(io.BytesIO(content)) as picture:
             _check_size(picture, name)
-            turn = _orientation(picture)
             image = _decode_rgb(content) if _is_plain(picture, content) else _convert(picture)
+            turn = _orientation(picture)  # asked last: Pillow turns a TIFF while it decodes, and takes the tag away
     except PictureError:
         raise
     except UnidentifiedImageError as error:

@@ -1,6 +1,7 @@
 """What a data set holds, counted before anything is trained on it."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,11 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The numbers of one source. Objects are boxes that are no crowd; what is resized is so as the loader does it."""
+    """The numbers of one source; what is resized is so as the loader does it.
+
+    Objects are boxes that training takes for some; crowds are the others, VOC's difficult objects among them unless
+    they are kept.
+    """
 
     pictures: int
     without_objects: int
@@ -94,13 +99,13 @@ def count(source: Source, feeding: loader.Config, *, short: int) -> Split:
         without_objects=len(records) - len(with_objects),
         objects=int((~crowd).sum()),
         crowds=int(crowd.sum()),
-        sizes=_sizes(np.concatenate([np.zeros(0), *areas])),
+        sizes=_sizes(areas[~crowd]),
         classes={
             name: ClassCounts(
                 objects=int((labels[~crowd] == label).sum()),
                 crowds=int((labels[crowd] == label).sum()),
                 pictures=len(np.unique(owners[~crowd & (labels == label)])),
-                sizes=_sizes(areas[label]),
+                sizes=_sizes(areas[~crowd & (labels == label)]),
             )
             for label, name in enumerate(source.classes)
         },
@@ -173,7 +178,7 @@ def remarks(
 
 def _about_boxes(name: str, split: Split, feeding: loader.Config) -> list[str]:
     found = []
-    if split.beyond_max_objects:
+    if split.beyond_max_objects and name == "train":  # an evaluation takes all boxes
         found.append(
             f"{split.beyond_max_objects} pictures of {name} have more than max_objects={feeding.max_objects} "
             f"boxes; {split.most_boxes} would keep all of them."
@@ -208,14 +213,16 @@ def _factors(records: Sequence[Record], feeding: loader.Config, *, short: int) -
     return np.array([known[record.height, record.width] * 2 for record in records]).reshape(-1, 4)
 
 
-def _areas(source: Source) -> list[np.ndarray]:
-    """Areas of the objects of each class, as an evaluation takes them."""
-    labels = {number: label for label, number in enumerate(source.category_ids)}
-    areas: list[list[float]] = [[] for _ in source.classes]
+def _areas(source: Source) -> np.ndarray:
+    """The area of each box of the records, as an evaluation takes it where it knows as many objects."""
+    told = defaultdict(list)
     for item in source.annotations()["annotations"]:
-        if not item.get("iscrowd", 0):
-            areas[labels[item["category_id"]]].append(item["area"])
-    return [np.array(found) for found in areas]
+        told[item["image_id"]].append(item["area"])
+    areas = [(record.boxes[:, 2:] - record.boxes[:, :2]).prod(-1) for record in source.records]
+    for place, record in enumerate(source.records):
+        if len(told[record.image_id]) == len(record.boxes):
+            areas[place] = np.array(told[record.image_id])
+    return _joined(areas, (0,))
 
 
 def _sizes(areas: np.ndarray) -> Sizes:

@@ -57,13 +57,14 @@ def load(config: Config) -> "TfdsSource":
         builder = _prepared(config.directory) if config.directory else _named(config)
         _check_features(builder.info.features, title)
         data = _open(builder, config.split, title)
-    return TfdsSource(data, builder.info.features["objects"], config=config, title=title)
+    return TfdsSource(data, builder.info, config=config, title=title)
 
 
 class TfdsSource:
     """Annotations in memory, and pictures that are read from the data set again when they are asked for."""
 
-    def __init__(self, data: Sequence[Any], objects: Any, *, config: Config, title: str):
+    def __init__(self, data: Sequence[Any], info: Any, *, config: Config, title: str):
+        objects = info.features["objects"]
         self.classes = tuple(objects["label"].names)
         self.category_ids = _category_ids(self.classes)
         self.repairs: dict[str, int] = {}
@@ -75,7 +76,7 @@ class TfdsSource:
         self._exact: list[np.ndarray] = []
         self._difficult: list[np.ndarray] = []
         # Data sets that know difficult objects are VOC's, of which 2007 is scored at eleven recalls.
-        self.voc_rule = None if "is_difficult" not in objects else "11point" if "2007" in title else "area"
+        self.voc_rule = None if "is_difficult" not in objects else "11point" if info.config_name == "2007" else "area"
         records = list(self._make_records())
         self.records: Sequence[Record] = tuple(_with_own_ids(records))
         if self.repairs:
@@ -152,7 +153,7 @@ class TfdsSource:
         self._places.append(place)
         return Record(
             index=len(self._places) - 1,
-            image_id=int(content.get("image/id", place)),
+            image_id=_number(content.get("image/id"), place),
             file=file,
             height=height,
             width=width,
@@ -207,6 +208,8 @@ def _check_features(features: Any, title: str) -> None:
     form = getattr(getattr(objects["bbox"], "bbox_format", None), "value", BOX_FORMAT)
     if form != BOX_FORMAT:
         raise ConfigError(f"The data set {title} has boxes in the format {form}; take one with {BOX_FORMAT}.")
+    if not getattr(objects["label"], "names", None):
+        raise ConfigError(f"The data set {title} has no names of classes in objects/label; take one that has.")
 
 
 def _open(builder: Any, split: str, title: str) -> Sequence[Any]:
@@ -252,6 +255,11 @@ def _pixels(shares: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _column(objects: dict, name: str, kind: Any) -> np.ndarray:
     return np.asarray(objects[name], kind)
+
+
+def _number(value: Any, place: int) -> int:
+    """The id of a picture where it is a whole number, else its place."""
+    return int(value) if isinstance(value, (int, np.integer)) else place
 
 
 def _text(value: Any) -> str:

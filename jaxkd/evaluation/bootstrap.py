@@ -1,4 +1,4 @@
-"""COCO's AP over many resamples of the pictures: how far a difference would go with other pictures."""
+"""COCO's AP over many resamples of the pictures: how far a difference goes as these are drawn again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,17 +10,25 @@ from jaxkd.evaluation.matches import SIZES, Matches, Ranked
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # where COCO reads precision, as pycocotools writes them down
 TOGETHER = 200  # resamples at once; their counts stay in a core's cache
-FEW = 5  # pictures with an object of a class or size, below which their choice cannot be judged
+FEW = 5  # pictures with an object, or with one of a class or size, below which their choice cannot be judged
 SHARE = 95.0  # per cent of the resamples that an interval holds
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of two shares, on the pictures as they are, and what holds `SHARE` per cent of the resamples."""
+    """A difference of two shares, on the pictures as they are, and what holds `SHARE` per cent of the resamples.
+
+    All are nan where nothing is known; low and high alone where too few pictures tell of it.
+    """
 
     difference: float
     low: float
     high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval."""
+        return self.low <= self.high
 
     @property
     def clear(self) -> bool:
@@ -34,7 +42,7 @@ class Resampled:
 
     summary: dict[str, Float64[np.ndarray, "r"]]  # the six of COCO's numbers that are AP, named as in `coco.SUMMARY`
     per_class: dict[str, Float64[np.ndarray, "r"]]
-    few: frozenset[str]  # sizes and classes on less than FEW pictures, whose resamples say nothing
+    few: frozenset[str]  # numbers and classes on fewer than FEW pictures, whose resamples say nothing
 
 
 def draws(pictures: int, *, resamples: int, seed: int) -> Int64[np.ndarray, "r n"]:
@@ -54,14 +62,12 @@ def resampled(matches: Matches, counts: Int64[np.ndarray, "r n"]) -> Resampled:
     """
     found = {size: np.stack([averages(one, counts) for one in ranked]) for size, ranked in matches.ranked.items()}
     every = found["all"]  # class, overlap, resample
-    sizes = {name: matches.ranked[size] for name, size in SIZES.items()}
-    parts = sizes | {name: [one] for name, one in zip(matches.classes, matches.ranked["all"], strict=True)}
+    whole = {"AP": every.mean(1), "AP50": every[:, 0], "AP75": every[:, 5]}
+    parts = dict.fromkeys(whole, matches.ranked["all"])
+    parts |= {name: matches.ranked[size] for name, size in SIZES.items()}
+    parts |= {name: [one] for name, one in zip(matches.classes, matches.ranked["all"], strict=True)}
     return Resampled(
-        summary={
-            "AP": _known_mean(every.mean(1)),
-            "AP50": _known_mean(every[:, 0]),
-            "AP75": _known_mean(every[:, 5]),
-        }
+        summary={name: _known_mean(values) for name, values in whole.items()}
         | {name: _known_mean(found[size].mean(1)) for name, size in SIZES.items()},
         per_class=dict(zip(matches.classes, every.mean(1), strict=True)),
         few=frozenset(name for name, ranked in parts.items() if _pictures(ranked) < FEW),
@@ -71,7 +77,7 @@ def resampled(matches: Matches, counts: Int64[np.ndarray, "r n"]) -> Resampled:
 def intervals(found: Resampled, reference: Resampled) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """By how much `found` is above `reference`: for each of COCO's numbers, and for each class.
 
-    Both are of the same counts, those of `draws`. A class or size that too few pictures have gets no interval.
+    Both are of the same counts, those of `draws`. What too few pictures tell of gets no interval.
     """
 
     def of(values: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> dict[str, Interval]:

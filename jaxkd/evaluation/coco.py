@@ -57,13 +57,8 @@ def score(truth: dict, detections: Sequence[dict], *, only: Collection[int] | No
     Raises:
       DataError: for a detection of an image or category that the truth does not know, or with a number not finite.
     """
-    images = [image for image in truth["images"] if only is None or image["id"] in only]
-    check_detections(detections, truth, {image["id"] for image in images})
+    evaluation = evaluated(truth, detections, only=only)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            indexed(truth, images, truth["annotations"]), indexed(truth, images, detections), iouType="bbox"
-        )
-        evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     summary = {name: _share(value) for name, value in zip(SUMMARY, evaluation.stats, strict=True)}
@@ -74,6 +69,18 @@ def score(truth: dict, detections: Sequence[dict], *, only: Collection[int] | No
         for place, number in enumerate(evaluation.params.catIds)
     }
     return Scores(summary=summary, per_class=per_class)
+
+
+def evaluated(truth: dict, detections: Sequence[dict], *, only: Collection[int] | None = None) -> COCOeval:
+    """What pycocotools makes of detections, picture by picture; arguments and errors are those of `score`."""
+    images = [image for image in truth["images"] if only is None or image["id"] in only]
+    check_detections(detections, truth, {image["id"] for image in images})
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(
+            _indexed(truth, images, truth["annotations"]), _indexed(truth, images, detections), iouType="bbox"
+        )
+        evaluation.evaluate()
+    return evaluation
 
 
 def to_results(detections: Detections, batch: Batch | Rows, source: Originals) -> list[dict]:
@@ -107,7 +114,8 @@ def check_detections(detections: Sequence[dict], truth: dict, images: set) -> No
         if missing:
             raise DataError(f"Detection {place} has no {missing[0]}; a COCO result has {', '.join(FIELDS)}.")
         if not isinstance(found["image_id"], Hashable) or found["image_id"] not in images:
-            raise DataError(f"Detection {place} is of image {found['image_id']!r}, which is not in the truth.")
+            where = "among those looked at" if _is_of(found["image_id"], truth) else "in the truth"
+            raise DataError(f"Detection {place} is of image {found['image_id']!r}, which is not {where}.")
         if not isinstance(found["category_id"], Hashable) or found["category_id"] not in categories:
             raise DataError(f"Detection {place} is of category {found['category_id']!r}, which is not in the truth.")
         numbers = [*found["bbox"], found["score"]] if isinstance(found["bbox"], (list, tuple)) else []
@@ -118,7 +126,7 @@ def check_detections(detections: Sequence[dict], truth: dict, images: set) -> No
             )
 
 
-def indexed(truth: dict, images: list[dict], boxes: Sequence[dict]) -> COCO:
+def _indexed(truth: dict, images: list[dict], boxes: Sequence[dict]) -> COCO:
     """What pycocotools evaluates, with ids from 1 on: it would take an object with the id 0 for no object."""
     wanted = {image["id"] for image in images}
     annotations = [
@@ -135,6 +143,10 @@ def indexed(truth: dict, images: list[dict], boxes: Sequence[dict]) -> COCO:
     indexed.dataset = dataset
     indexed.createIndex()
     return indexed
+
+
+def _is_of(image_id: Any, truth: dict) -> bool:
+    return any(image["id"] == image_id for image in truth["images"])
 
 
 def _area(box: dict) -> float:

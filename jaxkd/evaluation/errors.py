@@ -1,7 +1,17 @@
 """What is wrong with a detector's answers: kinds of error, what each of them costs, and the classes it mixes up.
 
 The kinds are those of Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors"
-(arXiv 2008.08115), sections 2.2 and 2.3.
+(arXiv 2008.08115), sections 2.2 and 2.3. Numbers may differ from those of its program, tidecv:
+
+* A box that fits several kinds is of the first that fits: here of duplicate, classification, localisation, both,
+  background; there of localisation, classification, duplicate, background, both. So a box in the place of an object of
+  another class, and near one of its own, is of the wrong class here and badly placed there; one in the places of a
+  found object of its class and of one of another class is a duplicate here and of the wrong class there.
+* Here the 100 best detections of each class on a picture count, as for COCO's AP; there the 100 best of all classes.
+* Here an ignored object that is no crowd takes one detection, by their plain overlap; there all detections of its
+  class that lie in it by more than a half of themselves.
+* Where all objects of a class are missed, mending that makes its AP 1 here; there 0, or it leaves the class out where
+  nothing of it was found.
 """
 
 from collections import defaultdict
@@ -14,6 +24,7 @@ from jaxtyping import Float64, Int64
 from jaxkd.evaluation.bootstrap import averages
 from jaxkd.evaluation.coco import check_detections
 from jaxkd.evaluation.matches import Ranked
+from jaxkd.evaluation.overlap import overlaps
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 OVERLAP = 0.5  # from which on a box is in its place
@@ -128,15 +139,15 @@ def confusion(
     size = len(truth["categories"])
     counts = np.zeros((size + 1, size + 1), np.int64)
     for one in _pictures(truth, detections, only=only, least=score):
-        overlaps, free = _overlaps(one), one.real.copy()
+        shared, free = _overlaps(one), one.real.copy()
         for row, label in enumerate(one.labels):
             # Of objects in one place, that of its own class.
-            rank = np.where(free, overlaps[row], -1.0) + 1e-9 * (one.kinds == label)
+            rank = np.where(free, shared[row], -1.0) + 1e-9 * (one.kinds == label)
             best = int(rank.argmax()) if len(rank) else NOBODY
             if best != NOBODY and rank[best] >= OVERLAP:
                 free[best] = False
                 counts[one.kinds[best], label] += 1
-            elif not (~one.real & (overlaps[row] >= OVERLAP)).any():
+            elif not (~one.real & (shared[row] >= OVERLAP)).any():
                 counts[size, label] += 1
         counts[:, size] += np.bincount(one.kinds[free], minlength=size + 1)
     return Confusion(tuple(category["name"] for category in truth["categories"]), counts, score)
@@ -180,30 +191,23 @@ def _picture(found: list[dict], objects: list[dict], place: dict[int, int]) -> _
 
 
 def _overlaps(one: _Picture) -> Float64[np.ndarray, "d g"]:
-    """Intersection over union; over the detection's own area for crowds, as COCO has it."""
-    boxes, truth = one.boxes[:, None], one.truth[None]
-    low = np.maximum(boxes[..., :2], truth[..., :2])
-    high = np.minimum(boxes[..., :2] + boxes[..., 2:], truth[..., :2] + truth[..., 2:])
-    shared = np.clip(high - low, 0.0, None).prod(-1)
-    own = boxes[..., 2:].prod(-1)
-    union = np.where(one.crowd, own, own + truth[..., 2:].prod(-1) - shared)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    return overlaps(one.boxes, one.truth, crowd=one.crowd)
 
 
-def _claims(one: _Picture, overlaps: np.ndarray) -> np.ndarray:
+def _claims(one: _Picture, shared: np.ndarray) -> np.ndarray:
     """The object that each detection claims by COCO's rule, [d]: the free one of its class that it overlaps most.
 
     What need not be found is claimed only where nothing else is; a crowd by any number of detections.
     """
     claims = np.full(len(one.labels), NOBODY)
-    able = (overlaps >= OVERLAP) & (one.labels[:, None] == one.kinds)
+    able = (shared >= OVERLAP) & (one.labels[:, None] == one.kinds)
     free = np.ones(len(one.kinds), bool)
     for row in np.flatnonzero(able.any(1)):
         for group in (one.real, ~one.real):
             open_ = able[row] & free & group
             if open_.any():
                 # The last of equals, as pycocotools takes it.
-                best = len(open_) - 1 - int(np.where(open_, overlaps[row], -1.0)[::-1].argmax())
+                best = len(open_) - 1 - int(np.where(open_, shared[row], -1.0)[::-1].argmax())
                 claims[row], free[best] = best, one.crowd[best]
                 break
     return claims
@@ -211,10 +215,10 @@ def _claims(one: _Picture, overlaps: np.ndarray) -> np.ndarray:
 
 def _verdicts(one: _Picture) -> tuple[np.ndarray, np.ndarray]:
     """What each detection of a picture is, and the place of the object that it means."""
-    overlaps = _overlaps(one)
-    claims = _claims(one, overlaps)
+    shared = _overlaps(one)
+    claims = _claims(one, shared)
     same = one.labels[:, None] == one.kinds
-    near = np.where(one.real, overlaps, -1.0)
+    near = np.where(one.real, shared, -1.0)
     pad = np.full((len(one.labels), 1), -1.0)  # a picture may have no object
     own, other = (np.concatenate([np.where(mask, near, -1.0), pad], 1) for mask in (same, ~same))
     of_class, of_other = own.max(1), other.max(1)
@@ -294,7 +298,7 @@ def _best_of_each(judged: _Judged, chosen: np.ndarray) -> np.ndarray:
 
 
 def _ap50(judged: _Judged, answers: _Answers) -> float:
-    """The mean over the classes that have an object; nan where none has."""
+    """The mean over the classes that have an object, 1 for one whose objects are all taken away; nan where none has."""
     classes, pictures = judged.size
     values = []
     for label in range(classes):
@@ -308,6 +312,7 @@ def _ap50(judged: _Judged, answers: _Answers) -> float:
             wrong=~right[None],
             objects=np.bincount(judged.owners[answers.there & (judged.objects == label)], minlength=pictures),
         )
-        values.append(float(averages(ranked, np.ones((1, pictures), np.int64))[0, 0]))
+        gone = not ranked.objects.any() and (judged.objects == label).any()
+        values.append(1.0 if gone else float(averages(ranked, np.ones((1, pictures), np.int64))[0, 0]))
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")

@@ -1,14 +1,11 @@
 """What COCO's matching makes of each detection, in the order of scores: the ground for resampling pictures."""
 
-import contextlib
-import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
-from pycocotools.cocoeval import COCOeval
 
 from jaxkd.evaluation import coco
 
@@ -39,13 +36,7 @@ class Matches:
 
 def match(truth: dict, detections: Sequence[dict], *, only: Collection[int] | None = None) -> Matches:
     """What pycocotools makes of detections, picture by picture; arguments and errors are those of `coco.score`."""
-    images = [image for image in truth["images"] if only is None or image["id"] in only]
-    coco.check_detections(detections, truth, {image["id"] for image in images})
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            coco.indexed(truth, images, truth["annotations"]), coco.indexed(truth, images, detections), "bbox"
-        )
-        evaluation.evaluate()
+    evaluation = coco.evaluated(truth, detections, only=only)
     names = {category["id"]: category["name"] for category in truth["categories"]}
     numbers = tuple(int(image) for image in evaluation.params.imgIds)
     rows = {image: row for row, image in enumerate(numbers)}

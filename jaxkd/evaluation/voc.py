@@ -10,6 +10,7 @@ from jaxtyping import Bool
 
 from jaxkd.errors import ConfigError
 from jaxkd.evaluation.coco import check_detections
+from jaxkd.evaluation.overlap import overlaps
 
 Rule = Literal["11point", "area"]
 
@@ -111,24 +112,13 @@ def _claims(objects: list[dict], found: list[dict], iou: float) -> np.ndarray:
     for row, item in enumerate(found):
         rows[item["image_id"]].append(row)
     claims = np.full(len(found), -1)
-    boxes, truth = _corners(found), _corners(objects)
+    boxes, truth = _boxes(found), _boxes(objects)
     for image in rows.keys() & places.keys():
-        overlaps = _overlaps(boxes[rows[image]], truth[places[image]])
-        best = overlaps.argmax(1)
-        claims[rows[image]] = np.where(overlaps.max(1) >= iou, np.array(places[image])[best], -1)
+        shared = overlaps(boxes[rows[image]], truth[places[image]])
+        best = shared.argmax(1)
+        claims[rows[image]] = np.where(shared.max(1) >= iou, np.array(places[image])[best], -1)
     return claims
 
 
-def _corners(items: list[dict]) -> np.ndarray:
-    boxes = np.array([item["bbox"] for item in items], np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], -1)
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union [n m], 0 where nothing is shared."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    sizes = [(each[:, 2:] - each[:, :2]).prod(-1) for each in (boxes, others)]
-    union = sizes[0][:, None] + sizes[1] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+def _boxes(items: list[dict]) -> np.ndarray:
+    return np.array([item["bbox"] for item in items], np.float64).reshape(-1, 4)

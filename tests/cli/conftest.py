@@ -102,6 +102,12 @@ def call(*argv: object) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
+def scores_in(folder: Path) -> dict[str, float]:
+    """What a student's folder says that it scored, nan where that is not known."""
+    scores = json.loads((folder / "detector.json").read_text())["scores"]
+    return {name: float("nan") if value is None else value for name, value in scores.items()}
+
+
 def listing(folder: Path) -> dict[str, tuple[int, str]]:
     """Time of change and digest of every file below a folder."""
     return {

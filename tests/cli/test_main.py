@@ -63,8 +63,8 @@ def test_unknown_flags(name, refused, project):
         (errors.DivergedError("It is not finite."), 76, "It is not finite."),
         (OSError(28, "No space left on device", "file"), 74, "file: No space left on device."),
         (OSError("odd"), 74, "Storage: odd."),
-        (MemoryError(), 70, "out of memory"),
-        (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
+        (MemoryError(), 70, "evaluate: out of memory."),
+        (KeyboardInterrupt(), 130, "evaluate: stopped."),
     ],
 )
 def test_faults_become_one_sentence_and_a_code(monkeypatch, refused, raised, code, said):
@@ -73,6 +73,18 @@ def test_faults_become_one_sentence_and_a_code(monkeypatch, refused, raised, cod
 
     monkeypatch.setattr(importlib.import_module("jaxkd.cli.evaluate"), "run", run)
     refused(conftest.call("evaluate"), code, said, command="evaluate")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [(MemoryError(), 70, "lower train.batch"), (KeyboardInterrupt(), 130, "goes on from the last checkpoint")],
+)
+def test_what_to_do_where_training_stops(monkeypatch, refused, raised, code, said):
+    def run(argv):
+        raise raised
+
+    monkeypatch.setattr(importlib.import_module("jaxkd.cli.train"), "run", run)
+    refused(conftest.call("train"), code, said)
 
 
 def test_arguments_of_the_shell(monkeypatch, capsys):

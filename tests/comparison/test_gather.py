@@ -4,8 +4,11 @@ import dataclasses
 
 import pytest
 
+from jaxkd import config as configs
 from jaxkd.comparison import gather
+from jaxkd.comparison.records import Entry
 from jaxkd.data import shapes
+from jaxkd.train import build, prepare
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,8 @@ from jaxkd.data import shapes
         (["a/run", "b/run", "c"], ["a/run", "b/run", "x/c"]),
         (["runs/alone", "assets:bccd_teacher"], ["alone", "bccd_teacher"]),
         (["run", "run"], ["run", "run (2)"]),
+        (["runs/alone", "runs/objects"], ["runs/alone", "runs/objects"]),  # a column of the tables
+        (["a", "b", "b - a"], ["x/a", "x/b", "x/b - a"]),  # the column of a difference
         (["run", "run", "run"], ["run", "run (2)", "run (3)"]),
     ],
 )
@@ -61,3 +66,22 @@ def test_what_differs_between_data_is_said():
     fewer = {name: getattr(source.records[1], name)[:-1] for name in ("boxes", "labels", "crowd")}
     left = len(fewer["boxes"])
     assert gather._difference(source, altered(**fewer)) == f"{file} has {left} objects, not {left + 1}"
+
+
+def test_a_teacher_of_only_some_classes_is_said_to_be_one(monkeypatch):
+    recipe = configs.load_recipe("bccd", "tar")
+    teacher = build.Loaded(build.detector(recipe.student, ("dog", "owl")), {}, recipe.student, {}, {})
+    monkeypatch.setattr(prepare, "load_teacher", lambda recipe: teacher)
+    taught = Entry("taught", "runs/taught", teacher, recipe)
+    for classes, said in (
+        (("owl", "dog"), []),
+        (
+            ("owl", "cat"),
+            [
+                "The teacher knows 1 of the student's 2 classes by name; it says nothing about cat. "
+                "Its AP counts these as never found."
+            ],
+        ),
+    ):
+        teachers, remarks = gather._teachers([taught], with_values(classes=classes))
+        assert ([one.entry.name for one in teachers], remarks) == (["teacher"], said)

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import math
 import re
 
 import compared
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxkd.comparison import page, pictures, tables
-from jaxkd.comparison.records import BATCHES
+from jaxkd.comparison import layout, page, pictures, tables
+from jaxkd.comparison.records import BATCHES, Series
 from jaxkd.evaluation.bootstrap import Interval
 from jaxkd.evaluation.cost import Cost
 from jaxkd.evaluation.errors import Confusion
@@ -43,12 +44,14 @@ def test_the_first_screen_answers(text):
     assert re.fullmatch(r"\+\d+\.\d\N{NO-BREAK SPACE}AP", gained[1])
     assert "for teacher" in gained[2]
     assert chance[:2] == ("Is it more than chance?", "Yes")
+    assert chance[2].startswith("In 95 of 100 resamples of these pictures it is between +")
     assert cost[:2] == ("What it costs", "Nothing in use")
     assert "A step of training took 2.0\N{NO-BREAK SPACE}x as long." in cost[2]
 
 
 def test_answers_where_nothing_is_clear_and_where_something_is_lost(comparison):
     for interval, said in (
+        (Interval(0.8, math.nan, math.nan), "Too few pictures to say"),
         (Interval(0.01, -0.01, 0.03), "Not certain"),
         (Interval(-0.02, -0.03, -0.01), "Yes, a loss"),
     ):
@@ -116,6 +119,18 @@ def test_one_evaluation_is_no_curve():
     assert "AP was taken once, after the last step" in once
 
 
+def test_a_run_whose_losses_are_not_finite(comparison):
+    curves = dataclasses.replace(comparison.other.curves, reported={"box": Series((1,), (2.0,))})
+    broken = compared.changed(compared.changed(comparison, "alone", curves=curves), "taught", curves=curves)
+    assert "No loss that was reported is finite." in page.page(broken, compared.source(), most=0)
+
+
+def test_numbers_stay_by_their_units():
+    for text in ("95 % of them", "-4.5 AP", "2.9 ms"):
+        assert layout.signed(text).count("\N{NO-BREAK SPACE}") == 1
+    assert layout.signed("3 Ms and 5 men") == "3 Ms and 5 men"
+
+
 def test_weights_alone_have_no_training(comparison):
     without = compared.changed(compared.changed(comparison, "alone", curves=None), "taught", curves=None)
     text = page.page(without, compared.source(), most=0)
@@ -144,6 +159,12 @@ def test_pictures_are_those_that_gained_and_lost_most(comparison):
     assert "taught 0.50" in text
     same = compared.changed(made, "taught", quality=quality)
     assert pictures.pictures(same, compared.source(), most=2) == ""
+    source = compared.source()
+    truth = source.annotations()
+    truth["annotations"] = [item | {"ignore": 1} for item in truth["annotations"]]
+    source.annotations = lambda: truth
+    assert pictures.DASHED in pictures.pictures(made, source, most=1)
+    assert pictures.DASHED not in text
     only_gains = compared.changed(made, "taught", quality=np.abs(better))
     assert "On no picture." in pictures.pictures(only_gains, compared.source(), most=2)
 
@@ -167,15 +188,25 @@ def test_many_classes(comparison):
     for one in comparison.detectors:
         scores = dataclasses.replace(one.scores, per_class={name: {"AP": 0.1, "AP50": 0.2} for name in names})
         own = one.gains and dataclasses.replace(one.gains, per_class=gains)
-        many = compared.changed(many, one.name, scores=scores, gains=own, confusion=Confusion(names, counts, 0.5))
+        found = Confusion(names, counts * (one.name != "teacher"), 0.5)
+        many = compared.changed(many, one.name, scores=scores, gains=own, confusion=found)
     text = page.page(many, compared.source(), most=0)
     assert "<summary>All 40 classes</summary>" in text
     assert re.findall(r"<li>(class [^<]*)</li>", text)[:2] == [
         "class 5 taken for class 6: 9",
         "class 3 taken for class 4: 2",
     ]
+    plain = tables.markdown(many)
+    assert "### alone\n\n| there | found | times |\n| --- | ---: | ---: |\n| class 5 | class 6 | 9 |\n" in plain
+    assert "### teacher\n\nNo class is taken for another.\n" in plain
     assert "class 39" in re.search(r'aria-label="Differences to alone".*?</svg>', text, re.DOTALL)[0]
     assert "class 1<" not in re.search(r'aria-label="Differences to alone".*?</svg>', text, re.DOTALL)[0]
+
+
+def test_nothing_is_written_where_something_cannot_be_told(comparison, tmp_path):
+    with pytest.raises(KeyError):
+        page.write(tmp_path / "out", dataclasses.replace(comparison, sizes={}), compared.source(), most=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_files(comparison, tmp_path):

@@ -36,7 +36,7 @@ def test_a_difference_says_whether_it_is_one():
     assert isinstance(gap(Interval(0.01, -0.01, 0.03)), Unclear)
     assert isinstance(gap(Interval(0.0, 0.0, 0.0)), Unclear)
     few = gap(Interval(0.8, math.nan, math.nan))
-    assert (few, type(few)) == ("+80.0", Unclear)
+    assert (few, type(few)) == ("+80.0 [too few]", Unclear)
     assert gap(Interval(math.nan, math.nan, math.nan)) == "-"
 
 
@@ -83,19 +83,34 @@ def test_the_verdict(comparison):
     gains = dataclasses.replace(comparison.other.gains, summary={"AP": Interval(0.01, -0.01, 0.03)})
     unclear = compared.changed(comparison, "taught", gains=gains)
     assert tables.verdict(unclear).endswith("[-1.0, +3.0], which holds 0, so there may be no difference.")
+    gains = dataclasses.replace(gains, summary={"AP": Interval(0.8, math.nan, math.nan)})
+    assert tables.verdict(compared.changed(comparison, "taught", gains=gains)) == (
+        "taught has +80.0 AP beside alone; of 12 pictures fewer than 5 have an object, too few to say what chance does."
+    )
+
+
+def test_what_is_taken_for_what(comparison):
+    one = comparison.other
+    *there, nothing = tables.confusion(one)
+    names = one.confusion.classes
+    assert [row[""] for row in there] == list(names)
+    assert list(nothing) == ["", *(f"as {name}" for name in names), "not found"]
+    assert [int(row["not found"]) for row in there] == one.confusion.counts[:-1, -1].tolist()
+    assert (nothing[""], nothing["not found"]) == ("nothing", "")
 
 
 def test_markdown_is_tables_and_escapes_names(comparison):
     renamed = dataclasses.replace(
-        compared.changed(comparison, "taught", name="a|b<c"), focus="a|b<c", remarks=("Look.",)
+        compared.changed(comparison, "taught", name="a|b<c"), focus="a|b<c", remarks=("Look at <this>.",)
     )
     text = tables.markdown(renamed)
     assert "| a\\|b&lt;c |" in text
-    assert "- Look." in text
+    assert text.startswith("# a\\|b&lt;c compared with alone\n\na\\|b&lt;c has ")
+    assert "- Look at &lt;this>." in text
     for line in text.splitlines():
         if line.startswith("|"):
             assert line.endswith(" |")
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 4
+    assert len(blocks) == 4 + 3  # what is taken for what, a detector each
     for block in blocks:
         assert len({line.replace("\\|", "").count("|") for line in block}) == 1

@@ -1,5 +1,6 @@
 """Pictures to look at: files, folders, videos and arrays, each read once and in order."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ from PIL import Image
 
 from jaxkd.data import files, pictures
 from jaxkd.data.base import PictureError
-from jaxkd.errors import DataError
+from jaxkd.errors import ConfigError, DataError
 
 
 def picture(file: Path, *, height: int = 20, width: int = 30, value: int = 90) -> Path:
@@ -22,7 +23,7 @@ def video(file: Path, *, count: int = 7) -> Path:
     """A grey video of 5 frames a second, each frame brighter than the one before."""
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
     for number in range(count):
-        writer.write(np.full((64, 96, 3), 20 + 30 * number, np.uint8))
+        writer.write(np.full((64, 96, 3), min(20 + 30 * number, 255), np.uint8))
     writer.release()
     return file
 
@@ -64,6 +65,34 @@ def test_folders_are_searched_in_order(tmp_path):
     assert found == [wanted[0], wanted[1], wanted[3], wanted[2]]
     assert len(list(files.listed([str(tmp_path), wanted[0]]))) == 6
     assert [shot.file for shot in read(tmp_path / "b")] == [str(wanted[3]), str(wanted[2])]
+    with pytest.raises(ConfigError, match="cannot be both searched and written to"):
+        list(files.listed([tmp_path], without=tmp_path))
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    wanted = [picture(tmp_path / "in" / "b" / "1.png"), picture(tmp_path / "elsewhere" / "2.png")]
+    for name, place in (("a", wanted[0].parent), ("c", wanted[1].parent), ("round", tmp_path / "in"), ("self", "self")):
+        (tmp_path / "in" / name).symlink_to(place)
+    assert list(files.listed([tmp_path / "in"])) == [wanted[0], tmp_path / "in" / "c" / "2.png"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    file, closed = picture(tmp_path / "a.png"), picture(tmp_path / "closed" / "b.png").parent
+
+    def guarded(function):
+        def call(folder):
+            if Path(folder) == closed:
+                raise PermissionError(13, "Permission denied", str(folder))
+            return function(folder)
+
+        return call
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+    paths = list(files.listed([tmp_path]))
+    assert paths == [file, closed]
+    fault = read(*paths)[1]
+    assert str(fault) == f"The folder {closed} may not be read (Permission denied); change its permissions."
 
 
 def test_what_cannot_be_read_says_why_and_stops_nothing(tmp_path):
@@ -94,6 +123,31 @@ def test_frames_of_a_video_with_their_times(tmp_path):
     assert {shot.file for shot in shots} == {str(clip)}
     thinned = read(clip, picture(tmp_path / "a.png"), clip, every=3)
     assert [shot.frame for shot in thinned] == [0, 3, 6, None, 0, 3, 6]
+
+
+def test_a_video_that_ends_early_is_said_to(tmp_path):
+    clip = video(tmp_path / "clip.avi", count=60)
+    content = clip.read_bytes()
+    clip.write_bytes(content[: len(content) // 2])
+    *shots, last = read(clip)
+    assert 10 < len(shots) < 40 and all(isinstance(shot, files.Shot) for shot in shots)
+    assert str(last) == f"{clip} ends after {len(shots)} of its 60 frames, which were taken; copy it again."
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds", "wanted", "rate", "early"),
+    [
+        (40, 4.0, 100, 10.0, True),
+        (96, 9.6, 100, 10.0, False),
+        (4, 0.4, 8, 10.0, False),  # a few
+        (40, 9.9, 100, 10.0, False),  # its frames are not equally long
+        (40, 0.0, 100, 0.0, True),
+        (40, 4.0, -9, 10.0, False),
+        (40, 4.0, 0, 0.0, False),
+    ],
+)
+def test_when_a_video_ends_early(number, seconds, wanted, rate, early):
+    assert files._ends_early(number, seconds, wanted=wanted, rate=rate) is early
 
 
 def test_colours_of_a_video_are_in_the_order_of_a_picture(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxkd.data import coco, shapes
-from jaxkd.data.base import PictureError, Record
+from jaxkd.data.base import Part, PictureError, Record
 from jaxkd.data.loader import Config, eval_batches, plan, train_batches
 from jaxkd.errors import ConfigError, DataError
 
@@ -182,11 +182,15 @@ def test_too_many_broken_pictures_stop_with_a_name():
 def test_more_objects_than_places_keeps_the_largest(caplog):
     source = MixedSource(3)
     config = dataclasses.replace(SMALL, max_objects=1, flip=0.0)
+    eval_batches(source, config, batch=1).close()  # which is scored by all objects
+    assert (source.repairs, caplog.text) == ({}, "")
     batch = next(train_batches(source, config, seed=0, steps=1, batch=1))
     assert batch.boxes.shape == (1, 1, 4)
     assert batch.valid.all()
     assert source.repairs == {"boxes_beyond_max_objects": 3}
     assert "3 boxes are left out; max_objects=2 would keep all of them." in caplog.text
+    train_batches(Part(source, [0]), config, seed=0, steps=1, batch=1).close()
+    assert source.repairs == {"boxes_beyond_max_objects": 3}
 
 
 def truth_of(tmp_path, annotations):

@@ -65,6 +65,17 @@ def test_sixteen_bits_of_colour_are_scaled(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once(tmp_path, orientation):
+    stored = np.random.default_rng(0).integers(0, 256, (10, 20, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "one.tiff", exif=exif)
+    np.testing.assert_array_equal(
+        pictures.read(tmp_path / "one.tiff"), pictures.turned(stored, orientation=orientation)
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_follows_the_annotated_size(tmp_path, orientation):
     file = with_orientation(tmp_path, orientation)
     with Image.open(file) as image:

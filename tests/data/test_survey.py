@@ -45,7 +45,8 @@ class Made:
                 "image_id": record.image_id,
                 "category_id": self.category_ids[label],
                 "area": float((box[2:] - box[:2]).prod()),
-                "iscrowd": int(crowd),
+                "iscrowd": 0,
+                "ignore": int(crowd),  # as VOC's difficult objects are told
             }
             for record in self.records
             for box, label, crowd in zip(record.boxes, record.labels, record.crowd, strict=True)
@@ -100,7 +101,7 @@ def test_the_resize_is_that_of_the_loader():
 
 def test_what_the_loader_left_out_is_no_repair(source):
     source.repairs |= {"boxes_clipped": 2}
-    loader.eval_batches(source, FEEDING, batch=1).close()
+    loader.train_batches(source, FEEDING, seed=0, steps=1, batch=1).close()
     assert set(source.repairs) == {"boxes_clipped", survey.CROWDED}
     assert survey.count(source, FEEDING, short=50).repairs == {"boxes_clipped": 2}
 
@@ -148,12 +149,17 @@ def test_remarks(source):
     assert remarks(train, source) == (
         "Classes with objects, but none in train: dog.",
         "1 of 1 pictures of train that were opened cannot be read: 0.png.",
-        "1 pictures of val have more than max_objects=3 boxes; 5 would keep all of them.",
         "1 objects of val are narrower than one pixel after the resize and are not learned; larger pictures would keep "
         "them.",
         "The annotations of val were repaired or left out in places: boxes_outside 3.",
         "Classes with no object at all: cow.",
     )
+
+
+def test_boxes_beyond_max_objects_matter_where_they_are_learned(source):
+    said = "1 pictures of train have more than max_objects=3 boxes; 5 would keep all of them."
+    assert said in remarks(source, source)
+    assert not [line for line in remarks(source, source) if "of val have more" in line]
 
 
 def test_the_same_pictures_in_both_are_remarked():

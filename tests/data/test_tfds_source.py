@@ -34,7 +34,7 @@ class Layout(tfds.core.BuilderConfig):
     content: list = dataclasses.field(default_factory=list)
     classes: tuple = ()
     objects: dict = dataclasses.field(default_factory=dict)
-    ids: bool = False
+    ids: type | None = None
 
 
 class Made(tfds.core.GeneratorBasedBuilder):
@@ -51,7 +51,7 @@ class Made(tfds.core.GeneratorBasedBuilder):
             "objects": Feature.Sequence(objects),
         }
         if layout.ids:
-            features["image/id"] = np.int64
+            features["image/id"] = layout.ids
         return tfds.core.DatasetInfo(builder=self, features=Feature.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
@@ -61,10 +61,10 @@ class Made(tfds.core.GeneratorBasedBuilder):
         yield from enumerate(self.builder_config.content)
 
 
-def prepare(folder: Path, **layout) -> str:
+def prepare(folder: Path, *, name: str = "made", **layout) -> str:
     """The folder of the prepared version."""
     builder = Made(
-        data_dir=str(folder), config=Layout(name="made", **layout), file_format="array_record", version="1.0.0"
+        data_dir=str(folder), config=Layout(name=name, **layout), file_format="array_record", version="1.0.0"
     )
     builder.download_and_prepare()
     return str(builder.data_dir)
@@ -93,7 +93,7 @@ def prepare_coco(folder: Path, truth: dict, images: Path) -> str:
         file = images / image["file_name"]
         content.append({"image": str(file), "image/filename": file.name, "image/id": image["id"], "objects": objects})
     extra = {"id": np.int64, "area": np.int64, "is_crowd": np.bool_}
-    return prepare(folder, content=content, classes=tuple(classes.values()), objects=extra, ids=True)
+    return prepare(folder, content=content, classes=tuple(classes.values()), objects=extra, ids=np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +287,8 @@ def test_by_name_with_the_random_records_of_tfds():
 
     with tfds.testing.mock_data(as_data_source_fn=data_source):
         found = source_of.load(source_of.Config(dataset="voc/2007", split="train[:50%]"))
+        rules = [source_of.load(source_of.Config(dataset=name)).voc_rule for name in ("voc", "voc:5.0.0", "voc/2012")]
+    assert rules == ["11point", "11point", "area"]
     assert found.classes[:2] == ("aeroplane", "bicycle")
     assert len(found.records) == 4
     kept = sum(len(record.boxes) for record in found.records)
@@ -374,8 +376,25 @@ def test_a_picture_that_is_none_is_left_out_and_counted(tmp_path):
 
 def test_image_ids_that_repeat_give_way_to_the_place(tmp_path):
     rows = [row(tmp_path) | {"image/id": 7}] * 2
-    found = load(prepare(tmp_path / "data", content=rows, classes=("cat",), ids=True))
+    found = load(prepare(tmp_path / "data", content=rows, classes=("cat",), ids=np.int64))
     assert [record.image_id for record in found.records] == [0, 1]
+
+
+def test_a_folder_of_vocs_year_whatever_it_is_called(tmp_path):
+    content = [row(tmp_path) | {"image/id": "number 7"}]
+    more = {"content": content, "classes": ("cat",), "objects": {"is_difficult": np.bool_}, "ids": Feature.Text()}
+    for year, rule in (("2007", "11point"), ("2012", "area")):
+        folder = Path(prepare(tmp_path / year, name=year, **more)).rename(tmp_path / "taken in 2007")
+        found = load(str(folder))
+        assert found.voc_rule == rule
+        assert [record.image_id for record in found.records] == [0]  # of text, none is made
+        folder.rename(tmp_path / f"{year} done")
+
+
+def test_classes_without_names(tmp_path):
+    plain = {"label": np.int64}
+    with pytest.raises(ConfigError, match="has no names of classes in objects/label; take one that has"):
+        load(prepare(tmp_path / "data", classes=(), objects=plain, content=[row(tmp_path)]))
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,15 @@ def test_what_few_pictures_have_gets_no_interval():
     truth["annotations"] = kept + [item | {"iscrowd": 0} for item in owls if item["image_id"] in several]
     values = resampled(matches.match(truth, found), draws(30, resamples=20, seed=0))
     assert "owl" in values.few
-    assert "cat" not in values.few
+    assert not {"cat", "AP", "AP50"} & values.few
     gain = intervals(values, values)[1]["owl"]
     assert gain.difference == 0
-    assert np.isnan([gain.low, gain.high]).all()
+    assert np.isnan([gain.low, gain.high]).all() and not gain.known
+    only = set(sorted({item["image_id"] for item in kept})[:4])
+    four = matches.match(truth, [item for item in found if item["image_id"] in only], only=only)
+    values = resampled(four, draws(4, resamples=20, seed=0))
+    for gain in intervals(values, values)[0].values():
+        assert not gain.known and not gain.clear
 
 
 def test_no_detections_and_no_objects():

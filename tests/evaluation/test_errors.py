@@ -93,7 +93,7 @@ def test_only_some_pictures():
     scene = truth((1, CAT, BOX), (2, CAT, BOX), images=(1, 2))
     assert counted(scene) == {"missed": 2}
     assert counted(scene, only={2}) == {"missed": 1}
-    with pytest.raises(DataError, match="image 1"):
+    with pytest.raises(DataError, match="image 1, which is not among those looked at"):
         analyse(scene, [found(CAT, BOX)], only={2})
 
 
@@ -108,6 +108,8 @@ def test_what_mending_is_worth_by_hand():
         return {kind: cost for kind, cost in errors.costs.items() if abs(cost) > 1e-9}
 
     rest = pytest.approx(1 - half)
+    for nothing in ([], [found(CAT, [150, 10, 40, 40])]):
+        assert analyse(scene, nothing).costs["missed"] == 1
     assert costs() == {"missed": rest}
     assert costs(found(CAT, right_of(BOX, 0.3), 0.8, image=2)) == {"localisation": rest}
     assert costs(found(DOG, BOX, 0.8, image=2)) == {"classification": rest}
