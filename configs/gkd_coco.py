@@ -21,7 +21,7 @@ def get_config(arg="faster_rcnn"):
     detector, *rest = arg.split("-")
     options = set(rest)
     small = options & {"tiny", "debug"}
-    if options - small - {"control", "tar"}:
+    if detector not in ("faster_rcnn", "retinanet") or options - small - {"control", "tar"}:
         raise ValueError(f"{arg} is not known")
     methods = [name for name in METHODS if name == "gkd" or name in options]
     config = load_recipe("coco", "-".join([detector, "r50", *(small or ["2x"])]))

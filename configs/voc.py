@@ -5,7 +5,7 @@ Run card
   expects   no figure of the two distillation papers is public for VOC; compare with the same recipe untaught
   data      VOCdevkit/VOC2007 and VOCdevkit/VOC2012: trainval of both years, test of 2007; VOC AP by eleven recalls
   weights   the backbone's from ImageNet, as torchvision publishes them, in weights/
-  hardware  one accelerator with 16 GB and train.batch=4, or 4 of them; estimated: 2 hours on 4
+  hardware  one accelerator with 16 GB and --batch=4, or 4 of them; estimated: 2 hours on 4
   command   jaxkd train --config=voc:faster_rcnn-r50 --workdir=runs/voc-r50
   arguments DETECTOR-BACKBONE as in coco.py; then -tiny or -debug
 """

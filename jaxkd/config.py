@@ -133,7 +133,7 @@ def module_of(config: Any) -> types.ModuleType:
 def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     """What `get_config(argument)` of the Python file at `path` returns.
 
-    A bare name finds a shipped recipe: "bccd_tar" is configs/bccd_tar.py.
+    A bare name finds a shipped recipe: "tar_coco" is configs/tar_coco.py.
     Raises ConfigError where there is no such file, it fails, has no get_config, or that returns no recipe.
     """
     from ml_collections import ConfigDict
@@ -155,12 +155,19 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     except (KeyError, ValueError, TypeError) as error:
         if argument is None:
             raise _failed(error, file) from error
-        raise ConfigError(f"The recipe {file.name} does not take the argument {argument!r}: {error!r}.") from error
+        known = _arguments(module.__doc__ or "") or repr(error)
+        raise ConfigError(f"The recipe {file.name} does not take the argument {argument!r}: {known}.") from error
     except Exception as error:
         raise _failed(error, file) from error
     if not isinstance(found, ConfigDict) or not set(found.keys()) >= PARTS:
         raise ConfigError(f"get_config of {file} returns no recipe; return what jaxkd.config.recipe gives.")
     return found
+
+
+def _arguments(card: str) -> str:
+    """What a run card says of the arguments of its recipe; empty where it says nothing."""
+    found = re.search(r"^  arguments +(.*(?:\n {3,}.*)*)", card, re.MULTILINE)
+    return f"it takes {' '.join(found[1].split()).removesuffix('.')}" if found else ""
 
 
 def locate(path: str | Path) -> Path:
@@ -227,6 +234,7 @@ def _failed(error: Exception, file: Path) -> ConfigError:
 def _config_class(name: Any) -> type:
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{_brief(name)} names no module to take a component from; write one such as 'data.coco'.")
+    without = ""  # a module that is there, and is no component
     for candidate in (f"jaxkd.{name}", name):
         try:
             found = importlib.util.find_spec(candidate)
@@ -234,9 +242,11 @@ def _config_class(name: Any) -> type:
             found = None
         if found is not None:
             module = importlib.import_module(candidate)
-            if not hasattr(module, "Config"):
-                raise ConfigError(f"The module {candidate} holds no Config dataclass, so it cannot be a component.")
-            return module.Config
+            if hasattr(module, "Config"):
+                return module.Config
+            without = without or candidate
+    if without:
+        raise ConfigError(f"The module {without} holds no Config dataclass, so it cannot be a component.")
     raise ConfigError(f"There is no module '{name}' (nor 'jaxkd.{name}') to take a component from.")
 
 

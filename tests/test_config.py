@@ -200,6 +200,19 @@ def test_recipes_that_cannot_be_loaded(tmp_path, text, words):
         load_recipe(file)
 
 
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("coco:tiny", r"coco.py does not take the argument 'tiny': it takes DETECTOR-BACKBONE .* ten steps of that\.$"),
+        ("gkd_coco:tiny", "gkd_coco.py does not take the argument 'tiny': it takes faster_rcnn or retinanet; then"),
+        ("bccd:none", "bccd.py does not take the argument 'none': it takes alone, mimic"),
+    ],
+)
+def test_an_unknown_argument_brings_the_known_ones(argument, words):
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(*argument.split(":"))
+
+
 @pytest.mark.parametrize("path", ["http://localhost/a.py", "https://x/bccd", "file:///tmp/a.py", "gs://bucket/a.py"])
 def test_recipes_are_never_fetched(path):
     with pytest.raises(ConfigError, match="is not on this machine") as refusal:

@@ -39,7 +39,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 UNMARKED = DOCS / "scale.md"  # says itself that it compiles for TPUs; its commands are checked, and none is run
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-PROGRAM = re.compile(r"^(?:\w+=\S+ )*(jaxkd|python|pip|make|sbatch|bash|launch/\S+|tensorboard|wandb)(?= |$)")
+PROGRAM = re.compile(r"^(?:\w+=\S+ )*(jaxkd|python|pip|make|source|sbatch|bash|launch/\S+|tensorboard|wandb)(?= |$)")
 # What other tests run, so that here it is only looked at: commands, recipes that are trained, formats that are written.
 ELSEWHERE = {"compare": "cli/test_compare", "explain": "cli/test_explain", "preflight": "cli/test_preflight_command"}
 TRAINED = {*test_recipes.TRAINED, ("bccd", "tar")}

@@ -35,6 +35,7 @@ def test_pictures_and_boxes_grow_together():
     pixels = np.asarray(picture)
     assert tuple(pixels[20, 40]) == colour(0)
     assert tuple(pixels[10, 20]) == (128, 128, 128)
+    assert draw.boxes_on(np.zeros((1, 900, 3), np.uint8), [], scale=0.4).size == (360, 1)
 
 
 @pytest.mark.parametrize("score", [None, 0.25])
@@ -62,6 +63,9 @@ def test_results_and_annotations_become_boxes_by_picture():
         9: [draw.Box((2.0, 2.0, 4.0, 4.0), 0, "cat", None)],
     }
     assert len(draw.from_results(results, CATEGORIES, least=0.4)[4]) == 2
+    marks = [{"iscrowd": 1}, {"iscrowd": 0, "ignore": 1}, {"iscrowd": 0, "ignore": 0}]
+    boxes = draw.from_results([results[2] | mark for mark in marks], CATEGORIES)[9]
+    assert [box.dashed for box in boxes] == [True, True, False]
     assert draw.from_results([], CATEGORIES) == {}
 
 
