@@ -39,4 +39,8 @@ def test_every_field_that_is_overridden_exists():
 
 def test_every_file_that_it_links_to_exists():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+        name, _, heading = target.partition("#")
+        file = Path(__file__).parents[1] / name
+        assert file.exists(), target
+        titles = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE) if heading else []
+        assert not heading or heading in [title.lower().replace(" ", "-") for title in titles], target

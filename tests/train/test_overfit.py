@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import pytest
 import tiny
 
@@ -36,6 +37,14 @@ STUDENTS = {
         detections=40,
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def fast():
+    """So many steps are worth a longer compilation."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.mark.parametrize("kind", STUDENTS)
