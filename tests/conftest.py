@@ -3,16 +3,10 @@
 import os
 from pathlib import Path
 
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+
 import jax
 import pytest
-
-# Most of the time goes into compiling, which takes half of it for programs that are not made fast.
-FLAGS = ["--xla_force_host_platform_device_count=4"]
-if jax.__version_info__ < (0, 11):  # a flag that XLA does not know would end the process
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([*os.environ.get("XLA_FLAGS", "").split(), *FLAGS])
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of processes that tests start
-jax.config.update("jax_disable_most_optimizations", True)
 
 CACHE = Path.home() / ".cache" / "jaxkd-tests"
 CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)

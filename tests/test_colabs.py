@@ -90,9 +90,8 @@ class TestStored:
 
 
 def environment(folder):
-    """That of the kernel: one device, programs made fast and kept, and nothing of the user's own Jupyter."""
-    without = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "PYTHONWARNINGS")
-    kept = {key: value for key, value in os.environ.items() if key not in without}
+    """That of the kernel: one device, the tests' compiled programs, and nothing of the user's own Jupyter."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "PYTHONWARNINGS")}
     places = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "MPLCONFIGDIR")
     return kept | dict.fromkeys(places, str(folder)) | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
@@ -107,8 +106,7 @@ def execute(tmp_path, monkeypatch, record_property):
         work.mkdir()
         for key, value in environment(quiet).items():
             monkeypatch.setenv(key, value)
-        for key in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"):
-            monkeypatch.delenv(key, raising=False)
+        monkeypatch.delenv("XLA_FLAGS", raising=False)
         client = NotebookClient(
             read(name), kernel_name="python3", timeout=PATIENCE, resources={"metadata": {"path": str(work)}}
         )

@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import pytest
 import tiny
 
@@ -37,14 +36,6 @@ STUDENTS = {
         detections=40,
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def fast():
-    """So many steps are worth a longer compilation."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.mark.parametrize("kind", STUDENTS)
