@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from absl import flags
 from jaxkd import config as configs
 from jaxkd import json_values
 from jaxkd.cli.flags import parse, recipe
-from jaxkd.errors import ConfigError, StorageError, TooLargeError
+from jaxkd.errors import ConfigError, TooLargeError
 
 if TYPE_CHECKING:
     from jaxkd.train.chips import Chip
@@ -45,11 +44,13 @@ def run(argv: Sequence[str]) -> int:
     slices = values.topology != "here"
     if values.plan and not slices:
         raise ConfigError("--plan is of a slice of TPUs; give one, such as --topology=v5e:2x4, or leave out --plan.")
-    _require_place(values.out)
     import jax
 
+    from jaxkd.cli.workdir import check_file
     from jaxkd.train import chips, plan, preflight, topology
 
+    if values.out:
+        check_file(Path(values.out))  # compiling takes minutes
     if slices:
         jax.config.update("jax_platforms", "cpu")  # leaves accelerators that are here alone
     devices = topology.mesh_of(values.topology, devices=config.train.devices)
@@ -65,6 +66,7 @@ def run(argv: Sequence[str]) -> int:
     print(table(subject, found, topology=values.topology))
     if values.out:
         record = as_dict(subject, found, topology=values.topology)
+        Path(values.out).parent.mkdir(parents=True, exist_ok=True)
         Path(values.out).write_text(f"{json_values.dumps(record, indent=2)}\n")
     if not found.asked.fits:
         raise TooLargeError(_refusal(found, parts=subject.pair.accumulate))
@@ -213,10 +215,3 @@ def _teacher(name: str) -> Any:
     except ConfigError as error:
         said = f"holds no {build.ABOUT}, and is no recipe" if place.is_dir() else "is neither here nor a recipe"
         raise ConfigError(f"--teacher={name} {said}. {error}") from error
-
-
-def _require_place(out: str) -> None:
-    """Raises StorageError where no file can be written there; compiling takes minutes."""
-    file = Path(out)
-    if out and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
-        raise StorageError(f"--out={out} is no place for a file; give one in a folder that is there.")

@@ -12,6 +12,7 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Int, UInt8
 
+from jaxkd.data.pictures import MOST_PIXELS
 from jaxkd.errors import ConfigError
 from jaxkd.train import build
 from jaxkd.types import Batch
@@ -20,7 +21,7 @@ from jaxkd.version import VERSION
 ABOUT, SCRIPT = "model.json", "detect.py"
 OUTPUTS = ("boxes", "scores", "labels", "count")
 INPUTS = ("images", "sizes")
-LONGEST, MOST = 16384, 100_000_000  # pixels of a side of a canvas, and of all of it; no picture that is read has more
+LONGEST = 16384  # pixels of a side of a canvas; the finest level numbers no more rows of anchors
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Sub
     height, width = sizes[0]
     if min(height, width) < 1:
         raise ConfigError(f"The size of an export must be at least 1x1, not {height}x{width}.")
-    if max(height, width) > LONGEST or height * width > MOST:
+    if max(height, width) > LONGEST or height * width > MOST_PIXELS:
         raise ConfigError(
             f"A size of {height}x{width} is too large; give --size=HEIGHTxWIDTH with at most {LONGEST} pixels a side "
-            f"and {MOST // 10**6} million in all."
+            f"and {MOST_PIXELS // 10**6} million in all."
         )
     if loaded.config.get("dtype", "float32") != "float32":
         loaded = build.recast(loaded, dtype="float32")

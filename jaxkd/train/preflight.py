@@ -1,12 +1,10 @@
-"""What a step needs, from its compiled program: memory, operations, collectives, and the batch that fits a chip."""
+"""What a step needs, from its compiled program: memory, operations and collectives."""
 
 import dataclasses
-import functools
 import re
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax import numpy as jnp
@@ -16,14 +14,13 @@ from jax.sharding import PartitionSpec as P
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.errors import ConfigError, DataError
-from jaxkd.train import build, collectives, loop, mesh, prepare
+from jaxkd.train import build, collectives, largest, loop, mesh, prepare
 from jaxkd.train.chips import Chip
 from jaxkd.train.published import BY_NUMBER
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
 from jaxkd.types import Batch
 
-MOST = 1024  # pictures a chip; no search goes further
 SIZE = r"([\d.]+)([KMG]?)"
 REFUSALS = (  # of a TPU's compiler: bytes needed, bytes there
     re.compile(rf"Used {SIZE} of {SIZE} hbm"),
@@ -107,10 +104,6 @@ class Plan:
     repeated: int  # instructions, as `repeated` counts them
 
 
-Size = TypeVar("Size", Probe, Plan)  # what a search may look at
-Planner = Callable[..., Plan]  # called with `bucket` and `pictures`, such as `plan.plan` of a recipe
-
-
 @dataclass(frozen=True)
 class Bound:
     """Seconds of a step at the chip's published peaks, as its roofline has them; a bound and no prediction.
@@ -179,7 +172,13 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
 
 
 def run(
-    subject: Subject, devices: Mesh, chip: Chip, *, batch: int = 0, search: bool = True, planner: Planner | None = None
+    subject: Subject,
+    devices: Mesh,
+    chip: Chip,
+    *,
+    batch: int = 0,
+    search: bool = True,
+    planner: largest.Planner | None = None,
 ) -> Preflight:
     """Compiles the step for these devices, at the recipe's `batch` or another, and looks for the largest that fits.
 
@@ -191,18 +190,18 @@ def run(
     pictures = _share(batch or subject.batch, devices, parts=parts)
     buckets, skipped = areas(subject.feeding)
     probes = [probe(subject, devices, chip, bucket=bucket, pictures=pictures) for bucket in buckets]
-    plans, largest, beside = [], None, None
+    plans, found, beside = [], None, None
     if search and planner:
-        largest, beside, plans = largest_planned(planner, probes[0], parts=parts)
+        found, beside, plans = largest.planned(planner, probes[0], parts=parts)
     elif search:
-        largest, more = largest_fitting(
+        found, more = largest.fitting(
             lambda number: probe(subject, devices, chip, bucket=buckets[0], pictures=number), probes[0], parts=parts
         )
         probes += more
-    return Preflight(devices.size, chip, tuple(probes), tuple(plans), largest, beside, skipped)
+    return Preflight(devices.size, chip, tuple(probes), tuple(plans), found, beside, skipped)
 
 
-def outline(subject: Subject, devices: Mesh, chip: Chip, *, planner: Planner, batch: int = 0) -> Preflight:
+def outline(subject: Subject, devices: Mesh, chip: Chip, *, planner: largest.Planner, batch: int = 0) -> Preflight:
     """The plans alone, at the recipe's `batch` or another.
 
     Raises ConfigError where the batch does not divide over the devices, and what the planner raises.
@@ -211,51 +210,6 @@ def outline(subject: Subject, devices: Mesh, chip: Chip, *, planner: Planner, ba
     buckets, skipped = areas(subject.feeding)
     plans = [planner(bucket=bucket, pictures=pictures) for bucket in buckets]
     return Preflight(devices.size, chip, (), tuple(plans), None, None, skipped)
-
-
-def largest_planned(planner: Planner, whole: Probe, *, parts: int = 1) -> tuple[int, int, list[Plan]]:
-    """The largest number of pictures a chip that fits, the bytes that `whole` needs beside its plan, and all plans.
-
-    A number fits where the compiler goes on to write its code, and where its plan with these bytes, of which there are
-    much the same for all numbers, stays within the memory that the compiler has. They are 0 where `whole` has no
-    program; one that was compiled and does not fit has them. For `parts` see `largest_fitting`.
-    """
-    first = planner(bucket=whole.bucket, pictures=whole.pictures)
-    beside = max(whole.needed - first.needed, 0) if whole.program else 0
-    sized = functools.partial(planner, bucket=whole.bucket)
-    largest, more = largest_fitting(lambda number: sized(pictures=number), first, beside=beside, parts=parts)
-    return largest, beside, [first, *more]
-
-
-def largest_fitting(
-    sized: Callable[[int], Size], first: Size, *, beside: int = 0, parts: int = 1
-) -> tuple[int, list[Size]]:
-    """The largest number of pictures a chip that fits, 0 for none, and the sizes looked at beside the first.
-
-    A compiler refuses what does not fit long before it has written the code of what does, and says how much was
-    needed, and of how much. So the limit is looked for from above: twice what the first size promises, then one more
-    than where the line through the two sizes nearest to the limit reaches it, until one number fits and the next does
-    not.
-
-    Args:
-      sized: compiles or plans for a number of pictures.
-      first: a size that is known.
-      beside: bytes that all sizes need beside theirs.
-      parts: every number is a multiple of it, as that of `first` is.
-    """
-    known = {first.pictures: first}
-    most = MOST // parts * parts
-    while True:
-        limit = min(size.limit for size in known.values()) - beside
-        fitting = {n for n, size in known.items() if size.fits and size.needed <= limit}
-        low, high = max(fitting, default=0), min(known.keys() - fitting, default=most + parts)
-        refused = any(not size.fits for size in known.values())  # which alone says what a compiler can use of the limit
-        if high - low <= parts and (refused or high > most):
-            return low, [size for n, size in known.items() if n != first.pictures]
-        guess = 2 * max(known)
-        if high - low > parts:
-            guess = _guess(list(known.values()), limit, low=low, high=high, parts=parts)
-        known[guess] = sized(guess)
 
 
 def areas(feeding: loader.Config) -> tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]:
@@ -392,21 +346,3 @@ def _used(message: str) -> tuple[int, int]:
             needed, unit, limit, limit_unit = found.groups()
             return int(float(needed) * UNITS[unit]), int(float(limit) * UNITS[limit_unit])
     return 0, 0
-
-
-def _guess(sizes: Sequence[Probe | Plan], limit: int, *, low: int, high: int, parts: int) -> int:
-    """The number to try next, a multiple of `parts` between `low`, which fits, and `high`, which does not."""
-    near = sorted((size for size in sizes if size.needed), key=lambda size: abs(size.needed - limit))[:2]
-    slope = 0.0
-    if len(near) == 2:
-        slope = (near[0].needed - near[1].needed) / (near[0].pictures - near[1].pictures)
-    if slope > 0:
-        guess = int(near[0].pictures + (limit - near[0].needed) // slope) // parts * parts
-        guess += parts if guess + parts < high else 0
-    elif len(near) == 1:
-        guess = int(limit * near[0].pictures / near[0].needed) * (2 if low else 1)
-    else:
-        guess = 0
-    if high <= MOST and (not guess or len(sizes) > 4):  # memory that a compiler saves near the limit follows no line
-        guess = (low + high) // 2
-    return min(max((guess or 2 * low) // parts * parts, low + parts), high - parts)

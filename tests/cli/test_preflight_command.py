@@ -96,7 +96,7 @@ def test_the_plan_alone(project, planned, refused, tmp_path):
     refused(outcome, 71, "A step with 40 pictures a chip needs", "leave out --plan to find", command="preflight")
     assert "does not fit" in outcome.out
     refused(check(project, "--plan"), 64, "--plan is of a slice of TPUs; give one", command="preflight")
-    refused(check(project, "--out=nowhere/record.json"), 74, "--out=nowhere/record.json", command="preflight")
+    refused(check(project, f"--out={out}/inner.json"), 74, f"{out} cannot be written to", command="preflight")
     silent = preflight.Plan((8, 8), 2, 0, 2**30, False, 1.0, {}, 0)  # a compiler that does not say how much
     assert command._memory(silent) == "more than 1.00 GiB"
 

@@ -18,7 +18,7 @@ from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError, JaxkdError
-from jaxkd.train import chips, collectives, mesh, plan, preflight, topology
+from jaxkd.train import chips, collectives, largest, mesh, plan, preflight, topology
 from jaxkd.train.step import make_step
 
 PROGRAM = preflight.Program(preflight.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)
@@ -150,7 +150,7 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
         (lambda n: 100 + 110 * n, 8, 4),  # a line
         (lambda n: 100 + 110 * n - 2 * max(n - 5, 0) ** 2, 8, 5),  # that bends near the limit
         (lambda n: 2000, 0, 4),  # too much, however few
-        (lambda n: 100 + 0.5 * n, preflight.MOST, 3),  # no end in sight
+        (lambda n: 100 + 0.5 * n, largest.MOST, 3),  # no end in sight
         (lambda n: 100 + 110 * n if n < 9 else 990 + n / 4 if n <= 30 else 50 * n, 30, 8),  # work done twice near it
         (lambda n: 0, 5, 5),  # a compiler that does not say how much
     ],
@@ -163,7 +163,7 @@ def test_few_compiles_find_the_largest_batch(needs, largest, most, first, parts)
         fits = pictures <= 5 if not needed else needed <= SMALL.memory
         return preflight.Probe((8, 8), pictures, int(needed), SMALL.memory, fits, 0.0, None)
 
-    answer, probes = preflight.largest_fitting(compiled, compiled(first), parts=parts)
+    answer, probes = largest.fitting(compiled, compiled(first), parts=parts)
     assert answer == largest // parts * parts
     assert all(probe.pictures % parts == 0 for probe in probes)
     assert len({probe.pictures for probe in probes}) == len(probes) <= most
@@ -175,7 +175,7 @@ def test_few_compiles_find_the_largest_batch(needs, largest, most, first, parts)
 )
 def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, largest):
     whole = preflight.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, PROGRAM)
-    answer, beside, plans = preflight.largest_planned(planned(lambda n: 100 + 110 * n), whole)
+    answer, beside, plans = largest.planned(planned(lambda n: 100 + 110 * n), whole)
     assert (answer, beside) == (largest, code)
     assert plans[0].pictures == 1
     assert len({one.pictures for one in plans}) == len(plans) <= 6
@@ -185,9 +185,9 @@ def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, l
 
 def test_nothing_is_known_beside_the_plan_of_a_step_that_was_refused():
     whole = preflight.Probe((8, 8), 20, 2300, 900, False, 9.0, None)
-    assert preflight.largest_planned(planned(lambda n: 100 + 110 * n), whole)[:2] == (7, 0)
+    assert largest.planned(planned(lambda n: 100 + 110 * n), whole)[:2] == (7, 0)
     too_large = preflight.Probe((8, 8), 7, 1001, SMALL.memory, False, 9.0, PROGRAM)  # but compiled
-    assert preflight.largest_planned(planned(lambda n: 100 + 110 * n), too_large)[:2] == (6, 131)
+    assert largest.planned(planned(lambda n: 100 + 110 * n), too_large)[:2] == (6, 131)
 
 
 def test_with_a_planner_the_batch_asked_for_alone_is_compiled(subject, found):
