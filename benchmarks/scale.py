@@ -104,11 +104,9 @@ def plan(case: Case) -> dict[str, Any]:
 
 def largest(case: Case, whole: dict[str, Any]) -> dict[str, Any]:
     """The record of a search that begins with the record of a whole preflight."""
-    from jaxkd.train import largest, plan, preflight
+    from jaxkd.train import largest, needs, plan
 
-    probe = preflight.Probe(
-        **{field.name: whole["probes"][0][field.name] for field in dataclasses.fields(preflight.Probe)}
-    )
+    probe = needs.Probe(**{field.name: whole["probes"][0][field.name] for field in dataclasses.fields(needs.Probe)})
     number, beside, plans = largest.planned(functools.partial(plan.plan, _step(case)), probe)
     return _about(case) | {
         "devices": whole["devices"],

@@ -15,7 +15,8 @@ from jaxkd.errors import ConfigError, TooLargeError
 
 if TYPE_CHECKING:
     from jaxkd.train.chips import Chip
-    from jaxkd.train.preflight import Plan, Preflight, Probe, Program, Subject
+    from jaxkd.train.needs import Plan, Probe, Program
+    from jaxkd.train.preflight import Preflight, Subject
 
 
 def define(values: flags.FlagValues) -> None:

@@ -2,18 +2,17 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from jaxkd.train.preflight import Plan, Probe
+from jaxkd.train.needs import Plan, Probe
 
 MOST = 1024  # pictures a chip; no search goes further
 
-Size = TypeVar("Size", "Probe", "Plan")  # what a search may look at
-Planner = Callable[..., "Plan"]  # called with `bucket` and `pictures`, such as `plan.plan` of a recipe
+Size = TypeVar("Size", Probe, Plan)  # what a search may look at
+Planner = Callable[..., Plan]  # called with `bucket` and `pictures`, such as `plan.plan` of a recipe
 
 
-def planned(planner: Planner, whole: "Probe", *, parts: int = 1) -> tuple[int, int, "list[Plan]"]:
+def planned(planner: Planner, whole: Probe, *, parts: int = 1) -> tuple[int, int, list[Plan]]:
     """The largest number of pictures a chip that fits, the bytes that `whole` needs beside its plan, and all plans.
 
     A number fits where the compiler goes on to write its code, and where its plan with these bytes, of which there are
@@ -56,7 +55,7 @@ def fitting(sized: Callable[[int], Size], first: Size, *, beside: int = 0, parts
         known[guess] = sized(guess)
 
 
-def _guess(sizes: "Sequence[Probe | Plan]", limit: int, *, low: int, high: int, parts: int) -> int:
+def _guess(sizes: Sequence[Probe | Plan], limit: int, *, low: int, high: int, parts: int) -> int:
     """The number to try next, a multiple of `parts` between `low`, which fits, and `high`, which does not."""
     near = sorted((size for size in sizes if size.needed), key=lambda size: abs(size.needed - limit))[:2]
     slope = 0.0

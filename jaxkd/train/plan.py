@@ -20,7 +20,7 @@ import jax
 
 from jaxkd import config as configs
 from jaxkd.errors import JaxkdError, first_line
-from jaxkd.train import chips, collectives, preflight, topology
+from jaxkd.train import chips, collectives, needs, preflight, topology
 
 LONGEST = 3600.0  # seconds
 PAUSE = 0.2  # seconds between two looks into the folder
@@ -51,7 +51,7 @@ class Task:
     folder: str  # for the compiler's reports
 
 
-def plan(step: Step, *, bucket: tuple[int, int], pictures: int) -> preflight.Plan:
+def plan(step: Step, *, bucket: tuple[int, int], pictures: int) -> needs.Plan:
     """The plan of a step for so many pictures a chip.
 
     Raises what `topology.mesh_of` and `preflight.subject` raise, and JaxkdError where the compiler fails otherwise or
@@ -76,10 +76,10 @@ def plan(step: Step, *, bucket: tuple[int, int], pictures: int) -> preflight.Pla
         raise JaxkdError(f"libtpu left no report of the memory for {step.topology} that can be read; give --nosearch.")
     needed, kinds, repeated = found
     limit, fits = (probe.limit, probe.fits) if probe else (memory, True)
-    return preflight.Plan(bucket, pictures, needed, limit, fits, seconds, kinds, repeated)
+    return needs.Plan(bucket, pictures, needed, limit, fits, seconds, kinds, repeated)
 
 
-def _followed(task: Task) -> preflight.Probe | None:
+def _followed(task: Task) -> needs.Probe | None:
     """How the compiler ended, in a process that is gone then; None where it went on to code and was stopped."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -95,7 +95,7 @@ def _followed(task: Task) -> preflight.Probe | None:
         ours.close()
 
 
-def _heard(ours: Connection, task: Task) -> preflight.Probe | None:
+def _heard(ours: Connection, task: Task) -> needs.Probe | None:
     """What the process says at its end; None once the compiler goes on to code."""
     until = time.monotonic() + LONGEST
     while time.monotonic() < until:

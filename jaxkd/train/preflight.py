@@ -16,6 +16,7 @@ from jaxkd.data import loader
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.train import build, collectives, largest, loop, mesh, prepare
 from jaxkd.train.chips import Chip
+from jaxkd.train.needs import Memory, Plan, Probe, Program
 from jaxkd.train.published import BY_NUMBER
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
@@ -42,83 +43,6 @@ class Subject:
     trainable: int  # bytes of the parameters that are trained
     classes: str  # a sentence on where they are from
     teacher: str  # a sentence on who it is
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of a chip, as the compiler plans them."""
-
-    arguments: int
-    outputs: int
-    temporaries: int
-    alias: int  # of the outputs, in the place of arguments
-    program: int
-
-    @property
-    def total(self) -> int:
-        """What is there at once."""
-        return self.arguments + self.outputs - self.alias + self.temporaries + self.program
-
-
-@dataclass(frozen=True)
-class Program:
-    """What the compiler says of a program on one chip; what stands in a loop may be counted once."""
-
-    memory: Memory
-    flops: float
-    accessed: float  # bytes
-    collectives: dict[str, collectives.Collectives]
-    repeated: int  # instructions, as `repeated` counts them
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The step compiled for one size."""
-
-    bucket: tuple[int, int]  # height and width
-    pictures: int  # a chip
-    needed: int  # bytes; 0 where the compiler gave up without a word on them
-    limit: int  # bytes
-    fits: bool
-    seconds: float  # of compiling
-    program: Program | None  # None where the compiler gave up
-
-    def bound(self, chip: Chip) -> "Bound | None":
-        """What its time cannot be below; None where the chip's peaks are unknown or the compiler gave up."""
-        if self.program is None or not chip.peak or not chip.bandwidth:
-            return None
-        return Bound(operations=self.program.flops / chip.peak, memory=self.program.accessed / chip.bandwidth)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One size as a TPU's compiler plans it: memory is assigned, and the code, which takes some beside, not written."""
-
-    bucket: tuple[int, int]  # height and width
-    pictures: int  # a chip
-    needed: int  # bytes; 0 where the compiler gave up without a word on them
-    limit: int  # bytes
-    fits: bool  # whether the compiler went on to write code
-    seconds: float  # of the process that compiled
-    collectives: dict[str, collectives.Collectives]
-    repeated: int  # instructions, as `repeated` counts them
-
-
-@dataclass(frozen=True)
-class Bound:
-    """Seconds of a step at the chip's published peaks, as its roofline has them; a bound and no prediction.
-
-    The compiler counts what stands in a loop once, so the operations may be too few; and bytes that stay on the chip
-    between two operations as if they went through its memory, so these may be too many.
-    """
-
-    operations: float
-    memory: float
-
-    @property
-    def seconds(self) -> float:
-        """The longer of the two."""
-        return max(self.operations, self.memory)
 
 
 @dataclass(frozen=True)

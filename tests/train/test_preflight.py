@@ -18,22 +18,22 @@ from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError, JaxkdError
-from jaxkd.train import chips, collectives, largest, mesh, plan, preflight, topology
+from jaxkd.train import chips, collectives, largest, mesh, needs, plan, preflight, topology
 from jaxkd.train.step import make_step
 
-PROGRAM = preflight.Program(preflight.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)
+PROGRAM = needs.Program(needs.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)
 SMALL = chips.Chip("a small chip", 1000, 1e12, 1e9, "made up")
 REPORT = "Memory Space: default (color=0)\nTotal bytes: 700 (700B)\n\nMemory Space: vmem (color=1)\nTotal bytes: 9\n"
 TEXT = "  %fusion.remat.1 = f32[7]{0} fusion(%a)\n  %all-reduce.2 = f32[7]{0} all-reduce(%fusion.remat.1)\n"
 
 
-def planned(needs, *, memory=SMALL.memory, usable=900):
+def planned(bytes_of, *, memory=SMALL.memory, usable=900):
     """A planner for a chip whose compiler can use less than all of its memory, and says so when it refuses."""
 
     def planner(*, bucket, pictures):
-        needed = int(needs(pictures))
+        needed = int(bytes_of(pictures))
         fits = needed <= usable
-        return preflight.Plan(bucket, pictures, needed, memory if fits else usable, fits, 0.5, {}, 0)
+        return needs.Plan(bucket, pictures, needed, memory if fits else usable, fits, 0.5, {}, 0)
 
     return planner
 
@@ -56,7 +56,7 @@ def dies(task, theirs):
 
 
 def ended(*, fits, program=None):
-    return preflight.Probe((8, 8), 2, 999, 900, fits, 1.0, program)
+    return needs.Probe((8, 8), 2, 999, 900, fits, 1.0, program)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
 
 
 @pytest.mark.parametrize(
-    ("needs", "largest", "most"),
+    ("bytes_of", "answer", "most"),
     [
         (lambda n: 100 + 110 * n, 8, 4),  # a line
         (lambda n: 100 + 110 * n - 2 * max(n - 5, 0) ** 2, 8, 5),  # that bends near the limit
@@ -157,36 +157,36 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
 )
 @pytest.mark.parametrize("first", [2, 20])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_few_compiles_find_the_largest_batch(needs, largest, most, first, parts):
+def test_few_compiles_find_the_largest_batch(bytes_of, answer, most, first, parts):
     def compiled(pictures):
-        needed = needs(pictures)
+        needed = bytes_of(pictures)
         fits = pictures <= 5 if not needed else needed <= SMALL.memory
-        return preflight.Probe((8, 8), pictures, int(needed), SMALL.memory, fits, 0.0, None)
+        return needs.Probe((8, 8), pictures, int(needed), SMALL.memory, fits, 0.0, None)
 
-    answer, probes = largest.fitting(compiled, compiled(first), parts=parts)
-    assert answer == largest // parts * parts
+    found, probes = largest.fitting(compiled, compiled(first), parts=parts)
+    assert found == answer // parts * parts
     assert all(probe.pictures % parts == 0 for probe in probes)
     assert len({probe.pictures for probe in probes}) == len(probes) <= most
 
 
 @pytest.mark.parametrize(
-    ("code", "largest"),
+    ("code", "answer"),
     [(0, 7), (30, 7), (31, 6), (690, 1), (700, 0)],  # of 900; plans need 100 + 110 n, and whole steps so much more
 )
-def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, largest):
-    whole = preflight.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, PROGRAM)
-    answer, beside, plans = largest.planned(planned(lambda n: 100 + 110 * n), whole)
-    assert (answer, beside) == (largest, code)
+def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, answer):
+    whole = needs.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, PROGRAM)
+    found, beside, plans = largest.planned(planned(lambda n: 100 + 110 * n), whole)
+    assert (found, beside) == (answer, code)
     assert plans[0].pictures == 1
     assert len({one.pictures for one in plans}) == len(plans) <= 6
-    if largest:
-        assert max(one.needed for one in plans if one.pictures <= largest) + code <= 900
+    if answer:
+        assert max(one.needed for one in plans if one.pictures <= answer) + code <= 900
 
 
 def test_nothing_is_known_beside_the_plan_of_a_step_that_was_refused():
-    whole = preflight.Probe((8, 8), 20, 2300, 900, False, 9.0, None)
+    whole = needs.Probe((8, 8), 20, 2300, 900, False, 9.0, None)
     assert largest.planned(planned(lambda n: 100 + 110 * n), whole)[:2] == (7, 0)
-    too_large = preflight.Probe((8, 8), 7, 1001, SMALL.memory, False, 9.0, PROGRAM)  # but compiled
+    too_large = needs.Probe((8, 8), 7, 1001, SMALL.memory, False, 9.0, PROGRAM)  # but compiled
     assert largest.planned(planned(lambda n: 100 + 110 * n), too_large)[:2] == (6, 131)
 
 
@@ -241,8 +241,8 @@ def test_a_compiler_that_dies_is_told_from_one_that_refuses(made):
 @pytest.mark.parametrize("reported", [True, False])
 @pytest.mark.parametrize("fits", [True, False])
 def test_a_compiler_that_comes_to_its_end_says_how(made, monkeypatch, reported, fits):
-    memory = preflight.Memory(arguments=100, outputs=50, temporaries=600, alias=50, program=40)
-    program = preflight.Program(memory, 1.0, 2.0, {"all-reduce": collectives.Collectives(5, 6)}, 3)
+    memory = needs.Memory(arguments=100, outputs=50, temporaries=600, alias=50, program=40)
+    program = needs.Program(memory, 1.0, 2.0, {"all-reduce": collectives.Collectives(5, 6)}, 3)
     probe = ended(fits=fits, program=program if fits else None)
 
     def followed(task):
