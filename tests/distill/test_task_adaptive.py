@@ -1,8 +1,7 @@
-"""Task-adaptive regularisation (Sun et al. 2020, arXiv 2006.13108): worked examples, properties, switches."""
+"""Task-adaptive regularisation (Sun et al. 2020, arXiv 2006.13108): worked examples, properties, what it refuses."""
 
 import dataclasses
 import functools
-import typing
 
 import distill_scene as scenes
 import jax
@@ -10,46 +9,17 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 from jax.sharding import PartitionSpec
+from task_adaptive_scene import BOXES, CLASSES, HEADS, IDENTITY, PLAIN, ask, ask_all, choices, compiled, scene, total
 
-from jaxkd.distill import base, decay, gated
+from jaxkd.distill import base, decay
 from jaxkd.distill import task_adaptive as tar
 from jaxkd.errors import ConfigError
 from jaxkd.ops import boxes as box_ops
 
 ONE = [[8.0, 16, 40, 48]]
 TWO = [*ONE, [24.0, 16, 56, 48]]
-PROPOSAL, TRUTH, WEIGHTS = jnp.array([[0.0, 0, 10, 10]]), jnp.array([[2.0, 0, 12, 10]]), (10.0, 10.0, 5.0, 5.0)
 USUAL = tar.Config()
-IDENTITY = {"adapter_4": {}, "adapter_8": {}}
-PLAIN = tar.Config(adapt="identity")
-HEADS = tar.Config(w_feat=0.0)
-FEATURES = dataclasses.replace(PLAIN, w_cls=0.0, w_reg=0.0)
-CLASSES = dataclasses.replace(HEADS, w_reg=0.0)
-BOXES = dataclasses.replace(HEADS, w_cls=0.0)
 OPEN = dataclasses.replace(HEADS, cls_gate="none", reg_gate="none")
-
-
-# Fast to compile rather than fast to run.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-@functools.cache
-def scene():
-    return scenes.scene(student=3, teacher=3)
-
-
-@compiled(static_argnums=0)
-def ask_all(configs, scene):
-    """The outcome of each of several configs that have no parameters, in one compilation."""
-    return [scenes.ask(tar, config, IDENTITY, scene) for config in configs]
-
-
-def ask(config, scene):
-    return ask_all((config,), scene)[0]
-
-
-def total(outcome):
-    return sum(term.mean() for term in outcome.terms.values())
 
 
 def with_features(view, **maps):
@@ -90,13 +60,6 @@ def slopes(config, scene):
     return learn(config, scene)[1]
 
 
-def counted(rows, **options):
-    """The class term of logits (student, teacher) with every region positive and every gate open."""
-    student, teacher = (jnp.array(side) for side in zip(*rows, strict=True))
-    every = jnp.ones(len(rows), bool)
-    return gated.class_term(student, teacher, chosen=every, gate=every, **options)
-
-
 def test_example_mask():
     expected = np.zeros((8, 8))
     expected[2:6, 1:5] = 0.731616
@@ -116,58 +79,10 @@ def test_example_feature():
     np.testing.assert_allclose(tar.feature_term(ramp, zero, mask).mean(), 0.248728529, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("form", "mean", "summed", "floor"),
-    [
-        ("bce", 0.457639257, 1.372917770, 0.398740507),
-        ("kl", 0.032961997, 0.098885990, 0),
-        ("ce", 0.254819557, 0.764458672, 0.221857561),
-    ],
-)
-def test_example_class(form, mean, summed, floor):
-    with jax.enable_x64(True):
-        rows = [(np.array([1.0, 0, 0]), np.array([2.0, 0, 0]))]
-        term, least = counted(rows, form=form)
-        np.testing.assert_allclose(term.mean(), mean, atol=1e-9)
-        np.testing.assert_allclose(least / term.count, floor, atol=1e-9)
-        np.testing.assert_allclose(counted(rows, form=form, reduce="sum")[0].mean(), summed, atol=1e-9)
-
-
-def test_example_class_temperature():
-    with jax.enable_x64(True):
-        rows = [(np.array([1.0, 0, 0]), np.array([2.0, 0, 0]))]
-        term, _ = counted(rows, form="kl", reduce="sum", temperature=2.0)
-        np.testing.assert_allclose(term.mean(), 0.123961991, atol=1e-9)
-
-
-@pytest.mark.parametrize(("shift", "iou", "opened", "loss"), [(1.5, 0.904762, True, 0.885), (-0.5, 0.6, False, 0)])
-def test_example_box(shift, iou, opened, loss):
-    np.testing.assert_allclose(box_ops.encode(TRUTH, PROPOSAL, weights=WEIGHTS), [[2, 0, 0, 0]], atol=1e-6)
-    np.testing.assert_allclose(box_ops.paired_iou(PROPOSAL, TRUTH), [0.666667], rtol=1e-5)
-    student, teacher = jnp.array([[0.2, 0.4, 0, -0.1]]), jnp.array([[shift, 0, 0, 0]])
-    refined = box_ops.decode(teacher, PROPOSAL, weights=WEIGHTS)
-    np.testing.assert_allclose(box_ops.paired_iou(refined, TRUTH), [iou], rtol=1e-5)
-    gate = gated.box_gate(student, teacher, PROPOSAL, TRUTH, weights=WEIGHTS)
-    assert bool(gate[0]) is opened
-    one = jnp.ones(1, bool)
-    np.testing.assert_allclose(
-        gated.box_term(student, teacher, positive=one, valid=one, gate=gate).mean(), loss, rtol=1e-5
-    )
-
-
 def test_example_decay():
     factor = decay.schedule(tar.Config().decay, steps=24, steps_per_epoch=2)
     expected = [1, 0.9167, 0.8333, 0.75, 0.6667, 0.5833, 0.5, 0.4167, 0.3333, 0.25, 0.1667, 0.0833]
     np.testing.assert_allclose([factor(step) for step in range(0, 24, 2)], expected, atol=5e-5)
-
-
-def test_example_numerics():
-    logits = jnp.array([40.0, 0, 0])
-    np.testing.assert_allclose(gated.log_one_minus_softmax(logits)[0], -39.306853, rtol=1e-6)
-    assert 1 - jax.nn.softmax(logits)[0] == 0
-    assert np.all(np.isfinite(jax.jacobian(gated.log_one_minus_softmax)(logits)))
-    term, _ = counted([(logits, -logits)])
-    assert np.isfinite(term.total)
 
 
 def test_identity_a_student_that_is_the_teacher_has_nothing_to_learn():
@@ -278,7 +193,7 @@ def test_background_regions_have_no_gradient():
 def test_gate_opens_only_where_the_teacher_improves_on_the_proposal():
     regions, teacher = scene().regions, scene().teacher.answers.deltas
     truth = jnp.take_along_axis(scene().batch.boxes, regions.truth[..., None], axis=1)
-    refined = box_ops.decode(box_ops.of_class(teacher, regions.labels), regions.boxes, weights=WEIGHTS)
+    refined = box_ops.decode(box_ops.of_class(teacher, regions.labels), regions.boxes, weights=scenes.WEIGHTS)
     better = box_ops.paired_iou(refined, truth) > box_ops.paired_iou(regions.boxes, truth)
     acts = np.array(better & regions.positive)
     outcome, (_, _, deltas) = learn(HEADS, scene())
@@ -291,10 +206,6 @@ def test_gate_is_shut_to_a_spoilt_teacher():
     spoilt = jnp.full_like(scene().teacher.answers.deltas, 40.0)
     term = ask(BOXES, scene()._replace(teacher=with_answers(scene().teacher, deltas=spoilt))).terms["box"]
     assert term.total == 0 and term.count > 0
-
-
-def test_gate_is_shut_to_a_teacher_that_repeats_the_proposal():
-    assert not gated.box_gate(jnp.ones((1, 4)), jnp.zeros((1, 4)), PROPOSAL, TRUTH, weights=WEIGHTS)[0]
 
 
 def test_class_pick_only_the_deltas_of_the_matched_class_have_a_gradient():
@@ -369,67 +280,6 @@ def test_batch_normaliser_two_devices_equal_one():
         np.testing.assert_allclose(term.mean(), alone[name].mean(), rtol=1e-5)
 
 
-def choices(name):
-    return typing.get_args(typing.get_type_hints(tar.Config)[name])
-
-
-FEATURE_SWITCHES = ("feat_source", "level_assign", "mask_grid", "mask_merge", "feat_norm", "feat_levels")
-CLASS_SWITCHES = ("cls_form", "cls_reduce", "cls_subset", "cls_gate", "cls_norm")
-BOX_SWITCHES = ("reg_gate", "reg_form", "reg_norm")
-
-
-def test_every_switch_is_looked_at():
-    hints = typing.get_type_hints(tar.Config)
-    switches = {name for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal}
-    seen = {*FEATURE_SWITCHES, *CLASS_SWITCHES, *BOX_SWITCHES}
-    assert switches - seen == {"share_from", "share_stage", "adapt", "adapt_init"}
-
-
-@pytest.mark.parametrize(
-    ("start", "name"),
-    [
-        *((FEATURES, name) for name in FEATURE_SWITCHES),
-        *((CLASSES, name) for name in CLASS_SWITCHES),
-        *((BOXES, name) for name in BOX_SWITCHES),
-    ],
-    ids=[*FEATURE_SWITCHES, *CLASS_SWITCHES, *BOX_SWITCHES],
-)
-def test_each_choice_of_a_switch_gives_its_own_finite_value(start, name):
-    configs = tuple(dataclasses.replace(start, **{name: choice}) for choice in choices(name))
-    values = [float(total(outcome)) for outcome in ask_all(configs, scene())]
-    assert np.all(np.isfinite(values)) and np.all(np.array(values) > 0)
-    assert len(set(values)) == len(values), values
-
-
-@pytest.mark.parametrize(
-    ("start", "changes"),
-    [
-        (FEATURES, {"sigma_sq": 0.5, "levels": 1, "level_scale": 64.0, "level_canonical": 6}),
-        (CLASSES, {"temperature": 2.0}),
-        (BOXES, {"reg_margin": 0.1, "reg_beta": 0.1}),
-    ],
-    ids=["features", "classes", "boxes"],
-)
-def test_each_number_matters(start, changes):
-    configs = [dataclasses.replace(start, **{name: value}) for name, value in changes.items()]
-    usual, *changed = (float(total(outcome)) for outcome in ask_all((start, *configs), scene()))
-    assert np.all(np.isfinite(changed))
-    assert usual not in changed
-
-
-def test_weights_scale_their_terms_and_zero_leaves_them_out():
-    members = {"w_feat": ["feature_4", "feature_8"], "w_cls": ["class"], "w_reg": ["box"]}
-    configs = [PLAIN]
-    for weight in members:
-        configs.append(dataclasses.replace(PLAIN, **{weight: 2 * getattr(PLAIN, weight)}))
-        configs.append(dataclasses.replace(PLAIN, **{weight: 0.0}))
-    usual, *others = (outcome.terms for outcome in ask_all(tuple(configs), scene()))
-    for names, doubled, without in zip(members.values(), others[::2], others[1::2], strict=True):
-        for name, term in usual.items():
-            np.testing.assert_allclose(doubled[name].mean(), (1 + (name in names)) * term.mean(), rtol=1e-6)
-        assert set(without) == set(usual) - set(names)
-
-
 @pytest.mark.parametrize(
     ("source", "stage", "expected"),
     [
@@ -450,24 +300,6 @@ def test_sharing_both_sets_averages_their_losses():
     assert base.summed([one]) is one
 
 
-def test_each_adapter_runs_between_widths():
-    apart = scenes.scene(student=3, teacher=5)
-    kinds = [kind for kind in choices("adapt") if kind != "identity"]
-
-    @compiled
-    def run(scene):
-        values = []
-        for kind in kinds:
-            config = dataclasses.replace(FEATURES, adapt=kind, adapt_init="lecun", levels=1)
-            params = scenes.parameters(tar, config, scene)
-            assert set(params) == {"adapter_4"}
-            values.append(scenes.ask(tar, config, params, scene).terms["feature_4"].mean())
-        return jnp.stack(values)
-
-    values = run(apart)
-    assert np.all(values > 0) and len(set(values.tolist())) == len(kinds)
-
-
 def test_levels_hold_each_object_once():
     grid, batch = (((32, 32), (16, 16)), (4, 8)), scene().batch
     everywhere = dataclasses.replace(PLAIN, level_assign="all")
@@ -476,37 +308,6 @@ def test_levels_hold_each_object_once():
     for index, here in enumerate((small, large)):
         alone = compiled_masks(everywhere, *grid, batch.replace(valid=batch.valid & here))
         np.testing.assert_array_equal(by_size[index], alone[index])
-
-
-def test_class_gates_golden():
-    teacher = jnp.array([[3.0, 0, 0], [0, 3, 0], [1, 0, 0], [0, 1, 2]])
-    student = jnp.array([[0.0, 0, 0], [0, 0, 0], [2, 0, 0], [0, 0, 9]])
-    gate = functools.partial(gated.class_gate, student, teacher, jnp.array([0, 0, 0, 1]), background=2)
-    np.testing.assert_array_equal(gate(kind="none"), [True] * 4)
-    np.testing.assert_array_equal(gate(kind="teacher_correct"), [True, False, True, False])
-    np.testing.assert_array_equal(gate(kind="teacher_better"), [True, False, False, True])
-
-
-def test_box_gates_golden():
-    deltas = jnp.array([[1.5, 0, 0, 0], [1.5, 0, 0, 0], [-0.5, 0, 0, 0], [-0.5, 0, 0, 0]])
-    student = jnp.array([[0.5, 0, 0, 0], [2.0, 0, 0, 0], [-1.0, 0, 0, 0], [0, 0, 0, 0]])
-    boxes, truth = (jnp.broadcast_to(one, (4, 4)) for one in (PROPOSAL, TRUTH))
-    gate = functools.partial(gated.box_gate, student, deltas, boxes, truth, weights=WEIGHTS)
-    np.testing.assert_array_equal(gate(kind="teacher_vs_proposal"), [True, True, False, False])
-    np.testing.assert_array_equal(gate(kind="teacher_vs_student"), [True, False, True, False])
-    np.testing.assert_array_equal(gate(kind="both"), [True, False, False, False])
-    np.testing.assert_array_equal(gate(kind="none"), [True] * 4)
-    np.testing.assert_array_equal(gate(margin=0.3), [False] * 4)
-
-
-def test_classes_that_do_not_exclude_each_other():
-    student, teacher = jnp.array([[1.0, -2]]), jnp.array([[2.0, 0]])
-    p, q = (1 / (1 + np.exp(-np.array(side, float))) for side in (student, teacher))
-    bce = -(q * np.log(p) + (1 - q) * np.log(1 - p))
-    floor = -(q * np.log(q) + (1 - q) * np.log(1 - q))
-    for form, expected in (("bce", bce), ("ce", bce), ("kl", bce - floor)):
-        term, _ = counted([(student[0], teacher[0])], form=form, softmax=False)
-        np.testing.assert_allclose(term.mean(), expected.mean(), rtol=1e-5)
 
 
 def test_a_dense_detector_without_a_background_class():
@@ -523,7 +324,7 @@ def test_a_dense_detector_without_a_background_class():
 
 
 def test_a_teacher_with_another_box_code_teaches_the_same_boxes():
-    deltas = scene().teacher.answers.deltas / jnp.array(WEIGHTS)
+    deltas = scene().teacher.answers.deltas / jnp.array(scenes.WEIGHTS)
     teacher = with_answers(scene().teacher, deltas=deltas)
     teacher = teacher.replace(traits=dataclasses.replace(teacher.traits, box_weights=(1.0, 1.0, 1.0, 1.0)))
     other, usual = (ask(BOXES, scene()._replace(teacher=one)).terms["box"] for one in (teacher, scene().teacher))
