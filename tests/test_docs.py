@@ -247,6 +247,7 @@ def quickly_compiled():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # what was compiled so rounds otherwise, and would be called again
 
 
 def test_unmarked_commands_and_code_run(inside, quickly_compiled):
