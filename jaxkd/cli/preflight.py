@@ -45,15 +45,13 @@ def run(argv: Sequence[str]) -> int:
     slices = values.topology != "here"
     if values.plan and not slices:
         raise ConfigError("--plan is of a slice of TPUs; give one, such as --topology=v5e:2x4, or leave out --plan.")
-    import jax
-
     from jaxkd.cli.workdir import check_file
     from jaxkd.train import chips, plan, preflight, topology
 
     if values.out:
         check_file(Path(values.out))  # compiling takes minutes
     if slices:
-        jax.config.update("jax_platforms", "cpu")  # leaves accelerators that are here alone
+        topology.compile_only()
     devices = topology.mesh_of(values.topology, devices=config.train.devices)
     chip = chips.chip_of(devices.devices.flat[0], sharing=devices.size)
     teacher = _teacher(values.teacher)

@@ -16,8 +16,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxkd import config as configs
 from jaxkd.errors import JaxkdError, first_line
 from jaxkd.train import chips, collectives, needs, preflight, topology
@@ -118,8 +116,7 @@ def _heard(ours: Connection, task: Task) -> needs.Probe | None:
 def _compile(task: Task, theirs: Connection) -> None:
     """Compiles to the end, unless it is stopped, and says how it ended."""
     threading.Thread(target=_end_with_parent, args=(task.folder,), daemon=True).start()
-    jax.config.update("jax_platforms", "cpu")  # leaves accelerators that are here alone
-    jax.config.update("jax_enable_compilation_cache", False)  # what is taken from there leaves no report
+    topology.compile_only()
     options = {"xla_dump_to": task.folder, "xla_dump_hlo_as_text": True}
     try:
         subject = preflight.subject(task.step.recipe, teacher=task.step.teacher, classes=task.step.classes)

@@ -26,6 +26,15 @@ QUIET = {
 }
 
 
+def compile_only() -> None:
+    """Has jax compile for devices that are not here: it leaves those that are alone, and its cache too.
+
+    A program for other devices can be put there and not be read back.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def mesh_of(topology: str, *, devices: int = 0) -> Mesh:
     """A mesh over all devices of a topology such as "v5e:16x16"; for "here" over the first `devices`, all for 0.
 

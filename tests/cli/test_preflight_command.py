@@ -23,6 +23,13 @@ def check(project, *flags, arg="alone"):
         return conftest.call("preflight", f"--config={project.recipe}:{arg}", *flags)
 
 
+@pytest.fixture(autouse=True)
+def cache_again():
+    """Other tests keep their compile cache."""
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
     """A recipe without its pictures, looked at once, with the record that was written."""
@@ -92,6 +99,7 @@ def test_the_plan_alone(project, planned, refused, tmp_path):
     assert (step.topology, step.classes, step.teacher) == ("v0:1x2", 80, "")
     assert step.recipe.train.batch == 4
     assert jax.config.jax_platforms == "cpu"  # so accelerators that are here are left alone
+    assert not jax.config.jax_enable_compilation_cache  # which cannot give back what is for other devices
     outcome = check(project, "--topology=v0:1x2", "--plan", "--batch=80")
     refused(outcome, 71, "A step with 40 pictures a chip needs", "leave out --plan to find", command="preflight")
     assert "does not fit" in outcome.out
@@ -172,7 +180,8 @@ def test_a_slice_of_tpus_that_is_not_here(project, tmp_path):
     outline = json.loads(out.read_text())
     (planned,) = outline["plans"]
     assert planned["collectives"] == probe["program"]["collectives"]
-    assert 0.5 * probe["needed"] < planned["needed"] < probe["needed"]
+    code = probe["program"]["memory"]["program"]  # of a step as small as this one, nearly a half
+    assert 0.5 * (probe["needed"] - code) < planned["needed"] < probe["needed"]
     wrong = run("--topology=v5e:3x3")
     assert wrong.returncode == 64
     assert wrong.stderr.startswith("jaxkd preflight: There is no topology 'v5e:3x3'")
