@@ -15,7 +15,7 @@ from jaxkd.errors import ConfigError, TooLargeError
 
 if TYPE_CHECKING:
     from jaxkd.train.chips import Chip
-    from jaxkd.train.needs import Plan, Probe, Program
+    from jaxkd.train.needs import Plan, Probe, Program, Size
     from jaxkd.train.preflight import Preflight, Subject
 
 
@@ -121,7 +121,7 @@ def _search(found: "Preflight") -> list[str]:
     return lines
 
 
-def _numbers(sizes: "Sequence[Probe | Plan]") -> str:
+def _numbers(sizes: "Sequence[Size]") -> str:
     return ", ".join(f"{size.pictures}" for size in sizes)
 
 
@@ -161,17 +161,17 @@ def _plan(plan: "Plan", subject: "Subject", found: "Preflight") -> list[str]:
     return [*lines, f"  planned in      {plan.seconds:.0f} s"]
 
 
-def _head(size: "Probe | Plan", found: "Preflight") -> str:
+def _head(size: "Size", found: "Preflight") -> str:
     height, width = size.bucket
     return f"{height}x{width}, {size.pictures} pictures a chip, {size.pictures * found.devices} in all:"
 
 
-def _memory(size: "Probe | Plan") -> str:
+def _memory(size: "Size") -> str:
     """What is needed of what there is; a compiler that gives up does not always say how much."""
     return f"{_bytes(size.needed)} of {_bytes(size.limit)}" if size.needed else f"more than {_bytes(size.limit)}"
 
 
-def _verdict(size: "Probe | Plan") -> str:
+def _verdict(size: "Size") -> str:
     return "fits" if size.fits else "does not fit"
 
 

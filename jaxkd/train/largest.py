@@ -4,11 +4,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from jaxkd.train.needs import Plan, Probe
+from jaxkd.train.needs import Plan, Probe, Size
 
 MOST = 1024  # pictures a chip; no search goes further
 
-Size = TypeVar("Size", Probe, Plan)  # what a search may look at
+Sized = TypeVar("Sized", bound=Size)
 Planner = Callable[..., Plan]  # called with `bucket` and `pictures`, such as `plan.plan` of a recipe
 
 
@@ -26,7 +26,7 @@ def planned(planner: Planner, whole: Probe, *, parts: int = 1) -> tuple[int, int
     return number, beside, [first, *more]
 
 
-def fitting(sized: Callable[[int], Size], first: Size, *, beside: int = 0, parts: int = 1) -> tuple[int, list[Size]]:
+def fitting(sized: Callable[[int], Sized], first: Sized, *, beside: int = 0, parts: int = 1) -> tuple[int, list[Sized]]:
     """The largest number of pictures a chip that fits, 0 for none, and the sizes looked at beside the first.
 
     A compiler refuses what does not fit long before it has written the code of what does, and says how much was
@@ -55,7 +55,7 @@ def fitting(sized: Callable[[int], Size], first: Size, *, beside: int = 0, parts
         known[guess] = sized(guess)
 
 
-def _guess(sizes: Sequence[Probe | Plan], limit: int, *, low: int, high: int, parts: int) -> int:
+def _guess(sizes: Sequence[Size], limit: int, *, low: int, high: int, parts: int) -> int:
     """The number to try next, a multiple of `parts` between `low`, which fits, and `high`, which does not."""
     near = sorted((size for size in sizes if size.needed), key=lambda size: abs(size.needed - limit))[:2]
     slope = 0.0

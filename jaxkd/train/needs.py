@@ -51,15 +51,21 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The step compiled for one size."""
+class Size:
+    """What one number of pictures a chip needs."""
 
     bucket: tuple[int, int]  # height and width
     pictures: int  # a chip
     needed: int  # bytes; 0 where the compiler gave up without a word on them
     limit: int  # bytes
-    fits: bool
-    seconds: float  # of compiling
+    fits: bool  # of a plan, whether the compiler went on to write code
+    seconds: float  # of compiling; of a plan, of the whole process
+
+
+@dataclass(frozen=True)
+class Probe(Size):
+    """The step compiled for one size."""
+
     program: Program | None  # None where the compiler gave up
 
     def bound(self, chip: Chip) -> Bound | None:
@@ -70,14 +76,8 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Size):
     """One size as a TPU's compiler plans it: memory is assigned, and the code, which takes some beside, not written."""
 
-    bucket: tuple[int, int]  # height and width
-    pictures: int  # a chip
-    needed: int  # bytes; 0 where the compiler gave up without a word on them
-    limit: int  # bytes
-    fits: bool  # whether the compiler went on to write code
-    seconds: float  # of the process that compiled
     collectives: dict[str, Collectives]
     repeated: int  # instructions, as `preflight.repeated` counts them
