@@ -18,9 +18,9 @@ NAMES = ("methods", "quickstart", "your_data")
 ADDRESS = "https://colab.research.google.com/github/jaxkd/jaxkd/blob/main/colabs/"
 PATIENCE = 240  # seconds of a cell; and of a whole notebook on two cores that have nothing else to do
 LINES = {  # what is to be installed on a machine with each kind of chip
-    "cpu": '"jaxkd[onnx] @ git+https://github.com/jaxkd/jaxkd"',
-    "gpu": '"jaxkd[onnx] @ git+https://github.com/jaxkd/jaxkd" "jax[cuda12]"',
-    "tpu": '"jaxkd[onnx,tpu] @ git+https://github.com/jaxkd/jaxkd"',
+    "cpu": '"jaxkd-detection[onnx] @ git+https://github.com/jaxkd/jaxkd"',
+    "gpu": '"jaxkd-detection[onnx] @ git+https://github.com/jaxkd/jaxkd" "jax[cuda12]"',
+    "tpu": '"jaxkd-detection[onnx,tpu] @ git+https://github.com/jaxkd/jaxkd"',
 }
 
 

@@ -234,7 +234,7 @@ def run(line, folder):
 
 
 @pytest.mark.parametrize(
-    "line", ["pip install jaxkd", "make test", "tensorboard --logdir=runs", "launch/tpu_pod.sh down"]
+    "line", ["pip install pillow", "make test", "tensorboard --logdir=runs", "launch/tpu_pod.sh down"]
 )
 def test_a_command_that_nothing_runs_has_to_be_marked(line, tmp_path):
     with pytest.raises(AssertionError, match="Needs"):

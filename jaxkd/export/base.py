@@ -16,7 +16,7 @@ from jaxkd.data.pictures import MOST_PIXELS
 from jaxkd.errors import ConfigError
 from jaxkd.train import build
 from jaxkd.types import Batch
-from jaxkd.version import VERSION
+from jaxkd.version import VERSION, install_line
 
 ABOUT, SCRIPT = "model.json", "detect.py"
 OUTPUTS = ("boxes", "scores", "labels", "count")
@@ -141,7 +141,7 @@ def require(kind: str, *, extra: str, modules: Sequence[str]) -> None:
     """Raises ConfigError with the line that installs them where one of the modules is missing."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"The format {kind} needs {', '.join(missing)}: pip install 'jaxkd[{extra}]'.")
+        raise ConfigError(f"The format {kind} needs {', '.join(missing)}: {install_line(extra)}.")
 
 
 def written(folder: Path) -> float:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxkd.errors import ConfigError, first_line
 from jaxkd.silence import silent_stderr
 from jaxkd.train import mesh
+from jaxkd.version import install_line
 
 HERE = "here"
 # Read by libtpu when it is loaded. It is only to compile: it shall not ask a cloud's metadata server what machine this
@@ -46,7 +47,7 @@ def mesh_of(topology: str, *, devices: int = 0) -> Mesh:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", sides):
         raise _unknown(topology)
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(f"Compiling for {topology} needs libtpu, which is not installed: pip install 'jaxkd[tpu]'.")
+        raise ConfigError(f"Compiling for {topology} needs libtpu, which is not installed: {install_line('tpu')}.")
     options: dict[str, Any] = {"chip_config_name": "megacore"} if name == "v4" else {}  # one device a chip
     if math.prod(int(side) for side in sides.split("x")) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)  # a host of four is the default

@@ -153,7 +153,7 @@ def test_topologies_that_are_none(project, refused, monkeypatch):
     refused(check(project, "--topology=v5e"), 64, "There is no topology 'v5e'", command="preflight")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
-    refused(check(project, "--topology=v5e:2x4"), 64, "pip install 'jaxkd[tpu]'", command="preflight")
+    refused(check(project, "--topology=v5e:2x4"), 64, "pip install 'jaxkd-detection[tpu]'", command="preflight")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, the extra 'tpu', is not installed")

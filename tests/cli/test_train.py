@@ -134,5 +134,5 @@ def test_a_missing_extra_is_said_before_anything_is_done(runs, tmp_path, monkeyp
         monkeypatch.setitem(sys.modules, package, None)
         outcome = runs.project.train(tmp_path / "run", flag)
         name = flag.lstrip("-").partition("=")[0]
-        refused(outcome, 64, f"pip install 'jaxkd[{name}]'.")
+        refused(outcome, 64, f"pip install 'jaxkd-detection[{name}]'.")
     assert not (tmp_path / "run").exists()

@@ -137,7 +137,7 @@ def test_differences_by_hand():
 
 
 def test_a_missing_runtime_names_its_line():
-    with pytest.raises(ConfigError, match=r"pip install 'jaxkd\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'jaxkd-detection\[onnx\]'"):
         base.require("onnx", extra="onnx", modules=("json", "no_such_runtime"))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxkd.errors import ConfigError
+from jaxkd.version import install_line
 
 Row = tuple[int, Mapping[str, float]]  # a step, and numbers by grouped names: "train/loss", "val/AP"
 
@@ -51,4 +52,4 @@ def package(name: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(f"--{extra} needs the package {name} ({error}); pip install 'jaxkd[{extra}]'.") from error
+        raise ConfigError(f"--{extra} needs the package {name} ({error}); {install_line(extra)}.") from error

@@ -84,6 +84,6 @@ def test_a_run_that_is_shown_from_its_middle_has_its_beginning(tmp_path):
 
 def test_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ConfigError, match=r"--tensorboard needs .*; pip install 'jaxkd\[tensorboard\]'\.$"):
+    with pytest.raises(ConfigError, match=r"--tensorboard needs .*; pip install 'jaxkd-detection\[tensorboard\]'\.$"):
         TensorBoard(tmp_path / "tensorboard")
     assert not (tmp_path / "tensorboard").exists()

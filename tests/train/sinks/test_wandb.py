@@ -144,5 +144,5 @@ def test_the_mode_of_the_environment_is_left_to_the_package(package, tmp_path, m
 
 def test_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"--wandb needs .*; pip install 'jaxkd\[wandb\]'\.$"):
+    with pytest.raises(ConfigError, match=r"--wandb needs .*; pip install 'jaxkd-detection\[wandb\]'\.$"):
         WeightsAndBiases("cells", tmp_path)
