@@ -327,7 +327,7 @@ def test_topologies_are_refused_in_one_sentence(monkeypatch):
             topology.mesh_of(name)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name))
-    with pytest.raises(ConfigError, match=r"needs libtpu, which is not installed: pip install 'jaxkd-detection\[tpu\]'\."):
+    with pytest.raises(ConfigError, match=r"libtpu, which is not installed: pip install 'jaxkd-detection\[tpu\]'\."):
         topology.mesh_of("v5e:2x4")
 
 
