@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from turns import machine
 
+from jaxkd import paths
 from jaxkd.data import coco, loader, pictures, transforms
 from jaxkd.data.transforms import Sample
 
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = coco.load(described)
     tall = -(-flags.short // 32) * 32, -(-flags.long // 32) * 32
     config = loader.Config(buckets=(tall, tall[::-1]), short=(flags.short,), long=flags.long, threads=flags.threads)
-    folder = coco.asset_path(flags.images)
+    folder = paths.path_of(flags.images)
     result = measure(source, folder, config, batch=flags.batch, rounds=flags.rounds)
     about = machine()
     print(f"{len(source.records)} pictures to {flags.short}/{flags.long} on {about['processor']}\n\n{table(result)}")

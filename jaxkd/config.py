@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxkd.errors import ConfigError
+from jaxkd.paths import PathText, absolute
 
 NAME = "name"
 PLAIN = (bool, int, float, str)
 PARTS = {"student", "initial", "inherit", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
+PATHS = {"teacher", "initial"}  # fields of a recipe itself that hold paths
 SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # folders of recipes
 Recipe = Any  # a ConfigDict, whole or of one part, the types of whose fields no checker can know
 
@@ -209,11 +211,28 @@ def parse(text: str) -> Recipe:
     return ConfigDict(tuples(json.loads(text)))
 
 
-def asset_path(path: str) -> Path:
-    """`path` as a Path; "assets:NAME" points into the files that come with the package."""
-    if path.startswith("assets:"):
-        return Path(__file__).parent / "assets" / path.removeprefix("assets:")
-    return Path(path).expanduser()
+def path_fields(name: str) -> frozenset[str]:
+    """The fields of a component that hold paths; none of a component that is not there."""
+    try:
+        hints = typing.get_type_hints(_config_class(name), include_extras=True)
+    except ConfigError:
+        return frozenset()
+    return frozenset(key for key, hint in hints.items() if hint == PathText)
+
+
+def with_absolute_paths(config: Recipe) -> Recipe:
+    """A copy of a recipe, whole or of one part, whose paths mean the same from any folder."""
+    from ml_collections import ConfigDict
+
+    out = config.copy_and_resolve_references()
+    held = path_fields(out[NAME]) if NAME in out else PATHS
+    with out.unlocked():
+        for key, value in out.items():
+            if isinstance(value, ConfigDict):
+                out[key] = with_absolute_paths(value)
+            elif key in held and isinstance(value, str):
+                out[key] = absolute(value)
+    return out
 
 
 def closest(key: str, names: set[str]) -> str:

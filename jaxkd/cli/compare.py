@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxkd import config as configs
-from jaxkd.cli.flags import parse
+from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
+from jaxkd.paths import path_of
 
 if TYPE_CHECKING:
     from jaxkd.comparison.records import Comparison, Entry
@@ -18,9 +18,7 @@ USAGE = "jaxkd compare DIR DIR... --out=FOLDER"
 
 def define(values: flags.FlagValues) -> None:
     """The command's flags."""
-    flags.DEFINE_string(
-        "out", "comparison", "Folder for index.html, comparison.md and comparison.json.", flag_values=values
-    )
+    define_path("out", "comparison", "Folder for index.html, comparison.md and comparison.json.", values=values)
     flags.DEFINE_bool("teacher", True, "Show the teachers of taught runs too.", flag_values=values)
     flags.DEFINE_integer("resamples", 1000, "Times that the pictures are drawn.", flag_values=values, lower_bound=100)
     flags.DEFINE_integer("seed", 0, "Decides which pictures are drawn.", flag_values=values, lower_bound=0)
@@ -62,7 +60,7 @@ def _open(places: Sequence[str]) -> "list[Entry]":
 
     advice, found = "name workdirs of runs, or folders of weights", []
     for place in places:
-        if not configs.asset_path(place).exists():
+        if not path_of(place).exists():
             raise ConfigError(f"There is no {place}; {advice}.")
         found.append(open_run(place, advice=advice))
     names = gather.names_of([str(run.folder) for run in found])

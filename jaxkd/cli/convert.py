@@ -5,13 +5,13 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxkd.cli.flags import parse
+from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 
 
 def define(values: flags.FlagValues) -> None:
     """The command's flags."""
-    flags.DEFINE_string("out", "", "Folder to write.", flag_values=values)
+    define_path("out", "", "Folder to write.", values=values)
     flags.DEFINE_list("classes", [], "Names of the classes in the file's order.", flag_values=values)
     flags.DEFINE_float("eps", None, "Epsilon of the backbone's norms, if not the family's.", flag_values=values)
     flags.DEFINE_bool("half", False, "Store half-precision numbers.", flag_values=values)

@@ -13,7 +13,7 @@ from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-from jaxkd import __version__, draw, html
+from jaxkd import __version__, draw, html, storage
 from jaxkd.data.base import Source
 from jaxkd.data.survey import Overlap, Sample, Split
 
@@ -90,10 +90,9 @@ def show(report: Report) -> None:
 
 def write(folder: Path, report: Report, sources: Mapping[str, Source]) -> None:
     """Writes data_report.json and index.html, with the readable pictures of the samples and their boxes."""
-    folder.mkdir(parents=True, exist_ok=True)
     content = {"jaxkd": __version__} | dataclasses.asdict(report)
-    (folder / "data_report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / "index.html").write_text(_page(report, sources), encoding="utf-8")
+    storage.write(folder / "data_report.json", json.dumps(content, indent=2) + "\n")
+    storage.write(folder / "index.html", _page(report, sources))
 
 
 def drawn(source: Source, index: int) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from jaxkd.cli.flags import parse
+from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 
 COLUMNS = 8  # prototypes of a class that are drawn
@@ -15,8 +15,8 @@ TAUGHT, LEFT_ALONE = 3, 0  # colours of regions: green and red
 
 def define(values: flags.FlagValues) -> None:
     """The command's flags."""
-    flags.DEFINE_string("workdir", "", "Folder of the taught run.", flag_values=values)
-    flags.DEFINE_string("out", "explained", "Folder for the pictures.", flag_values=values)
+    define_path("workdir", "", "Folder of the taught run.", values=values)
+    define_path("out", "explained", "Folder for the pictures.", values=values)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from jaxkd.cli.flags import optional_recipe, parse
+from jaxkd.cli.flags import choice, define_path, parse
 from jaxkd.errors import ConfigError, DataError, JaxkdError
 from jaxkd.export import FORMATS
 
@@ -23,9 +23,9 @@ SPLITS = {"train": "training", "val": "validation"}
 
 def define(values: flags.FlagValues) -> None:
     """The flags beside --config."""
-    flags.DEFINE_string("workdir", "", "A run, a folder of weights, or a published file.", flag_values=values)
+    define_path("workdir", "", "A run, a folder of weights, or a published file.", values=values)
     flags.DEFINE_string("format", "", f"One of {', '.join(FORMATS)}.", flag_values=values)
-    flags.DEFINE_string("out", "exported", "Folder for the file, model.json and detect.py.", flag_values=values)
+    define_path("out", "exported", "Folder for the file, model.json and detect.py.", values=values)
     flags.DEFINE_string("size", "", "HEIGHTxWIDTH of the canvas; the detector's first bucket.", flag_values=values)
     flags.DEFINE_bool("int8", False, "TFLite with convolutions and products of int8.", flag_values=values)
     flags.DEFINE_integer("calibration", 100, "Training pictures to set int8's ranges by.", 1, flag_values=values)
@@ -37,8 +37,7 @@ def run(argv: Sequence[str]) -> int:
 
     Raises JaxkdError where a float32 file scores another AP than its detector; nothing is written then.
     """
-    wants_help = "--help" in argv or "-h" in argv
-    config, rest = (None, list(argv)) if wants_help else optional_recipe(argv)
+    chosen, rest = choice(argv)
     values, _ = parse("export", rest, define, with_recipe=True)
     if values.format not in FORMATS:
         raise ConfigError(f"There is no format {values.format!r}; give --format=, one of {', '.join(FORMATS)}.")
@@ -56,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     folder.owned(out)
     found = open_run(values.workdir)
     subject = base.subject(found.student, size=size)
-    sources = _sources(config or found.recipe, subject, values)
+    sources = _sources(chosen.recipe(found.recipe), subject, values)
     with folder.renewed(out) as part:
         checked = _export(subject, part, sources, values)
     print(f"{out} holds {module.FILE}, model.json and detect.py: python {out / 'detect.py'} PICTURE...")
@@ -88,9 +87,8 @@ def _sources(config: Any, subject: "Subject", values: flags.FlagValues) -> "dict
     found = {}
     for split in needed:
         try:
-            found[split] = prepare.load_source(config.data[split])
             classes = subject.loaded.detector.classes
-            prepare.check_classes(found[split].classes, classes, whose="the detector", split=SPLITS[split])
+            found[split] = prepare.load_source(config.data[split], classes=classes, split=SPLITS[split])
         except (ConfigError, DataError) as error:
             hint = " Or give --check=0 to leave the file unscored." if split == "val" else ""
             raise type(error)(f"{error}{hint}") from error

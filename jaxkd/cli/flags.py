@@ -2,13 +2,16 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxkd import config as configs
 from jaxkd.errors import ConfigError
+from jaxkd.paths import expanded
 
+NAME_ONE = "name a recipe: --config=FILE[:ARG], a .py file or the name of a shipped one"
 RECIPE = (
     "  --config: FILE[:ARG], a recipe: a .py file or the name of a shipped one, and its argument.\n"
     "  --config.FIELD: A value for any field of the recipe, such as --config.train.steps=2000.\n"
@@ -25,8 +28,8 @@ def parse(
 ) -> tuple[flags.FlagValues, list[str]]:
     """The flags that `define` defines, and the arguments beside them.
 
-    `positional` names these in the help; a command without them refuses any. With `with_recipe` the help names what
-    `recipe` takes out beforehand. Raises ConfigError in one sentence.
+    `positional` names these, which are paths, in the help; a command without them refuses any. With `with_recipe` the
+    help names what `recipe` takes out beforehand. Raises ConfigError in one sentence.
     """
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this.", flag_values=values, short_name="h")
@@ -44,35 +47,86 @@ def parse(
         raise SystemExit(0)
     if rest and not positional:
         raise ConfigError(f"'{rest[0]}' is not a flag; jaxkd {command} takes flags only, such as --workdir=DIR.")
-    return values, rest
+    return values, [expanded(argument) for argument in rest]
 
 
-def optional_recipe(argv: Sequence[str]) -> tuple[configs.Recipe | None, list[str]]:
-    """What `recipe` gives, for a command that can do without: None where no argument begins with --config."""
-    named, overrides, _ = _sorted_out(argv)
-    return recipe(argv) if named or overrides else (None, list(argv))
+class _PathParser(flags.ArgumentParser):
+    """Takes ~ for the home folder, as a shell does not behind a flag's =."""
+
+    def parse(self, argument: str) -> str:
+        return expanded(argument)
+
+
+def define_path(name: str, default: str, help: str, *, values: flags.FlagValues) -> None:
+    """A flag that holds a path."""
+    flags.DEFINE(_PathParser(), name, default, help, flag_values=values, serializer=flags.ArgumentSerializer())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What --config and --config.x.y=v of a command line ask for."""
+
+    named: str  # FILE[:ARG]; empty where no recipe is named
+    overrides: tuple[str, ...]  # --config.x.y=v
+
+    def recipe(self, of_run: configs.Recipe | None = None) -> configs.Recipe | None:
+        """The recipe that is named, or else that of a run, with the overrides put in; None where there is neither.
+
+        A recipe from elsewhere than the current folder and its folders is announced on stderr before it is executed.
+        Its paths are absolute. Raises ConfigError for an unknown or remote recipe, an unknown field or a value of
+        another type, and for overrides of nothing.
+        """
+        found = _loaded(self.named) if self.named else of_run
+        if found is None and self.overrides:
+            raise ConfigError(f"{self.overrides[0].partition('=')[0]} is a field of a recipe; {NAME_ONE}.")
+        if found is None:
+            return None
+        found = found.copy_and_resolve_references()
+        for override in self.overrides:
+            _override(found, override)
+        return configs.with_absolute_paths(found)
+
+
+def choice(argv: Sequence[str]) -> tuple[Choice, list[str]]:
+    """What --config and --config.x.y=v ask for, and the other arguments."""
+    named, overrides, rest = "", [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        key = flag.lstrip("-")
+        if flag.startswith("-") and (key == "config" or key.startswith("config.")):
+            value = value if equals else next(arguments, "")
+            if key == "config":
+                named = value
+            else:
+                overrides.append(f"--{key}={value}")
+        else:
+            rest.append(argument)
+    return Choice(named, tuple(overrides)), rest
 
 
 def recipe(argv: Sequence[str]) -> tuple[configs.Recipe, list[str]]:
     """The recipe that --config names, with every --config.x.y=v put in, and the other arguments.
 
-    A recipe from elsewhere than the current folder and its folders is announced on stderr before it is executed.
-    Raises ConfigError for a missing, unknown or remote recipe, an unknown field or a value of another type.
+    Raises ConfigError as `Choice.recipe` does, and where none is named.
     """
-    named, overrides, rest = _sorted_out(argv)
-    if not named:
-        raise ConfigError("Name a recipe: --config=FILE[:ARG], a .py file or the name of a shipped one.")
-    path, colon, argument = named.partition(":")
+    chosen, rest = choice(argv)
+    if not chosen.named:
+        raise ConfigError(f"{NAME_ONE[0].upper()}{NAME_ONE[1:]}.")
+    found = chosen.recipe()
+    assert found is not None
+    return found, rest
+
+
+def _loaded(named: str) -> configs.Recipe:
+    path, colon, argument = expanded(named).partition(":")
     file = configs.locate(named if argument.startswith("//") else path)
     if configs.is_foreign(file):
         print(
             f"Notice: the recipe {file} is not below the current folder; it is a program and executes code.",
             file=sys.stderr,
         )
-    loaded = configs.load_recipe(file, argument if colon else None)
-    for override in overrides:
-        _override(loaded, override)
-    return loaded, rest
+    return configs.load_recipe(file, argument if colon else None)
 
 
 def _override(config: configs.Recipe, argument: str) -> None:
@@ -94,24 +148,6 @@ def _override(config: configs.Recipe, argument: str) -> None:
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         wanted = previous.get_type(last).__name__
         raise ConfigError(f"{key} wants a value of type {wanted}, got '{value}'.") from error
-
-
-def _sorted_out(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
-    """The value of --config, the --config.* flags with their values, and the rest."""
-    named, overrides, rest = "", [], []
-    arguments = iter(argv)
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        key = flag.lstrip("-")
-        if flag.startswith("-") and (key == "config" or key.startswith("config.")):
-            value = value if equals else next(arguments, "")
-            if key == "config":
-                named = value
-            else:
-                overrides.append(f"--{key}={value}")
-        else:
-            rest.append(argument)
-    return named, overrides, rest
 
 
 def _sentence(error: Exception) -> str:

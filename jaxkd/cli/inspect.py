@@ -6,15 +6,15 @@ from pathlib import Path
 from absl import flags
 
 from jaxkd import config as configs
-from jaxkd.cli.flags import parse, recipe
-from jaxkd.errors import ConfigError, DataError
+from jaxkd.cli.flags import define_path, parse, recipe
+from jaxkd.errors import ConfigError
 
 WHAT = "data"  # all that there is to inspect so far
 
 
 def define(values: flags.FlagValues) -> None:
     """The flags beside --config."""
-    flags.DEFINE_string("out", "inspected", "Folder for index.html and data_report.json.", flag_values=values)
+    define_path("out", "inspected", "Folder for index.html and data_report.json.", values=values)
     flags.DEFINE_integer("pictures", 12, "Pictures of each source to open.", flag_values=values, lower_bound=1)
 
 
@@ -36,8 +36,7 @@ def _data(config: configs.Recipe, out: Path, *, look: int) -> int:
     from jaxkd.data import loader, survey
     from jaxkd.train import prepare
 
-    sources = {name: prepare.load_source(config.data[name]) for name in ("train", "val")}
-    prepare.check_classes(sources["val"].classes, sources["train"].classes)
+    sources = prepare.load_sources(config.data, aloud=False)  # the remarks say it
     feeding: loader.Config = configs.build(config.data.loader)
     # These refuse what training would refuse.
     loader.train_batches(sources["train"], feeding, seed=0, steps=1, batch=1).close()
@@ -52,8 +51,6 @@ def _data(config: configs.Recipe, out: Path, *, look: int) -> int:
     report = data_page.Report(splits=splits, shared=shared, samples=samples, remarks=remarks)
     data_page.show(report)
     data_page.write(out, report, sources)
-    for name, sample in samples.items():
-        if not sample.readable:
-            raise DataError(f"None of the {look} pictures of {name} that were opened can be read; see {out}.")
+    survey.refuse_unreadable(samples)
     print(f"index.html and data_report.json are in {out}.")
     return 0

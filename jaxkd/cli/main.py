@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxkd import __version__
+from jaxkd.cli import output
 from jaxkd.errors import JaxkdError, StorageError
 from jaxkd.train import compile_cache
 
@@ -24,6 +25,13 @@ COMMANDS = {
 COMPILING = ("quickstart", "train", "evaluate", "predict", "compare", "export", "explain")
 TRAINING = ("quickstart", "train")
 USAGE = 64
+
+
+def program() -> int:
+    """The command of the command line; what `jaxkd` is."""
+    output.in_utf8()
+    output.settle()
+    return output.close(" ".join(sys.argv[1:2]), main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxkd {name}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"jaxkd {name}: {error.filename or 'Storage'}: {error.strerror or error}.", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"jaxkd {name}: {where}{error.strerror or error}.", file=sys.stderr)
         return StorageError.exit_code
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last checkpoint" if name in TRAINING else ""
@@ -68,4 +77,4 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

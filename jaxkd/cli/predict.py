@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxkd.cli.flags import parse
+from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ DRAWING = 2  # threads that draw, and pictures that wait for them
 
 def define(values: flags.FlagValues) -> None:
     """The command's flags."""
-    flags.DEFINE_string("workdir", "", "Folder of the run, or weights alone.", flag_values=values)
-    flags.DEFINE_string("out", "predictions", "Folder for the pictures and predictions.json.", flag_values=values)
+    define_path("workdir", "", "Folder of the run, or weights alone.", values=values)
+    define_path("out", "predictions", "Folder for the pictures and predictions.json.", values=values)
     flags.DEFINE_float("score", 0.5, "Least score of a box that is drawn.", flag_values=values)
     flags.DEFINE_bool("draw", True, "Draw what is found on each picture.", flag_values=values)
     flags.DEFINE_integer("every", 1, "Take every N-th frame of a video.", flag_values=values, lower_bound=1)
@@ -43,7 +43,10 @@ def run(argv: Sequence[str]) -> int:
     from jaxkd.predictor import Predictor
 
     detector, out = Predictor(open_run(values.workdir).student), Path(values.out)
-    paths = list(files.listed(names, without=out))
+    other: list[str] = []
+    paths = list(files.listed(names, without=out, passed_over=other.append))
+    if other:
+        print(f"Passed over in the folders: {len(other)} pictures, the first: {other[0]}", file=sys.stderr)
     total = sum(files.count(path, every=values.every) for path in paths)
     boxes, faults = 0, []
     with CocoFile(out / FILE, classes=detector.classes) as file, Steps("pictures", total=total) as steps:
@@ -58,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
             boxes += shown
             steps.advance()
     if not file.images:
-        raise DataError(f"None of the {len(faults)} pictures can be read.")
+        raise DataError(f"None of the {len(faults)} pictures can be read; the first: {faults[0]}")
     where = f"drawn in {out}" if values.draw else f"listed in {out / FILE}"
     left = f" {len(faults)} could not be read and were left out." if faults else ""
     print(f"{boxes} boxes with a score of at least {values.score} on {len(file.images)} pictures, {where}.{left}")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from jaxkd import config as configs
-from jaxkd import json_values
-from jaxkd.cli.flags import parse, recipe
+from jaxkd import json_values, storage
+from jaxkd.cli.flags import define_path, parse, recipe
 from jaxkd.errors import ConfigError, TooLargeError
+from jaxkd.paths import path_of
 
 if TYPE_CHECKING:
     from jaxkd.train.chips import Chip
@@ -25,7 +25,7 @@ def define(values: flags.FlagValues) -> None:
         "topology", "here", "A slice of TPUs, such as v5e:16x16, or here for the devices that are.", flag_values=values
     )
     flags.DEFINE_integer("batch", 0, "Pictures a step; 0 for the recipe's.", flag_values=values, lower_bound=0)
-    flags.DEFINE_string("teacher", "", "A teacher's folder, or a recipe whose student it is like.", flag_values=values)
+    define_path("teacher", "", "A teacher's folder, or a recipe whose student it is like.", values=values)
     flags.DEFINE_integer(
         "classes", 80, "Number of classes where the data is not here.", flag_values=values, lower_bound=1
     )
@@ -33,7 +33,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "plan", False, "Memory and collectives alone, of TPUs, in a minute; no search.", flag_values=values
     )
-    flags.DEFINE_string("out", "", "JSON file to write.", flag_values=values)
+    define_path("out", "", "JSON file to write.", values=values)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -65,8 +65,7 @@ def run(argv: Sequence[str]) -> int:
     print(table(subject, found, topology=values.topology))
     if values.out:
         record = as_dict(subject, found, topology=values.topology)
-        Path(values.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(values.out).write_text(f"{json_values.dumps(record, indent=2)}\n")
+        storage.write(Path(values.out), f"{json_values.dumps(record, indent=2)}\n")
     if not found.asked.fits:
         raise TooLargeError(_refusal(found, parts=subject.pair.accumulate))
     return 0
@@ -203,10 +202,10 @@ def _refusal(found: "Preflight", *, parts: int) -> str:
 
 def _teacher(name: str) -> Any:
     """What --teacher names: weights as they stand, or a folder that describes some; else the student of a recipe."""
-    from jaxkd.train import build, prepare
+    from jaxkd.train import build, ownership
 
-    place = configs.asset_path(name)
-    described = any(file.is_file() for file in (build.file_of(place, build.ABOUT), place / prepare.RECIPE))
+    place = path_of(name)
+    described = any(file.is_file() for file in (build.file_of(place, build.ABOUT), place / ownership.RECIPE))
     if not name or described or (place.is_file() and place.suffix != ".py"):
         return name
     try:

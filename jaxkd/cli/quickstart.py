@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from jaxkd import config as configs
-from jaxkd.cli.flags import parse
+from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 
 RECIPE = "bccd"
@@ -17,7 +17,7 @@ DETECTORS = {"faster_rcnn": "", "retinanet": "retinanet-"}
 
 def define(values: flags.FlagValues) -> None:
     """The command's flags."""
-    flags.DEFINE_string("workdir", "runs/quickstart", "Folder for both runs and the report.", flag_values=values)
+    define_path("workdir", "runs/quickstart", "Folder for both runs and the report.", values=values)
     flags.DEFINE_integer("seed", 0, "Initial weights, order of data and sampling.", flag_values=values)
     flags.DEFINE_integer("steps", 0, "Steps of each run; 0 for the recipe's.", flag_values=values)
     flags.DEFINE_enum("method", "task_adaptive", list(METHODS), "What the teacher teaches by.", flag_values=values)
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
         print(f"{number}/3 The student learns {name}.", flush=True)
         finished[name] = loop.run(recipe, workdir / name, sinks=shown[name])
         found[name] = finished[name].evaluation
-        detectors[name] = build.load(workdir / name / prepare.STUDENT)
+        detectors[name] = build.load(workdir / name / build.STUDENT)
     costs = report.costs_of(detectors, source, feeding)
     rows = [report.Row(name, found[name].scores, costs[name]) for name in ("teacher", *recipes)]
     summary = report.Summary(

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxkd import __version__, draw, json_values
+from jaxkd import __version__, draw, json_values, storage
 from jaxkd.comparison import costs, tables
 from jaxkd.data import loader
 from jaxkd.data.base import Source
@@ -105,8 +105,8 @@ def write(folder: Path, summary: Summary) -> None:
             for row in summary.rows
         },
     }
-    (folder / "report.json").write_text(f"{json_values.dumps(content, indent=2)}\n", encoding="utf-8")
-    (folder / "report.md").write_text(_markdown(summary, machine=content["machine"]), encoding="utf-8")
+    storage.write(folder / "report.json", f"{json_values.dumps(content, indent=2)}\n")
+    storage.write(folder / "report.md", _markdown(summary, machine=content["machine"]))
 
 
 def _markdown(summary: Summary, *, machine: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxkd.cli.flags import parse, recipe
+from jaxkd.cli.flags import define_path, parse, recipe
 from jaxkd.cluster import keeper, place
 from jaxkd.cluster.roll_call import PATIENCE, RollCall
 from jaxkd.errors import ConfigError, JaxkdError
@@ -16,7 +16,7 @@ from jaxkd.errors import ConfigError, JaxkdError
 def define(values: flags.FlagValues) -> None:
     """The flags beside --config."""
     kinds = ", ".join(place.KINDS)
-    flags.DEFINE_string("workdir", "", "Folder of the run, on all its hosts; a run in it goes on.", flag_values=values)
+    define_path("workdir", "", "Folder of the run, on all its hosts; a run in it goes on.", values=values)
     flags.DEFINE_integer(
         "batch",
         0,
@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
     keeper.guard()
     import jax
 
-    from jaxkd.train import hosts, loop, prepare, rescale
+    from jaxkd.train import build, hosts, loop, rescale, training
 
     workdir = Path(values.workdir)
     sinks = _sinks(values, workdir)
@@ -74,7 +74,10 @@ def run(argv: Sequence[str]) -> int:
         scores = finished.evaluation.scores
         for name, numbers in scores.per_class.items():
             print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}")
-        print(f"The best student (AP {100 * finished.best_ap:.1f}) is in {workdir / prepare.STUDENT}.")
+        which = "The last student, for there was nothing to score it on,"
+        if finished.best_ap > training.UNSCORED:
+            which = f"The best student (AP {100 * finished.best_ap:.1f})"
+        print(f"{which} is in {workdir / build.STUDENT}.")
     return 0
 
 

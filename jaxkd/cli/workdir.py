@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxkd import config as configs
+from jaxkd.data.base import Source, digest
 from jaxkd.errors import ConfigError, StorageError
-from jaxkd.train import build, prepare
+from jaxkd.paths import path_of
+from jaxkd.train import build, checkpoint, loop, ownership, prepare
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,26 @@ def open_run(workdir: str, *, advice: str = "give --workdir=DIR") -> Run:
     Raises ConfigError where there is neither, or the run has no student yet, StorageError where its recipe is broken,
     WeightsError where the weights are.
     """
-    place = configs.asset_path(workdir)
-    if place.name == prepare.STUDENT and (place.parent / prepare.RECIPE).is_file():
+    place = path_of(workdir)
+    if place.name == build.STUDENT and (place.parent / ownership.RECIPE).is_file():
         place = place.parent
-    if workdir and (place / prepare.RECIPE).is_file():
-        if not build.file_of(place / prepare.STUDENT, build.ABOUT).is_file():
+    if workdir and (place / ownership.RECIPE).is_file():
+        if not build.file_of(place / build.STUDENT, build.ABOUT).is_file():
             raise ConfigError(f"The run in {place} has no student yet; it is written at the first evaluation.")
-        return Run(_recipe(place / prepare.RECIPE), build.load(place / prepare.STUDENT), place)
+        return Run(_recipe(place / ownership.RECIPE), build.load(place / build.STUDENT), place)
     if workdir and (place.is_file() or build.file_of(place, build.ABOUT).is_file()):
         return Run(None, prepare.load_detector(workdir), place)
     raise ConfigError(
-        f"'{workdir}' is not the workdir of a run, which holds {prepare.RECIPE}, and no weights, beside which is "
+        f"'{workdir}' is not the workdir of a run, which holds {ownership.RECIPE}, and no weights, beside which is "
         f"{build.ABOUT}; {advice}."
     )
+
+
+def is_other(run: Run, source: Source) -> bool:
+    """Whether a source is known to be other than the validation data that a run was made with."""
+    found = checkpoint.newest(run.folder / loop.CHECKPOINTS) if run.recipe is not None else None
+    own = "" if found is None else found.facts.get("validation data", "")
+    return bool(own) and own != digest(source)
 
 
 def check_folder(folder: Path) -> None:
@@ -70,7 +79,7 @@ def check_file(file: Path) -> None:
 def _recipe(file: Path) -> configs.Recipe:
     """The recipe of a run; StorageError where it is none."""
     try:
-        recipe = configs.parse(file.read_text())
+        recipe = configs.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StorageError(f"{file} is not the recipe of a run: {error}.") from error
     if not set(recipe.keys()) >= configs.PARTS:

@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 
 from jaxkd.cluster.roll_call import RollCall
+from jaxkd.cluster.signals import ASKING
 from jaxkd.errors import HostLostError, StoppedError
 
 PIPE = "JAXKD_KEEPER"  # the environment's name for the file descriptor that ends when the keeper does
-FORWARDED = ("SIGTERM", "SIGINT", "SIGUSR1")
 GRACE = 60.0  # seconds that a process has to end by itself after another one ended with a word
 HEARSAY = 10.0  # seconds in which the cause of an unexplained end may become known
 INTERNAL = 70
@@ -96,4 +96,5 @@ def _pass_on(child: subprocess.Popen, number: int) -> None:
 
 
 def _numbers() -> list[signal.Signals]:
-    return [signal.Signals[name] for name in FORWARDED if hasattr(signal, name)]
+    known = [getattr(signal, name) for name in ASKING if hasattr(signal, name)]
+    return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]

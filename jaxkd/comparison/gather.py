@@ -15,7 +15,8 @@ from jaxkd.data.base import PictureError, Record, Source, digest
 from jaxkd.errors import ConfigError, DataError, JaxkdError
 from jaxkd.evaluation import bootstrap, errors, matches
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import look, mesh, prepare
+from jaxkd.paths import path_of
+from jaxkd.train import build, look, mesh, ownership, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +206,8 @@ def _taught(entries: Sequence[Entry]) -> list[Entry]:
 
 def _where(place: str) -> Path:
     """The folder or file of weights that a place stands for."""
-    path = configs.asset_path(place)
-    return (path / prepare.STUDENT if (path / prepare.RECIPE).is_file() else path).resolve()
+    path = path_of(place)
+    return (path / build.STUDENT if (path / ownership.RECIPE).is_file() else path).resolve()
 
 
 def _scored(ready: Sequence[_Ready], source: Source, options: Options, say: Callable[[str], None]) -> list[_Scored]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
+from jaxkd.data.repairs import Repairs
 from jaxkd.errors import DataError
 
 SLACK = 0.5  # pixels by which rounding may push a box over its picture's edge before it counts as clipped
@@ -44,7 +45,8 @@ class Source(Protocol):
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]  # the annotations' own id of each class
     records: Sequence[Record]
-    repairs: dict[str, int]  # how often each fault of the annotations was repaired or left out
+    repairs: Repairs  # what was left out, repaired or guessed
+    reading: Any  # `pictures.Config`: how its files become pictures
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB picture of a record; PictureError where only this one is unusable, DataError where all are."""
@@ -58,12 +60,24 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Stored(Protocol):
+    """A source whose pictures lie in files, or in records of a data set."""
+
+    reading: Any
+
+    def content(self, index: int) -> bytes:
+        """The bytes of a record's file."""
+        ...
+
+
 class Part:
     """Some pictures of a source, as a source whose records are counted anew."""
 
     def __init__(self, whole: Source, chosen: Sequence[int] | np.ndarray):
         self._whole, self._chosen = whole, chosen
-        self.classes, self.category_ids, self.repairs = whole.classes, whole.category_ids, dict(whole.repairs)
+        self.classes, self.category_ids = whole.classes, whole.category_ids
+        self.repairs, self.reading = whole.repairs, whole.reading
         self.records: Sequence[Record] = tuple(whole.records[index] for index in chosen)
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -151,21 +165,18 @@ def shown(value: Any) -> str:
 def check_links(path: Path, *, folder: Path) -> None:
     """Raises DataError where symbolic links lead from `path` out of `folder`."""
     root = os.path.realpath(folder)
-    if os.path.commonpath([root, os.path.realpath(path)]) != root:
-        raise DataError(f"{path} is a link out of {folder}; copy the file or set allow_links.")
+    if os.path.commonpath([root, os.path.realpath(path)]) == root:
+        return
+    inside = [part for part in (*reversed(path.parents), path) if part != folder and part.is_relative_to(folder)]
+    link = next((part for part in inside if part.is_symlink()), path)
+    raise DataError(
+        f"{link} is a link to {os.path.realpath(link)}, out of {folder}; copy what it leads to, or set allow_links."
+    )
 
 
-def count_faults(repairs: dict[str, int], faults: dict[str, np.ndarray], *, file: Path | str, strict: bool) -> None:
-    """Adds the number of True entries of every fault to `repairs`, leaving out the zeros.
-
-    Raises:
-      DataError: in strict mode, for the first fault of `file` that is not zero.
-    """
-    found = {name: int(mask.sum()) for name, mask in faults.items() if mask.any()}
-    for name, number in found.items():
-        if strict:
-            raise DataError(f"{file}: {name} = {number}; correct the file, or leave out strict.")
-        repairs[name] = repairs.get(name, 0) + number
+def spaced(length: int, wanted: int) -> list[int]:
+    """At most `wanted` evenly spaced places from 0 to `length` - 1, the ends among them where there are two."""
+    return np.unique(np.linspace(0, length - 1, min(wanted, length)).round().astype(int)).tolist()
 
 
 def coco_truth(source: Source, annotations: list[dict]) -> dict:

@@ -4,45 +4,38 @@ import dataclasses
 import difflib
 import itertools
 import json
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxkd.config import asset_path
 from jaxkd.data import pictures
-from jaxkd.data.base import (
-    LONGEST,
-    Record,
-    check_boxes,
-    check_file_name,
-    check_text,
-    coco_objects,
-    coco_truth,
-    count_faults,
-    shown,
-)
+from jaxkd.data.base import LONGEST, Record, check_boxes, check_text, coco_objects, coco_truth, shown
+from jaxkd.data.folder import Found, PictureFolder
+from jaxkd.data.ids import Ids, whole
+from jaxkd.data.repairs import Repairs
+from jaxkd.data.sizes import Described
 from jaxkd.errors import ConfigError, DataError
+from jaxkd.paths import PathText, path_of
 
 LARGEST_FILE = 2**31  # bytes of JSON; more would fill the memory of most machines
 CORNER_SHARE = 0.05  # share of boxes that may leave their picture before they are suspected to be corners
 NORMALISED = 1.5  # no pixel box ends below this
 LARGEST_NUMBER = 2**63  # of a box; more is no slip of the pen, and past a float's range
 
-log = logging.getLogger(__name__)
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A folder of pictures and the COCO file that describes them; "assets:NAME" is what comes with the package."""
 
-    images: str = "assets:bccd/images"  # folder that the file names are looked up in
-    annotations: str = "assets:bccd/train.json"
+    images: PathText = "assets:bccd/images"  # folder that the file names are looked up in
+    annotations: PathText = "assets:bccd/train.json"
     limit: int = 0  # only the first pictures of the file; 0 for all
+    groups: Literal["auto", "keep"] = "auto"  # categories above others that no object has: no classes, or kept
+    reading: pictures.Config = dataclasses.field(default_factory=pictures.Config)  # how files become pictures
     strict: bool = False  # stop at faults that would otherwise be repaired or left out, and counted
     allow_links: bool = False  # follow symbolic links that lead out of the picture folder
 
@@ -53,7 +46,7 @@ def load(config: Config) -> "CocoSource":
     Raises:
       DataError: where the file or folder is missing, or the file is not what COCO describes.
     """
-    file, folder = asset_path(config.annotations), asset_path(config.images)
+    file, folder = path_of(config.annotations), path_of(config.images)
     content = _read_json(file)
     if not folder.is_dir():
         raise DataError(f"There is no picture folder {folder}; correct the path of the images.")
@@ -64,36 +57,35 @@ class CocoSource:
     """Records of a COCO file, its classes in the order of their category ids."""
 
     def __init__(self, content: dict, *, config: Config, file: Path, folder: Path):
-        self.repairs: dict[str, int] = {}
-        self._config = config
-        self._file = file
-        self._folder = folder
-        categories = _categories(content, file)
+        self.repairs = Repairs(str(file))
+        self._config, self._file = config, file
+        items = _listed(content, file)
+        categories = _categories(content, items, file, self.repairs, groups=config.groups)
         self.category_ids = tuple(categories)
         self.classes = tuple(categories.values())
-        self._images = _images(content, file)
+        images = _images(content, file)
+        ids = Ids((image["id"] for image in images), self.repairs, where=f"{file}, images", text=True)
         if config.limit < 0:
             raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
         if config.limit:
-            self._images = self._images[: config.limit]
-        self._truth = self._check_truth(content)
-        self.records: Sequence[Record] = self._make_records()
+            images = images[: config.limit]
+        self._folder = PictureFolder(
+            folder, described=file, reading=config.reading, strict=config.strict, allow_links=config.allow_links
+        )
+        truth = _gather(items, ids, self.category_ids, file, self.repairs, most=len(images), strict=config.strict)
+        found = self._folder.find(_described(images, truth), self.repairs)
+        self.reading = self._folder.reading
+        self._truth = self._inside(truth, found)
+        self.records: Sequence[Record] = self._make_records(found, ids.numbers)
         self._count_oddities()
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB picture of a record.
+        """The RGB picture of a record; raises as `PictureFolder.read` does."""
+        return self._folder.read(self.records[index])
 
-        Raises:
-          PictureError: where this picture is missing or broken.
-          DataError: where it may not be used: a link out of the folder, or in strict mode a wrong size.
-        """
-        return pictures.read_record(
-            self.records[index],
-            self._folder,
-            described=self._file,
-            strict=self._config.strict,
-            allow_links=self._config.allow_links,
-        )
+    def content(self, index: int) -> bytes:
+        """The bytes of a record's file; raises as `pictures.content_of` does."""
+        return self._folder.content(self.records[index])
 
     def annotations(self) -> dict:
         """The truth as a COCO dict with the file's own ids and areas; segmentations are left out."""
@@ -105,38 +97,45 @@ class CocoSource:
             )
         return coco_truth(self, annotations)
 
-    def _check_truth(self, content: dict) -> "_Truth":
-        items = content.get("annotations", [])
-        if not isinstance(items, list):
-            raise DataError(f"{self._file} holds no list under 'annotations'; write one, or leave the key out.")
-        truth, unknown = _gather(items, self._images, self.category_ids, self._file, known=_all_ids(content))
-        self._tally({"annotations_of_unknown_pictures": np.ones(unknown, bool)})
-        sizes = np.array([(image["height"], image["width"]) for image in self._images]).reshape(-1, 2)
-        heights, widths = sizes[truth.pictures].T
-        _refuse_other_formats(truth.exact, heights, widths, self._file)
-        checked = check_boxes(truth.exact, heights=heights, widths=widths)
-        self._tally(checked.faults | {"boxes_clipped": checked.clipped})
-        exact = np.where(checked.clipped[:, None], checked.boxes, truth.exact)
-        return dataclasses.replace(truth, boxes=checked.boxes, exact=exact).only(checked.keep)
+    def _inside(self, truth: "_Truth", found: Sequence[Found]) -> "_Truth":
+        """The annotations whose boxes hold a pixel of their picture, in its real pixels and clipped to it."""
+        heights, widths = np.array([one.size for one in found]).reshape(-1, 2)[truth.pictures].T
+        factors = np.array([one.factors for one in found]).reshape(-1, 2)[truth.pictures]
+        _refuse_other_formats(truth.exact * factors[:, [1, 0, 1, 0]], heights, widths, self._file)
+        exact = truth.exact * factors[:, [1, 0, 1, 0]]
+        checked = check_boxes(exact, heights=heights, widths=widths)
 
-    def _tally(self, faults: dict[str, np.ndarray]) -> None:
-        count_faults(self.repairs, faults, file=self._file, strict=self._config.strict)
+        def example(place: int) -> str:
+            picture, box = found[truth.pictures[place]], truth.exact[place]
+            sides = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            text = ", ".join(f"{side:g}" for side in sides)
+            return f"annotation {shown(truth.ids[place])}, [{text}] on {picture.file}"
 
-    def _make_records(self) -> tuple[Record, ...]:
+        self.repairs.add_faults(
+            checked.faults | {"boxes_clipped": checked.clipped},
+            file=self._file,
+            strict=self._config.strict,
+            example=example,
+        )
+        exact = np.where(checked.clipped[:, None], checked.boxes, exact)
+        areas = truth.areas * factors.prod(-1)
+        return dataclasses.replace(truth, boxes=checked.boxes, exact=exact, areas=areas).only(checked.keep)
+
+    def _make_records(self, found: Sequence[Found], ids: Sequence[int]) -> tuple[Record, ...]:
         truth = self._truth
-        bounds = np.searchsorted(truth.pictures, np.arange(len(self._images) + 1))
+        bounds = np.searchsorted(truth.pictures, np.arange(len(found) + 1))
         return tuple(
             Record(
                 index=index,
-                image_id=image["id"],
-                file=image["file_name"],
-                height=image["height"],
-                width=image["width"],
+                image_id=number,
+                file=one.file,
+                height=one.size[0],
+                width=one.size[1],
                 boxes=truth.boxes[low:high],
                 labels=truth.labels[low:high],
                 crowd=truth.crowd[low:high],
             )
-            for index, (image, low, high) in enumerate(zip(self._images, bounds[:-1], bounds[1:], strict=True))
+            for index, (one, number, low, high) in enumerate(zip(found, ids, bounds[:-1], bounds[1:], strict=False))
         )
 
     def _count_oddities(self) -> None:
@@ -148,9 +147,8 @@ class CocoSource:
             "annotation_ids_repeated_or_zero": len(ids) - len(set(ids) - {0}),
             "files_listed_again": len(self.records) - len({record.file for record in self.records}),
         }
-        self.repairs |= {name: count for name, count in counts.items() if count}
-        if self.repairs:
-            log.warning("%s: %s", self._file, ", ".join(f"{name} {count}" for name, count in self.repairs.items()))
+        for name, number in counts.items():
+            self.repairs.add(name, number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,81 +205,121 @@ def _read_json(file: Path) -> dict:
     return parsed
 
 
-def _entries(content: dict, key: str, fields: dict[str, type], file: Path) -> list[dict]:
-    """The list under `key`, each entry of it a dict with these fields of these types."""
+def _entries(content: dict, key: str, name: str, file: Path) -> list[dict]:
+    """The list under `key`, each entry of it a dict with a text under `name`."""
     entries = content.get(key)
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{file} lists no {key}; COCO annotations have 'images' and 'categories', both not empty.")
     for place, entry in enumerate(entries):
-        for field, kind in fields.items():
-            value = entry.get(field) if isinstance(entry, dict) else None
-            if not isinstance(value, kind) or isinstance(value, bool):
-                wanted = f"it has to be of type {kind.__name__}"
-                raise DataError(f"{file}: entry {place} of {key} has {field} = {shown(value)}; {wanted}.")
-    return entries
+        value = entry.get(name) if isinstance(entry, dict) else None
+        if not isinstance(value, str):
+            raise DataError(f"{file}: entry {place} of {key} has {name} = {shown(value)}; it has to be text.")
+    return [{"id": None} | entry for entry in entries]
 
 
-def _categories(content: dict, file: Path) -> dict[int, str]:
-    """Names by category id, in the order of the ids."""
-    entries = _entries(content, "categories", {"id": int, "name": str}, file)
+def _listed(content: dict, file: Path) -> list:
+    items = content.get("annotations", [])
+    if not isinstance(items, list):
+        raise DataError(f"{file} holds no list under 'annotations'; write one, or leave the key out.")
+    return items
+
+
+def _categories(
+    content: dict, items: list, file: Path, repairs: Repairs, *, groups: Literal["auto", "keep"]
+) -> dict[int, str]:
+    """Names by category id, in the order of the ids; without those that only group others, unless they are kept."""
+    entries = _entries(content, "categories", "name", file)
     for entry in entries:
         check_text(entry["name"], where=f"{file}: category {shown(entry['id'])} has the name")
-    for field in ("id", "name"):
-        value, count = Counter(entry[field] for entry in entries).most_common(1)[0]
-        if count > 1:
-            raise DataError(f"{file} has {count} categories with the {field} {shown(value)}; make them different.")
-    return {entry["id"]: entry["name"] for entry in sorted(entries, key=lambda entry: entry["id"])}
+    numbers = Ids((entry["id"] for entry in entries), repairs, where=f"{file}, categories", text=False).numbers
+    used = {whole(item.get("category_id")) for item in items if isinstance(item, dict)}
+    found = {}
+    for number, entry in sorted(zip(numbers, entries, strict=True), key=lambda pair: pair[0]):
+        above = any(other is not entry and other.get("supercategory") == entry["name"] for other in entries)
+        if above and number not in used and groups == "auto":
+            repairs.add("categories_that_only_group", example=f"{shown(entry['name'])} (id {number})")
+        else:
+            found[number] = entry["name"]
+    name, count = Counter(found.values()).most_common(1)[0] if found else ("", 0)
+    if count > 1:
+        raise DataError(f"{file} has {count} categories with the name {shown(name)}; make them different.")
+    return found
 
 
 def _images(content: dict, file: Path) -> list[dict]:
-    entries = _entries(content, "images", {"id": int, "file_name": str, "height": int, "width": int}, file)
+    """The entries under 'images', with a "size" (height, width), None where the file gives none."""
+    entries = _entries(content, "images", "file_name", file)
     for entry in entries:
-        height, width, where = entry["height"], entry["width"], f"{file}: image {shown(entry['id'])}"
-        check_file_name(entry["file_name"], where=where)
-        if not (1 <= height <= LONGEST and 1 <= width <= LONGEST):
-            raise DataError(f"{where} is {shown(width)}x{shown(height)}; give its true size.")
-    value, count = Counter(entry["id"] for entry in entries).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{file} has {count} images with the id {shown(value)}; make the ids different.")
+        given = entry.get("height"), entry.get("width")
+        sides = [whole(side) for side in given]
+        where = f"{file}: image {shown(entry['id'])}"
+        if given == (None, None):
+            entry["size"] = None
+            continue
+        if not all(side is not None and 1 <= side <= LONGEST for side in sides):
+            raise DataError(f"{where} is {shown(given[1])}x{shown(given[0])}; give its true size.")
+        entry["size"] = tuple(sides)
     return entries
 
 
-def _all_ids(content: dict) -> set[int]:
-    return {image["id"] for image in content["images"]}
+def _described(images: Sequence[dict], truth: "_Truth") -> list[Described]:
+    """What the file says of each picture, and how far its boxes reach."""
+    extents = np.zeros((len(images), 2))
+    with np.errstate(invalid="ignore"):
+        reach = np.where(np.isfinite(truth.exact[:, [3, 2]]), truth.exact[:, [3, 2]], 0)
+    np.maximum.at(extents, truth.pictures, reach)
+    return [
+        Described(image["file_name"], image["size"], (float(bottom), float(right)))
+        for image, (bottom, right) in zip(images, extents, strict=True)
+    ]
 
 
 def _gather(
-    items: list, images: list[dict], category_ids: tuple[int, ...], file: Path, *, known: set[int]
-) -> tuple[_Truth, int]:
-    """Annotations of these images as arrays, boxes as corners, and how many belong to no image of the file at all."""
-    places = {image["id"]: place for place, image in enumerate(images)}
+    items: list, ids: Ids, category_ids: tuple[int, ...], file: Path, repairs: Repairs, *, most: int, strict: bool
+) -> "_Truth":
+    """Annotations of the first `most` pictures as arrays, boxes as corners; those of no picture at all are counted."""
+    places = {number: place for place, number in enumerate(ids.numbers)}
     labels = {number: label for label, number in enumerate(category_ids)}
-    ids, kept, boxes, areas, unknown = [], [], [], [], 0
+    own, kept, boxes, areas, unknown = [], [], [], [], []
     for item in items:
-        picture = item.get("image_id") if isinstance(item, dict) else None
-        if not isinstance(picture, int) or picture not in places:
-            unknown += not isinstance(picture, int) or picture not in known
+        picture = ids.find(item.get("image_id")) if isinstance(item, dict) else None
+        if picture is None:
+            unknown.append(item)
             continue
-        category = item.get("category_id")
-        if not isinstance(category, int) or category not in labels:
-            near = difflib.get_close_matches(shown(category), [str(number) for number in labels], n=1)
+        if places[picture] >= most:
+            continue
+        category = whole(item.get("category_id"))
+        if category not in labels:
+            given = item.get("category_id")
+            near = difflib.get_close_matches(shown(given), [str(number) for number in labels], n=1)
             hint = f" (the nearest id is {near[0]})" if near else ""
             raise DataError(
-                f"{_where(item, file)} has the category {shown(category)}, which 'categories' does not "
+                f"{_where(item, file)} has the category {shown(given)}, which 'categories' does not "
                 f"list{hint}; add it there or correct the annotation."
             )
-        box, number = _numbers(item, file), item.get("id")
-        ids.append(number if isinstance(number, int) else None)
+        box, number = _numbers(item, file), whole(item.get("id"))
+        own.append(number)
         kept.append((places[picture], labels[category], _is_crowd(item, file)))
         boxes.append(box)
         areas.append(_area(item, box))
+
+    def example(place: int) -> str:
+        item = unknown[place]
+        return (
+            f"annotation {shown(item.get('id'))} of image {shown(item.get('image_id'))}"
+            if isinstance(item, dict)
+            else shown(item)
+        )
+
+    faults = {"annotations_of_unknown_pictures": np.ones(len(unknown), bool)}
+    repairs.add_faults(faults, file=file, strict=strict, example=example)
     exact = np.array(boxes, np.float64).reshape(-1, 4)
     with np.errstate(invalid="ignore", over="ignore"):
         exact[:, 2:] += exact[:, :2]
         rough = exact.astype(np.float32)
     columns = np.array(kept, np.int32).reshape(-1, 3)
-    truth = _Truth(
-        ids=ids,
+    return _Truth(
+        ids=own,
         pictures=columns[:, 0],
         labels=columns[:, 1],
         boxes=rough,
@@ -289,7 +327,6 @@ def _gather(
         areas=np.array(areas, np.float64),
         crowd=columns[:, 2].astype(bool),
     )
-    return truth, unknown
 
 
 def _where(item: dict, file: Path) -> str:

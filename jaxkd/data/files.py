@@ -12,13 +12,10 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxkd.data import pictures
+from jaxkd.data import formats, pictures
 from jaxkd.data.ahead import ahead, one_ahead
 from jaxkd.data.base import PictureError
 from jaxkd.errors import ConfigError, DataError
-
-PICTURES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts")
 
 SLACK = 5  # frames by which a video may be shorter than its head says
 ENOUGH = 0.9  # share of its frames, or of its time, after which it is not said to end early
@@ -37,11 +34,15 @@ class Shot:
     seconds: float | None = None  # its time in a video
 
 
-def listed(origins: Iterable[Origin], *, without: Path | None = None) -> Iterator[Origin]:
+def listed(
+    origins: Iterable[Origin], *, without: Path | None = None, passed_over: Callable[[str], None] = lambda why: None
+) -> Iterator[Origin]:
     """The origins, with folders replaced by the picture files in them and below, sorted; hidden ones do not count.
 
-    Links to folders are followed, and each folder is searched once. One that holds no picture stays, as does one below
-    that may not be read. The folder `without` is passed over below others; ConfigError where it is itself among them.
+    A picture is what a file is by its suffix or, where that says nothing, by its first bytes. Links to folders are
+    followed, and each folder is searched once. One that holds no picture stays, as does one below that may not be read.
+    The folder `without` is passed over below others; ConfigError where it is itself among them. `passed_over` is told
+    of each file that is a picture of a kind that is not read here.
     """
     barred = None if without is None else without.resolve()
     for origin in origins:
@@ -51,14 +52,14 @@ def listed(origins: Iterable[Origin], *, without: Path | None = None) -> Iterato
         folder = Path(origin).resolve()
         if folder == barred:
             raise ConfigError(f"{origin} cannot be both searched and written to; give another folder to write.")
-        inside = _inside(Path(origin), {folder, barred})
+        inside = _inside(Path(origin), {folder, barred}, passed_over)
         first = next(inside, Path(origin))
         yield from itertools.chain([first], inside)
 
 
 def is_video(origin: Origin) -> bool:
     """Whether an origin is a video, by its name."""
-    return not isinstance(origin, np.ndarray) and Path(origin).suffix.lower() in VIDEOS
+    return not isinstance(origin, np.ndarray) and Path(origin).suffix.lower() in formats.VIDEOS
 
 
 def count(origin: Origin, *, every: int = 1) -> int:
@@ -129,7 +130,7 @@ def _ends_early(number: int, seconds: float, *, wanted: int, rate: float) -> boo
     return number + SLACK < wanted and number < ENOUGH * wanted and not in_time
 
 
-def _inside(folder: Path, seen: set[Path | None]) -> Iterator[Path]:
+def _inside(folder: Path, seen: set[Path | None], passed_over: Callable[[str], None]) -> Iterator[Path]:
     """The picture files below a folder, and folders that may not be read; `seen` are searched already, or never."""
     try:
         with os.scandir(folder) as found:
@@ -137,13 +138,18 @@ def _inside(folder: Path, seen: set[Path | None]) -> Iterator[Path]:
     except OSError:
         yield folder
         return
-    yield from (folder / entry.name for entry in entries if _is_picture(entry))
+    for entry in entries:
+        kind = "" if _is_folder(entry) else formats.kind_of(folder / entry.name)
+        if kind == formats.READ:
+            yield folder / entry.name
+        elif kind:
+            passed_over(f"{folder / entry.name} is {kind}, which is not read here; {formats.ADVICE}.")
     folders = [entry for entry in entries if _is_folder(entry)]
     for entry in sorted(folders, key=os.DirEntry.is_symlink):  # a folder is found where it is, before a link to it
         inner = folder / entry.name
         if (real := inner.resolve()) not in seen:
             seen.add(real)
-            yield from _inside(inner, seen)
+            yield from _inside(inner, seen, passed_over)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -151,10 +157,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that goes round in a circle
         return False
-
-
-def _is_picture(entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in PICTURES and not _is_folder(entry)
 
 
 def _worked(origin: Origin, work: Callable[[Shot], T]) -> T | DataError:
@@ -190,4 +192,4 @@ def _why_none(folder: Path) -> str:
         os.listdir(folder)
     except OSError as error:
         return f"The folder {folder} may not be read ({error.strerror}); change its permissions."
-    return f"The folder {folder} holds no picture; its files would end in {', '.join(PICTURES)}."
+    return f"The folder {folder} holds no picture that is read here, such as JPEG, PNG, TIFF, WebP, AVIF or JPEG 2000."

@@ -17,6 +17,7 @@ from jaxkd.errors import ConfigError, DataError
 from jaxkd.types import Batch
 
 ORDER, AUGMENT = 0, 1  # what a random number is drawn for
+CROWDED = "boxes_beyond_max_objects"  # an entry among the repairs of a source
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,10 @@ def train_batches(
     rows = _rows(batch, processes)
     reader = _Reader(source, config, short=max(config.short), cache=config.cache)
     if not any((~record.crowd).any() for record in source.records):
-        raise DataError("None of the training pictures has an object; check the annotation file and its categories.")
+        raise DataError(
+            f"{source.repairs.title}: none of the {len(source.records)} training pictures has an object"
+            f"{source.repairs.left_out()}; check the annotations and their categories."
+        )
     _count_crowded(source, config)
     order = plan(source, config, seed=seed, steps=steps, batch=batch)
 
@@ -237,6 +241,7 @@ class _Reader:
         self._config = config
         self._allowed = max(1, int(config.skip_limit * len(source.records)))
         self._lock = threading.Lock()
+        self._why = ""  # the first of the skipped could not be read
         self._cache: dict[int, UInt8[np.ndarray, "h w 3"] | _Loaded] | None = {} if cache else None
 
     def picture(self, index: int, *, bucket: int, short: int, mirrored: bool, stand_in_is_real: bool) -> Batch:
@@ -255,7 +260,10 @@ class _Reader:
                 index=candidate,
                 real=candidate == index or stand_in_is_real,
             )
-        raise DataError("None of the pictures can be read; check the picture folder.")
+        raise DataError(
+            f"{self._source.repairs.title}: none of the {len(self._source.records)} pictures can be read; the first: "
+            f"{self._why}"
+        )
 
     def _candidates(self, index: int) -> Iterator[int]:
         """The record, and those after it: first all of its bucket, then the rest."""
@@ -271,6 +279,7 @@ class _Reader:
         file = self._source.records[index].file
         with self._lock:
             new = index not in self.skipped
+            self._why = self._why or str(error)
             self.skipped[index] = file
             if len(self.skipped) > self._allowed:
                 raise DataError(
@@ -355,9 +364,10 @@ def _count_crowded(source: Source, config: Config) -> None:
     """Counts the boxes that training never sees; evaluations hold detections against the annotations themselves."""
     counts = [len(record.boxes) for record in source.records]
     beyond = sum(max(0, count - config.max_objects) for count in counts)
-    if beyond:
-        source.repairs["boxes_beyond_max_objects"] = beyond
-        log.warning("%d boxes are left out; max_objects=%d would keep all of them.", beyond, max(counts))
+    if beyond and CROWDED not in source.repairs:
+        most = source.records[int(np.argmax(counts))].file
+        source.repairs.add(CROWDED, beyond, example=f"{most} has {max(counts)}, which max_objects would have to be")
+        log.warning("%s: %s", source.repairs.title, source.repairs.sentence(CROWDED))
 
 
 def _buckets_of(source: Source, config: Config, *, short: int) -> Int32[np.ndarray, "n"]:

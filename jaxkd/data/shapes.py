@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxkd.data import pictures
 from jaxkd.data.base import Record
+from jaxkd.data.repairs import Repairs
 from jaxkd.errors import DataError
 
 CLASSES = ("circle", "square", "triangle")
@@ -42,7 +44,7 @@ class ShapesSource:
     def __init__(self, config: Config):
         self.classes = CLASSES
         self.category_ids = (1, 2, 3)
-        self.repairs: dict[str, int] = {}
+        self.repairs, self.reading = Repairs("drawn shapes"), pictures.Config(exif="turn")
         self._config = config
         self.records = tuple(self._record(index) for index in range(config.count))
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxkd.data import loader, transforms
-from jaxkd.data.base import PictureError, Record, Source
+from jaxkd.data import loader, pictures, transforms
+from jaxkd.data.base import PictureError, Record, Source, Stored, spaced
+from jaxkd.errors import DataError
 
 SMALL, LARGE = 32**2, 96**2  # COCO's bounds of an object's area, in pixels of the original picture
-CROWDED = "boxes_beyond_max_objects"  # a loader's entry among the repairs, which is counted in pictures here
 HARD = 16.0  # pixels; smaller objects are rarely found
 
 
@@ -63,6 +63,7 @@ class Split:
     below_one_pixel: int  # objects with a side below one pixel after the resize, which are not learned
     hard_share: float  # of objects whose area is below 16x16 pixels after the resize
     repairs: dict[str, int]
+    repaired: tuple[str, ...]  # the same in words, with examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,12 @@ class Sample:
 
     readable: tuple[int, ...]
     unreadable: dict[str, str]  # why, by file
+    conspicuous: dict[str, str]  # why a picture is dark or flat, by file
+
+    @property
+    def opened(self) -> int:
+        """The number of pictures that were opened."""
+        return len(self.readable) + len(self.unreadable)
 
 
 def count(source: Source, feeding: loader.Config, *, short: int) -> Split:
@@ -115,7 +122,8 @@ def count(source: Source, feeding: loader.Config, *, short: int) -> Split:
         beyond_max_objects=int((counts > feeding.max_objects).sum()),
         below_one_pixel=int(transforms.tiny(resized[~crowd].astype(np.float32)).sum()),
         hard_share=float((sides.prod(-1) < HARD**2).mean()) if len(sides) else 0.0,
-        repairs={name: number for name, number in source.repairs.items() if name != CROWDED},
+        repairs={name: number for name, number in source.repairs.items() if name != loader.CROWDED},
+        repaired=tuple(source.repairs.sentence(name) for name in source.repairs if name != loader.CROWDED),
     )
 
 
@@ -133,19 +141,43 @@ def overlap(train: Source, val: Source, *, look: int) -> Overlap:
 
 def sample(source: Source, *, look: int) -> Sample:
     """Opens `look` evenly spaced pictures of a source; raises DataError where the source can read none at all."""
-    readable, unreadable = [], {}
+    readable, unreadable, conspicuous = [], {}, {}
     for index in spaced(len(source.records), look):
+        file = source.records[index].file
         try:
-            source.read(index)
-            readable.append(index)
+            image = source.read(index)
         except PictureError as error:
-            unreadable[source.records[index].file] = str(error)
-    return Sample(readable=tuple(readable), unreadable=unreadable)
+            unreadable[file] = str(error)
+            continue
+        readable.append(index)
+        if isinstance(source, Stored):
+            why = pictures.conspicuous(source.content(index), image, reading=source.reading)
+            conspicuous |= {file: why} if why else {}
+    return Sample(readable=tuple(readable), unreadable=unreadable, conspicuous=conspicuous)
 
 
-def spaced(length: int, wanted: int) -> list[int]:
-    """At most `wanted` evenly spaced places from 0 to `length` - 1, the ends among them where there are two."""
-    return np.unique(np.linspace(0, length - 1, min(wanted, length)).round().astype(int)).tolist()
+def about_pictures(name: str, sample: Sample) -> list[str]:
+    """What is to be said of pictures of the split `name` that were opened, one sentence each."""
+    found = []
+    if sample.unreadable:
+        found.append(
+            f"{len(sample.unreadable)} of {sample.opened} pictures of {name} that were opened cannot be read; the "
+            f"first: {next(iter(sample.unreadable.values()))}"
+        )
+    if sample.conspicuous:
+        file, why = next(iter(sample.conspicuous.items()))
+        found.append(
+            f"{len(sample.conspicuous)} of {sample.opened} pictures of {name} that were opened are dark or flat; the "
+            f"first, {file}: {why}."
+        )
+    return found
+
+
+def refuse_unreadable(samples: dict[str, Sample]) -> None:
+    """Raises DataError for a split of which no picture that was opened can be read."""
+    for name, sample in samples.items():
+        if not sample.readable:
+            raise DataError(" ".join(about_pictures(name, sample)))
 
 
 def remarks(
@@ -159,12 +191,7 @@ def remarks(
         if absent:
             found.append(f"Classes with objects, but none in {name}: {_few(absent)}.")
         found += _about_boxes(name, split, feeding)
-        failed = list(samples[name].unreadable)
-        if failed:
-            looked = len(samples[name].readable) + len(failed)
-            found.append(
-                f"{len(failed)} of {looked} pictures of {name} that were opened cannot be read: {_few(failed)}."
-            )
+        found += about_pictures(name, samples[name])
     nowhere = [cls for cls in splits["train"].classes if not any(s.classes[cls].objects for s in splits.values())]
     if nowhere:
         found.append(f"Classes with no object at all: {_few(nowhere)}.")
@@ -188,10 +215,7 @@ def _about_boxes(name: str, split: Split, feeding: loader.Config) -> list[str]:
             f"{split.below_one_pixel} objects of {name} are narrower than one pixel after the resize and are not "
             "learned; larger pictures would keep them."
         )
-    if split.repairs:
-        listed = ", ".join(f"{fault} {number}" for fault, number in split.repairs.items())
-        found.append(f"The annotations of {name} were repaired or left out in places: {listed}.")
-    return found
+    return found + [f"{name}: {sentence}" for sentence in split.repaired]
 
 
 def _few(names: list[str]) -> str:

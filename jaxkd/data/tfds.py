@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,10 @@ from jaxtyping import UInt8
 
 from jaxkd.class_lists import COCO
 from jaxkd.data import pictures
-from jaxkd.data.base import PictureError, Record, check_boxes, coco_objects, coco_truth, count_faults
+from jaxkd.data.base import PictureError, Record, check_boxes, coco_objects, coco_truth
+from jaxkd.data.repairs import Repairs
 from jaxkd.errors import ConfigError, DataError
+from jaxkd.paths import PathText, expanded, path_of
 
 NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")  # anything else would look for code or data on the network
 BOX_FORMAT = "REL_YXYX"  # (ymin, xmin, ymax, xmax) in shares of the picture
@@ -27,19 +28,18 @@ PREPARE = (
     "and set directory to the folder of its version, such as DIR/coco/2017/1.1.0"
 )
 
-log = logging.getLogger(__name__)
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A data set by its name, or by the folder that it was prepared in; nothing is ever downloaded."""
 
     dataset: str = "voc/2007"  # what TensorFlow Datasets calls it; not looked at where `directory` is given
-    data_dir: str = ""  # where TensorFlow Datasets keeps its data; empty for ~/tensorflow_datasets
-    directory: str = ""  # folder of one prepared version; COCO can be had only so without TensorFlow
+    data_dir: PathText = ""  # where TensorFlow Datasets keeps its data; empty for ~/tensorflow_datasets
+    directory: PathText = ""  # folder of one prepared version; COCO can be had only so without TensorFlow
     split: str = "train"  # "validation", "train[:10%]", "train+validation"
     difficult: Literal["ignore", "keep"] = "ignore"  # VOC's difficult objects: like crowds, or as any
     limit: int = 0  # only the first pictures of the split; 0 for all
+    reading: pictures.Config = dataclasses.field(default_factory=pictures.Config)  # how files become pictures
     strict: bool = False  # stop at faults that would otherwise be left out or clipped, and counted
 
 
@@ -67,7 +67,7 @@ class TfdsSource:
         objects = info.features["objects"]
         self.classes = tuple(objects["label"].names)
         self.category_ids = _category_ids(self.classes)
-        self.repairs: dict[str, int] = {}
+        self.repairs = Repairs(f"{title}, {config.split}")
         self._data = data
         self._config = config
         self._title = f"{title}, {config.split}"
@@ -77,10 +77,12 @@ class TfdsSource:
         self._difficult: list[np.ndarray] = []
         # Data sets that know difficult objects are VOC's, of which 2007 is scored at eleven recalls.
         self.voc_rule = None if "is_difficult" not in objects else "11point" if info.config_name == "2007" else "area"
+        self.reading = config.reading.checked()
         records = list(self._make_records())
         self.records: Sequence[Record] = tuple(_with_own_ids(records))
-        if self.repairs:
-            log.warning("%s: %s", self._title, ", ".join(f"{name} {count}" for name, count in self.repairs.items()))
+        if self.reading.exif == "auto":  # boxes were made for what TensorFlow decodes: the stored picture
+            exif = "ignore" if "exif_undecided" in self.repairs else "turn"
+            self.reading = dataclasses.replace(self.reading, exif=exif)
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB picture of a record.
@@ -90,8 +92,8 @@ class TfdsSource:
           DataError: where the files of the data set cannot be read any more.
         """
         record = self.records[index]
-        (content,) = self._fetch([self._places[index]])
-        return pictures.decode(content["image"], name=record.file, size=(record.height, record.width))
+        size = (record.height, record.width)
+        return pictures.decode(self.content(index), name=record.file, size=size, reading=self.reading)
 
     def annotations(self) -> dict:
         """The truth as a COCO dict: areas as the data set gives them, else those of the boxes; own numbers as ids."""
@@ -108,6 +110,11 @@ class TfdsSource:
             )
         return coco_truth(self, annotations)
 
+    def content(self, index: int) -> bytes:
+        """The stored picture of a record, as it lies in the data set."""
+        (content,) = self._fetch([self._places[index]])
+        return content["image"]
+
     def _fetch(self, places: list[int]) -> Sequence[dict]:
         try:
             many = getattr(self._data, "__getitems__", None)
@@ -123,11 +130,14 @@ class TfdsSource:
             for place, content in zip(places, self._fetch(places), strict=True):
                 file = _text(content.get("image/filename", "")) or f"{self._title}[{place}]"
                 try:
-                    size = pictures.size_of(content["image"], name=file)
-                except PictureError:
-                    self._tally({"pictures_unreadable": np.ones(1, bool)}, file)
+                    head = pictures.head(content["image"], name=file)
+                except PictureError as error:
+                    self._tally({"pictures_unreadable": np.ones(1, bool)}, str(error))
                     continue
-                yield self._record(content, place, file, *size)
+                if head.turn != 1:
+                    self.repairs.add("exif_undecided", example=f"{file} (orientation {head.turn})")
+                turned = self.reading.exif == "turn"
+                yield self._record(content, place, file, *(head.turned if turned else head.stored))
 
     def _record(self, content: dict, place: int, file: str, height: int, width: int) -> Record:
         objects = content["objects"]
@@ -163,7 +173,7 @@ class TfdsSource:
         )
 
     def _tally(self, faults: dict[str, np.ndarray], file: str) -> None:
-        count_faults(self.repairs, faults, file=f"{self._title}: {file}", strict=self._config.strict)
+        self.repairs.add_faults(faults, file=self._title, strict=self._config.strict, example=lambda _: file)
 
 
 def _named(config: Config) -> Any:
@@ -171,7 +181,7 @@ def _named(config: Config) -> Any:
     if not NAME.fullmatch(config.dataset):
         raise ConfigError(f"'{config.dataset}' is not the name of a data set, such as 'voc/2007' or 'voc/2007:5.0.0'.")
     try:
-        return tfds.builder(config.dataset, data_dir=config.data_dir or None)
+        return tfds.builder(config.dataset, data_dir=expanded(config.data_dir) or None)
     except ImportError as error:
         raise ConfigError(
             f"The data set {config.dataset} needs TensorFlow to be found by its name; {PREPARE}."
@@ -185,7 +195,7 @@ def _named(config: Config) -> Any:
 
 def _prepared(directory: str) -> Any:
     """The builder of a folder with prepared data."""
-    folder = Path(directory).expanduser()
+    folder = path_of(directory)
     if not (folder / "dataset_info.json").is_file():
         inner = sorted(folder.glob("**/dataset_info.json"))[:1] if folder.is_dir() else []
         hint = f"; did you mean {inner[0].parent}" if inner else ""

@@ -16,10 +16,12 @@ from jaxkd import config as configs
 from jaxkd import json_values
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, StorageError, WeightsError
+from jaxkd.paths import path_of
 from jaxkd.weights import read, tree
 
 FORMAT = 1  # of detector.json
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
+STUDENT = "student"  # the folder of weights in a workdir
 FRESH = ".fresh"  # below a folder of weights: its next weights and description, whole, until they are moved up
 SIZES = ("buckets", "short", "long")  # of `data.loader`
 
@@ -47,7 +49,7 @@ def load(folder: str | Path) -> Loaded:
     Raises WeightsError where a file is missing or broken, or a leaf is missing, unused or misshapen.
     """
     found = described(folder)
-    params, _ = tree.match(found.params, read.read(file_of(configs.asset_path(str(folder)), WEIGHTS)))
+    params, _ = tree.match(found.params, read.read(file_of(path_of(str(folder)), WEIGHTS)))
     return dataclasses.replace(found, params=jax.tree.map(jax.numpy.asarray, params))
 
 
@@ -56,9 +58,9 @@ def described(folder: str | Path) -> Loaded:
 
     Raises WeightsError where the file is missing or broken.
     """
-    path = configs.asset_path(str(folder))
+    path = path_of(str(folder))
     try:
-        about = json.loads(file_of(path, ABOUT).read_text())
+        about = json.loads(file_of(path, ABOUT).read_text(encoding="utf-8"))
         if about.get("format", FORMAT) != FORMAT:
             raise WeightsError(f"{path / ABOUT} is of another form than this jaxkd reads; update jaxkd.")
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxkd import config as configs
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
+from jaxkd.paths import path_of
 from jaxkd.train import build
 from jaxkd.weights import names, read, tree
 from jaxkd.weights.published import recognise
@@ -29,7 +29,7 @@ def params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
     made: dict[str, Any] = dict(found.init(key))
     if not source:
         return made, "The student starts from random numbers."
-    path = configs.asset_path(source)
+    path = path_of(source)
     if path.is_dir():
         arrays = read.read(build.file_of(path, build.WEIGHTS))
         return _from_detector(made, arrays, source, same=_classes_in(path) == found.classes)
@@ -54,7 +54,7 @@ def _from_detector(params: Params, given: Mapping[str, Any], source: str, *, sam
 def _classes_in(folder: Path) -> tuple[str, ...]:
     """The class list of a folder with weights, () where it says none."""
     try:
-        return tuple(json.loads(build.file_of(folder, build.ABOUT).read_text())["classes"])
+        return tuple(json.loads(build.file_of(folder, build.ABOUT).read_text(encoding="utf-8"))["classes"])
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 

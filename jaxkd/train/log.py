@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -14,7 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxkd import json_values
+from jaxkd import json_values, storage
+from jaxkd.errors import StorageError
 from jaxkd.train.sinks.apart import Apart
 from jaxkd.train.sinks.base import Sink
 
@@ -59,8 +61,8 @@ class Log:
         self._start, self._began = start, time.monotonic()
         try:
             self._keep(start, scored)
-        except OSError as error:
-            self.say(f"{self._file} keeps the lines of the run before ({error.strerror}).")
+        except StorageError as error:
+            self.say(f"{error} It keeps the lines of the run before.")
         if self._bar is not None:
             self._bar.update(self._task, completed=start)
         earlier = [(line["step"], scalars(line)) for line in self._kept()] if self._sinks else []
@@ -81,8 +83,9 @@ class Log:
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """The numbers of an evaluation after `step` steps."""
         self._append({"step": step, "scores": scores})
-        shown = [name for name in ("AP", "AP50", "AP75", "VOC AP") if name in scores]
-        self.say(f"step {step}: " + "  ".join(f"{name} {100 * scores[name]:.1f}" for name in shown))
+        shown = [name for name in ("AP", "AP50", "AP75", "VOC AP") if math.isfinite(scores.get(name, math.nan))]
+        numbers = "  ".join(f"{name} {100 * scores[name]:.1f}" for name in shown)
+        self.say(f"step {step}: {numbers or 'there is no object to score on'}")
 
     def refreshed(self, step: int, methods: list[str], *, seconds: float) -> None:
         """What was rebuilt before the step after `step`, and how long that took."""
@@ -154,9 +157,7 @@ class Log:
             if line["step"] < start
             or (line["step"] == start and "refreshed" not in line and (scored or "scores" not in line))
         ]
-        spare = self._file.with_suffix(".part")
-        spare.write_text("".join(kept))
-        os.replace(spare, self._file)
+        storage.write(self._file, "".join(kept))
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
@@ -173,7 +174,7 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
 def read(workdir: Path) -> list[dict]:
     """All lines of a run; none for one that the process did not live to finish."""
     file, lines = workdir / "metrics.jsonl", []
-    for text in file.read_text().splitlines() if file.exists() else ():
+    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
     return lines

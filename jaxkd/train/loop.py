@@ -10,12 +10,12 @@ import jax
 from jax.sharding import Mesh
 
 from jaxkd import config as configs
-from jaxkd.data import loader
+from jaxkd.data import loader, survey
 from jaxkd.data.base import Source, digest
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import decay
-from jaxkd.errors import ConfigError, DataError
-from jaxkd.train import build, checkpoint, hosts, initial, mesh, optimizer, prepare
+from jaxkd.errors import ConfigError
+from jaxkd.train import build, checkpoint, hosts, initial, mesh, optimizer, ownership, prepare
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh
@@ -26,6 +26,7 @@ from jaxkd.train.training import Finished, Training
 from jaxkd.version import VERSION
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir
+LOOK = 8  # pictures of each source that are opened before the first step
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,10 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
     Raises ConfigError (also for a workdir of another recipe), DataError, WeightsError, StorageError, or
     DivergedError where too many steps in a row are not finite.
     """
+    recipe = configs.with_absolute_paths(recipe).lock()
     config: Config = configs.build(recipe.train)
     _check_numbers(config)
-    prepare.refuse_other(workdir, recipe)
+    ownership.refuse_other(workdir, recipe)
     devices = mesh.make_mesh(config.devices)
     _check_batch(config, devices)
     with contextlib.ExitStack() as stack:
@@ -84,10 +86,11 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             lock = Lock(workdir, say=log.say)
             lock.take()
             stack.callback(lock.release)
-        sources = {name: prepare.load_source(recipe.data[name]) for name in ("train", "val")}
+        sources = prepare.load_sources(recipe.data)
         facts = _agreed(recipe, workdir, sources)
         classes = sources["train"].classes
-        student, teacher = build.detector(recipe.student, classes), prepare.load_teacher(recipe)
+        student, loaded = build.detector(recipe.student, classes), prepare.load_teacher(recipe)
+        teacher = loaded if recipe.distill else None  # else there is one to inherit from alone
         feeding = configs.build(recipe.data.loader)
         batches = loader.train_batches(
             sources["train"],
@@ -101,13 +104,16 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         stack.callback(batches.close)
         pair = make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
         key = jax.random.key(config.seed)
-        params, origin = initial.params(student, jax.random.fold_in(key, 0), recipe.initial)
-        params, inherited = initial.inherit(params, teacher, recipe.inherit, classes=classes)
-        state = initial_state(pair, params, jax.random.fold_in(key, 1))
         saved = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
         stack.callback(saved.close)
-        if found := saved.shared():
-            _check_data(found, facts)
+        found = saved.shared()
+        source, parts = ("", "none") if found else (recipe.initial, recipe.inherit)  # only what begins needs them
+        params, origin = initial.params(student, jax.random.fold_in(key, 0), source)
+        params, inherited = initial.inherit(params, loaded, parts, classes=classes)
+        with prepare.naming_teacher(recipe, teacher, classes):
+            state = initial_state(pair, params, jax.random.fold_in(key, 1))
+        if found:
+            ownership.check_facts(found.facts, facts)
             batches.set_state(found.data)
             state = checkpoint.restore(workdir / CHECKPOINTS, found, state)
         origin = f"Going on from the checkpoint at step {found.step}." if found else f"{origin} {inherited}".strip()
@@ -123,10 +129,13 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             steps_per_epoch=epoch_steps(len(sources["train"].records), config),
         )
         training = Training(recipe, workdir, pair, devices, saved, log, sources["val"], refresh, stop, facts)
-        if teacher is not None and config.teacher_check and not found:
+        scored = sources["val"].records[: config.evaluate_limit or None]
+        if not any((~record.crowd).any() for record in scored):
+            log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")
+        elif teacher is not None and config.teacher_check and not found:
             training.check_teacher(teacher)
         if hosts.is_first():
-            prepare.claim(workdir, recipe)
+            ownership.claim(workdir, recipe)
         log.begin(found.step if found else 0, scored=found is None or found.ap is not None)
         log.text("recipe", configs.dump(recipe))
         frozen = mesh.put_replicated(teacher.params if teacher else {}, devices)
@@ -143,19 +152,12 @@ def _agreed(recipe: configs.Recipe, workdir: Path, sources: dict[str, Source]) -
         "classes": json.dumps(sources["train"].classes),
         "training data": digest(sources["train"]),
         "validation data": digest(sources["val"]),
+        "teacher": ownership.teacher_digest(recipe),
     }
-    prepare.check_classes(sources["val"].classes, sources["train"].classes)
-    bound = json.dumps(prepare.binding(json.loads(configs.dump(recipe))), sort_keys=True)
+    bound = json.dumps(ownership.binding(json.loads(configs.dump(recipe))), sort_keys=True)
     versions = {"version of jaxkd": VERSION, "version of jax": jax.__version__}
     hosts.agree(versions | {"recipe": bound} | facts | {"folder as --workdir": token(workdir)})
     return facts
-
-
-def _check_data(found: checkpoint.About, facts: dict[str, str]) -> None:
-    """Raises DataError where the run began with other data."""
-    changed = [name for name, value in facts.items() if found.facts.get(name, value) != value]
-    if changed:
-        raise DataError(f"The {changed[0]} of this run changed since it began; take a new --workdir, or the old data.")
 
 
 def make_pair(
@@ -204,7 +206,9 @@ def _check_batch(config: Config, devices: Mesh) -> None:
 def _introduce(log: Log, sources: dict[str, Source], classes: tuple[str, ...], origin: str, devices: Mesh) -> None:
     counts = ", ".join(f"{len(source.records)} pictures to {name}" for name, source in sources.items())
     log.say(f"{len(classes)} classes, {counts} ({devices.size} {jax.default_backend()} device(s)).")
-    for name, source in sources.items():
-        if source.repairs:
-            log.say(f"Repairs in {name}: " + ", ".join(f"{fault} {n}" for fault, n in source.repairs.items()))
+    samples = {name: survey.sample(source, look=LOOK) for name, source in sources.items()}
+    for name, sample in samples.items():
+        for said in survey.about_pictures(name, sample):
+            log.say(said)
+    survey.refuse_unreadable(samples)
     log.say(origin)

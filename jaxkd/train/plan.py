@@ -60,7 +60,9 @@ def plan(step: Step, *, bucket: tuple[int, int], pictures: int) -> needs.Plan:
     with tempfile.TemporaryDirectory(prefix="jaxkd-plan-", ignore_cleanup_errors=True) as folder:
         task = Task(step, bucket, pictures, folder)
         probe = _followed(task)
-        reports, texts = ([file.read_text() for file in Path(folder).glob(pattern)] for pattern in (REPORT, TEXT))
+        reports, texts = (
+            [file.read_text(encoding="utf-8") for file in Path(folder).glob(pattern)] for pattern in (REPORT, TEXT)
+        )
     seconds = time.monotonic() - began
     total = TOTAL.search(reports[0]) if reports and texts else None
     if total:

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.errors import ConfigError, DataError
-from jaxkd.train import build, collectives, largest, loop, mesh, prepare
+from jaxkd.paths import path_of
+from jaxkd.train import build, collectives, largest, loop, mesh, ownership, prepare
 from jaxkd.train.chips import Chip
 from jaxkd.train.needs import Memory, Plan, Probe, Program
 from jaxkd.train.published import BY_NUMBER
@@ -217,8 +218,8 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
         found = build.Loaded(detector, params, given, {}, {})
         return prepare.beside(found, recipe.student), "The teacher has the shape of a recipe's student."
     name = given or recipe.teacher
-    place = configs.asset_path(name)
-    folder = place / prepare.STUDENT if (place / prepare.RECIPE).is_file() else place
+    place = path_of(name)
+    folder = place / build.STUDENT if (place / ownership.RECIPE).is_file() else place
     if name and build.file_of(folder, build.ABOUT).is_file():
         found = prepare.beside(build.described(folder), recipe.student)
         return found, f"The teacher is described in {folder / build.ABOUT}."

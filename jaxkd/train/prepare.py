@@ -1,104 +1,131 @@
-"""What a recipe names, loaded and held against the rest of it before a run begins."""
+"""What a recipe names, loaded and held against the rest of it."""
 
+import contextlib
 import dataclasses
-import json
-import os
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.data.base import Source
+from jaxkd.data.relabelled import Relabelled
 from jaxkd.distill.classes import LACKING, columns
-from jaxkd.errors import ConfigError, StorageError
+from jaxkd.errors import ConfigError
+from jaxkd.paths import path_of
 from jaxkd.train import build, published
+from jaxkd.train.ownership import RECIPE
 
-RECIPE, STUDENT = "config.json", "student"  # what a workdir holds: the resolved recipe, the best student
-# Fields that change no number of a run: it may go on with others.
-FREE = {
-    "train": ("devices", "report_every", "checkpoint_every", "keep"),
-    "loader": ("threads", "prefetch", "cache"),
-}
+GROUPED = "categories_that_only_group"  # an entry among the repairs of a source
+
+log = logging.getLogger(__name__)
 
 
-def refuse_other(workdir: Path, recipe: configs.Recipe) -> None:
-    """Makes the folder, and lets only its own recipe pass.
+def load_sources(data: Mapping[str, configs.Recipe], *, aloud: bool = True) -> dict[str, Source]:
+    """The sources "train" and "val" of a recipe, the second with the classes of the first.
 
-    Raises ConfigError where it belongs to another recipe, StorageError where it cannot be used.
+    What they left out, repaired or guessed is said, where `aloud`. Raises ConfigError where validation has objects of
+    other classes.
     """
-    file = workdir / RECIPE
+    train = _loaded(data["train"])
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            return
-        there = json.loads(file.read_text())
-    except FileExistsError as error:
-        raise StorageError(f"The workdir {workdir} is a file; give a folder.") from error
-    except (OSError, ValueError) as error:
-        raise StorageError(f"The workdir {workdir} cannot be used: {error}.") from error
-    other = differences(binding(there), binding(json.loads(configs.dump(recipe))))
-    if other:
-        raise ConfigError(
-            f"The workdir {workdir} belongs to another recipe: {'; '.join(other[:3])}; "
-            "take a new --workdir, or the old recipe to go on."
-        )
+        val = _with_classes(_loaded(data["val"]), data["val"], train.classes, "the training data", "validation")
+    except ConfigError:
+        if GROUPED not in train.repairs:
+            raise
+        train = _loaded(data["train"], groups="keep")  # what groups the classes of one is a class of the other
+        val = _with_classes(_loaded(data["val"]), data["val"], train.classes, "the training data", "validation")
+    found = {"train": train, "val": val}
+    return {name: _announced(source) for name, source in found.items()} if aloud else found
 
 
-def binding(recipe: Any) -> Any:
-    """A recipe's JSON without the fields that change no number of a run."""
-    if not isinstance(recipe, dict):
-        return recipe
-    return {
-        key: {name: value for name, value in binding(part).items() if name not in FREE.get(key, ())}
-        if isinstance(part, dict)
-        else part
-        for key, part in recipe.items()
-    }
+def load_source(
+    config: configs.Recipe, *, classes: Sequence[str] = (), whose: str = "the detector", split: str = "validation"
+) -> Source:
+    """The data source that a recipe's component describes, for a detector of these classes; () for its own.
 
-
-def claim(workdir: Path, recipe: configs.Recipe) -> None:
-    """Makes `workdir` this recipe's; a recipe that fails before its first step leaves the workdir free for another.
-
-    Raises as `refuse_other` does.
+    What it left out, repaired or guessed is said. Raises ConfigError where it has objects of other classes; `whose` and
+    `split` say in the message whose the classes are, and what the data is.
     """
-    refuse_other(workdir, recipe)
-    file = workdir / RECIPE
-    try:
-        if not file.exists():
-            spare = file.with_suffix(".part")
-            spare.write_text(configs.dump(recipe) + "\n")
-            os.replace(spare, file)
-    except OSError as error:
-        raise StorageError(f"The workdir {workdir} cannot be written: {error}.") from error
+    source = _loaded(config)
+    return _announced(_with_classes(source, config, tuple(classes), whose, split) if classes else source)
 
 
-def differences(old: Any, new: Any, path: str = "config") -> list[str]:
-    """Where two resolved recipes differ, one phrase a place."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}")]
-    return [] if old == new else [f"{path} was {old!r} and is now {new!r}"]
-
-
-def load_source(config: configs.Recipe) -> Source:
-    """The data source that a recipe's component describes."""
-    built = configs.build(config)
+def _loaded(config: configs.Recipe, **fields: Any) -> Source:
+    built = dataclasses.replace(configs.build(config), **fields)
     return configs.module_of(built).load(built)
 
 
+def _announced(source: Source) -> Source:
+    for sentence in source.repairs.sentences():
+        log.warning("%s: %s", source.repairs.title, sentence)
+    return source
+
+
+def _with_classes(source: Source, config: configs.Recipe, classes: tuple[str, ...], whose: str, split: str) -> Source:
+    """The source with this list of classes, to which it is brought by their names."""
+    if source.classes == classes:
+        return source
+    if GROUPED in source.repairs and set(source.classes) < set(classes):
+        source = _loaded(config, groups="keep")
+    counts = Counter(source.classes[label] for record in source.records for label in record.labels.tolist())
+    if beyond := [name for name in source.classes if counts[name] and name not in classes]:
+        near = "; ".join(f"{name} ({counts[name]} objects{configs.closest(name, set(classes))})" for name in beyond[:3])
+        raise ConfigError(
+            f"The {split} data has objects of classes that {whose} does not know: {near}. Give both one list of "
+            "classes: the same categories in both annotation files, or the field classes where the source has one."
+        )
+    if not set(source.classes) & set(classes):
+        raise ConfigError(
+            f"The {split} data has none of the classes of {whose}: it has {', '.join(source.classes[:5])}, and not "
+            f"{', '.join(classes[:5])}."
+        )
+    if lacking := [name for name in classes if name not in source.classes]:
+        title, names = source.repairs.title, ", ".join(lacking)
+        log.warning("%s: it does not know %s, of which nothing can be scored.", title, names)
+    return Relabelled(source, classes) if source.classes != classes else source
+
+
 def load_teacher(recipe: configs.Recipe) -> build.Loaded | None:
-    """The recipe's teacher, from a folder or a published file, with every leaf matched; None where nothing is taught.
+    """The recipe's teacher, from a folder or a published file, with every leaf matched; None where it names none.
 
     It computes as `beside` its student.
 
-    Raises ConfigError where methods lack a teacher, WeightsError where its weights do not fit.
+    Raises ConfigError where methods lack a teacher, or nothing would use it; WeightsError where its weights do not fit.
     """
-    if not recipe.distill:
-        return None
+    if recipe.distill and not recipe.teacher:
+        methods = ", ".join(recipe.distill)
+        raise ConfigError(
+            f"The recipe has distillation methods ({methods}) and no teacher; name its folder or file with "
+            "--config.teacher=PATH."
+        )
     if not recipe.teacher:
-        raise ConfigError("The recipe lists distillation methods and no teacher; set config.teacher to its folder.")
+        return None
+    if not recipe.distill and recipe.inherit == "none":
+        raise ConfigError(
+            f"Nothing would use the teacher {recipe.teacher}: the recipe has no distillation method and inherits no "
+            "part. Take a recipe with a method (such as --config=RECIPE:tar), or leave --config.teacher out."
+        )
     return beside(load_detector(recipe.teacher), recipe.student)
+
+
+@contextlib.contextmanager
+def naming_teacher(recipe: configs.Recipe, teacher: build.Loaded | None, classes: tuple[str, ...]) -> Iterator[None]:
+    """Has a ConfigError of a method name the teacher, where that knows none of the data's classes."""
+    try:
+        yield
+    except ConfigError as error:
+        if teacher is None or set(teacher.detector.classes) & set(classes):
+            raise
+        theirs, ours = (
+            ", ".join(names[:5]) + ("..." if len(names) > 5 else "") for names in (teacher.detector.classes, classes)
+        )
+        raise ConfigError(
+            f"The teacher {recipe.teacher} knows none of the classes of the data: it knows {theirs}, and the data has "
+            f"{ours}; name a teacher of these with --config.teacher=PATH. ({error})"
+        ) from error
 
 
 def beside(teacher: build.Loaded, student: configs.Recipe) -> build.Loaded:
@@ -117,10 +144,10 @@ def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loa
 
     Raises WeightsError where there is none, or it is broken.
     """
-    place = configs.asset_path(str(path))
+    place = path_of(str(path))
     if place.is_file():
         return published.load(place, classes=classes)[0]
-    return build.load(place / STUDENT if (place / RECIPE).is_file() else str(path))
+    return build.load(place / build.STUDENT if (place / RECIPE).is_file() else str(path))
 
 
 def own_sizes(loaded: build.Loaded, feeding: loader.Config) -> loader.Config:
@@ -139,14 +166,3 @@ def shared_classes(teacher: tuple[str, ...], student: tuple[str, ...]) -> tuple[
         return (), "The teacher knows none of the student's classes by name; only features can be taught."
     said = f"The teacher knows {len(student) - len(lacking)} of the student's {len(student)} classes by name"
     return found, f"{said}; it says nothing about {', '.join(lacking)}." if lacking else f"{said}, in another order."
-
-
-def check_classes(
-    given: tuple[str, ...], wanted: tuple[str, ...], *, whose: str = "the training data", split: str = "validation"
-) -> None:
-    """Raises ConfigError where the class list of a split's data differs from the wanted one in names or order."""
-    if given == wanted:
-        return
-    lacking, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-    detail = f"it lacks {lacking} and adds {extra}" if lacking or extra else "the order differs"
-    raise ConfigError(f"The classes of the {split} data are not those of {whose}: {detail}.")

@@ -59,10 +59,10 @@ def reopen(recipe: configs.Recipe, workdir: Path) -> Reopened:
     Raises ConfigError where it is not taught or has no checkpoint yet, and what `loop.run` raises for its recipe.
     """
     config = configs.build(recipe.train)
-    sources = {name: prepare.load_source(recipe.data[name]) for name in ("train", "val")}
+    sources = prepare.load_sources(recipe.data)
     classes = sources["train"].classes
     teacher = prepare.load_teacher(recipe)
-    if teacher is None:
+    if teacher is None or not recipe.distill:
         raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
     student = build.detector(recipe.student, classes)
     pair = loop.make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))

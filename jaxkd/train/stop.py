@@ -6,13 +6,14 @@ import sys
 import threading
 from types import FrameType
 
-ASKING = ("SIGTERM", "SIGINT", "SIGUSR1")  # a scheduler that takes the machine away, a person, Slurm before the end
+from jaxkd.cluster.signals import ASKING
 
 
 class Stop:
     """Notes the first signal that asks to stop; a second Ctrl-C ends the process at once.
 
-    As a context manager it handles the signals inside, where it is entered in the main thread, and gives them back.
+    As a context manager it handles the signals inside, where it is entered in the main thread, and gives them back. One
+    that is ignored stays so: `nohup` ignores that of a closed terminal.
     """
 
     def __init__(self) -> None:
@@ -22,8 +23,8 @@ class Stop:
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             for name in ASKING:
-                if hasattr(signal, name):
-                    number = signal.Signals[name]
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -17,7 +17,7 @@ from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, checkpoint, hosts, look, mesh, prepare
+from jaxkd.train import build, checkpoint, hosts, look, mesh
 from jaxkd.train.album import Album
 from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log
@@ -27,13 +27,15 @@ from jaxkd.train.state import State
 from jaxkd.train.step import Pair, make_step
 from jaxkd.train.stop import Stop
 
+UNSCORED = -1.0  # in the place of an AP that nobody measured
+
 
 @dataclass(frozen=True)
 class Finished:
     """What a run leaves behind, beside its folder."""
 
     evaluation: Evaluation  # of the last step
-    best_ap: float
+    best_ap: float  # UNSCORED where there was no object to score on
     seconds: float  # of training, compilation and evaluation taken out
     steps: int  # done by this process
     wait_share: float  # of `seconds`, spent waiting for data
@@ -63,7 +65,7 @@ class Training:
         self.probe = make_probe(pair, devices) if self.config.probe_every and pair.methods else None
         self.vote = hosts.Vote(devices)
         self.album = Album(split, limit=self.config.evaluate_limit)
-        self.best_ap = -1.0
+        self.best_ap = UNSCORED
 
     def check_teacher(self, teacher: build.Loaded) -> None:
         """Scores the teacher on some validation pictures; raises WeightsError where it is far from what it was."""
@@ -185,12 +187,12 @@ class Training:
         summary = evaluation.summary
         self.log.scores(done, summary)
         self.log.pictures(done, partial(self.album, evaluation.results))
-        ap = summary["AP"] if np.isfinite(summary["AP"]) else 0.0
+        ap = summary["AP"] if np.isfinite(summary["AP"]) else UNSCORED
         if ap >= self.best_ap:
             self.best_ap = ap
             if hosts.is_first():
                 build.save(
-                    self.workdir / prepare.STUDENT,
+                    self.workdir / build.STUDENT,
                     self._student(state),
                     config=self.recipe.student,
                     classes=self.pair.student.classes,

@@ -1,10 +1,15 @@
 """Recipes and flags on the command line: what is put in, and what is refused in one sentence."""
 
+import importlib
+import re
+from pathlib import Path
+
 import conftest
 import pytest
 from absl import flags
 
-from jaxkd.cli.flags import optional_recipe, parse, recipe
+from jaxkd.cli.flags import choice, define_path, parse, recipe
+from jaxkd.cli.main import COMMANDS
 from jaxkd.errors import ConfigError
 
 
@@ -186,8 +191,54 @@ def test_recipes_and_arguments_that_do_not_exist(project, tmp_path, refused):
 
 
 def test_a_recipe_that_may_be_left_out():
-    assert optional_recipe(["--out=there", "config", "a"]) == (None, ["--out=there", "config", "a"])
-    found, rest = optional_recipe(["--config=bccd:alone", "--out=there"])
-    assert found.train.batch and rest == ["--out=there"]
-    with pytest.raises(ConfigError, match="Name a recipe"):
-        optional_recipe(["--config.train.steps=3"])
+    chosen, rest = choice(["--out=there", "config", "a"])
+    assert (chosen.recipe(), rest) == (None, ["--out=there", "config", "a"])
+    chosen, rest = choice(["--config=bccd:alone", "--out=there"])
+    assert chosen.recipe().train.batch and rest == ["--out=there"]
+    with pytest.raises(
+        ConfigError, match=r"^--config.train.steps is a field of a recipe; name a recipe: --config=FILE"
+    ):
+        choice(["--config.train.steps=3"])[0].recipe()
+
+
+def test_the_recipe_of_a_run_is_overridden(project):
+    of_run, _ = recipe([f"--config={project.recipe}:taught"])
+    chosen, _ = choice(["--config.data.val.annotations=other.json", "--config.train.evaluate_batch=2"])
+    found = chosen.recipe(of_run)
+    assert found.data.val.annotations == str(Path.cwd() / "other.json")
+    assert (found.train.evaluate_batch, of_run.train.evaluate_batch) == (2, 4)
+    assert choice([])[0].recipe(of_run).to_json() == of_run.to_json()
+
+
+def test_paths_mean_the_same_from_any_folder(project, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(project.folder)
+    argv = ["--config=tiny.py:taught", "--config.teacher=~/teacher", "--config.data.train.images=pictures/../images"]
+    found, _ = recipe([*argv, "--config.initial=assets:bccd_teacher"])
+    assert found.teacher == str(tmp_path / "teacher")
+    assert found.data.train.images == str(project.folder / "images")
+    assert found.initial == "assets:bccd_teacher"
+    (tmp_path / "tiny.py").write_text(project.recipe.read_text())
+    assert recipe(["--config=~/tiny.py:alone"])[0].train.batch == 4
+
+
+def test_the_home_folder_in_flags_and_arguments(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def define(values):
+        define_path("out", "", "Folder.", values=values)
+
+    values, rest = parse("try", ["--out=~/there", "~/a.jpg", "./~b"], define, positional="FILE...")
+    assert (values.out, rest) == (f"{tmp_path}/there", [f"{tmp_path}/a.jpg", "./~b"])
+    with pytest.raises(ConfigError, match=r"There is no home folder ~nobody-of-this-name; write the path .* out"):
+        parse("try", ["--out=~nobody-of-this-name/there"], define)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "help"])
+def test_no_flag_that_holds_a_path_takes_the_tilde_for_a_name(command):
+    """Every flag whose help speaks of a folder or file is one of `define_path`."""
+    values = flags.FlagValues()
+    importlib.import_module(f"jaxkd.cli.{command}").define(values)
+    for name in values:
+        if re.search(r"\b([Ff]older|[Ff]ile)\b", values[name].help) and not isinstance(values[name].default, bool):
+            assert type(values[name].parser).__name__ == "_PathParser", name

@@ -62,7 +62,7 @@ def test_unknown_flags(name, refused, project):
         (errors.StorageError("It cannot be written."), 74, "It cannot be written."),
         (errors.DivergedError("It is not finite."), 76, "It is not finite."),
         (OSError(28, "No space left on device", "file"), 74, "file: No space left on device."),
-        (OSError("odd"), 74, "Storage: odd."),
+        (OSError("odd"), 74, "evaluate: odd."),
         (MemoryError(), 70, "evaluate: out of memory."),
         (KeyboardInterrupt(), 130, "evaluate: stopped."),
     ],

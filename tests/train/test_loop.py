@@ -243,13 +243,13 @@ def test_the_workdir_of_another_recipe_is_refused(whole, taught):
     other.optimizer.learning_rate = 0.5
     with pytest.raises(ConfigError, match=r"config\.optimizer\.learning_rate was 0\.01 and is now 0\.5"):
         loop.run(other, whole, quiet=True)
-    prepare.claim(whole, taught)
+    ownership.claim(whole, taught)
 
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path, taught):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"is a file|cannot be used"):
-        prepare.claim(tmp_path / "file", taught)
+        ownership.claim(tmp_path / "file", taught)
 
 
 def test_methods_without_a_teacher_are_refused(taught):

@@ -13,8 +13,10 @@ import runs
 import tiny
 
 from jaxkd.cli import main
+from jaxkd.cluster.signals import ASKING
 from jaxkd.errors import ConfigError, DataError, JaxkdError, StoppedError
 from jaxkd.train import checkpoint, log, look, loop, training
+from jaxkd.train.stop import Stop
 
 STEPS = 12
 
@@ -55,7 +57,7 @@ def signalled(monkeypatch, number, *, at):
     monkeypatch.setattr(log.Log, "report", asking)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_f3_f5_f6_a_signal_saves_and_the_run_goes_on_equal(whole, tmp_path, monkeypatch, name):
     before = signal.getsignal(signal.Signals[name])
     with monkeypatch.context() as patch:
@@ -87,6 +89,25 @@ def test_f5_a_second_ctrl_c_ends_at_once():
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 130 and "Stopped at once" in ended.stderr
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("name", [name for name in ASKING if hasattr(signal, name)])
+def test_every_signal_that_asks_to_end_is_heard_and_given_back(name):
+    number, before = signal.Signals[name], signal.getsignal(signal.Signals[name])
+    with Stop() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.asked == name
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("step", (4, 12))

@@ -117,8 +117,8 @@ class WeightsAndBiases:
     def _id(self) -> str:
         """The id that is kept in the workdir."""
         file = self._workdir / FOLDER / ID
-        if file.is_file() and (known := file.read_text().strip()):
+        if file.is_file() and (known := file.read_text(encoding="utf-8").strip()):
             return known
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(secrets.token_hex(8))
-        return file.read_text()
+        return file.read_text(encoding="utf-8")

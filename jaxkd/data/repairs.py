@@ -1,0 +1,83 @@
+"""What a source left out, repaired or guessed: how often, with the first example, in words."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxkd.errors import DataError
+
+# What is counted, as it is said to people: "boxes without an area, left out: 3".
+MEANING = {
+    "annotation_ids_repeated_or_zero": "annotation ids that occur again or are 0, numbered anew",
+    "annotations_of_unknown_pictures": "annotations of pictures that are not listed, left out",
+    "boxes_beyond_max_objects": "boxes beyond max_objects on their picture, left out of training, the largest kept",
+    "boxes_clipped": "boxes that leave their picture, clipped to it",
+    "boxes_not_finite": "boxes with a number that is not finite, left out",
+    "boxes_outside": "boxes outside their picture, left out",
+    "boxes_repeated": "boxes that occur again on their picture, kept",
+    "boxes_without_area": "boxes without an area, left out",
+    "categories_that_only_group": "categories that are above others and have no object, taken for no class",
+    "exif_undecided": "pictures with an EXIF orientation that their size cannot confirm",
+    "files_listed_again": "pictures listed again",
+    "ids_as_numbers": "ids that are text, taken for the numbers that they are",
+    "ids_numbered_anew": "picture ids that are no numbers, numbered by their place",
+    "labels_unknown": "objects with a label that the data set does not name, left out",
+    "names_below_a_shared_folder": "file names whose first folder is the picture folder itself, taken without it",
+    "names_in_another_form": "file names in another form of Unicode than on the disk, taken for those",
+    "names_with_another_suffix": "pictures with another suffix than .jpg, taken",
+    "names_with_backslashes": "file names with \\ between folders, taken for /",
+    "pictures_unreadable": "pictures that cannot be read, left out",
+    "sizes_exchanged": "pictures whose annotated width and height are exchanged, taken as they are",
+    "sizes_missing": "pictures without an annotated size, taken from their files",
+    "sizes_other": "pictures of another size than annotated, whose boxes are clipped to them",
+    "sizes_scaled": "pictures scaled since they were annotated, whose boxes are scaled with them",
+    "sizes_wrong": "pictures of another size than annotated that their boxes fit, taken as they are",
+}
+
+
+class Repairs(dict[str, int]):
+    """Counts by the names in MEANING, zeros left out, and an example of each; `title` says of what source."""
+
+    def __init__(self, title: str):
+        super().__init__()
+        self.title = title
+        self.examples: dict[str, str] = {}
+
+    def add(self, name: str, count: int = 1, *, example: str = "") -> None:
+        """Counts so many more; the first example that is given stays."""
+        if count:
+            self[name] = self.get(name, 0) + count
+            if example:
+                self.examples.setdefault(name, example)
+
+    def add_faults(
+        self, faults: dict[str, np.ndarray], *, file: object, strict: bool, example: Callable[[int], str]
+    ) -> None:
+        """Counts the True entries of every fault; `example` describes the entry at a place.
+
+        Raises:
+          DataError: in strict mode, for the first fault of `file` that is not zero.
+        """
+        for name, mask in faults.items():
+            places = np.flatnonzero(mask)
+            if len(places) and strict:
+                raise DataError(
+                    f"{file}: {MEANING[name].partition(',')[0]}: {len(places)}, the first {example(int(places[0]))}; "
+                    "correct the file, or leave out strict."
+                )
+            if len(places):
+                self.add(name, len(places), example=example(int(places[0])))
+
+    def sentences(self) -> list[str]:
+        """What was counted, a sentence each: "boxes without an area, left out: 3, the first annotation 17."."""
+        return [self.sentence(name) for name in self]
+
+    def left_out(self) -> str:
+        """What was left out, as the end of a sentence that says that nothing is left; "" where nothing was."""
+        phrases = [self.sentence(name).removesuffix(".") for name in self if "left out" in MEANING[name]]
+        return f" ({'; '.join(phrases)})" if phrases else ""
+
+    def sentence(self, name: str) -> str:
+        """What was counted under one name."""
+        example = self.examples.get(name, "")
+        return f"{MEANING[name]}: {self[name]}{example and f', the first {example}'}."
