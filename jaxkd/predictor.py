@@ -38,11 +38,12 @@ class Predictor:
     Attributes:
       classes: names of the labels.
       sizes: how pictures are resized, as fields of `data.loader`; those of training, or else COCO's.
+      reading: how files become pictures, as in training.
     """
 
     def __init__(self, loaded: build.Loaded):
         self.classes = loaded.detector.classes
-        self.sizes = loaded.sizes
+        self.sizes, self.reading = loaded.sizes, loaded.reading
         self._loaded = loaded
         self._feeding = configs.build(configs.component("data.loader", **loaded.sizes))
         self._devices = mesh.make_mesh(1)
@@ -78,7 +79,8 @@ class Predictor:
           left_out: is told of each picture that cannot be used; without it, the first one raises its DataError.
         """
         depth = 2 * batch + 2
-        read = files.read(origins, self._row, every=every, threads=self._feeding.threads, depth=depth)
+        threads = self._feeding.threads
+        read = files.read(origins, self._row, reading=self.reading, every=every, threads=threads, depth=depth)
         groups = _grouped(_usable(read, left_out), batch)
         return _in_order(pair for group in groups for pair in self._looked_at(group, batch))
 

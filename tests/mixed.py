@@ -26,7 +26,7 @@ class MixedSource:
             shapes.load(shapes.Config(count=config.count, size=size, seed=config.seed)) for size in ((64, 96), (96, 64))
         ]
         self.classes, self.category_ids = self.parts[0].classes, self.parts[0].category_ids
-        self.repairs = {}
+        self.repairs = Repairs("drawn")
         self.records = tuple(self.parts[index % 2].records[index] for index in range(config.count))
 
     def read(self, index):

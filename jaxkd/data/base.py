@@ -46,7 +46,6 @@ class Source(Protocol):
     category_ids: tuple[int, ...]  # the annotations' own id of each class
     records: Sequence[Record]
     repairs: Repairs  # what was left out, repaired or guessed
-    reading: Any  # `pictures.Config`: how its files become pictures
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB picture of a record; PictureError where only this one is unusable, DataError where all are."""
@@ -64,7 +63,7 @@ class Source(Protocol):
 class Stored(Protocol):
     """A source whose pictures lie in files, or in records of a data set."""
 
-    reading: Any
+    reading: Any  # `pictures.Config`: how they become pictures
 
     def content(self, index: int) -> bytes:
         """The bytes of a record's file."""
@@ -76,8 +75,7 @@ class Part:
 
     def __init__(self, whole: Source, chosen: Sequence[int] | np.ndarray):
         self._whole, self._chosen = whole, chosen
-        self.classes, self.category_ids = whole.classes, whole.category_ids
-        self.repairs, self.reading = whole.repairs, whole.reading
+        self.classes, self.category_ids, self.repairs = whole.classes, whole.category_ids, whole.repairs
         self.records: Sequence[Record] = tuple(whole.records[index] for index in chosen)
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -64,7 +64,7 @@ class CocoSource:
         self.category_ids = tuple(categories)
         self.classes = tuple(categories.values())
         images = _images(content, file)
-        ids = Ids((image["id"] for image in images), self.repairs, where=f"{file}, images", text=True)
+        ids = Ids((image["id"] for image in images), self.repairs, of="images", file=file, text=True)
         if config.limit < 0:
             raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
         if config.limit:
@@ -73,7 +73,7 @@ class CocoSource:
             folder, described=file, reading=config.reading, strict=config.strict, allow_links=config.allow_links
         )
         truth = _gather(items, ids, self.category_ids, file, self.repairs, most=len(images), strict=config.strict)
-        found = self._folder.find(_described(images, truth), self.repairs)
+        found = self._folder.find(_described(images, truth, file), self.repairs)
         self.reading = self._folder.reading
         self._truth = self._inside(truth, found)
         self.records: Sequence[Record] = self._make_records(found, ids.numbers)
@@ -231,7 +231,7 @@ def _categories(
     entries = _entries(content, "categories", "name", file)
     for entry in entries:
         check_text(entry["name"], where=f"{file}: category {shown(entry['id'])} has the name")
-    numbers = Ids((entry["id"] for entry in entries), repairs, where=f"{file}, categories", text=False).numbers
+    numbers = Ids((entry["id"] for entry in entries), repairs, of="categories", file=file, text=False).numbers
     used = {whole(item.get("category_id")) for item in items if isinstance(item, dict)}
     found = {}
     for number, entry in sorted(zip(numbers, entries, strict=True), key=lambda pair: pair[0]):
@@ -257,19 +257,21 @@ def _images(content: dict, file: Path) -> list[dict]:
             entry["size"] = None
             continue
         if not all(side is not None and 1 <= side <= LONGEST for side in sides):
-            raise DataError(f"{where} is {shown(given[1])}x{shown(given[0])}; give its true size.")
+            raise DataError(f"{where} has width = {shown(given[1])} and height = {shown(given[0])}; write its size.")
         entry["size"] = tuple(sides)
     return entries
 
 
-def _described(images: Sequence[dict], truth: "_Truth") -> list[Described]:
+def _described(images: Sequence[dict], truth: "_Truth", file: Path) -> list[Described]:
     """What the file says of each picture, and how far its boxes reach."""
     extents = np.zeros((len(images), 2))
     with np.errstate(invalid="ignore"):
         reach = np.where(np.isfinite(truth.exact[:, [3, 2]]), truth.exact[:, [3, 2]], 0)
     np.maximum.at(extents, truth.pictures, reach)
     return [
-        Described(image["file_name"], image["size"], (float(bottom), float(right)))
+        Described(
+            image["file_name"], f"{file}: image {shown(image['id'])}", image["size"], (float(bottom), float(right))
+        )
         for image, (bottom, right) in zip(images, extents, strict=True)
     ]
 

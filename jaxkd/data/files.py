@@ -74,13 +74,20 @@ def count(origin: Origin, *, every: int = 1) -> int:
 
 
 def read(
-    origins: Iterable[Origin], work: Callable[[Shot], T], *, every: int = 1, threads: int = 2, depth: int = 8
+    origins: Iterable[Origin],
+    work: Callable[[Shot], T],
+    *,
+    reading: pictures.Config = pictures.PLAIN,
+    every: int = 1,
+    threads: int = 2,
+    depth: int = 8,
 ) -> Iterator[T | DataError]:
     """What `work` makes of each picture, in order, or why it cannot be read; every file is read once.
 
     Args:
       origins: pictures, videos and folders; taken as they are needed.
       work: what is done with a picture in the thread that reads it.
+      reading: how files become pictures.
       every: of a video's frames, each how-manieth is taken.
       threads: that read pictures; a video has one.
       depth: pictures that are read ahead.
@@ -90,7 +97,9 @@ def read(
             for path in (Path(origin) for origin in group if not isinstance(origin, np.ndarray)):
                 yield from one_ahead(_tried(frames(path, every=every), work), depth=depth)
         else:
-            yield from ahead((partial(_worked, origin, work) for origin in group), threads=threads, depth=depth)
+            yield from ahead(
+                (partial(_worked, origin, work, reading) for origin in group), threads=threads, depth=depth
+            )
 
 
 def frames(path: Path, *, every: int = 1) -> Iterator[Shot]:
@@ -159,9 +168,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _worked(origin: Origin, work: Callable[[Shot], T]) -> T | DataError:
+def _worked(origin: Origin, work: Callable[[Shot], T], reading: pictures.Config) -> T | DataError:
     try:
-        return work(_shot(origin))
+        return work(_shot(origin, reading))
     except DataError as error:
         return error
 
@@ -174,13 +183,13 @@ def _tried(shots: Iterator[Shot], work: Callable[[Shot], T]) -> Iterator[T | Dat
         yield error
 
 
-def _shot(origin: Origin) -> Shot:
+def _shot(origin: Origin, reading: pictures.Config) -> Shot:
     """The picture in memory or in a file; DataError where it is none."""
     if not isinstance(origin, np.ndarray):
         path = Path(origin)
         if os.path.isdir(path):
             raise PictureError(_why_none(path))
-        return Shot(pictures.read(path), str(path))
+        return Shot(pictures.read(path, reading=reading), str(path))
     if origin.ndim != 3 or origin.shape[2] != 3 or origin.dtype != np.uint8 or not origin.size:
         raise DataError(f"A picture has to be a uint8 array [h w 3], not {origin.dtype} {list(origin.shape)}.")
     return Shot(origin, "")

@@ -1,6 +1,7 @@
 """The folder of a source's pictures: their files found, and read as their annotations saw them."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,7 +60,11 @@ class PictureFolder:
             without an annotated size cannot be read.
         """
         files = names.find(
-            [one.file for one in annotated], self._folder, repairs, where=self._described, any_suffix=any_suffix
+            [one.file for one in annotated],
+            self._folder,
+            repairs,
+            where=lambda place: annotated[place].where,
+            any_suffix=any_suffix,
         )
         heads = self._heads(files, spaced(len(files), LOOK))
         verdicts = sizes.judged(annotated, heads, turns=self.reading.turns)
@@ -69,7 +74,7 @@ class PictureFolder:
         self.reading = sizes.decided(self.reading, annotated, heads)
         turns = self.reading.turns
         verdicts = sizes.judged(annotated, heads, turns=turns)
-        sizes.count(annotated, heads, verdicts, repairs, where=self._described, turns=turns, strict=self._strict)
+        sizes.count(annotated, heads, verdicts, repairs, turns=turns, strict=self._strict)
         return [
             self._found(one, file, verdicts.get(place))
             for place, (one, file) in enumerate(zip(annotated, files, strict=True))
@@ -85,9 +90,10 @@ class PictureFolder:
         path, size = self._folder / record.file, (record.height, record.width)
         if not self._allow_links:
             check_links(path, folder=self._folder)
-        if not path.exists():
-            raise PictureError(self._missing(record.file))
-        image = pictures.read(path, size=size, reading=self.reading)
+        try:
+            image = pictures.read(path, size=size, reading=self.reading)
+        except PictureError as error:
+            raise error if os.path.lexists(path) else PictureError(self._missing(record.file)) from error
         if image.shape[:2] == size:
             return image
         said = f"{path} is {sizes.text(image.shape)}, but {self._described} says {sizes.text(size)}"
@@ -116,8 +122,11 @@ class PictureFolder:
         """What the heads of the pictures at these places say; those that cannot be read are left for later."""
 
         def look(place: int) -> tuple[int, pictures.Head | None]:
+            path = self._folder / files[place]
             try:
-                return place, pictures.head(self._folder / files[place], name=files[place])
+                if not self._allow_links:
+                    check_links(path, folder=self._folder)
+                return place, pictures.head(path, name=files[place])
             except DataError:
                 return place, None
 
@@ -128,7 +137,7 @@ class PictureFolder:
         if verdict is None:
             if one.size is None:
                 raise DataError(
-                    f"{self._described} gives no width and height for {file}, which cannot be read either; write them."
+                    f"{one.where} has no width and height, and {file} cannot be read to find them; write them."
                 )
             return Found(file, one.size)
         if verdict.kind != "scaled" or one.size is None:

@@ -1,6 +1,8 @@
 """Ids of annotation files, which programs write as 1, as 1.0 or as "1"."""
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from jaxkd.data.base import shown
@@ -13,9 +15,7 @@ def whole(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        return (
-            int(value) if value.isascii() and value.strip().removeprefix("-").isdecimal() and len(value) < 20 else None
-        )
+        return int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else None
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < 2**53 else None
     return value if isinstance(value, int) else None
@@ -24,11 +24,11 @@ def whole(value: Any) -> int | None:
 class Ids:
     """The numbers that stand for ids of one kind, whatever they are written as.
 
-    Text that is no number gets one that no other id has. Raises DataError for ids that are no id, and that are one
-    number twice; `where` says in messages what they are of.
+    Text that is no number gets one that no other id has, where `text` is allowed. Raises DataError for what is no id,
+    and for one that occurs again; `of` what list of what `file` they are stands in messages.
     """
 
-    def __init__(self, values: Iterable[Any], repairs: Repairs, *, where: str, text: bool):
+    def __init__(self, values: Iterable[Any], repairs: Repairs, *, of: str, file: Path | str, text: bool):
         self._texts: dict[str, int] = {}
         self._repairs = repairs
         self.numbers: list[int] = []
@@ -42,10 +42,11 @@ class Ids:
                 number = self._texts.setdefault(value, spare)
                 repairs.add("ids_numbered_anew", example=shown(value))
             elif number is None:
-                raise DataError(f"{where}: entry {place} has id = {shown(value)}; it has to be a whole number.")
+                raise DataError(f"{file}: entry {place} of {of} has id = {shown(value)}; it has to be a whole number.")
             if number in seen:
-                again = "" if seen[number] == value and type(seen[number]) is type(value) else f" and {shown(value)}"
-                raise DataError(f"{where}: the id {shown(seen[number])}{again} occurs twice; make the ids different.")
+                count = sum(whole(other) == number for other in raw)
+                written = " and ".join(dict.fromkeys((shown(seen[number]), shown(value))))
+                raise DataError(f"{file} has {count} {of} with the id {written}; make the ids different.")
             seen[number] = value
             self.numbers.append(number)
         self._kinds = {number: type(value) for number, value in seen.items()}

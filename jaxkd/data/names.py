@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,31 +17,34 @@ from jaxkd.errors import DataError
 LOOK = 256  # names that are looked for; the folder is searched where one of them is not there
 
 
-def find(names: Sequence[str], folder: Path, repairs: Repairs, *, where: Path, any_suffix: bool = False) -> list[str]:
+def find(
+    names: Sequence[str], folder: Path, repairs: Repairs, *, where: Callable[[int], str], any_suffix: bool = False
+) -> list[str]:
     r"""The names of the files below `folder` that these names stand for; one that stands for none stays as it is.
 
     What is sure is taken and counted: another form of Unicode, a \ between folders, and first folders that all names
     share and that lead nowhere below `folder`. With `any_suffix` a picture of the same stem is taken too.
 
     Raises:
-      DataError: for a name that leads out of the folder, or to a network; `where` names the file that holds it.
+      DataError: for a name that leads out of the folder, or to a network; `where` says where a name stands.
     """
-    if any((url := name) and re.match(r"[A-Za-z][\w+.-]+://", name) for name in names):
-        raise DataError(
-            f"{where} names the picture {shown(url)}, which is an address on a network; fetch the pictures and write "
-            "the names of their files."
-        )
+    for place, name in enumerate(names):
+        if re.match(r"[A-Za-z][\w+.-]+://", name):
+            raise DataError(
+                f"{where(place)} names the picture {shown(name)}, which is an address on a network; fetch the pictures "
+                "and write the names of their files."
+            )
     looked = [names[place] for place in spaced(len(names), LOOK)]
     if not names or all(_is_safe(name) and (folder / name).exists() for name in looked):
-        return [check_file_name(name, where=str(where)) for name in names]
+        return [check_file_name(name, where=where(place)) for place, name in enumerate(names)]
     index = Index(folder)
     parts = [re.split(r"[/\\]+", name) for name in names]
     strip = _strip(parts, index)
     found = []
-    for name, split in zip(names, parts, strict=True):
+    for place, (name, split) in enumerate(zip(names, parts, strict=True)):
         wanted = "/".join(split[strip:])
         there = index.same(wanted) or (index.with_another_suffix(wanted) if any_suffix else "") or wanted
-        found.append(check_file_name(there if there in index else name, where=str(where)))
+        found.append(check_file_name(there if there in index else name, where=where(place)))
         if there in index:
             repairs.add("names_below_a_shared_folder", int(strip > 0), example=name)
             repairs.add("names_with_backslashes", int("\\" in name), example=name)

@@ -48,6 +48,13 @@ class Config:
 
 
 PLAIN = Config()
+
+
+def reading_of(source: object) -> Config:
+    """How the files of a source become pictures; PLAIN where it has none, or does not say."""
+    return getattr(source, "reading", PLAIN)
+
+
 DARK, FLAT = 26, 13  # of 255: what the brightest pixels, and the range of nearly all, stay under
 SHADED = 0.4  # of the brightness without transparency, below which that is worth a word
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxkd.data import pictures
 from jaxkd.data.base import Record, Source
 
 
@@ -17,7 +18,8 @@ class Relabelled:
 
     def __init__(self, whole: Source, classes: Sequence[str]):
         self._whole = whole
-        self.classes, self.repairs, self.reading = tuple(classes), whole.repairs, whole.reading
+        self.classes, self.repairs = tuple(classes), whole.repairs
+        self.reading = pictures.reading_of(whole)
         own = dict(zip(whole.classes, whole.category_ids, strict=True))
         free = max(whole.category_ids, default=0)
         numbers = []

@@ -1,6 +1,6 @@
 """What a source left out, repaired or guessed: how often, with the first example, in words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -43,6 +43,15 @@ class Repairs(dict[str, int]):
         self.title = title
         self.examples: dict[str, str] = {}
 
+    @classmethod
+    def like(cls, counts: Mapping[str, int], *, title: str) -> "Repairs":
+        """Itself, or the plain counts of a source that knows no more."""
+        if isinstance(counts, cls):
+            return counts
+        made = cls(title)
+        made.update(counts)
+        return made
+
     def add(self, name: str, count: int = 1, *, example: str = "") -> None:
         """Counts so many more; the first example that is given stays."""
         if count:
@@ -74,10 +83,10 @@ class Repairs(dict[str, int]):
 
     def left_out(self) -> str:
         """What was left out, as the end of a sentence that says that nothing is left; "" where nothing was."""
-        phrases = [self.sentence(name).removesuffix(".") for name in self if "left out" in MEANING[name]]
+        phrases = [self.sentence(name).removesuffix(".") for name in self if "left out" in MEANING.get(name, "")]
         return f" ({'; '.join(phrases)})" if phrases else ""
 
     def sentence(self, name: str) -> str:
         """What was counted under one name."""
         example = self.examples.get(name, "")
-        return f"{MEANING[name]}: {self[name]}{example and f', the first {example}'}."
+        return f"{MEANING.get(name, name)}: {self[name]}{example and f', the first {example}'}."

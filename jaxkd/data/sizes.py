@@ -31,6 +31,7 @@ class Described:
     """What annotations say of a picture."""
 
     file: str
+    where: str  # they stand, for messages
     size: Size | None  # None where they do not say
     extent: tuple[float, float] = (0.0, 0.0)  # the farthest bottom and right side of its boxes
 
@@ -87,7 +88,6 @@ def count(
     verdicts: Mapping[int, Verdict],
     repairs: Repairs,
     *,
-    where: object,
     turns: bool,
     strict: bool,
 ) -> None:
@@ -100,14 +100,14 @@ def count(
             return f"{one.file} (orientation {heads[place].turn}), {done}; reading.exif='turn' or 'ignore' decides"
         if one.size is None:
             return f"{one.file}, {text(verdict.size)}"
-        return f"{one.file} is {text(verdict.size)} where {where} says {text(one.size)}"
+        return f"{one.file}, {text(verdict.size)} in place of {text(one.size)}"
 
     places = sorted(verdicts)
     for kind, name in COUNTED.items():
         mask = np.array([verdicts[place].kind == kind for place in places], bool)
         repairs.add_faults(
             {name: mask},
-            file=where,
+            file=repairs.title,
             strict=strict and kind not in NO_FAULT,
             example=lambda which: example(places[which]),
         )

@@ -157,7 +157,9 @@ class VocSource:
         folder, stem = place
         file = self._xml(folder, stem)
         self._check_links(file)
-        return _parsed(plain_xml.read(file), file=file, picture=f"{folder}/JPEGImages/{stem}.jpg")
+        return _parsed(
+            plain_xml.read(file), file=file, picture=(Path(folder) / "JPEGImages" / f"{stem}.jpg").as_posix()
+        )
 
     def _record(self, index: int, one: "_Annotation", found: Found) -> Record:
         factors = np.array([*found.factors[::-1]] * 2)
@@ -168,7 +170,7 @@ class VocSource:
         self._count(
             checked.faults | {"boxes_clipped": checked.clipped},
             one.file,
-            lambda place: f"{one.file}: object {place + 1} ({one.names[place]})",
+            lambda place: f"object {place + 1} ({one.names[place]}) of {one.file.name}",
         )
         self.repairs.add("boxes_repeated", repeats, example=str(one.file))
         self._difficult.append(difficult)
@@ -216,7 +218,7 @@ class _Annotation:
     def described(self) -> Described:
         """What is looked for among the pictures."""
         reach = self.boxes[:, [3, 2]].max(0, initial=0.0)
-        return Described(self.picture, (self.height, self.width), (float(reach[0]), float(reach[1])))
+        return Described(self.picture, str(self.file), (self.height, self.width), (float(reach[0]), float(reach[1])))
 
 
 def _check(config: Config) -> None:

@@ -14,6 +14,7 @@ import jax
 
 from jaxkd import config as configs
 from jaxkd import json_values
+from jaxkd.data import pictures
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, StorageError, WeightsError
 from jaxkd.paths import path_of
@@ -35,6 +36,7 @@ class Loaded:
     config: configs.Recipe
     scores: dict[str, float]  # what it scored where it was trained
     sizes: dict[str, Any]  # the fields of `data.loader` that say how large its pictures are
+    reading: pictures.Config = pictures.PLAIN  # how files became its pictures
 
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:
@@ -70,6 +72,9 @@ def described(folder: str | Path) -> Loaded:
             name: math.nan if value is None else float(value) for name, value in dict(about.get("scores", {})).items()
         }
         sizes = configs.parse(json.dumps(about.get("sizes", {}))).to_dict()
+        reading = configs.build(
+            configs.component("data.pictures", **configs.parse(json.dumps(about.get("reading", {}))))
+        )
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path} holds no {ABOUT}; give the folder 'student' of a finished run, or one written by jaxkd."
@@ -80,7 +85,7 @@ def described(folder: str | Path) -> Loaded:
         found = detector(config, classes)
     except ConfigError as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error}") from error
-    return Loaded(found, jax.eval_shape(found.init, jax.random.key(0)), config, scores, sizes)
+    return Loaded(found, jax.eval_shape(found.init, jax.random.key(0)), config, scores, sizes, reading)
 
 
 def recast(loaded: Loaded, *, dtype: str) -> Loaded:
@@ -98,6 +103,7 @@ def save(
     classes: Sequence[str],
     scores: dict[str, float],
     sizes: dict[str, Any] | None = None,
+    reading: pictures.Config = pictures.PLAIN,
     half: bool = False,
 ) -> None:
     """Writes a folder that `load` reads; a process that dies on the way leaves it whole, as it was or as it will be.
@@ -106,7 +112,7 @@ def save(
     """
     arrays = tree.flatten(jax.device_get(params))
     about = {"format": FORMAT, "detector": config.to_dict(), "classes": list(classes), "scores": scores}
-    about["sizes"] = sizes or {}
+    about |= {"sizes": sizes or {}, "reading": dataclasses.asdict(reading)}
     part = folder / f"{FRESH}.part"
     try:
         _move_up(folder)

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxkd import config as configs
-from jaxkd.data import loader, survey
+from jaxkd.data import loader, pictures, survey
 from jaxkd.data.base import Source, digest
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import decay
@@ -128,7 +128,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             batch=config.batch,
             steps_per_epoch=epoch_steps(len(sources["train"].records), config),
         )
-        training = Training(recipe, workdir, pair, devices, saved, log, sources["val"], refresh, stop, facts)
+        reading = pictures.reading_of(sources["train"])
+        training = Training(recipe, workdir, pair, devices, saved, log, sources["val"], refresh, stop, facts, reading)
         scored = sources["val"].records[: config.evaluate_limit or None]
         if not any((~record.crowd).any() for record in scored):
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")

@@ -12,6 +12,7 @@ from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.data.base import Source
 from jaxkd.data.relabelled import Relabelled
+from jaxkd.data.repairs import Repairs
 from jaxkd.distill.classes import LACKING, columns
 from jaxkd.errors import ConfigError
 from jaxkd.paths import path_of
@@ -55,7 +56,9 @@ def load_source(
 
 def _loaded(config: configs.Recipe, **fields: Any) -> Source:
     built = dataclasses.replace(configs.build(config), **fields)
-    return configs.module_of(built).load(built)
+    source = configs.module_of(built).load(built)
+    source.repairs = Repairs.like(source.repairs, title=config.name)
+    return source
 
 
 def _announced(source: Source) -> Source:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxkd import config as configs
-from jaxkd.data import loader
+from jaxkd.data import loader, pictures
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
@@ -57,10 +57,11 @@ class Training:
         refresh: Refresh,
         stop: Stop,
         facts: dict[str, str],
+        reading: pictures.Config,
     ):
         self.recipe, self.config, self.workdir = recipe, configs.build(recipe.train), workdir
         self.pair, self.devices, self.saved, self.log = pair, devices, saved, log
-        self.split, self.refresh, self.stop, self.facts = split, refresh, stop, facts
+        self.split, self.refresh, self.stop, self.facts, self.reading = split, refresh, stop, facts, reading
         self.step = make_step(pair, devices)
         self.probe = make_probe(pair, devices) if self.config.probe_every and pair.methods else None
         self.vote = hosts.Vote(devices)
@@ -198,6 +199,7 @@ class Training:
                     classes=self.pair.student.classes,
                     scores=summary,
                     sizes={name: self.recipe.data.loader[name] for name in build.SIZES},
+                    reading=self.reading,
                 )
         return evaluation
 

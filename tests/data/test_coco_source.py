@@ -9,6 +9,7 @@ from PIL import Image
 
 from jaxkd.data import coco
 from jaxkd.data.base import PictureError, Source
+from jaxkd.data.repairs import MEANING
 from jaxkd.errors import ConfigError, DataError
 
 
@@ -102,7 +103,8 @@ def test_a_box_without_pixels_is_left_out_and_counted(load, box, fault):
     assert source.records[0].boxes.tolist() == [[10, 10, 30, 30]]
     assert len(source.annotations()["annotations"]) == 1
     assert source.repairs == {fault: 1}
-    with pytest.raises(DataError, match=fault):
+    assert source.repairs.examples[fault].startswith("annotation 2, [")
+    with pytest.raises(DataError, match=f"{MEANING[fault].partition(',')[0]}: 1, the first annotation 2"):
         load(truth, strict=True)
 
 
@@ -218,10 +220,12 @@ def without(key, place=None, field=None):
         (without("categories"), "categories"),
         (content() | {"images": []}, "images"),
         (content() | {"annotations": {}}, "annotations"),
-        (without("images", 1, "width"), "entry 1 of images has width"),
+        (without("images", 1, "width"), "image 10 has width = None and height = 60"),
         (without("annotations", 1, "bbox"), "annotation 2"),
-        (changed("images", 0, id="x"), "has id = 'x'"),
-        (changed("images", 0, height=0), "80x0"),
+        (changed("images", 0, id=[1]), "entry 0 of images has id = \\[1\\]"),
+        (changed("images", 0, id=1.5), "entry 0 of images has id = 1.5"),
+        (changed("categories", 0, id="x"), "entry 0 of categories has id = 'x'"),
+        (changed("images", 0, height=0), "width = 80 and height = 0"),
         (changed("images", 0, id=10), "2 images with the id 10"),
         (changed("categories", 0, id=0), "2 categories with the id 0"),
         (changed("categories", 0, name="cat"), "2 categories with the name 'cat'"),
@@ -246,11 +250,11 @@ BROKEN = {
     "in another encoding": (json.dumps(content()).encode("utf-16"), "not UTF-8 in line 1"),
     "packed": (b"\x1f\x8b\x08\x00" * 9, "not UTF-8 in line 1"),
     "a word": (b'"images"', "holds a JSON str"),
-    "pictures that are none": (content() | {"images": [None]}, "entry 0 of images has id = None"),
+    "pictures that are none": (content() | {"images": [None]}, "entry 0 of images has file_name = None"),
     "pictures by name": (content() | {"images": {"a.png": {}}}, "lists no images"),
-    "categories that are none": (content() | {"categories": ["cat"]}, "entry 0 of categories has id = None"),
+    "categories that are none": (content() | {"categories": ["cat"]}, "entry 0 of categories has name = None"),
     "a novel for a width": (changed("images", 0, width="x" * 99_999), "has width = 'xxx"),
-    "a picture without end": (changed("images", 0, width=10**400), "image 40 is 1000"),
+    "a picture without end": (changed("images", 0, width=10**400), "image 40 has width = 1000"),
     "half a character": (changed("images", 0, file_name="\ud800.png"), "image 40 names the file '.ud800.png'"),
     "a file of two lines": (changed("images", 0, file_name="a\nb.png"), r"image 40 names the file 'a.nb.png'"),
     "a class of two lines": (changed("categories", 0, name="a\nb"), r"category 90 has the name 'a.nb'"),
@@ -308,7 +312,7 @@ def test_a_link_out_of_the_folder_stops_unless_allowed(load, tmp_path_factory, t
     Image.new("RGB", (80, 60)).save(outside)
     (tmp_path / "c.png").symlink_to(outside)
     truth = changed("images", 0, file_name="c.png")
-    with pytest.raises(DataError, match="link out of"):
+    with pytest.raises(DataError, match=r"c\.png is a link to .*/c\.png, out of"):
         load(truth).read(0)
     assert load(truth, allow_links=True).read(0).shape == (60, 80, 3)
 
@@ -323,13 +327,6 @@ def test_links_that_stay_inside_and_a_folder_that_is_a_link(load, tmp_path):
     assert coco.load(linked).read(0).shape == (60, 80, 3)
     with pytest.raises(PictureError, match="cannot be read"):
         load(changed("images", 0, file_name="loop.png")).read(0)
-
-
-def test_a_wrong_size_stops_only_in_strict(load):
-    truth = changed("images", 0, height=70)
-    assert load(truth).read(0).shape == (60, 80, 3)
-    with pytest.raises(DataError, match="80x70"):
-        load(truth, strict=True).read(0)
 
 
 def test_what_is_not_there(load, tmp_path):

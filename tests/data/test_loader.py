@@ -11,6 +11,7 @@ from PIL import Image
 from jaxkd.data import coco, shapes
 from jaxkd.data.base import Part, PictureError, Record
 from jaxkd.data.loader import Config, eval_batches, plan, train_batches
+from jaxkd.data.repairs import Repairs
 from jaxkd.errors import ConfigError, DataError
 
 SMALL = Config(buckets=((64, 96), (96, 64)), short=(64,), long=96, max_objects=6)
@@ -22,7 +23,7 @@ class MixedSource:
     def __init__(self, count=20, *, broken=(), crowd=False):
         self.classes = ("thing",)
         self.category_ids = (1,)
-        self.repairs = {}
+        self.repairs = Repairs("drawn")
         self.broken = set(broken)
         self.reads = 0
         sizes = [(40, 60) if index % 3 else (60, 40) for index in range(count)]
@@ -188,7 +189,7 @@ def test_more_objects_than_places_keeps_the_largest(caplog):
     assert batch.boxes.shape == (1, 1, 4)
     assert batch.valid.all()
     assert source.repairs == {"boxes_beyond_max_objects": 3}
-    assert "3 boxes are left out; max_objects=2 would keep all of them." in caplog.text
+    assert "the largest kept: 3, the first 0.png has 2, which max_objects would have to be." in caplog.text
     train_batches(Part(source, [0]), config, seed=0, steps=1, batch=1).close()
     assert source.repairs == {"boxes_beyond_max_objects": 3}
 
@@ -211,7 +212,9 @@ def test_a_source_without_objects_can_be_looked_at_and_not_learned_from(tmp_path
     (batch,) = eval_batches(source, SMALL, batch=2)
     assert batch.ids.tolist() == [0, 1] and batch.real.all()
     assert not batch.valid.any() and not batch.crowd.any()
-    with pytest.raises(DataError, match="None of the training pictures has an object"):
+    with pytest.raises(
+        DataError, match=r"truth\.json: none of the 2 training pictures has an object; check the annotations"
+    ):
         train_batches(source, SMALL, seed=0, steps=1, batch=2)
 
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from jaxkd.data import pictures
 from jaxkd.data.base import PictureError
-from jaxkd.errors import DataError
+from jaxkd.errors import ConfigError, DataError
 
 
 def smooth(height=24, width=36):
@@ -80,16 +80,78 @@ def test_orientation_follows_the_annotated_size(tmp_path, orientation):
     file = with_orientation(tmp_path, orientation)
     with Image.open(file) as image:
         stored, upright = np.asarray(image), np.asarray(ImageOps.exif_transpose(image))
+    ignoring = pictures.Config(exif="ignore")
     np.testing.assert_array_equal(pictures.read(file), upright)
-    np.testing.assert_array_equal(pictures.read(file, size=stored.shape[:2]), stored)
-    if upright.shape != stored.shape:
-        np.testing.assert_array_equal(pictures.read(file, size=upright.shape[:2]), upright)
+    np.testing.assert_array_equal(pictures.read(file, reading=ignoring), stored)
+    for reading, undecided in ((pictures.PLAIN, upright), (ignoring, stored)):
+        found = pictures.read(file, size=stored.shape[:2], reading=reading)
+        np.testing.assert_array_equal(found, undecided if upright.shape == stored.shape else stored)
+        if upright.shape != stored.shape:
+            np.testing.assert_array_equal(pictures.read(file, size=upright.shape[:2], reading=reading), upright)
 
 
-def test_orientation_with_another_size_stops(tmp_path):
-    with pytest.raises(DataError, match="EXIF") as caught:
+def test_orientation_with_another_size_is_a_picture_error(tmp_path):
+    with pytest.raises(PictureError, match="EXIF"):
         pictures.read(with_orientation(tmp_path, 6), size=(10, 10))
-    assert not isinstance(caught.value, PictureError)
+
+
+def grey(tmp_path, values, name="grey.png"):
+    file = tmp_path / name
+    cv2.imwrite(str(file), values)
+    return file
+
+
+def test_levels_say_which_values_are_black_and_white(tmp_path):
+    values = np.array([[0, 1000, 2000], [3000, 4095, 5000]], np.uint16)
+    file = grey(tmp_path, values)
+    wanted = [[0, 62, 125], [187, 255, 255]]  # of 4095
+    assert pictures.read(file, reading=pictures.Config(levels=(0.0, 4095.0)))[..., 0].tolist() == wanted
+    thermal = pictures.Config(levels=(1000.0, 3000.0))
+    assert pictures.read(file, reading=thermal)[..., 1].tolist() == [[0, 0, 128], [255, 255, 255]]
+    floats = grey(tmp_path, np.array([[-1.5, 0.0, 1.5]], np.float32), "floats.tif")
+    with pytest.raises(PictureError, match=r"go from -1.5 to 1.5; set reading.levels"):
+        pictures.read(floats)
+    assert pictures.read(floats, reading=pictures.Config(levels=(-1.5, 1.5)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("levels", [(0.0,), (5.0, 5.0), (9.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
+def test_levels_that_are_no_range(levels):
+    with pytest.raises(ConfigError, match=r"reading\.levels"):
+        pictures.Config(levels=levels).checked()
+
+
+def test_a_fourth_channel_that_is_no_transparency(tmp_path):
+    image = Image.fromarray(np.dstack([np.full((4, 4, 3), 200, np.uint8), np.full((4, 4), 20, np.uint8)]))
+    file = saved(tmp_path, image)
+    assert pictures.read(file).max() == 16
+    assert pictures.read(file, reading=pictures.Config(fourth="ignore")).min() == 200
+
+
+def said_of(file, **reading):
+    reading = pictures.Config(**reading)
+    return pictures.conspicuous(file.read_bytes(), pictures.read(file, reading=reading), reading=reading)
+
+
+def test_what_is_dark_or_flat_is_explained(tmp_path):
+    assert said_of(saved(tmp_path, Image.fromarray(smooth()))) == ""
+    twelve = grey(tmp_path, smooth()[..., 0].astype(np.uint16) * 16, "twelve.png")
+    assert "of its 16 bits the values 0 to 3952 are used; reading.levels says" in said_of(twelve)
+    assert said_of(twelve, levels=(0.0, 4095.0)) == ""
+    thermal = grey(tmp_path, smooth()[..., 0].astype(np.uint16) + 7500, "thermal.png")
+    assert "(7500, 7747)" in said_of(thermal)
+    shaded = saved(tmp_path, Image.fromarray(np.dstack([smooth(), np.full((24, 36), 25, np.uint8)])), name="band.tif")
+    assert "it is 10% as bright as without; reading.fourth='ignore'" in said_of(shaded)
+    assert said_of(shaded, fourth="ignore") == ""
+    night = saved(tmp_path, Image.fromarray(smooth() // 20), name="night.png")
+    assert said_of(night) == "it is stored so (PNG, RGB)"
+
+
+def test_what_is_no_picture_here_is_named(tmp_path):
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
+    for name in ("a.heic", "a.jpg"):
+        (tmp_path / name).write_bytes(heic)
+        with pytest.raises(PictureError, match="is HEIC, which is not read here; convert it to JPEG or PNG"):
+            pictures.read(tmp_path / name)
 
 
 def test_an_animation_gives_its_first_frame(tmp_path):
@@ -137,10 +199,10 @@ def test_what_is_no_file_is_a_picture_error(tmp_path):
 
 
 def test_an_unreadable_file_stops(tmp_path, monkeypatch):
-    def refuse(self):
+    def refuse(self, mode):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
     with pytest.raises(DataError, match="permissions") as caught:
         pictures.read(tmp_path / "secret.jpg")
     assert not isinstance(caught.value, PictureError)
@@ -165,10 +227,10 @@ def test_odd_names_are_read(tmp_path):
 
 def test_the_size_comes_from_the_head_and_as_stored(tmp_path):
     content = with_orientation(tmp_path, 6).read_bytes()
-    assert pictures.size_of(content, name="turned") == (24, 36)
-    assert pictures.size_of(content[:-10], name="cut") == (24, 36)
+    assert pictures.head(content, name="turned") == pictures.Head(24, 36, 6)
+    assert pictures.head(content[:-10], name="cut").turned == (36, 24)
     assert pictures.decode(content, name="turned", size=(24, 36)).shape == (24, 36, 3)
     assert pictures.decode(content, name="turned").shape == (36, 24, 3)
     for wrong in (b"", b"no picture", content[:30]):
         with pytest.raises(PictureError, match="wrong is not a picture"):
-            pictures.size_of(wrong, name="wrong")
+            pictures.head(wrong, name="wrong")

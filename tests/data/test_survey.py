@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxkd.data import loader, shapes, survey
+from jaxkd.data import base, loader, shapes, survey
 from jaxkd.data.base import PictureError, Record
+from jaxkd.data.repairs import Repairs
 
 FEEDING = loader.Config(buckets=((50, 100),), short=(50,), long=100, max_objects=3)  # halves pictures of 100x200
 
@@ -17,7 +18,7 @@ class Made:
     def __init__(self, rows, *, classes=("cat", "dog"), names=(), broken=(), size=(100, 200), value=90):
         self.classes = classes
         self.category_ids = tuple(range(5, 5 + len(classes)))
-        self.repairs = {}
+        self.repairs = Repairs("drawn")
         self.records = tuple(
             Record(
                 index=index,
@@ -100,17 +101,17 @@ def test_the_resize_is_that_of_the_loader():
 
 
 def test_what_the_loader_left_out_is_no_repair(source):
-    source.repairs |= {"boxes_clipped": 2}
+    source.repairs.add("boxes_clipped", 2)
     loader.train_batches(source, FEEDING, seed=0, steps=1, batch=1).close()
-    assert set(source.repairs) == {"boxes_clipped", survey.CROWDED}
+    assert set(source.repairs) == {"boxes_clipped", loader.CROWDED}
     assert survey.count(source, FEEDING, short=50).repairs == {"boxes_clipped": 2}
 
 
 def test_places_are_spread_evenly():
-    assert survey.spaced(10, 4) == [0, 3, 6, 9]
-    assert survey.spaced(3, 12) == [0, 1, 2]
-    assert survey.spaced(5, 1) == [0]
-    assert survey.spaced(0, 4) == []
+    assert base.spaced(10, 4) == [0, 3, 6, 9]
+    assert base.spaced(3, 12) == [0, 1, 2]
+    assert base.spaced(5, 1) == [0]
+    assert base.spaced(0, 4) == []
 
 
 def test_pictures_that_cannot_be_read_are_named():
@@ -142,16 +143,16 @@ def test_nothing_to_remark():
 
 
 def test_remarks(source):
-    source.repairs["boxes_outside"] = 3
+    source.repairs.add("boxes_outside", 3, example="annotation 7")
     train = Made([row((40, 40))], classes=("cat", "dog", "cow"), broken=("0.png",))
     source.classes = train.classes
     source.category_ids = train.category_ids
     assert remarks(train, source) == (
         "Classes with objects, but none in train: dog.",
-        "1 of 1 pictures of train that were opened cannot be read: 0.png.",
+        "1 of 1 pictures of train that were opened cannot be read; the first: 0.png is broken.",
         "1 objects of val are narrower than one pixel after the resize and are not learned; larger pictures would keep "
         "them.",
-        "The annotations of val were repaired or left out in places: boxes_outside 3.",
+        "val: boxes outside their picture, left out: 3, the first annotation 7.",
         "Classes with no object at all: cow.",
     )
 
@@ -173,4 +174,4 @@ def test_the_same_pictures_in_both_are_remarked():
 def test_numbers_can_be_written_as_json(source):
     content = dataclasses.asdict(survey.count(source, FEEDING, short=50))
     assert content["classes"]["dog"]["sizes"] == {"small": 0, "medium": 0, "large": 1}
-    assert all(type(value) in (int, float, dict) for value in content.values())
+    assert all(type(value) in (int, float, dict, tuple) for value in content.values())

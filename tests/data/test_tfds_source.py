@@ -219,7 +219,9 @@ def test_faults_are_left_out_and_counted_or_stop_a_strict_source(small):
     assert found.repairs == {"boxes_without_area": 1}
     assert [len(record.boxes) for record in found.records] == [1] * 4
     assert len(found.annotations()["annotations"]) == 4
-    with pytest.raises(DataError, match=r"1\.jpg: boxes_without_area = 1; correct the file, or leave out strict"):
+    with pytest.raises(
+        DataError, match=r"boxes without an area: 1, the first 1\.jpg; correct the file, or leave out strict"
+    ):
         load(small, strict=True)
 
 

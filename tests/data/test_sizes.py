@@ -1,0 +1,80 @@
+import pytest
+
+from jaxkd.data import pictures, sizes
+from jaxkd.data.pictures import Head
+from jaxkd.data.repairs import Repairs
+from jaxkd.data.sizes import Described
+from jaxkd.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("annotated", "head", "kind", "size"),
+    [
+        ((72, 96), Head(72, 96, 1), "equal", (72, 96)),
+        ((72, 97), Head(72, 96, 1), "equal", (72, 96)),
+        ((72, 96), Head(72, 96, 6), "equal", (72, 96)),
+        ((96, 72), Head(72, 96, 6), "equal", (96, 72)),
+        ((72, 96), Head(72, 96, 3), "undecided", (72, 96)),
+        ((80, 80), Head(80, 80, 6), "undecided", (80, 80)),
+        ((72, 96), Head(36, 48, 1), "scaled", (36, 48)),
+        ((72, 96), Head(144, 192, 1), "scaled", (144, 192)),
+        ((427, 640), Head(800, 1199, 1), "scaled", (800, 1199)),
+        ((480, 640), Head(640, 480, 8), "equal", (480, 640)),
+        ((240, 320), Head(640, 480, 8), "scaled", (480, 640)),
+        ((96, 72), Head(72, 96, 1), "exchanged", (72, 96)),
+        ((72, 96), Head(72, 40, 1), "other", (72, 40)),
+        ((100, 100), Head(72, 96, 1), "other", (72, 96)),
+        (None, Head(72, 96, 1), "missing", (72, 96)),
+        (None, Head(72, 96, 6), "missing", (96, 72)),
+    ],
+)
+def test_how_sizes_go_together(annotated, head, kind, size):
+    assert sizes.judge(annotated, head, turns=True) == sizes.Verdict(kind, size)
+
+
+def test_a_missing_size_is_that_of_the_stored_picture_where_exif_is_ignored():
+    assert sizes.judge(None, Head(72, 96, 6), turns=False).size == (72, 96)
+
+
+def described(*given, extent=(0.0, 0.0)):
+    return [Described(f"{place}.jpg", "f.json", size, extent) for place, size in enumerate(given)]
+
+
+def test_exif_is_decided_by_the_pictures_whose_size_tells():
+    heads = dict(enumerate([Head(72, 96, 6), Head(72, 96, 8), Head(72, 96, 3), Head(72, 96, 1)]))
+    turned = described((96, 72), (72, 96), (72, 96), (72, 96))
+    for annotated, exif in (
+        (turned, "turn"),  # one each way: as viewers do
+        (described((72, 96), (72, 96), (72, 96), (72, 96)), "ignore"),
+        (described((96, 72), (96, 72), (72, 96), (72, 96)), "turn"),
+    ):
+        assert sizes.decided(pictures.Config(), annotated, heads).exif == exif
+    assert sizes.decided(pictures.Config(exif="ignore"), turned, heads).exif == "ignore"
+    assert sizes.decided(pictures.Config(), turned, {2: heads[2]}).exif == "turn"
+
+
+def test_boxes_beyond_the_annotated_size_tell_that_it_is_wrong():
+    heads = {0: Head(144, 192, 1), 1: Head(144, 192, 1)}
+    inside, beyond = (described((72, 96), (72, 96), extent=extent) for extent in ((70.0, 90.0), (140.0, 190.0)))
+    kinds = [{one.kind for one in sizes.judged(given, heads, turns=True).values()} for given in (inside, beyond)]
+    assert kinds == [{"scaled"}, {"wrong"}]
+
+
+def test_what_differs_is_counted_with_an_example_and_stops_in_strict():
+    annotated = described((72, 96), (96, 72), (72, 96), None)
+    heads = dict(enumerate([Head(36, 48, 1), Head(72, 96, 1), Head(72, 96, 3), Head(72, 96, 1)]))
+    verdicts = sizes.judged(annotated, heads, turns=True)
+    repairs = Repairs("f.json")
+    sizes.count(annotated, heads, verdicts, repairs, turns=True, strict=False)
+    assert repairs == {"exif_undecided": 1, "sizes_missing": 1, "sizes_scaled": 1, "sizes_exchanged": 1}
+    assert repairs.sentences() == [
+        "pictures with an EXIF orientation that their size cannot confirm: 1, the first 2.jpg (orientation 3), turned "
+        "by it; reading.exif='turn' or 'ignore' decides.",
+        "pictures without an annotated size, taken from their files: 1, the first 3.jpg, 96x72.",
+        "pictures scaled since they were annotated, whose boxes are scaled with them: 1, the first 0.jpg, 48x36 in "
+        "place of 96x72.",
+        "pictures whose annotated width and height are exchanged, taken as they are: 1, the first 1.jpg, 96x72 in "
+        "place of 72x96.",
+    ]
+    with pytest.raises(DataError, match=r"f\.json: pictures scaled since they were annotated: 1, the first 0\.jpg"):
+        sizes.count(annotated, heads, verdicts, Repairs("f.json"), turns=True, strict=True)
