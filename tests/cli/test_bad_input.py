@@ -156,10 +156,10 @@ def test_one_broken_picture_and_odd_boxes_are_left_out_counted_and_named(project
     outcome = project.train(tmp_path / "run")
     assert outcome.code == 0, outcome
     for said in (
-        "train.json: boxes with a number that is not finite, left out: 1, the first annotation 3, [nan, 1, nan, 3] on",
-        "train.json: boxes without an area, left out: 2, the first annotation 1, [1, 1, 0, 5] on 1.png.",
-        "train.json: boxes outside their picture, left out: 1, the first annotation 2, [200, 200, 5, 5] on 1.png.",
-        "train.json: boxes that leave their picture, clipped to it: 1, the first annotation 5, [80, 50, 50, 50] on",
+        "train.json: boxes with a number that is not finite, left out: 1, the first annotation 4, [nan, 1, nan, 3] on",
+        "train.json: boxes without an area, left out: 2, the first annotation 2, [1, 1, 0, 5] on 1.png.",
+        "train.json: boxes outside their picture, left out: 1, the first annotation 3, [200, 200, 5, 5] on 1.png.",
+        "train.json: boxes that leave their picture, clipped to it: 1, the first annotation 6, [80, 50, 50, 50] on",
     ):
         assert said in outcome.err
     assert "1 of 8 pictures of train that were opened cannot be read; the first: " in outcome.out
