@@ -23,6 +23,7 @@ def test_one_is_one_and_others_are_several(number, noun, said):
 
 
 def test_names_in_a_row():
-    assert [words.listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+    rows = [[], ["a"], ["a", "b"], ["a", "b", "c"]]
+    assert [words.listed(names) for names in rows] == ["", "a", "a and b", "a, b and c"]
     assert words.some(["a", "b", "c"], most=3) == "a, b and c"
     assert words.some(["a", "b", "c", "d", "e"], most=3) == "a, b, c and 2 more"

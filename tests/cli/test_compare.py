@@ -50,7 +50,7 @@ def test_what_is_printed_and_written(copies):
         "AP - alone",
         "copy",
         "taught",
-        "AP beside alone; of 2 pictures fewer than 5 have an object",
+        "AP against alone on 2 pictures; fewer than 5 pictures have an object",
     ):
         assert words in outcome.out
     assert "…" not in outcome.out
@@ -178,8 +178,8 @@ def test_broken_weights_are_refused(runs, run, refused):
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda content: content["images"].pop(), "there are 1 pictures, not 2"),
-        (lambda content: content["annotations"].pop(), "10.png has 1 objects, not 2"),
+        (lambda content: content["images"].pop(), "the number of pictures is 1, not 2"),
+        (lambda content: content["annotations"].pop(), "10.png has 1 object, not 2"),
         (
             lambda content: content["annotations"][0].update(bbox=[1, 1, 20, 20]),
             "the objects of 9.png have other places",

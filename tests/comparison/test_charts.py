@@ -96,9 +96,21 @@ def test_a_dot_is_filled_where_its_bar_does_not_reach_0():
     assert len([line for line in parse(svg).iter("line") if line.get("class") == "line"]) == 2
 
 
-def test_long_names_are_cut_off():
-    svg = charts.whiskers("dots", [("a name that is far too long", [Mark("one", 1.0, 0.5, 2.0, "red")])], x="points")
-    assert "a name that is fa…" in texts(svg)
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("eighteen letters!!", "eighteen letters!!"),
+        ("a name that is far too long", "a name th…too long"),
+        ("a name that is far too wide", "a name th…too wide"),
+        ("\N{CJK UNIFIED IDEOGRAPH-7EA2}" * 9, "\N{CJK UNIFIED IDEOGRAPH-7EA2}" * 9),  # as wide as two letters each
+        ("\N{CJK UNIFIED IDEOGRAPH-7EA2}" * 12, "{0}…{0}".format("\N{CJK UNIFIED IDEOGRAPH-7EA2}" * 4)),
+    ],
+)
+def test_long_names_lose_their_middle(name, shown):
+    svg = charts.whiskers("dots", [(name, [Mark("one", 1.0, 0.5, 2.0, "red")])], x="points")
+    (label,) = (element for element in parse(svg).iter("text") if element.get("class") == "name")
+    assert label.text == shown
+    assert [child.text for child in label] == ([name] if shown != name else [])
 
 
 @pytest.mark.parametrize(
