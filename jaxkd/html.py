@@ -1,18 +1,21 @@
 """One page that needs nothing else: its frame and style, tables, pictures. No script, no network."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from jaxkd.version import VERSION
 
 LIGHT = (
-    "color-scheme: light; --ink: #1b1b1b; --paper: #fff; --raised: #f6f6f4; --line: #ddd; --bar: #999; --soft: #626262; "
-    "--mark: #a85b00; --c0: #0067a5; --c1: #c04a00; --c2: #00785a; --c3: #a03c82; --c4: #6a5d00; --c5: #5b5b5b;"
+    "color-scheme: light; --ink: #1b1b1b; --paper: #fff; --raised: #f6f6f4; --line: #ddd; --soft: #626262; "
+    "--bar: #999; --mark: #a85b00; "
+    "--c0: #0067a5; --c1: #c04a00; --c2: #00785a; --c3: #a03c82; --c4: #6a5d00; --c5: #5b5b5b;"
 )
 DARK = (
-    "color-scheme: dark; --ink: #eaeaea; --paper: #141414; --raised: #1e1e1f; --line: #363636; --bar: #777; --soft: #a3a3a3; "
-    "--mark: #ffb454; --c0: #5cb8f0; --c1: #ff8f4d; --c2: #35c79c; --c3: #e493c8; --c4: #dcc63c; --c5: #b4b4b4;"
+    "color-scheme: dark; --ink: #eaeaea; --paper: #141414; --raised: #1e1e1f; --line: #363636; --soft: #a3a3a3; "
+    "--bar: #777; --mark: #ffb454; "
+    "--c0: #5cb8f0; --c1: #ff8f4d; --c2: #35c79c; --c3: #e493c8; --c4: #dcc63c; --c5: #b4b4b4;"
 )
 COLOURS = 6  # --c0 to --c5: apart from each other for every kind of sight, and readable on --paper
 STYLE = (
@@ -39,8 +42,7 @@ h2 { font-size: 1.15rem; line-height: 1.3; margin: 2rem 0 .5rem; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   line-height: 1.375rem; }
-th, td:first-child { max-width: min(14rem, 40vw); white-space: normal; word-break: keep-all;
-  overflow-wrap: break-word; }
+th, td.long { max-width: min(14rem, 40vw); white-space: normal; word-break: keep-all; overflow-wrap: break-word; }
 th { font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
   background: var(--paper); }
@@ -55,6 +57,10 @@ span:has(> .key) { position: relative; display: inline-block; max-width: 100%; p
 @media print { .theme { display: none; } }
 """
 )
+
+
+LONG = 18  # bytes from which on what is in the first column may go on in a second line
+TAG = re.compile("<[^>]*>")
 
 
 class Safe(str):
@@ -94,8 +100,14 @@ def text(content: str) -> str:
 def table(rows: Sequence[Mapping[str, str]]) -> Safe:
     """A table of rows with the same columns."""
     head = "".join(f'<th scope="col">{text(title)}</th>' for title in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row.values())}</tr>\n" for row in rows)
+    body = "".join(f"<tr>{_cells(list(row.values()))}</tr>\n" for row in rows)
     return Safe(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>')
+
+
+def _cells(row: Sequence[str]) -> str:
+    first, *others = map(text, row)
+    long = ' class="long"' if len(TAG.sub("", first).encode()) > LONG else ""
+    return f"<td{long}>{first}</td>{''.join(f'<td>{cell}</td>' for cell in others)}"
 
 
 def remarks(lines: Sequence[str]) -> Safe:

@@ -26,29 +26,30 @@ QUIET = (
     "--v=0",
 )
 Call = Callable[..., tuple[str, list[str]]]
-# Goes into each page, and tells the frame around it how wide the page is, and what cannot be read: content that is wider
-# than its box where nothing shows that it can be scrolled.
+# Goes into each page, and tells the frame around it how wide the page is, and what cannot be read: content that is
+# wider than its box where nothing shows that it can be scrolled.
 PROBE = """<script>
-function cut(box) {
+function cut(box, scrolls) {
   const style = getComputedStyle(box);
   if (style.display === "inline" || !box.clientWidth || box.scrollWidth <= box.clientWidth + 1) return "";
   if (!box.checkVisibility({visibilityProperty: true, opacityProperty: true})) return "";
   if (["hidden", "clip"].includes(style.overflowX)) return "is cut off";
   if (!["auto", "scroll"].includes(style.overflowX)) return "";
   const edges = parseFloat(style.borderTopWidth) + parseFloat(style.borderBottomWidth);
+  scrolls.push(box.textContent.trim().slice(0, 60));
   if (box.offsetHeight - box.clientHeight - edges < 4) return "scrolls without a bar";
   return /^(rgba\\(\\d+, \\d+, \\d+, 0\\)|transparent)/.test(style.scrollbarColor) ? "has a bar nobody sees" : "";
 }
 addEventListener("load", () => setTimeout(() => {
   document.querySelectorAll("details").forEach(box => { box.open = true; });
-  const faults = [];
+  const [faults, scrolls] = [[], []];
   for (const box of document.querySelectorAll(SELECTOR)) {
-    const fault = cut(box);
+    const fault = cut(box, scrolls);
     if (fault) faults.push(`${box.tagName} ${box.className} ${fault}: ${box.textContent.trim().slice(0, 60)}`);
   }
   const page = decodeURIComponent(location.pathname);
   const [shown, needed] = [innerWidth, document.documentElement.scrollWidth];
-  parent.postMessage({page, shown, needed, faults}, "*");
+  parent.postMessage({page, shown, needed, faults, scrolls}, "*");
 }, 100));
 </script>"""
 FRAME = """<!doctype html><meta charset="utf-8"><title>[]</title>
@@ -60,12 +61,13 @@ onmessage = event => { found.push(event.data); document.title = JSON.stringify(f
 
 
 class Shown(NamedTuple):
-    """What a page is like at a width: the width that it needs, and what on it cannot be read."""
+    """What a page is like at a width: how wide it is, what on it cannot be read, and what has to be scrolled."""
 
     page: Path
     width: int
     needed: int
     faults: list[str]
+    scrolls: list[str]
 
 
 def start(folder: Path) -> Call:
@@ -89,7 +91,8 @@ def start(folder: Path) -> Call:
 def shown_at(call: Call, pages: Sequence[Path], widths: Sequence[int], *, of: str = "body *") -> list[Shown]:
     """What pages are like at some widths, the elements `of` them looked at.
 
-    A copy of each lies beside it for the time, so that it finds its files. A window has a least width, a frame has none.
+    A copy of each lies beside it for the time, so that it finds its files, and is shown in a frame, which may be
+    narrower than a window can be.
     """
     copies = {page.with_name(f"probed-{page.name}"): page for page in pages}
     frame = pages[0].with_name("frame-of-the-test.html")
@@ -109,4 +112,6 @@ def shown_at(call: Call, pages: Sequence[Path], widths: Sequence[int], *, of: st
             file.unlink(missing_ok=True)
     found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1]))
     assert len(found) == len(copies) * len(widths), f"{len(found)} of {len(copies) * len(widths)} pages answered"
-    return [Shown(copies[Path(one["page"])], one["shown"], one["needed"], one["faults"]) for one in found]
+    return [
+        Shown(copies[Path(one["page"])], one["shown"], one["needed"], one["faults"], one["scrolls"]) for one in found
+    ]

@@ -9,11 +9,9 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from rich import markup
-from rich.console import Console
-from rich.table import Table
 
 from jaxkd import __version__, draw, html, letters, words
+from jaxkd.cli import terminal
 from jaxkd.data.base import Source
 from jaxkd.data.survey import Overlap, Sample, Split
 
@@ -75,11 +73,9 @@ def number_rows(splits: Mapping[str, Split]) -> list[dict[str, str]]:
 
 def show(report: Report) -> None:
     """Prints the tables and remarks."""
-    console = Console()
-    console.width = max(console.width, 120)  # a pipe or a narrow terminal would cut numbers off
-    console.print(_table(number_rows(report.splits)))
+    terminal.show(number_rows(report.splits))
     rows = class_rows(report.splits)
-    console.print(_table([{key: row[key] for key in row if not key.endswith(DETAILS)} for row in rows[:ROWS]]))
+    terminal.show([{key: row[key] for key in row if not key.endswith(DETAILS)} for row in rows[:ROWS]])
     if len(rows) > ROWS:
         print(f"The page lists {words.counted(len(rows) - ROWS, 'more class')}.")
     for remark in report.remarks:
@@ -107,15 +103,6 @@ def drawn(source: Source, index: int) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "jpeg", quality=85)
     return stream.getvalue()
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> Table:
-    table = Table()
-    for place, title in enumerate(rows[0]):
-        table.add_column(title, justify="right" if place else "left", no_wrap=bool(place))
-    for row in rows:
-        table.add_row(*map(markup.escape, row.values()))
-    return table
 
 
 def _page(report: Report, sources: Mapping[str, Source]) -> str:

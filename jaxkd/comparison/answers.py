@@ -39,11 +39,12 @@ def parts(comparison: Comparison) -> str:
             marks.append(charts.Mark(one.name, value, low, high, colours[one.name]))
         if not all(math.isnan(mark.value) for mark in marks):
             rows.append((label, marks))
+    axis = f"points of AP above {charts.shortened(first)}"
     chart = figure(
         f"Differences to {first}",
         f"Right of the line is better than {first}. A bar holds {SHARE:g} % of the resamples; its dot is filled where "
         "the bar does not reach the line.",
-        keys(comparison, others) + charts.whiskers(f"Differences to {first}", rows, x=f"points of AP above {charts.shortened(first)}"),
+        keys(comparison, others) + charts.whiskers(f"Differences to {first}", rows, x=axis),
     )
     how = (
         "AP by how exact boxes have to be, by the size of objects (COCO's: below 32x32 pixels, below 96x96, and from "

@@ -11,8 +11,9 @@ from jaxkd.html import Safe
 WIDTH, HEIGHT = 400, 230  # of a chart, in its own units, about pixels of the page
 SMALL_WIDTH, SMALL_HEIGHT = 180, 104
 NARROW = 340  # width of a chart with a table beside it
-LETTER = 6.2  # units that a letter takes
-NAMES = 18 * LETTER  # units that names beside a chart may take; longer ones are shortened
+LETTER = 6.6  # units that a letter takes
+NAMES = 18 * LETTER  # units that names beside a chart may take; longer ones have a second line
+LINE = 12  # height of a line of a name
 Number = int | float
 MINUS = "\N{MINUS SIGN}"
 ROOM = 24  # units that half a label takes
@@ -134,7 +135,7 @@ def whiskers(about: str, rows: Sequence[tuple[str, Sequence[Mark]]], *, x: str) 
     parts.append(_text((left + NARROW - 8) / 2, bottom + 31, x, anchor="middle"))
     y = 4.0
     for (name, marks), height in zip(rows, tall, strict=True):
-        parts.append(_name(y + height / 2 + 4, name))
+        parts += _name(y + height / 2 + 4, name)
         for place, mark in enumerate(marks):
             middle = y + height / 2 + 10 * (place - (len(marks) - 1) / 2)
             parts += _whisker(mark, across, middle)
@@ -153,7 +154,7 @@ def bars(about: str, rows: Sequence[tuple[str, Sequence[Bar]]]) -> Safe:
     parts, y = [], 2.0
     for name, group in rows:
         height = (BAR + 3) * len(group)
-        parts.append(_name(y + height / 2 + 3, name))
+        parts += _name(y + height / 2 + 3, name)
         for bar in group:
             value = 0.0 if math.isnan(bar.value) else bar.value
             start, end = sorted((across(0.0), across(value)))
@@ -216,11 +217,28 @@ def _text(x: Number, y: Number, content: str, *, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
-def _name(y: Number, name: str) -> str:
-    """What a row is called, at the left end of the chart; the whole name where it is pointed at."""
-    shown = shortened(name)
-    whole = f"<title>{escape(name)}</title>" if shown != name else ""
-    return f'<text class="name" x="0" y="{y:.1f}" text-anchor="start">{escape(shown)}{whole}</text>'
+def _name(y: Number, name: str) -> list[str]:
+    """What a row is called, around a height at the left end of the chart; the whole name where it is pointed at."""
+    lines = _lines_of(name)
+    whole = f"<title>{escape(name)}</title>" if len(lines) > 1 else ""
+    return [
+        f'<text class="name" x="0" y="{y + LINE * (place - (len(lines) - 1) / 2):.1f}" text-anchor="start">'
+        f"{escape(line)}{whole}</text>"
+        for place, line in enumerate(lines)
+    ]
+
+
+def _lines_of(name: str) -> list[str]:
+    """The name in one line or two, parted at a space where that is possible; without its middle where it is longer."""
+    if _width(name) <= NAMES:
+        return [name]
+    spaces = [place for place, letter in enumerate(name) if letter == " " and _width(name[:place]) <= NAMES]
+    for place in reversed(spaces):
+        if _width(name[place + 1 :]) <= NAMES:
+            return [name[:place], name[place + 1 :]]
+    short = shortened(name, room=2 * NAMES)
+    end = next(end for end in range(len(short), 0, -1) if _width(short[:end]) <= NAMES)
+    return [short[:end], short[end:]]
 
 
 def _svg(about: str, width: Number, height: Number, parts: Sequence[str]) -> Safe:
@@ -287,16 +305,16 @@ def _width(text: str) -> float:
     return LETTER * sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
-def shortened(name: str) -> str:
-    """The name, without its middle where it is wider than NAMES: beginning and end tell most names apart."""
-    if _width(name) <= NAMES:
+def shortened(name: str, *, room: float = NAMES) -> str:
+    """The name, without its middle where it takes more units: beginning and end tell most names apart."""
+    if _width(name) <= room:
         return name
     head = tail = ""
     for first, last in zip(name, reversed(name), strict=True):
-        if _width(f"{head}{first}…{tail}") > NAMES:
+        if _width(f"{head}{first}…{tail}") > room:
             break
         head += first
-        if _width(f"{head}…{last}{tail}") > NAMES:
+        if _width(f"{head}…{last}{tail}") > room:
             break
         tail = last + tail
     return f"{head}…{tail}"

@@ -87,8 +87,8 @@ def pictures_of(entries: Sequence[Entry]) -> Source:
         if entry.loaded.detector.classes != source.classes:
             what = _classes(source.classes, entry.loaded.detector.classes)
             raise ConfigError(
-                f"{entry.name} is for other classes than the validation data of {first.name}: {what}; compare detectors "
-                "of the same classes in the same order."
+                f"{entry.name} is for other classes than the validation data of {first.name}: {what}; compare "
+                "detectors of the same classes in the same order."
             )
     return source
 

@@ -42,9 +42,9 @@ def page(comparison: Comparison, source: Source, *, most: int) -> str:
         f"{words.counted(len(comparison.objects), 'class')}"
         f"{f', with {words.listed(beside)} beside them' if beside else ''}."
     )
-    remarks = [*comparison.remarks]
-    if len(comparison.detectors) > html.COLOURS:
-        remarks.append(f"The page has {html.COLOURS} colours for {len(comparison.detectors)} detectors: some share one.")
+    remarks, number = [*comparison.remarks], len(comparison.detectors)
+    if number > html.COLOURS:
+        remarks.append(f"There are {html.COLOURS} colours for {number} detectors, so some have the same one.")
     content = [
         f'<p class="lead">{escape(lead)}</p>\n{html.remarks(remarks)}',
         answers.cards(comparison),

@@ -66,6 +66,8 @@ def curves(*, taught: bool, evaluations: int) -> Curves:
     reported |= {"gradient_norm": level, "step_seconds": Series(steps, (0.2 if taught else 0.1,) * len(steps))}
     if taught:
         reported |= {"tar/decay": fall, "tar/box_gate": level, "tar/feature_16": fall, "tar/feature_4": fall}
+        probed = steps[1::2]
+        reported |= {"gradient_ratio/tar/feature": Series(probed, tuple(600.0 / step for step in probed))}
     scored = Series(steps[-evaluations:], (0.4,) * evaluations)
     return Curves(steps=1000, reported=reported, scores={"AP": scored})
 

@@ -16,8 +16,8 @@ WIDTHS = (390, 820, 1044, 1200, 1280, 1600)
 LONG = "a class whose name is longer than anybody would write it down by hand"
 CLASSES = (
     *(f"class number {number} with a long name" for number in range(9)),
-    "Donaudampfschifffahrtsgesellschaftskapit\N{LATIN SMALL LETTER A WITH DIAERESIS}nsm\N{LATIN SMALL LETTER U WITH DIAERESIS}tze",
-    "\N{CJK UNIFIED IDEOGRAPH-7EC6}\N{CJK UNIFIED IDEOGRAPH-80DE}" * 6,
+    "Donaudampfschifffahrtsgesellschaftskapitänsmütze",
+    6 * "细胞",
     "<b>bold</b> [red]",
     LONG,
     *(f"class {number}" for number in range(7)),

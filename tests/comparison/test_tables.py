@@ -79,8 +79,8 @@ def test_the_verdict(comparison):
     assert tables.verdict(unclear).endswith("[-1.0, +3.0], which holds 0, so there may be no difference.")
     gains = dataclasses.replace(gains, summary={"AP": Interval(0.8, math.nan, math.nan)})
     assert tables.verdict(compared.changed(comparison, "taught", gains=gains)) == (
-        "taught has +80.0 AP against alone on 12 pictures; fewer than 5 pictures have an object, too few to say how much of "
-        "it may be chance."
+        "taught has +80.0 AP against alone on 12 pictures; fewer than 5 pictures have an object, too few to say how "
+        "much of it may be chance."
     )
 
 
