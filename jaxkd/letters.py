@@ -35,6 +35,13 @@ def written(name: str, *, label: int) -> str:
     return plain if _file(frozenset(plain)) is not None else f"#{label + 1}"
 
 
+def readable(text: str) -> str:
+    """The text, with question marks for the letters that Pillow's font lacks where no font has all of them."""
+    if _file(frozenset(text)) is not None:
+        return text
+    return "".join(letter if _file(frozenset(letter)) == "" else "?" for letter in text)
+
+
 def legend(classes: Sequence[str]) -> str:
     """A sentence on the names that pictures carry otherwise; empty where there is none."""
     shown = {name: written(name, label=label) for label, name in enumerate(classes)}
