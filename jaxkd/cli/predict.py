@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from jaxkd import words
 from jaxkd.cli.flags import parse
 from jaxkd.errors import ConfigError, DataError
 
@@ -58,10 +59,11 @@ def run(argv: Sequence[str]) -> int:
             boxes += shown
             steps.advance()
     if not file.images:
-        raise DataError(f"None of the {len(faults)} pictures can be read.")
+        raise DataError(f"Nothing could be read of {words.counted(len(faults), 'picture')}.")
     where = f"drawn in {out}" if values.draw else f"listed in {out / FILE}"
     left = f" {len(faults)} could not be read and were left out." if faults else ""
-    print(f"{boxes} boxes with a score of at least {values.score} on {len(file.images)} pictures, {where}.{left}")
+    found, seen = words.counted(boxes, "box"), words.counted(len(file.images), "picture")
+    print(f"{found} with a score of at least {values.score} on {seen}, {where}.{left}")
     return 0
 
 
