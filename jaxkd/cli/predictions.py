@@ -37,10 +37,8 @@ class CocoFile:
         with contextlib.suppress(OSError) if kind else contextlib.nullcontext(), self._open:  # what went wrong is said
             self._open.write(f'], "images": {json.dumps(self.images)}}}\n')
         if kind:
-            print(
-                f"What was found in {words.counted(len(self.images), 'picture')} until then is in {self._spare}.",
-                file=sys.stderr,
-            )
+            seen = words.counted(len(self.images), "picture")
+            print(f"What was found in {seen} until then is in {self._spare}.", file=sys.stderr)
         else:
             os.replace(self._spare, self._file)
 

@@ -162,10 +162,8 @@ def _plan(plan: "Plan", subject: "Subject", found: "Preflight") -> list[str]:
 
 
 def _head(size: "Size", found: "Preflight") -> str:
-    height, width = size.bucket
-    return (
-        f"{height}x{width}, {words.counted(size.pictures, 'picture')} a chip, {size.pictures * found.devices} in all:"
-    )
+    (height, width), pictures = size.bucket, words.counted(size.pictures, "picture")
+    return f"{height}x{width}, {pictures} a chip, {size.pictures * found.devices} in all:"
 
 
 def _memory(size: "Size") -> str:

@@ -149,7 +149,8 @@ def test_remarks(source):
     assert remarks(train, source) == (
         "Classes with objects, but none in train: dog.",
         "1 of 1 pictures of train that were opened cannot be read: 0.png.",
-        "1 object of val narrower than one pixel after the resize, too small to be learned; larger pictures would help.",
+        "1 object of val narrower than one pixel after the resize, too small to be learned; larger pictures would "
+        "help.",
         "The annotations of val were repaired or left out in places: boxes_outside 3.",
         "Classes with no object at all: cow.",
     )
