@@ -44,7 +44,8 @@ def run(argv: Sequence[str]) -> int:
     check_folder(out)
     parts = method_panels.parts(found, split, index)
     out.mkdir(parents=True, exist_ok=True)
-    title = f"{found.sources[split].records[index].file}, {split}: what teaches {run_of.folder.name}"
+    file = found.sources[split].records[index].file
+    title = f"What the methods of the run {run_of.folder.name} do on {file} ({split})"
     sheet.compose(title, parts).save(out / SHEET)
     panels = [panel for part in parts for panel in part.panels]
     for panel in panels:

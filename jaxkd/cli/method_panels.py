@@ -30,14 +30,21 @@ def parts(found: Reopened, split: str, index: int) -> list[Part]:
         raise ConfigError(f"The run is taught by {silent}, which cannot be drawn; name the workdir of another run.")
     made = [Part("The picture", [_truth(source, image, index)])]
     for method, part in shown.items():
-        panels = [_map(method, name, part, image, cells[0], scale) for name, cells in part.cells.items()]
-        panels += [_gate(method, name, part, image, regions, open_[0], scale) for name, open_ in part.regions.items()]
+        order = [stem for stem, _ in part.captions]
+        panels = [
+            _map(method, name, part, image, part.cells[name][0], scale) for name in sorted(part.cells, key=_stride)
+        ]
+        panels += [
+            _gate(method, name, part, image, regions, part.regions[name][0], scale)
+            for name in sorted(part.regions, key=lambda name: order.index(name) if name in order else len(order))
+        ]
         notes = [f"{panel.title}: empty, {panel.empty}." for panel in panels if panel.empty]
         if method in found.state.memory:
             panel, note = _prototypes(found, method)
             panels += panel
             notes += note
-        made.append(Part(method, panels, notes))
+        module = type(found.pair.methods[method]).__module__.removeprefix("jaxkd.")
+        made.append(Part(f"{method} ({module})", panels, notes))
     if silent:
         made.append(Part("Not drawn", [], [f"What {silent} does on a picture."]))
     return made
@@ -52,10 +59,16 @@ def _truth(source: Source, image: np.ndarray, index: int) -> Panel:
 
 def _map(method: str, name: str, part: Shown, image: np.ndarray, cells: np.ndarray, scale: float) -> Panel:
     """How much each cell of a level counts, glowing over the picture."""
-    kind, _, stride = name.rpartition("_")
-    picture = draw.heat_on(image, cells, stride=int(stride) / scale)
+    stride = _stride(name)
+    picture = draw.heat_on(image, cells, stride=stride / scale)
     empty = "" if (cells > 0).any() else part.empty
-    return Panel(f"{method}_{name}", f"{kind}, stride {stride}", _caption(part, name), picture, empty)
+    title = f"{name.removesuffix(f'_{stride}')}, stride {stride}"
+    return Panel(f"{method}_{name}", title, _caption(part, name), picture, empty)
+
+
+def _stride(name: str) -> int:
+    """The stride at the end of a map's name."""
+    return int(name.rpartition("_")[2])
 
 
 def _gate(
@@ -68,7 +81,7 @@ def _gate(
         x0, y0, x1, y1 = (float(side) / scale for side in regions.boxes[0, place])
         boxes.append(draw.Box((x0, y0, x1, y1), TAUGHT if open_[place] else LEFT_ALONE, ""))
     number = int(open_[places].sum())
-    caption = f"{_caption(part, name)}: {number} of {len(places)} (green)"
+    caption = f"{_caption(part, name)}: {number} of {len(places)} (green; others red)"
     empty = "" if len(places) else "no region has an object"
     return Panel(f"{method}_{name}", name.replace("_", " "), caption, draw.boxes_on(image, boxes, names=False), empty)
 

@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 
 from jaxkd import letters
 
-ACROSS, WIDTH, GAP = 4, 384, 16  # panels in a row; pixels of a panel, and between two
+ACROSS, WIDTH, GAP = 5, 304, 16  # panels in a row; pixels of a panel, and between two
 TEXT, HEADING, LEADING = 15, 20, 6  # sizes of letters, and pixels between two lines
-LETTERS = 50  # that a line of a panel's caption has room for
+LETTERS = 40  # that a line of a panel's caption has room for
 HIGH = 1300  # pixels of the highest panel; of a higher one the sheet has the upper part, and says so
 INK, SOFT = "#1b1b1b", "#626262"
 

@@ -242,8 +242,8 @@ def explain(config: Config, student: View, teacher: View, regions: Regions, batc
     return Shown(
         cells={f"sigma_{stride}": mask for stride, mask in zip(strides, masks, strict=True)},
         regions={},
-        captions=(("sigma", "how far each object is relied on"),),
-        empty="no object lies on this level",
+        captions=(("sigma", "how far the object in a cell is relied on"),),
+        empty=f"no {'region with an object' if config.instances == 'positives' else 'object'} lies on this level",
     )
 
 

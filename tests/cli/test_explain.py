@@ -53,7 +53,7 @@ def test_why_a_map_is_empty_is_said_and_marked(drawn, runs):
     empty = [
         stride
         for stride in STRIDES
-        if f"tar: mask, stride {stride}: empty, no object lies on this level." in outcome.out
+        if f"tar (distill.task_adaptive): mask, stride {stride}: empty, no object lies on this level." in outcome.out
     ]
     assert 2 <= len(empty) < 4
     for stride in STRIDES:
