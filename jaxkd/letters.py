@@ -4,7 +4,7 @@ import functools
 import unicodedata
 from collections.abc import Sequence
 
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 # Of the system, where Pillow's own font lacks a letter; the first that has all of a word is taken.
 SYSTEM = (
@@ -69,6 +69,7 @@ def _has(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letters: frozenset[
     return all(letter.isspace() or _drawn(font, letter) != lacking for letter in letters)
 
 
-def _drawn(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> tuple:
-    mask = font.getmask(letter)
-    return mask.size, bytes(mask)
+def _drawn(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> bytes:
+    picture = Image.new("L", (32, 32))
+    ImageDraw.Draw(picture).text((4, 4), letter, fill=255, font=font)
+    return picture.tobytes()

@@ -403,11 +403,7 @@ def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site):
 
 def test_no_code_block_is_cut_off_without_a_bar(site, tmp_path):
     found, out = site
-    plain = browsers.start(tmp_path)
-
-    def call(file, *flags):  # as phones have them: bars that hide until something scrolls
-        return plain(file, *flags, "--enable-features=OverlayScrollbar")
-
+    call = browsers.start(tmp_path)
     pages = sorted(out / page for page in found if page.name != "404.html")
     for shown in browsers.shown_at(call, pages, WIDTHS, of="article :is(pre, pre *, table, .md-typeset__scrollwrap)"):
         assert shown.needed <= shown.width and shown.faults == [], shown

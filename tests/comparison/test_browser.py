@@ -87,11 +87,12 @@ def test_what_is_cut_off_is_found(browser, tmp_path):
     boxes = {
         "good": "overflow-x: auto",
         "bad 1": "overflow: hidden",
-        "bad 2": "overflow-x: auto; scrollbar-width: none",
-        "bad 3": "overflow-x: auto; scrollbar-color: transparent transparent",
+        "bad 2": "overflow-x: auto",
+        "bad 3": "overflow-x: auto; scrollbar-width: none",
     }
     parts = [f'<pre class="{name}" style="{style}">{long}</pre>' for name, style in boxes.items()]
-    file.write_text(f"<!doctype html><body>{''.join(parts)}</body>")
+    bar = "<style>.good::-webkit-scrollbar { height: 9px; }</style>"
+    file.write_text(f"<!doctype html><head>{bar}</head><body>{''.join(parts)}</body>")
     (shown,) = browsers.shown_at(browser, [file], [390])
     assert (shown.width, shown.needed) == (390, 390)
     assert [fault[:9] for fault in shown.faults] == ["PRE bad 1", "PRE bad 2", "PRE bad 3"]
