@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -35,6 +36,8 @@ def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, nam
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
     size = max(10, picture.width // 45)
+    shown = {box.name: letters.written(box.name, label=box.label) for box in boxes}
+    fonts = {name: letters.font_of(written, size) for name, written in shown.items()} if names else {}
     for box in sorted(boxes, key=lambda box: box.score if box.score is not None else 1.0):
         colour = COLOURS[box.label % len(COLOURS)]
         corners = [scale * side for side in box.corners]
@@ -44,7 +47,8 @@ def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, nam
         else:
             pen.rectangle(corners, outline=colour, width=width)
         if names:
-            _name(pen, box, (corners[0] + 2, max(corners[1] - size - 2, 0.0)), size=size, limit=picture.width)
+            place = (corners[0] + 2, max(corners[1] - size - 2, 0.0))
+            _name(pen, box, name=shown[box.name], font=fonts[box.name], place=place, limit=picture.width)
     return picture
 
 
@@ -99,10 +103,9 @@ def table(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], *, gap: 
     return canvas
 
 
-def _name(pen: ImageDraw.ImageDraw, box: Box, place: tuple[float, float], *, size: int, limit: int) -> None:
+def _name(pen: ImageDraw.ImageDraw, box: Box, *, name: str, font: Any, place: tuple[float, float], limit: int) -> None:
     """Name and score at a place, further to the left where they would leave the picture, which is `limit` wide."""
-    name, score = letters.written(box.name, label=box.label), "" if box.score is None else f" {box.score:.2f}"
-    font = letters.font_of(name, size)
+    score = "" if box.score is None else f" {box.score:.2f}"
     ends = (f"{name[:end]}{'...' * (end < len(name))}{score}" for end in range(len(name), -1, -1))
     text = next((text for text in ends if pen.textlength(text, font=font) <= limit - 4), "")
     place = (max(min(place[0], limit - 2 - pen.textlength(text, font=font)), 2), place[1])
