@@ -31,6 +31,7 @@ def run(argv: Sequence[str]) -> int:
     values, names = parse("explain", argv, define, positional="PICTURE")
     if len(names) != 1:
         raise ConfigError("Name one picture of the run's data: jaxkd explain --workdir=DIR PICTURE --out=DIR.")
+    from jaxkd import letters
     from jaxkd.cli import method_panels, sheet
     from jaxkd.cli.workdir import check_folder, open_run
     from jaxkd.train.reopen import reopen
@@ -45,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     parts = method_panels.parts(found, split, index)
     out.mkdir(parents=True, exist_ok=True)
     file = found.sources[split].records[index].file
-    title = f"What the methods of the run {run_of.folder.name} do on {file} ({split})"
+    title = f"What the methods of the run '{run_of.folder.name}' do on {file} ({split})"
     sheet.compose(title, parts).save(out / SHEET)
     panels = [panel for part in parts for panel in part.panels]
     for panel in panels:
@@ -53,6 +54,8 @@ def run(argv: Sequence[str]) -> int:
     for part in parts:
         for note in part.notes:
             print(f"{part.heading}: {note}")
+    if said := letters.legend(found.sources[split].classes):
+        print(said)
     print(f"{out / SHEET} shows everything; single pictures beside it: {', '.join(panel.name for panel in panels)}.")
     return 0
 
@@ -69,7 +72,8 @@ def _place(sources: "Mapping[str, Source]", name: str) -> tuple[str, int]:
             if alike := _alike(PurePath(record.file).parts, wanted):
                 found.append((alike, split, record.index, record.file))
     if not found:
-        raise ConfigError(f"No picture of {words.listed(list(sources))} is called {wanted[-1]}{_near(sources, name)}.")
+        called = PurePath(name).name or repr(name)
+        raise ConfigError(f"No picture of {words.listed(list(sources))} is called {called}{_near(sources, name)}.")
     best = max(alike for alike, *_ in found)
     found = [one for one in found if one[0] == best]
     _, split, index, file = found[0]

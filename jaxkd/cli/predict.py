@@ -13,6 +13,7 @@ from jaxkd.cli.flags import parse
 from jaxkd.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from jaxkd import letters
     from jaxkd.cli.predictions import CocoFile
     from jaxkd.data.files import Shot
     from jaxkd.predictor import Found
@@ -36,6 +37,7 @@ def run(argv: Sequence[str]) -> int:
     values, names = parse("predict", argv, define, positional="PICTURE|FOLDER|VIDEO...")
     if not names:
         raise ConfigError("Name the pictures to look at: jaxkd predict --workdir=DIR PICTURE... --out=DIR.")
+    from jaxkd import letters
     from jaxkd.cli.predictions import CocoFile
     from jaxkd.cli.progress import Steps
     from jaxkd.cli.workdir import open_run
@@ -64,6 +66,8 @@ def run(argv: Sequence[str]) -> int:
     left = f" {len(faults)} could not be read and were left out." if faults else ""
     found, seen = words.counted(boxes, "box"), words.counted(len(file.images), "picture")
     print(f"{found} with a score of at least {values.score} on {seen}, {where}.{left}")
+    if values.draw and (said := letters.legend(detector.classes)):
+        print(said)
     return 0
 
 

@@ -1,6 +1,7 @@
 """What `jaxkd explain` draws, and what it refuses."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -122,6 +123,9 @@ def test_a_name_that_is_not_there():
     there = sources(val=["cells_0012.jpg", "cells_0013.jpg"], train=["cells_0100.jpg"])
     with pytest.raises(ConfigError, match=r"is called cells_012\.jpg; near it are cells_0012\.jpg"):
         explain._place(there, "cells_012.jpg")
+    for nothing in ("", "."):
+        with pytest.raises(ConfigError, match=f"is called '{re.escape(nothing)}'; the first are"):
+            explain._place(there, nothing)
     with pytest.raises(ConfigError, match=r"the first are cells_0012\.jpg, cells_0013\.jpg and cells_0100\.jpg\.$"):
         explain._place(there, "?")
 
