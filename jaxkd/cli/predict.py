@@ -13,7 +13,6 @@ from jaxkd.cli.flags import parse
 from jaxkd.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from jaxkd import letters
     from jaxkd.cli.predictions import CocoFile
     from jaxkd.data.files import Shot
     from jaxkd.predictor import Found
