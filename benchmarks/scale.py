@@ -173,7 +173,7 @@ def write(page: Path, records: dict[str, Any]) -> None:
     of = {kind: [one for one in records.values() if one["kind"] == kind] for kind in ("plan", "largest", "whole")}
     parts = ["## Memory of a chip", _memory(of["plan"]), "## The largest batch that fits", _largest(of["largest"])]
     parts += ["## What leaves a chip in a step", _collectives(of["plan"])]
-    parts += ["## Whole preflights", *(f"```\n{record['text']}\n```" for record in of["whole"])]
+    parts += ["## Whole preflights", *(f"```text\n{record['text']}\n```" for record in of["whole"])]
     text = page.read_text()
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from jaxkd import letters
 
 COLOURS = ("#e6194b", "#4363d8", "#f5a500", "#3cb44b", "#911eb4", "#00a8b5", "#f032e6", "#9a6324")
 
@@ -24,13 +27,17 @@ class Box:
 
 
 def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, names: bool = True) -> Image.Image:
-    """The RGB picture [h w 3] uint8, resized by `scale`, with a frame in the colour of its class around each box."""
+    """The RGB picture [h w 3] uint8, resized by `scale`, with a frame in the colour of its class around each box.
+
+    Where names are drawn, one whose letters no font has is written as `letters.written` has it.
+    """
     picture = Image.fromarray(image)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
     size = max(10, picture.width // 45)
-    font = ImageFont.load_default(size)
+    shown = {box.name: letters.written(box.name, label=box.label) for box in boxes}
+    fonts = {name: letters.font_of(written, size) for name, written in shown.items()} if names else {}
     for box in sorted(boxes, key=lambda box: box.score if box.score is not None else 1.0):
         colour = COLOURS[box.label % len(COLOURS)]
         corners = [scale * side for side in box.corners]
@@ -40,10 +47,8 @@ def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, nam
         else:
             pen.rectangle(corners, outline=colour, width=width)
         if names:
-            text = box.name if box.score is None else f"{box.name} {box.score:.2f}"
-            place = (corners[0] + 2, max(corners[1] - size - 2, 0))
-            pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
-            pen.text(place, text, fill="white", font=font)
+            place = (corners[0] + 2, max(corners[1] - size - 2, 0.0))
+            _name(pen, box, name=shown[box.name], font=fonts[box.name], place=place, limit=picture.width)
     return picture
 
 
@@ -96,6 +101,16 @@ def table(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], *, gap: 
             y += height + gap
         x += widths[column] + gap
     return canvas
+
+
+def _name(pen: ImageDraw.ImageDraw, box: Box, *, name: str, font: Any, place: tuple[float, float], limit: int) -> None:
+    """Name and score at a place, further to the left where they would leave the picture, which is `limit` wide."""
+    score = "" if box.score is None else f" {box.score:.2f}"
+    ends = (f"{name[:end]}{'...' * (end < len(name))}{score}" for end in range(len(name), -1, -1))
+    text = next((text for text in ends if pen.textlength(text, font=font) <= limit - 4), "")
+    place = (max(min(place[0], limit - 2 - pen.textlength(text, font=font)), 2), place[1])
+    pen.rectangle(pen.textbbox(place, text, font=font), fill=COLOURS[box.label % len(COLOURS)])
+    pen.text(place, text, fill="white", font=font)
 
 
 def _dashes(pen: ImageDraw.ImageDraw, corners: Sequence[float], *, colour: str, width: int) -> None:

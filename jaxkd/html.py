@@ -1,6 +1,7 @@
 """One page that needs nothing else: its frame and style, tables, pictures. No script, no network."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -8,11 +9,13 @@ from jaxkd.version import VERSION
 
 LIGHT = (
     "color-scheme: light; --ink: #1b1b1b; --paper: #fff; --raised: #f6f6f4; --line: #ddd; --soft: #626262; "
-    "--mark: #a85b00; --c0: #0067a5; --c1: #c04a00; --c2: #00785a; --c3: #a03c82; --c4: #6a5d00; --c5: #5b5b5b;"
+    "--bar: #999; --mark: #a85b00; "
+    "--c0: #0067a5; --c1: #c04a00; --c2: #00785a; --c3: #a03c82; --c4: #6a5d00; --c5: #5b5b5b;"
 )
 DARK = (
     "color-scheme: dark; --ink: #eaeaea; --paper: #141414; --raised: #1e1e1f; --line: #363636; --soft: #a3a3a3; "
-    "--mark: #ffb454; --c0: #5cb8f0; --c1: #ff8f4d; --c2: #35c79c; --c3: #e493c8; --c4: #dcc63c; --c5: #b4b4b4;"
+    "--bar: #777; --mark: #ffb454; "
+    "--c0: #5cb8f0; --c1: #ff8f4d; --c2: #35c79c; --c3: #e493c8; --c4: #dcc63c; --c5: #b4b4b4;"
 )
 COLOURS = 6  # --c0 to --c5: apart from each other for every kind of sight, and readable on --paper
 STYLE = (
@@ -34,9 +37,12 @@ h2 { font-size: 1.15rem; line-height: 1.3; margin: 2rem 0 .5rem; }
 .theme label:has(:focus-visible) { outline: 2px solid var(--c0); }
 .theme input { position: absolute; opacity: 0; }
 .wide { overflow-x: auto; }
+.wide::-webkit-scrollbar { height: 10px; }
+.wide::-webkit-scrollbar-thumb { background: var(--bar); border: 2px solid var(--paper); border-radius: 5px; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
   line-height: 1.375rem; }
+th, td.long { max-width: min(14rem, 40vw); white-space: normal; word-break: keep-all; overflow-wrap: break-word; }
 th { font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
   background: var(--paper); }
@@ -44,11 +50,17 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; position: st
 .soft, figcaption { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; } img { width: 100%; height: auto; border-radius: 4px; }
-.key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; border-radius: 2px; }
-.legend span { margin-right: 1em; white-space: nowrap; }
+span:has(> .key) { position: relative; display: inline-block; max-width: 100%; padding-left: 1.1em;
+  overflow-wrap: break-word; vertical-align: top; }
+.key { position: absolute; left: 0; top: .35em; width: .8em; height: .8em; border-radius: 2px; }
+.legend span { margin-right: 1em; }
 @media print { .theme { display: none; } }
 """
 )
+
+
+LONG = 18  # bytes from which on what is in the first column may go on in a second line
+TAG = re.compile("<[^>]*>")
 
 
 class Safe(str):
@@ -88,8 +100,14 @@ def text(content: str) -> str:
 def table(rows: Sequence[Mapping[str, str]]) -> Safe:
     """A table of rows with the same columns."""
     head = "".join(f'<th scope="col">{text(title)}</th>' for title in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row.values())}</tr>\n" for row in rows)
+    body = "".join(f"<tr>{_cells(list(row.values()))}</tr>\n" for row in rows)
     return Safe(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>')
+
+
+def _cells(row: Sequence[str]) -> str:
+    first, *others = map(text, row)
+    long = ' class="long"' if len(TAG.sub("", first).encode()) > LONG else ""
+    return f"<td{long}>{first}</td>{''.join(f'<td>{cell}</td>' for cell in others)}"
 
 
 def remarks(lines: Sequence[str]) -> Safe:

@@ -148,7 +148,7 @@ def check_quickstart(book):
 
 def check_your_data(book):
     assert "Nothing conspicuous was found." in said(book)
-    assert re.search(r"taught has [+-]\d+\.\d AP beside alone", said(book))
+    assert re.search(r"taught has [+-]\d+\.\d AP against alone", said(book))
     counts = re.findall(r"(?:onnx|stablehlo): (\d+) objects", said(book))
     assert len(counts) == 2 and len(set(counts)) == 1 and int(counts[0]) > 0
     assert shown(book, "image/png") == ["look", "run"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import browser as browsers
 import cv2
 import distill_scene as scenes
 import jax
@@ -38,7 +39,6 @@ from jaxkd.distill import decay, global_knowledge, task_adaptive
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-UNMARKED = DOCS / "scale.md"  # says itself that it compiles for TPUs; its commands are checked, and none is run
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 PROGRAM = re.compile(r"^(?:\w+=\S+ )*(jaxkd|python|pip|make|source|sbatch|bash|launch/\S+|tensorboard|wandb)(?= |$)")
 # What other tests run, so that here it is only looked at: commands, recipes that are trained, formats that are written.
@@ -58,6 +58,8 @@ STEPS = """
 --config.data.loader.long=96 --config.student.backbone.width=8 --config.student.neck.channels=16
 """
 HOSTS = {"arxiv.org", "jobset.sigs.k8s.io"}  # that pages point to; whether they answer is not asked
+WIDEST = 88  # letters of a line that a page shows without scrolling on a screen of 1280 pixels; see assets/pages.css
+WIDTHS = (390, 1280)
 ORDER = {page: place for place, page in enumerate(("your_data", "runs", "export", "extending"))}
 
 
@@ -71,7 +73,7 @@ class Block(NamedTuple):
 
     @property
     def marked(self) -> bool:
-        return self.title.startswith("Needs ") or self.page == UNMARKED
+        return self.title.startswith("Needs ")
 
     @property
     def commands(self) -> list[str]:
@@ -80,21 +82,24 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    text = page.read_text()
-    if page == UNMARKED:
-        text = re.sub(r"(?m)(?:^    (?:jaxkd|python|pip) .*\n)+", lambda found: f"```console\n{found[0]}```\n", text)
-    found = [Block(page, *match.groups(default="")) for match in FENCE.finditer(text)]
-    return [block._replace(text=re.sub(r"(?m)^    ", "", block.text)) if page == UNMARKED else block for block in found]
+    return [Block(page, *match.groups(default="")) for match in FENCE.finditer(page.read_text())]
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMAND_LINES = sorted({line for block in BLOCKS for line in block.commands})
 
 
+def test_code_and_commands_fit_beside_the_lists_of_contents():
+    for block in BLOCKS:
+        if block.language in ("python", "console"):
+            for line in block.text.splitlines():
+                assert len(line) <= WIDEST, f"{block.page.name}: {line}"
+
+
 def test_every_block_is_of_a_known_kind():
     for block in BLOCKS:
         where = f"{block.page.name}: {block.text[:60]}"
-        assert block.language in ("console", "python", "text", "math", "json") or block.page == UNMARKED, where
+        assert block.language in ("console", "python", "text", "math", "json"), where
         for line in block.commands:
             assert PROGRAM.match(line), f"{block.page.name}: {line}"
         if block.language in ("text", "json"):
@@ -102,7 +107,7 @@ def test_every_block_is_of_a_known_kind():
     for page in PAGES:
         rest = FENCE.sub("", page.read_text())
         loose = [line for line in rest.splitlines() if line.startswith("    ") and PROGRAM.match(line.strip())]
-        assert not loose or page == UNMARKED, f"{page.name}: {loose}"
+        assert not loose, f"{page.name}: {loose}"
 
 
 # ---- commands, looked at ----
@@ -395,6 +400,16 @@ def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site):
             assert place.is_file() or (place / "index.html").is_file(), f"{page}: {target}"
             if parts.fragment and place.suffix == ".html":
                 assert unquote(parts.fragment) in found[place.relative_to(out)].places | {""}, f"{page}: {target}"
+
+
+def test_no_code_block_is_cut_off_without_a_bar(site, tmp_path):
+    found, out = site
+    call = browsers.start(tmp_path)
+    pages = sorted(out / page for page in found if page.name != "404.html")
+    for shown in browsers.shown_at(call, pages, WIDTHS, of="article :is(pre, pre *, table, .md-typeset__scrollwrap)"):
+        assert shown.needed <= shown.width and shown.faults == [], shown
+    for shown in browsers.shown_at(call, pages, WIDTHS[-1:], of="article pre:not(details *) > code"):
+        assert shown.scrolls == [], shown
 
 
 def test_the_reference_has_every_method_detector_source_and_operation(site):

@@ -46,6 +46,14 @@ def test_names_stay_in_the_picture_where_the_box_touches_its_top(score):
     assert pixels.shape == GREY.shape
 
 
+def test_names_stay_in_the_picture_at_its_right_side():
+    far = draw.Box((70.0, 30.0, 79.0, 59.0), 2, "bird")
+    pixels = np.asarray(draw.boxes_on(GREY, [far]))
+    assert (pixels[19:29, 50:70] == colour(2)).all(-1).any()  # begins left of its box
+    long = np.asarray(draw.boxes_on(GREY, [draw.Box((0.0, 30.0, 79.0, 59.0), 2, 40 * "bird", 0.5)]))
+    assert (long[19:29, 40:77] > 230).all(-1).any()
+
+
 def test_more_classes_than_colours():
     label = len(draw.COLOURS) + 1
     pixels = np.asarray(draw.boxes_on(GREY, [draw.Box((5.0, 5.0, 30.0, 30.0), label, "x")], names=False))

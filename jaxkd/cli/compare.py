@@ -72,21 +72,11 @@ def _open(places: Sequence[str]) -> "list[Entry]":
 
 def _show(comparison: "Comparison") -> None:
     """Prints the table and what it means."""
-    from rich import markup
-    from rich.console import Console
-    from rich.table import Table
-
+    from jaxkd import words
+    from jaxkd.cli import terminal
     from jaxkd.comparison import tables
 
-    rows = tables.headline(comparison)
-    table = Table(title=f"{len(comparison.images)} validation pictures")
-    for column in rows[0]:
-        table.add_column(markup.escape(column), justify="left" if column == tables.TITLE else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(markup.escape, row.values()))
-    console = Console()
-    console.width = max(console.width, 140)  # a pipe or a narrow terminal would cut numbers off
-    console.print(table)
+    terminal.show(tables.headline(comparison), title=words.counted(len(comparison.images), "validation picture"))
     for remark in comparison.remarks:
         print(f"- {remark}")
     print(tables.verdict(comparison))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
+from jaxkd import words
 from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 
@@ -30,6 +31,6 @@ def run(argv: Sequence[str]) -> int:
     build.save(out, loaded.params, config=loaded.config, classes=classes, scores={}, half=values.half)
     (out / "conversion.txt").write_text(f"{Path(files[0]).name}: {report}\n")
     print(report)
-    print(f"{len(classes)} classes: {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}")
+    print(f"{words.counted(len(classes), 'class')}: {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}")
     print(f"Written to {out}; teach with it by --config.teacher={out}.")
     return 0

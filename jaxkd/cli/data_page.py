@@ -9,11 +9,9 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from rich import markup
-from rich.console import Console
-from rich.table import Table
 
-from jaxkd import __version__, draw, html, storage
+from jaxkd import __version__, draw, html, letters, storage, words
+from jaxkd.cli import terminal
 from jaxkd.data.base import Source
 from jaxkd.data.survey import Overlap, Sample, Split
 
@@ -75,13 +73,11 @@ def number_rows(splits: Mapping[str, Split]) -> list[dict[str, str]]:
 
 def show(report: Report) -> None:
     """Prints the tables and remarks."""
-    console = Console()
-    console.width = max(console.width, 120)  # a pipe or a narrow terminal would cut numbers off
-    console.print(_table(number_rows(report.splits)))
+    terminal.show(number_rows(report.splits))
     rows = class_rows(report.splits)
-    console.print(_table([{key: row[key] for key in row if not key.endswith(DETAILS)} for row in rows[:ROWS]]))
+    terminal.show([{key: row[key] for key in row if not key.endswith(DETAILS)} for row in rows[:ROWS]])
     if len(rows) > ROWS:
-        print(f"{len(rows) - ROWS} more classes are listed on the page.")
+        print(f"The page lists {words.counted(len(rows) - ROWS, 'more class')}.")
     for remark in report.remarks:
         print(f"- {remark}")
     if not report.remarks:
@@ -108,15 +104,6 @@ def drawn(source: Source, index: int) -> bytes:
     return stream.getvalue()
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> Table:
-    table = Table()
-    for place, title in enumerate(rows[0]):
-        table.add_column(title, justify="right" if place else "left", no_wrap=bool(place))
-    for row in rows:
-        table.add_row(*map(markup.escape, row.values()))
-    return table
-
-
 def _page(report: Report, sources: Mapping[str, Source]) -> str:
     sheets = "".join(_sheet(name, source, report.samples[name]) for name, source in sources.items())
     body = f"""{html.remarks(report.remarks) or "<p>Nothing conspicuous was found.</p>"}
@@ -136,17 +123,19 @@ def _sheet(name: str, source: Source, sample: Sample) -> str:
     for index in sample.readable:
         record = source.records[index]
         crowds = int(np.sum(record.crowd))
-        about = f"{record.file}, {record.width}x{record.height}, {len(record.boxes) - crowds} objects"
+        objects = words.counted(len(record.boxes) - crowds, "object")
+        about = f"{record.file}, {record.width}x{record.height}, {objects}"
         if crowds:
-            about += f", {crowds} crowds"
+            about += f", {words.counted(crowds, 'crowd')}"
         shown = html.picture(drawn(source, index), about)
         figures.append(f"<figure>{shown}<figcaption>{escape(about)}</figcaption></figure>\n")
     keys = {name: draw.COLOURS[label] for label, name in enumerate(source.classes) if _distinct(source)}
     crowds = "Dashed frames are crowds." if any(source.records[index].crowd.any() for index in sample.readable) else ""
+    said = f"{crowds} {letters.legend(source.classes)}".strip()
     return (
         f"<h2>Pictures of {escape(name)}</h2>\n"
         f"{html.remarks(list(sample.unreadable.values()))}"
-        f'<p class="legend">{html.legend(keys)} <span class="soft">{crowds}</span></p>\n'
+        f'<p class="legend">{html.legend(keys)} <span class="soft">{escape(said)}</span></p>\n'
         f'<div class="sheet">\n{"".join(figures)}</div>\n'
     )
 

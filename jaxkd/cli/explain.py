@@ -1,99 +1,97 @@
-"""`jaxkd explain --workdir=DIR IMAGE --out=DIR`: draws what a run's methods do on one picture of its data."""
+"""`jaxkd explain --workdir=DIR PICTURE --out=DIR`: draws what a run's methods do on one picture of its data."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 
+from jaxkd import words
 from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 
-COLUMNS = 8  # prototypes of a class that are drawn
-TAUGHT, LEFT_ALONE = 3, 0  # colours of regions: green and red
+if TYPE_CHECKING:
+    from jaxkd.data.base import Source
+
+SHEET = "explained.png"  # what shows everything
+SPLITS = ("val", "train")  # in the order in which a picture is looked for
+NEAR = 3  # names that are offered in place of one that does not exist
 
 
 def define(values: flags.FlagValues) -> None:
     """The command's flags."""
     define_path("workdir", "", "Folder of the taught run.", values=values)
     define_path("out", "explained", "Folder for the pictures.", values=values)
+    flags.DEFINE_enum("split", "", ["", *SPLITS], "Where the picture is; either if empty.", flag_values=values)
 
 
 def run(argv: Sequence[str]) -> int:
-    """A picture for each mask, map and gate of each method, and one of its prototypes."""
-    values, names = parse("explain", argv, define, positional="IMAGE")
+    """One sheet with each mask, map and gate of each method and its prototypes, and a picture of each of them."""
+    values, names = parse("explain", argv, define, positional="PICTURE")
     if len(names) != 1:
-        raise ConfigError("Name one picture of the run's data: jaxkd explain --workdir=DIR IMAGE --out=DIR.")
-    from jaxkd.cli.workdir import open_run
+        raise ConfigError("Name one picture of the run's data: jaxkd explain --workdir=DIR PICTURE --out=DIR.")
+    from jaxkd import letters
+    from jaxkd.cli import method_panels, sheet
+    from jaxkd.cli.workdir import check_folder, open_run
     from jaxkd.train.reopen import reopen
 
-    run_of = open_run(values.workdir)
+    run_of, out = open_run(values.workdir), Path(values.out)
     if run_of.recipe is None:
         raise ConfigError(f"{values.workdir} holds weights and no run; give the workdir of a taught run.")
     found = reopen(run_of.recipe, run_of.folder)
-    split, index = _place(found.sources, names[0])
-    source, out = found.sources[split], Path(values.out)
-    image = source.read(index)
-    regions, shown, scale = found.explain(split, index)
+    splits = (values.split,) if values.split else SPLITS
+    split, index = _place({split: found.sources[split] for split in splits}, names[0])
+    check_folder(out)
+    parts = method_panels.parts(found, split, index)
     out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for method, parts in shown.items():
-        for name, cells in parts.cells.items():
-            stride = int(name.rpartition("_")[2]) / scale
-            written.append((f"{method}_{name}", _heat(image, cells[0], stride)))
-        for name, open_ in parts.regions.items():
-            written.append((f"{method}_{name}", _gates(image, regions, open_[0], scale)))
-    for name, memory in found.state.memory.items():
-        written.append((f"{name}_prototypes", _prototypes(found.sources["train"], found.objects(name), memory)))
-    for name, picture in written:
-        picture.save(out / f"{name}.png")
-    print(f"{', '.join(name for name, _ in written)} are drawn in {out}.")
+    file = found.sources[split].records[index].file
+    title = f"What the methods of the run '{run_of.folder.name}' do on {file} ({split})"
+    sheet.compose(title, parts).save(out / SHEET)
+    panels = [panel for part in parts for panel in part.panels]
+    for panel in panels:
+        sheet.single(panel).save(out / f"{panel.name}.png")
+    for part in parts:
+        for note in part.notes:
+            print(f"{part.heading}: {note}")
+    if said := letters.legend(found.sources[split].classes):
+        print(said)
+    print(f"{out / SHEET} shows everything; single pictures beside it: {', '.join(panel.name for panel in panels)}.")
     return 0
 
 
-def _place(sources, name: str) -> tuple[str, int]:
-    """The split and the index of a picture, by its file's name."""
-    wanted = Path(name).name
-    for split in ("val", "train"):
-        for record in sources[split].records:
-            if Path(record.file).name == wanted:
-                return split, record.index
-    raise ConfigError(f"No picture of the run's data is called {wanted}; masks and gates need its truth.")
+def _place(sources: "Mapping[str, Source]", name: str) -> tuple[str, int]:
+    """The split and the index of the picture whose file's path ends as `name` does, or whose file is called so.
+
+    Says where several are, of which the first is taken. Raises ConfigError where there is none.
+    """
+    wanted = PurePath(name).parts
+    found: list[tuple[int, str, int, str]] = []
+    for split, source in sources.items():
+        for record in source.records:
+            if alike := _alike(PurePath(record.file).parts, wanted):
+                found.append((alike, split, record.index, record.file))
+    if not found:
+        called = PurePath(name).name or repr(name)
+        raise ConfigError(f"No picture of {words.listed(list(sources))} is called {called}{_near(sources, name)}.")
+    best = max(alike for alike, *_ in found)
+    found = [one for one in found if one[0] == best]
+    _, split, index, file = found[0]
+    if len(found) > 1:
+        others = words.some([f"{other} of {where}" for _, where, _, other in found[1:]])
+        remedy = "--split=" + found[1][1] if found[1][1] != split else "more of the path"
+        print(f"{file} of {split} is drawn; the name fits {others} too (give {remedy} for another).")
+    return split, index
 
 
-def _heat(image: np.ndarray, cells: np.ndarray, stride: float):
-    from jaxkd import draw
-
-    return draw.heat_on(image, cells, stride=stride)
-
-
-def _gates(image: np.ndarray, regions, open_: np.ndarray, scale: float):
-    """Positive regions: green where the teacher teaches, red where it is not let to."""
-    from jaxkd import draw
-
-    boxes = []
-    for place in np.flatnonzero(regions.positive[0]):
-        x0, y0, x1, y1 = (float(side) / scale for side in regions.boxes[0, place])
-        boxes.append(draw.Box((x0, y0, x1, y1), TAUGHT if open_[place] else LEFT_ALONE, ""))
-    return draw.boxes_on(image, boxes, names=False)
+def _alike(parts: Sequence[str], wanted: Sequence[str]) -> int:
+    """In how many parts two paths are the same from their ends on."""
+    pairs = zip(reversed(parts), reversed(wanted), strict=False)
+    return next((number for number, (one, other) in enumerate(pairs) if one != other), min(len(parts), len(wanted)))
 
 
-def _prototypes(source, objects, memory):
-    """A row of crops for each class, from the finest level."""
-    from PIL import Image
-
-    from jaxkd import draw
-
-    numbers = np.asarray(memory.objects[0]).reshape(len(source.classes), -1)[:, :COLUMNS]
-    rows = []
-    for row in numbers:
-        crops = []
-        for number in row:
-            crop = Image.new("RGB", (96, 96), "white")
-            if number >= 0:
-                x0, y0, x1, y1 = (round(float(side)) for side in objects.boxes[number])
-                part = source.read(int(objects.pictures[number]))[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-                crop = Image.fromarray(part).resize((96, 96))
-            crops.append(crop)
-        rows.append(crops)
-    return draw.table(rows, [""] * len(rows[0]))
+def _near(sources: "Mapping[str, Source]", name: str) -> str:
+    """The names that are nearest to one, or those of the first pictures, as the end of a sentence."""
+    names = list(dict.fromkeys(PurePath(record.file).name for source in sources.values() for record in source.records))
+    near = difflib.get_close_matches(PurePath(name).name, names, n=NEAR)
+    return f"; near it are {words.listed(near)}" if near else f"; the first are {words.listed(names[:NEAR])}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from jaxkd import words
 from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError, DataError
 
@@ -35,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
     values, names = parse("predict", argv, define, positional="PICTURE|FOLDER|VIDEO...")
     if not names:
         raise ConfigError("Name the pictures to look at: jaxkd predict --workdir=DIR PICTURE... --out=DIR.")
+    from jaxkd import letters
     from jaxkd.cli.predictions import CocoFile
     from jaxkd.cli.progress import Steps
     from jaxkd.cli.workdir import open_run
@@ -61,10 +63,13 @@ def run(argv: Sequence[str]) -> int:
             boxes += shown
             steps.advance()
     if not file.images:
-        raise DataError(f"None of the {len(faults)} pictures can be read; the first: {faults[0]}")
+        raise DataError(f"Nothing could be read of {words.counted(len(faults), 'picture')}; the first: {faults[0]}")
     where = f"drawn in {out}" if values.draw else f"listed in {out / FILE}"
     left = f" {len(faults)} could not be read and were left out." if faults else ""
-    print(f"{boxes} boxes with a score of at least {values.score} on {len(file.images)} pictures, {where}.{left}")
+    found, seen = words.counted(boxes, "box"), words.counted(len(file.images), "picture")
+    print(f"{found} with a score of at least {values.score} on {seen}, {where}.{left}")
+    if values.draw and (said := letters.legend(detector.classes)):
+        print(said)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from jaxkd import words
 from jaxkd.predictor import Found
 
 
@@ -36,7 +37,8 @@ class CocoFile:
         with contextlib.suppress(OSError) if kind else contextlib.nullcontext(), self._open:  # what went wrong is said
             self._open.write(f'], "images": {json.dumps(self.images)}}}\n')
         if kind:
-            print(f"What was found in {len(self.images)} pictures until then is in {self._spare}.", file=sys.stderr)
+            seen = words.counted(len(self.images), "picture")
+            print(f"What was found in {seen} until then is in {self._spare}.", file=sys.stderr)
         else:
             os.replace(self._spare, self._file)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from jaxkd import json_values, storage
+from jaxkd import json_values, storage, words
 from jaxkd.cli.flags import define_path, parse, recipe
 from jaxkd.errors import ConfigError, TooLargeError
 from jaxkd.paths import path_of
@@ -161,8 +161,8 @@ def _plan(plan: "Plan", subject: "Subject", found: "Preflight") -> list[str]:
 
 
 def _head(size: "Size", found: "Preflight") -> str:
-    height, width = size.bucket
-    return f"{height}x{width}, {size.pictures} pictures a chip, {size.pictures * found.devices} in all:"
+    (height, width), pictures = size.bucket, words.counted(size.pictures, "picture")
+    return f"{height}x{width}, {pictures} a chip, {size.pictures * found.devices} in all:"
 
 
 def _memory(size: "Size") -> str:
@@ -190,7 +190,7 @@ def _bytes(number: int) -> str:
 
 
 def _refusal(found: "Preflight", *, parts: int) -> str:
-    text = f"A step with {found.asked.pictures} pictures a chip needs {_memory(found.asked)}"
+    text = f"A step with {words.counted(found.asked.pictures, 'picture')} a chip needs {_memory(found.asked)}"
     if found.largest is None:
         flag = "--nosearch" if found.probes else "--plan"
         return f"{text}; leave out {flag} to find the batch that fits."

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from jaxkd import __version__, draw, json_values, storage
+from jaxkd.cli import terminal
 from jaxkd.comparison import costs, tables
 from jaxkd.data import loader
 from jaxkd.data.base import Source
@@ -68,16 +67,7 @@ def cells(row: Row) -> dict[str, str]:
 
 def show(summary: Summary) -> None:
     """Prints the table."""
-    rows = [cells(row) for row in summary.rows]
-    table = Table(title="Blood cells (BCCD), validation split")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column == "detector" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row.values())
-    console = Console()
-    # A pipe or a narrow terminal would cut numbers off; the table has its own width.
-    console.width = max(console.width, 120)
-    console.print(table)
+    terminal.show([cells(row) for row in summary.rows], title="Blood cells (BCCD), validation split")
     print(
         f"The teacher gave the student {summary.gain:+.1f} AP ({summary.steps} steps, {summary.seconds:.0f} s in all)."
     )

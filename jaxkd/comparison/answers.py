@@ -2,6 +2,7 @@
 
 import math
 
+from jaxkd import words
 from jaxkd.comparison import charts, curves, layout, tables
 from jaxkd.comparison.layout import colours_of, figure, keys, section, signed
 from jaxkd.comparison.records import BATCHES, Comparison
@@ -36,24 +37,28 @@ def parts(comparison: Comparison) -> str:
             gain = _gain(comparison, one.name, key)
             value, low, high = (100 * number for number in (gain.difference, gain.low, gain.high))
             marks.append(charts.Mark(one.name, value, low, high, colours[one.name]))
-        rows.append((label, marks))
+        if not all(math.isnan(mark.value) for mark in marks):
+            rows.append((label, marks))
+    axis = f"points of AP above {charts.shortened(first)}"
     chart = figure(
         f"Differences to {first}",
         f"Right of the line is better than {first}. A bar holds {SHARE:g} % of the resamples; its dot is filled where "
         "the bar does not reach the line.",
-        keys(comparison, others) + charts.whiskers(f"Differences to {first}", rows, x=f"points of AP above {first}"),
+        keys(comparison, others) + charts.whiskers(f"Differences to {first}", rows, x=axis),
     )
     how = (
         "AP by how exact boxes have to be, by the size of objects (COCO's: below 32x32 pixels, below 96x96, and from "
         f"there on) and by class. In brackets what holds {SHARE:g} % of the resamples, grey where that holds 0, or too "
         f"few where fewer than {FEW} pictures show it."
     )
+    if 0 in (*comparison.sizes.values(), *comparison.objects.values()):
+        how += " A dash stands where the pictures have no object of a size or class."
     table = tables.parts(comparison)
     shown = [row for row in table if row[""] not in comparison.objects or row[""] in _classes(comparison)]
     content = f'<div class="pair">\n{chart}<div>{layout.table(shown)}</div></div>'
     if len(shown) < len(table):
         every = layout.table(table)
-        content += f"<details><summary>All {len(comparison.objects)} classes</summary>{every}</details>"
+        content += f"<details><summary>All {words.counted(len(comparison.objects), 'class')}</summary>{every}</details>"
     return section("Where it gains", how, content, name="parts")
 
 
@@ -92,14 +97,14 @@ def _gained(comparison: Comparison) -> tuple[str, str]:
     names = {one.name: tables.points(one.scores.summary["AP"]) for one in (comparison.other, comparison.first)}
     if comparison.teacher:
         names[comparison.teacher.name] = tables.points(comparison.teacher.scores.summary["AP"])
-    reached = tables.listed([f"{value} for {name}" for name, value in names.items()])
+    reached = words.listed([f"{value} for {name}" for name, value in names.items()])
     return f"{100 * gain:+.1f} AP", f"{reached}, on a scale to 100."
 
 
 def _chance(comparison: Comparison) -> tuple[str, str]:
     gain = _gain(comparison, comparison.focus, "AP")
     if not gain.known:
-        return "Too few pictures to say", f"Fewer than {FEW} of them have an object."
+        return "Too few pictures to say", f"Fewer than {FEW} pictures have an object."
     answer = "Not certain" if not gain.clear else "Yes" if gain.low > 0 else "Yes, a loss"
     return answer, (
         f"In {SHARE:g} of 100 resamples of these pictures it is between {100 * gain.low:+.1f} and "

@@ -1,6 +1,7 @@
 """Charts as inline SVG, drawn in the colours of the page that holds them."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,7 +11,9 @@ from jaxkd.html import Safe
 WIDTH, HEIGHT = 400, 230  # of a chart, in its own units, about pixels of the page
 SMALL_WIDTH, SMALL_HEIGHT = 180, 104
 NARROW = 340  # width of a chart with a table beside it
-LETTER = 6.2  # units that a letter takes
+LETTER = 6.6  # units that a letter takes
+NAMES = 18 * LETTER  # units that names beside a chart may take; longer ones have a second line
+LINE = 12  # height of a line of a name
 Number = int | float
 MINUS = "\N{MINUS SIGN}"
 ROOM = 24  # units that half a label takes
@@ -118,7 +121,7 @@ def lines(
 
 def whiskers(about: str, rows: Sequence[tuple[str, Sequence[Mark]]], *, x: str) -> Safe:
     """A row for each name: dots with what they may lie between, filled where that is on one side of 0."""
-    left = LETTER * min(max(len(name) for name, _ in rows), 18) + 8
+    left = min(max(_width(name) for name, _ in rows), NAMES) + 8
     ends = [end for _, marks in rows for mark in marks for end in (mark.value, mark.low, mark.high)]
     ends = [0.0, *(end for end in ends if not math.isnan(end))]
     low, high = _around(min(ends), max(ends))
@@ -132,7 +135,7 @@ def whiskers(about: str, rows: Sequence[tuple[str, Sequence[Mark]]], *, x: str) 
     parts.append(_text((left + NARROW - 8) / 2, bottom + 31, x, anchor="middle"))
     y = 4.0
     for (name, marks), height in zip(rows, tall, strict=True):
-        parts.append(_text(0, y + height / 2 + 4, _cut(name, 18), anchor="start", kind="name"))
+        parts += _name(y + height / 2 + 4, name)
         for place, mark in enumerate(marks):
             middle = y + height / 2 + 10 * (place - (len(marks) - 1) / 2)
             parts += _whisker(mark, across, middle)
@@ -142,7 +145,7 @@ def whiskers(about: str, rows: Sequence[tuple[str, Sequence[Mark]]], *, x: str) 
 
 def bars(about: str, rows: Sequence[tuple[str, Sequence[Bar]]]) -> Safe:
     """A row for each name with a bar for each of its values, and their texts behind them."""
-    left = LETTER * min(max(len(name) for name, _ in rows), 18) + 8
+    left = min(max(_width(name) for name, _ in rows), NAMES) + 8
     every = [bar for _, group in rows for bar in group]
     room = LETTER * max(len(bar.text) for bar in every) + 10
     values = [value for bar in every for value in (bar.value, bar.tick) if not math.isnan(value)]
@@ -151,7 +154,7 @@ def bars(about: str, rows: Sequence[tuple[str, Sequence[Bar]]]) -> Safe:
     parts, y = [], 2.0
     for name, group in rows:
         height = (BAR + 3) * len(group)
-        parts.append(_text(0, y + height / 2 + 3, _cut(name, 18), anchor="start", kind="name"))
+        parts += _name(y + height / 2 + 3, name)
         for bar in group:
             value = 0.0 if math.isnan(bar.value) else bar.value
             start, end = sorted((across(0.0), across(value)))
@@ -210,9 +213,32 @@ def _rule(x0: Number, y0: Number, x1: Number, y1: Number, kind: str = "grid") ->
     return f'<line class="{kind}" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>'
 
 
-def _text(x: Number, y: Number, content: str, *, anchor: str, kind: str = "") -> str:
-    named = f' class="{kind}"' if kind else ""
-    return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
+def _text(x: Number, y: Number, content: str, *, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
+
+
+def _name(y: Number, name: str) -> list[str]:
+    """What a row is called, around a height at the left end of the chart; the whole name where it is pointed at."""
+    lines = _lines_of(name)
+    whole = f"<title>{escape(name)}</title>" if len(lines) > 1 else ""
+    return [
+        f'<text class="name" x="0" y="{y + LINE * (place - (len(lines) - 1) / 2):.1f}" text-anchor="start">'
+        f"{escape(line)}{whole}</text>"
+        for place, line in enumerate(lines)
+    ]
+
+
+def _lines_of(name: str) -> list[str]:
+    """The name in one line or two, parted at a space where that is possible; without its middle where it is longer."""
+    if _width(name) <= NAMES:
+        return [name]
+    spaces = [place for place, letter in enumerate(name) if letter == " " and _width(name[:place]) <= NAMES]
+    for place in reversed(spaces):
+        if _width(name[place + 1 :]) <= NAMES:
+            return [name[:place], name[place + 1 :]]
+    short = shortened(name, room=2 * NAMES)
+    end = next(end for end in range(len(short), 0, -1) if _width(short[:end]) <= NAMES)
+    return [short[:end], short[end:]]
 
 
 def _svg(about: str, width: Number, height: Number, parts: Sequence[str]) -> Safe:
@@ -274,5 +300,21 @@ def _short(value: Number) -> str:
     return f"{value:.3g}"
 
 
-def _cut(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _width(text: str) -> float:
+    """About the units that a text takes: Chinese, Japanese and Korean letters are wide."""
+    return LETTER * sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def shortened(name: str, *, room: float = NAMES) -> str:
+    """The name, without its middle where it takes more units: beginning and end tell most names apart."""
+    if _width(name) <= room:
+        return name
+    head = tail = ""
+    for first, last in zip(name, reversed(name), strict=True):
+        if _width(f"{head}{first}…{tail}") > room:
+            break
+        head += first
+        if _width(f"{head}…{last}{tail}") > room:
+            break
+        tail = last + tail
+    return f"{head}…{tail}"

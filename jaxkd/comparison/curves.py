@@ -19,9 +19,9 @@ BESIDE = (
     "positives",
     "skipped_steps",
     "skipped_in_a_row",
-    "gradient_ratio",
 )
-Kind = Literal["loss", "term", "decay", "gate", "method", "beside"]
+RATIO = "gradient_ratio"  # what the keys of a probe begin with
+Kind = Literal["loss", "term", "decay", "gate", "method", "ratio", "beside"]
 
 
 def read(workdir: Path, *, steps: int) -> Curves:
@@ -44,6 +44,8 @@ def kind(key: str) -> Kind:
         return "beside"
     if not rest:
         return "term"
+    if first == RATIO:
+        return "ratio"
     if rest[-1] == "decay":
         return "decay"
     return "gate" if rest[-1].endswith("_gate") else "method"

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from jaxkd import config as configs
+from jaxkd import words
 from jaxkd.comparison import costs, curves, tables
 from jaxkd.comparison.records import BATCHES, SCORE, Compared, Comparison, Entry, Gains, Role
 from jaxkd.data.base import PictureError, Record, Source, digest
@@ -86,7 +87,10 @@ def pictures_of(entries: Sequence[Entry]) -> Source:
     for entry in entries:
         if entry.loaded.detector.classes != source.classes:
             what = _classes(source.classes, entry.loaded.detector.classes)
-            raise ConfigError(f"{entry.name} is for other classes than the validation data of {first.name}: {what}.")
+            raise ConfigError(
+                f"{entry.name} is for other classes than the validation data of {first.name}: {what}; compare "
+                "detectors of the same classes in the same order."
+            )
     return source
 
 
@@ -98,6 +102,7 @@ def gather(
     Raises DataError where there is no object on them.
     """
     teachers, remarks = _teachers(entries, source) if options.teacher else ([], [])
+    remarks += _unlike(entries)
     ready = [_ready(entry, entries) for entry in entries] + teachers
     scored = _scored(ready, source, options, say)
     say("The time that each takes is measured.")
@@ -114,11 +119,18 @@ def gather(
         detectors.append(compared)
     ranked = scored[0].matches.ranked
     objects = {size: [int(one.objects.sum()) for one in of_classes] for size, of_classes in ranked.items()}
+    names = scored[0].matches.classes
+    absent = [name for name, number in zip(names, objects["all"], strict=True) if not number]
+    if absent:
+        remarks.append(
+            f"The pictures have no object of {words.some(absent)}, whose AP is not known; AP is the mean over the "
+            "other classes."
+        )
     return Comparison(
         detectors=tuple(detectors),
         focus=_focus(detectors[: len(entries)]),
         images=scored[0].matches.images,
-        objects=dict(zip(scored[0].matches.classes, objects["all"], strict=True)),
+        objects=dict(zip(names, objects["all"], strict=True)),
         sizes={size: sum(objects[size]) for size in matches.SIZES.values()},
         resamples=options.resamples,
         seed=options.seed,
@@ -134,7 +146,7 @@ def _difference(source: Source, other: Source) -> str:
     if source.classes != other.classes:
         return f"the classes are others: {_classes(source.classes, other.classes)}"
     if len(source.records) != len(other.records):
-        return f"there are {len(other.records)} pictures, not {len(source.records)}"
+        return f"the number of pictures is {len(other.records)}, not {len(source.records)}"
 
     def about(record: Record) -> tuple:
         return record.image_id, record.file, record.height, record.width
@@ -145,7 +157,7 @@ def _difference(source: Source, other: Source) -> str:
                 *(mine.index + 1, theirs.file, theirs.width, theirs.height, mine.file, mine.width, mine.height)
             )
         if len(mine.boxes) != len(theirs.boxes):
-            return f"{mine.file} has {len(theirs.boxes)} objects, not {len(mine.boxes)}"
+            return f"{mine.file} has {words.counted(len(theirs.boxes), 'object')}, not {len(mine.boxes)}"
         if any((getattr(mine, name) != getattr(theirs, name)).any() for name in ("boxes", "labels", "crowd")):
             return f"the objects of {mine.file} have other places or classes"
     return "the categories have other numbers"
@@ -153,8 +165,7 @@ def _difference(source: Source, other: Source) -> str:
 
 def _classes(wanted: Sequence[str], given: Sequence[str]) -> str:
     lacking, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-    lists = [f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" for names in (lacking, extra)]
-    said = [f"{verb} {names}" for verb, names in zip(("lacking", "with"), lists, strict=True) if names]
+    said = [f"{verb} {words.some(names)}" for verb, names in (("lacking", lacking), ("with", extra)) if names]
     return " and ".join(said) or "in another order"
 
 
@@ -200,6 +211,31 @@ def _teachers(entries: Sequence[Entry], source: Source) -> tuple[list[_Ready], l
     return found, remarks
 
 
+def _unlike(entries: Sequence[Entry]) -> list[str]:
+    """A sentence on each run that learned from other data, or for another number of pictures, than the first run."""
+    runs, remarks = [entry for entry in entries if entry.recipe is not None], []
+    first = runs[0]
+    data, seen = first.recipe.data.train.to_dict(), _seen(first)
+    for other in runs[1:]:
+        theirs = other.recipe.data.train.to_dict()
+        fields = [name for name in (*data, *theirs) if data.get(name) != theirs.get(name)]
+        if fields:
+            field, was, is_ = fields[0], data.get(fields[0]), theirs.get(fields[0])
+            remarks.append(
+                f"{other.name} names other training data than {first.name} ({field} is {is_!r}, not {was!r}), so a "
+                "difference may be due to the data."
+            )
+        if _seen(other) != seen:
+            remarks.append(f"{other.name} trains for {_seen(other)}, and {first.name} for {seen}.")
+    return remarks
+
+
+def _seen(entry: Entry) -> str:
+    """How long a run trains, as its recipe has it."""
+    train = entry.recipe.train
+    return f"{words.counted(train.steps, 'step')} of {words.counted(train.batch, 'picture')}"
+
+
 def _taught(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.recipe and entry.recipe.distill and entry.recipe.teacher]
 
@@ -214,7 +250,7 @@ def _scored(ready: Sequence[_Ready], source: Source, options: Options, say: Call
     """What each detector finds, resampled jointly."""
     truth, devices, evaluations = source.annotations(), mesh.make_mesh(), []
     for one in ready:
-        say(f"{one.entry.name} looks at the {len(source.records)} validation pictures.")
+        say(f"{one.entry.name} looks at {words.counted(len(source.records), 'validation picture')}.")
         detector, params, feeding = one.subject.detector, one.subject.params, one.subject.feeding
         evaluations.append(look.score_on(detector, params, source, feeding, devices, batch=options.batch))
     only = _readable(source, evaluations)

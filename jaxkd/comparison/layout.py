@@ -36,9 +36,9 @@ details { margin-top: .75rem; } summary { cursor: pointer; color: var(--soft); f
 .small p span { margin-right: .6em; }
 .small svg text { font-size: 10.5px; }
 .keys { margin: .25rem 0 1rem; font-size: .9rem; }
-.keys span { margin-right: 1.1em; display: inline-block; }
+.keys span { margin-right: 1.1em; }
 .unclear { color: var(--soft); }
-th, td { padding: .25rem .6rem; max-width: 14rem; overflow: hidden; text-overflow: ellipsis; }
+th, td { padding: .25rem .6rem; }
 td { font-size: .9rem; } th { font-size: .82rem; }
 """
 UNIT = re.compile(r"(?<=\d) (?=(?:M|ms|AP|x)\b|%)")
@@ -52,13 +52,13 @@ def colours_of(comparison: Comparison) -> dict[str, str]:
 
 def section(title: str, how: str, content: str, *, name: str) -> str:
     """A part of the page under its heading."""
-    said = f'<p class="how">{html.text(how)}</p>' if how else ""
+    said = f'<p class="how">{signed(how)}</p>' if how else ""
     return f'<section id="{name}">\n<h2>{html.text(title)}</h2>\n{said}{content}\n</section>\n'
 
 
 def figure(title: str, how: str, content: str) -> str:
     """A chart under its heading, with a sentence on how to read it."""
-    return f'<figure>\n<h3>{html.text(title)}</h3>\n<p class="how">{html.text(how)}</p>\n{content}\n</figure>\n'
+    return f'<figure>\n<h3>{html.text(title)}</h3>\n<p class="how">{signed(how)}</p>\n{content}\n</figure>\n'
 
 
 def keys(comparison: Comparison, shown: Sequence[Compared]) -> str:

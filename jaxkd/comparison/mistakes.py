@@ -17,11 +17,11 @@ MEANINGS = {
     "missed": "an object that no box has found, nor would have found with its class or its place mended",
 }
 STYLE = """
-.matrices { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.5rem 2rem; }
-.matrices figure { min-width: 0; }
+.matrices { display: flex; flex-wrap: wrap; gap: 1.5rem 2.5rem; }
+.matrices figure { max-width: 100%; } .matrices ol { max-width: 30rem; overflow-wrap: anywhere; }
 .matrix td, .matrix th { padding: .35rem .55rem; text-align: center; font-size: .85rem; }
 .matrix td { --tint: var(--mark); background: color-mix(in srgb, var(--tint) calc(var(--share) * 55%), transparent); }
-.matrix th { max-width: 8rem; overflow: hidden; text-overflow: ellipsis; color: var(--soft); font-weight: 500; }
+.matrix th { max-width: 8rem; color: var(--soft); font-weight: 500; }
 .matrix tbody th { text-align: left; }
 """
 
@@ -73,7 +73,7 @@ def confusions(comparison: Comparison) -> str:
 def _matrix(comparison: Comparison, one: Compared) -> str:
     colour, counts = colours_of(comparison)[one.name], one.confusion.counts
     names = [escape(name) for name in one.confusion.classes]
-    head = "".join(f'<th scope="col" title="{name}">{name}</th>' for name in [*names, "not found"])
+    head = "".join(f'<th scope="col">{name}</th>' for name in [*names, "not found"])
     rows = []
     for place, name in enumerate([*names, "nothing"]):
         total = max(int(counts[place].sum()), 1)
@@ -82,7 +82,7 @@ def _matrix(comparison: Comparison, one: Compared) -> str:
             last = place == column == len(names)
             tint = f";--tint:{colour}" if place == column else ""
             cells.append(f'<td style="--share:{count / total:.2f}{tint}">{"" if last else count}</td>')
-        rows.append(f'<tr><th scope="row" title="{name}">{name}</th>{"".join(cells)}</tr>\n')
+        rows.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>\n')
     return (
         f'<figure><h3>{escape(one.name)}</h3><div class="wide"><table class="matrix"><thead><tr><th></th>{head}</tr>'
         f"</thead><tbody>\n{''.join(rows)}</tbody></table></div></figure>\n"

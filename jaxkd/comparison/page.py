@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jaxkd import html, json_values
+from jaxkd import html, json_values, words
 from jaxkd.comparison import answers, charts, layout, mistakes, pictures, tables, training
 from jaxkd.comparison.layout import colours_of, section
 from jaxkd.comparison.records import SCORE, Compared, Comparison
@@ -37,11 +37,16 @@ def page(comparison: Comparison, source: Source, *, most: int) -> str:
     first, other = comparison.first, comparison.other
     beside = [one.name for one in comparison.detectors if one not in (first, other)]
     lead = (
-        f"On {len(comparison.images)} validation pictures with {sum(comparison.objects.values())} objects of "
-        f"{len(comparison.objects)} classes{f', with {tables.listed(beside)} beside them' if beside else ''}."
+        f"On {words.counted(len(comparison.images), 'validation picture')} with "
+        f"{words.counted(sum(comparison.objects.values()), 'object')} of "
+        f"{words.counted(len(comparison.objects), 'class')}"
+        f"{f', with {words.listed(beside)} beside them' if beside else ''}."
     )
+    remarks, number = [*comparison.remarks], len(comparison.detectors)
+    if number > html.COLOURS:
+        remarks.append(f"There are {html.COLOURS} colours for {number} detectors, so some have the same one.")
     content = [
-        f'<p class="lead">{escape(lead)}</p>\n{html.remarks(comparison.remarks)}',
+        f'<p class="lead">{escape(lead)}</p>\n{html.remarks(remarks)}',
         answers.cards(comparison),
         layout.table(tables.headline(comparison), colours=colours_of(comparison)),
         f'<p class="soft">{AP}</p>\n',
@@ -98,13 +103,13 @@ def _making(comparison: Comparison) -> str:
     for one in comparison.detectors:
         said = [one.place]
         if one.curves:
-            taught = f"taught by {tables.listed(one.methods)}" if one.methods else "not taught"
-            said += [f"{one.curves.steps} steps", taught]
+            taught = f"taught by {words.listed(one.methods)}" if one.methods else "not taught"
+            said += [words.counted(one.curves.steps, "step"), taught]
         items.append(f"<li>{html.legend({one.name: colours[one.name]})}: {escape(', '.join(said))}</li>\n")
     how = (
-        f"Differences are those to {comparison.first.name}. For their intervals the {len(comparison.images)} pictures "
-        f"are drawn {comparison.resamples} times with replacement (seed {comparison.seed}), the same ones for all "
-        f"detectors, and AP is taken anew; {SHARE:g} % of the differences lie in the interval. All numbers are in "
-        "comparison.json, the tables in comparison.md."
+        f"Differences are those to {comparison.first.name}. For their intervals as many pictures as there are "
+        f"({len(comparison.images)}) are drawn {comparison.resamples} times with replacement (seed {comparison.seed}), "
+        f"the same ones for all detectors, and AP is taken anew; {SHARE:g} % of the differences lie in the interval. "
+        "All numbers are in comparison.json, the tables in comparison.md."
     )
     return section("How this was made", how, f'<ul class="made">\n{"".join(items)}</ul>', name="making")

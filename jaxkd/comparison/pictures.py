@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from jaxkd import draw, html
+from jaxkd import draw, html, letters
 from jaxkd.comparison.layout import section, signed
 from jaxkd.comparison.records import SCORE, Compared, Comparison
 from jaxkd.data.base import Source
@@ -58,8 +58,10 @@ def pictures(comparison: Comparison, source: Source, *, most: int) -> str:
         parts.append(f"<h3>{escape(titles[group])}</h3>\n{''.join(shown) or '<p>On no picture.</p>'}")
     classes = {name: draw.COLOURS[label] for label, name in enumerate(source.classes) if not _named(source)}
     dashed = any(box.dashed for row in rows for box in boxes[0].get(comparison.images[row], []))
-    said = f'<span class="soft">{DASHED}</span>' if dashed else ""
-    keys = f'<p class="legend">{html.legend(classes)} {said}</p>\n'
+    said = [DASHED] if dashed else []
+    if _named(source):
+        said.append(letters.legend(source.classes))
+    keys = f'<p class="legend">{html.legend(classes)} <span class="soft">{escape(" ".join(said))}</span></p>\n'
     how = (
         f"Boxes with a score of {SCORE:g} or more. Beside a name is the F1 of its boxes, right ones against wrong and "
         "missing ones, as the mean over overlaps from 0.5 to 0.95: 1 is perfect. Shown are the pictures where "

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from jaxkd import words
 from jaxkd.comparison.records import BATCHES, SCORE, Compared, Comparison
 from jaxkd.evaluation.bootstrap import FEW, SHARE, Interval
 from jaxkd.evaluation.cost import Cost
@@ -38,11 +39,6 @@ def gap(interval: Interval) -> str:
     return said if interval.clear else Unclear(said)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in a row of words."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def million(parameters: int) -> str:
     """A number of parameters."""
     return f"{parameters / 1e6:.2f} M"
@@ -52,13 +48,13 @@ def verdict(comparison: Comparison) -> str:
     """The one sentence that says what was gained."""
     first, other = comparison.first, comparison.other
     assert other.gains is not None
-    gain, pictures = other.gains.summary["AP"], len(comparison.images)
-    gained = f"{other.name} has {100 * gain.difference:+.1f} AP beside {first.name}"
+    gain, pictures = other.gains.summary["AP"], words.counted(len(comparison.images), "picture")
+    gained = f"{other.name} has {100 * gain.difference:+.1f} AP against {first.name} on {pictures}"
     if not gain.known:
-        return f"{gained}; of {pictures} pictures fewer than {FEW} have an object, too few to say what chance does."
+        return f"{gained}; fewer than {FEW} pictures have an object, too few to say how much of it may be chance."
     meaning = "which does not hold 0" if gain.clear else "which holds 0, so there may be no difference"
     return (
-        f"{gained}; {SHARE:g} % of {comparison.resamples} resamples of the {pictures} pictures lie in "
+        f"{gained}; {SHARE:g} % of {comparison.resamples} resamples of them lie in "
         f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], {meaning}."
     )
 
@@ -189,7 +185,8 @@ def markdown(comparison: Comparison) -> str:
         *(line for one in comparison.detectors for line in _confusion(one, few=few)),
         "## How this was made",
         "",
-        f"{len(comparison.images)} pictures; intervals of {SHARE:g} % over {comparison.resamples} resamples of them, "
+        f"{words.counted(len(comparison.images), 'picture')}; intervals of {SHARE:g} % over {comparison.resamples} "
+        f"resamples of them, "
         f"seed {comparison.seed}; times on {comparison.machine}; jaxkd {VERSION}.",
         "",
     ]

@@ -26,6 +26,12 @@ GROUPS = {
         "The teacher's terms, already decayed, and other numbers of the methods. A term that falls faster than the "
         "decay means that the student comes closer to its teacher.",
     ),
+    "How hard the teacher pulls": (
+        ("ratio",),
+        "The gradient of each of the teacher's terms at the feature pyramid, weighted and decayed, over that of all of "
+        "the detector's own terms together: at 1 both pull equally hard, and far above 1 the detector's own terms are "
+        "drowned.",
+    ),
 }
 
 
@@ -43,6 +49,8 @@ def training(comparison: Comparison) -> str:
     how = "Each point is the mean since the one before it, as the run reported it."
     if not parts[1]:
         how += " AP was taken once, after the last step; train.evaluate_every in a recipe adds its curve."
+    if any(one.methods for one in runs) and not any(curves.kind(key) == "ratio" for key in _reported(runs)):
+        how += " How hard the teacher pulls was not measured; train.probe_every in a recipe adds that."
     content = f'{keys(comparison, runs)}<div class="charts">\n{"".join(parts)}</div>'
     return section("How the training went", how, content, name="training")
 
@@ -77,7 +85,7 @@ def _ap(comparison: Comparison, runs: Sequence[Compared]) -> str:
 def _small(comparison: Comparison, runs: Sequence[Compared], key: str) -> str:
     """A chart of one number, with where it ended."""
     found, colours = _found(runs, key), colours_of(comparison)
-    title = key.replace("/", ": ").replace("_", " ")
+    title = key.removeprefix(f"{curves.RATIO}/").replace("/", ": ").replace("_", " ")
     last = "".join(f'<span style="color:{colours[one.name]}">{series.values[-1]:.3g}</span>' for one, series in found)
     inside = all(0 <= value <= 1 for _, series in found for value in series.values)
     limits = (0.0, 1.02) if inside and curves.kind(key) in SHARES else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxkd import words
 from jaxkd.data import loader, pictures, transforms
 from jaxkd.data.base import PictureError, Record, Source, Stored, spaced
 from jaxkd.errors import DataError
@@ -207,13 +208,13 @@ def _about_boxes(name: str, split: Split, feeding: loader.Config) -> list[str]:
     found = []
     if split.beyond_max_objects and name == "train":  # an evaluation takes all boxes
         found.append(
-            f"{split.beyond_max_objects} pictures of {name} have more than max_objects={feeding.max_objects} "
-            f"boxes; {split.most_boxes} would keep all of them."
+            f"{words.counted(split.beyond_max_objects, 'picture')} of {name} with more than "
+            f"max_objects={feeding.max_objects} boxes; {split.most_boxes} would keep all of them."
         )
     if split.below_one_pixel:
         found.append(
-            f"{split.below_one_pixel} objects of {name} are narrower than one pixel after the resize and are not "
-            "learned; larger pictures would keep them."
+            f"{words.counted(split.below_one_pixel, 'object')} of {name} narrower than one pixel after the resize, too "
+            "small to be learned; larger pictures would help."
         )
     return found + [f"{name}: {sentence}" for sentence in split.repaired]
 

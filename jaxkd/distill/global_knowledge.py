@@ -239,7 +239,12 @@ def explain(config: Config, student: View, teacher: View, regions: Regions, batc
     ]
     shapes = [level.shape[1:3] for level in mine]
     masks = object_masks(config, found, sigmas, shapes=shapes, strides=strides)
-    return Shown(cells={f"sigma_{stride}": mask for stride, mask in zip(strides, masks, strict=True)}, regions={})
+    return Shown(
+        cells={f"sigma_{stride}": mask for stride, mask in zip(strides, masks, strict=True)},
+        regions={},
+        captions=(("sigma", "how far the object in a cell is relied on"),),
+        empty=f"no {'region with an object' if config.instances == 'positives' else 'object'} lies on this level",
+    )
 
 
 def _pairs(config: Config, student: Traits, teacher: Traits) -> tuple[base.LevelPair, ...]:

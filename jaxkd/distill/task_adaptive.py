@@ -147,7 +147,16 @@ def explain(config: Config, student: View, teacher: View, regions: Regions, batc
         gates["class_gate"] = _class_open(config, student, teacher, regions) & regions.positive
     if config.w_reg:
         gates["box_gate"] = _refined(config, student, teacher, regions, batch)[2] & regions.positive
-    return Shown(cells={f"mask_{pair.stride}": mask for pair, mask in zip(pairs, masks, strict=True)}, regions=gates)
+    return Shown(
+        cells={f"mask_{pair.stride}": mask for pair, mask in zip(pairs, masks, strict=True)},
+        regions=gates,
+        captions=(
+            ("mask", "where features are compared, and how much"),
+            ("class_gate", "regions whose class the teacher teaches"),
+            ("box_gate", "regions whose box the teacher teaches"),
+        ),
+        empty="no object lies on this level",
+    )
 
 
 def _pairs(config: Config, student: Traits, teacher: Traits) -> tuple[base.LevelPair, ...]:

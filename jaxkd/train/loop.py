@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxkd import config as configs
+from jaxkd import words
 from jaxkd.data import loader, pictures, survey
 from jaxkd.data.base import Source, digest
 from jaxkd.detectors.base import Detector
@@ -142,7 +143,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         frozen = mesh.put_replicated(teacher.params if teacher else {}, devices)
         finished = training.go(mesh.put_replicated(state, devices), frozen, batches, found)
         if batches.skipped:
-            log.say(f"{len(batches.skipped)} pictures could not be read and were replaced by others.")
+            log.say(f"Could not be read, and replaced by others: {words.counted(len(batches.skipped), 'picture')}.")
         return finished
 
 
@@ -205,8 +206,9 @@ def _check_batch(config: Config, devices: Mesh) -> None:
 
 
 def _introduce(log: Log, sources: dict[str, Source], classes: tuple[str, ...], origin: str, devices: Mesh) -> None:
-    counts = ", ".join(f"{len(source.records)} pictures to {name}" for name, source in sources.items())
-    log.say(f"{len(classes)} classes, {counts} ({devices.size} {jax.default_backend()} device(s)).")
+    counts = ", ".join(f"{words.counted(len(source.records), 'picture')} to {name}" for name, source in sources.items())
+    where = words.counted(devices.size, f"{jax.default_backend()} device")
+    log.say(f"{words.counted(len(classes), 'class')}, {counts} ({where}).")
     samples = {name: survey.sample(source, look=LOOK) for name, source in sources.items()}
     for name, sample in samples.items():
         for said in survey.about_pictures(name, sample):

@@ -50,7 +50,7 @@ def test_what_is_printed_and_written(copies):
         "AP - alone",
         "copy",
         "taught",
-        "AP beside alone; of 2 pictures fewer than 5 have an object",
+        "AP against alone on 2 pictures; fewer than 5 pictures have an object",
     ):
         assert words in outcome.out
     assert "…" not in outcome.out
@@ -178,8 +178,8 @@ def test_broken_weights_are_refused(runs, run, refused):
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda content: content["images"].pop(), "there are 1 pictures, not 2"),
-        (lambda content: content["annotations"].pop(), "10.png has 1 objects, not 2"),
+        (lambda content: content["images"].pop(), "the number of pictures is 1, not 2"),
+        (lambda content: content["annotations"].pop(), "10.png has 1 object, not 2"),
         (
             lambda content: content["annotations"][0].update(bbox=[1, 1, 20, 20]),
             "the objects of 9.png have other places",
@@ -216,6 +216,44 @@ def test_a_picture_that_cannot_be_read_is_left_out(runs, run, tmp_path):
     content = read(tmp_path / "out")
     assert content["pictures"] == [9]
     assert content["objects"] == {"square": 1, "bar": 1}
+
+
+def test_one_picture_with_a_class_that_is_absent_and_names_like_markup(runs, run, tmp_path):
+    names = {"square": "[red] <b>:cat:", "bar": "细胞"}
+    for split in ("train", "val"):
+        content = json.loads((runs.project.folder / f"{split}.json").read_text())
+        for category in content["categories"]:
+            category["name"] = names[category["name"]]
+        content["images"] = content["images"][:1]
+        content["annotations"] = content["annotations"][:1]
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+
+    def edit(recipe):
+        for split in ("train", "val"):
+            recipe["data"][split].update(annotations=str(tmp_path / f"{split}.json"))
+
+    change(run, edit)
+    about = run / "student" / "detector.json"
+    about.write_text(about.read_text().replace('"square"', '"[red] <b>:cat:"').replace('"bar"', '"细胞"'))
+    other = shutil.copytree(run, tmp_path / "an [other] :dog: run")
+    change(other, lambda recipe: recipe["data"]["train"].update(allow_links=True))
+    change(other, lambda recipe: recipe["train"].update(batch=2))
+    outcome = compare(run, other, "--noteacher", out=tmp_path / "out")
+    assert outcome.code == 0, outcome
+    shown = outcome.out + (tmp_path / "out" / "comparison.md").read_text()
+    html = (tmp_path / "out" / "index.html").read_text()
+    for said in (
+        "an [other] :dog: run",
+        "The pictures have no object of 细胞, whose AP is not known; AP is the mean over the other classes.",
+        "an [other] :dog: run names other training data than run (allow_links is True, not False), so a difference",
+        "an [other] :dog: run trains for 4 steps of 2 pictures, and run for 4 steps of 4 pictures.",
+    ):
+        assert said in outcome.out and said in shown and said in html, said
+    assert "1 validation picture" in outcome.out and "1 validation pictures" not in outcome.out
+    assert "On 1 validation picture with 1 object of 2 classes" in html
+    assert "A dash stands where the pictures have no object of a size or class." in html
+    assert "| 细胞 | - | - |" in shown
+    assert "[red] &lt;b&gt;:cat:" in html and "<b>:cat:" not in html
 
 
 def test_data_without_an_object_leave_nothing_to_compare(runs, run, tmp_path, refused):

@@ -275,7 +275,7 @@ def test_predict_of_broken_pictures_only(run, tmp_path, refused):
     broken, missing, out = tmp_path / "broken.png", tmp_path / "missing.png", tmp_path / "out"
     broken.write_bytes(b"")
     outcome = conftest.call("predict", f"--workdir={run}", broken, missing, f"--out={out}")
-    refused(outcome, 65, "None of the 2 pictures can be read", command="predict")
+    refused(outcome, 65, "Nothing could be read of 2 pictures", command="predict")
     assert f"Left out: {broken} is empty" in outcome.err
     assert f"Left out: There is no picture {missing}" in outcome.err
     assert not out.exists()

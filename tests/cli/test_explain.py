@@ -1,28 +1,66 @@
 """What `jaxkd explain` draws, and what it refuses."""
 
+import json
+import re
 import shutil
+from types import SimpleNamespace
 
 import conftest
 import pytest
 from PIL import Image
 
+from jaxkd.cli import explain, sheet
+from jaxkd.cli.sheet import Panel, Part
+from jaxkd.errors import ConfigError
 
-def test_a_picture_of_everything(runs, tmp_path):
-    outcome = conftest.call("explain", f"--workdir={runs.taught}", "some/where/9.png", f"--out={tmp_path / 'out'}")
+STRIDES = (4, 8, 16, 32)
+
+
+@pytest.fixture(scope="module")
+def drawn(runs, tmp_path_factory):
+    """What is said and drawn of a picture."""
+    out = tmp_path_factory.mktemp("explained") / "out"
+    outcome = conftest.call("explain", f"--workdir={runs.taught}", "some/where/9.png", f"--out={out}")
     assert outcome.code == 0, outcome
-    drawn = {path.stem for path in (tmp_path / "out").iterdir()}
-    levels = (4, 8, 16, 32)
-    assert drawn == {
+    return outcome, out
+
+
+def test_a_picture_of_everything(drawn):
+    outcome, out = drawn
+    single = {
+        "truth",
         "tar_class_gate",
         "tar_box_gate",
         "gkd_prototypes",
-        *(f"tar_mask_{stride}" for stride in levels),
-        *(f"gkd_sigma_{stride}" for stride in levels),
+        *(f"tar_mask_{stride}" for stride in STRIDES),
+        *(f"gkd_sigma_{stride}" for stride in STRIDES),
     }
-    assert all(name in outcome.out for name in drawn)
-    for path in (tmp_path / "out").iterdir():
+    assert {path.stem for path in out.iterdir()} == single | {"explained"}
+    assert all(name in outcome.out for name in single)
+    assert f"{out / 'explained.png'} shows everything" in outcome.out
+    for path in out.iterdir():
         with Image.open(path) as picture:
             assert picture.width >= 96
+    with Image.open(out / "explained.png") as picture:
+        assert picture.width == sheet.ACROSS * (sheet.WIDTH + sheet.GAP) + sheet.GAP
+
+
+def test_why_a_map_is_empty_is_said_and_marked(drawn, runs):
+    outcome, out = drawn
+    content = json.loads((runs.project.folder / "val.json").read_text())
+    assert (
+        len([item for item in content["annotations"] if item["image_id"] == 9]) == 2
+    )  # so on two of four levels at most
+    empty = [
+        stride
+        for stride in STRIDES
+        if f"tar (distill.task_adaptive): mask, stride {stride}: empty, no object lies on this level." in outcome.out
+    ]
+    assert 2 <= len(empty) < 4
+    for stride in STRIDES:
+        with Image.open(out / f"tar_mask_{stride}.png") as picture:
+            assert (picture.height > 64) == (stride in empty)
+    assert "Not drawn: What mimic does on a picture." in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -30,7 +68,8 @@ def test_a_picture_of_everything(runs, tmp_path):
     [
         ("taught", ["9.png", "10.png"], "Name one picture"),
         ("taught", [], "Name one picture"),
-        ("taught", ["elsewhere.png"], "No picture of the run's data is called elsewhere.png"),
+        ("taught", ["elsewhere/11.png"], "No picture of val and train is called 11.png; near it are 1"),
+        ("taught", ["9.png", "--split=train"], "No picture of train is called 9.png; near it are "),
         ("alone", ["9.png"], "has no teacher"),
     ],
 )
@@ -45,3 +84,60 @@ def test_weights_alone_teach_nothing(runs, refused, tmp_path):
     weights = shutil.copytree(runs.taught / "student", tmp_path / "weights")
     outcome = conftest.call("explain", f"--workdir={weights}", "9.png", f"--out={tmp_path / 'out'}")
     refused(outcome, 64, weights, "give the workdir of a taught run", command="explain")
+
+
+def sources(**files):
+    """Splits of pictures with these files."""
+    return {
+        split: SimpleNamespace(records=[SimpleNamespace(file=file, index=place) for place, file in enumerate(names)])
+        for split, names in files.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "said"),
+    [
+        ("b.jpg", ("val", 1), ""),
+        ("/anywhere/b.jpg", ("val", 1), ""),
+        ("c.jpg", ("train", 1), ""),
+        (
+            "a.jpg",
+            ("val", 0),
+            "a.jpg of val is drawn; the name fits a.jpg of train too (give --split=train for another).\n",
+        ),
+        ("x/d.jpg", ("train", 2), ""),
+        (
+            "d.jpg",
+            ("train", 2),
+            "x/d.jpg of train is drawn; the name fits y/d.jpg of train too (give more of the path for another).\n",
+        ),
+    ],
+)
+def test_a_picture_is_found_by_the_end_of_its_path(name, place, said, capsys):
+    there = sources(val=["a.jpg", "b.jpg"], train=["a.jpg", "c.jpg", "x/d.jpg", "y/d.jpg"])
+    assert explain._place(there, name) == place
+    assert capsys.readouterr().out == said
+
+
+def test_a_name_that_is_not_there():
+    there = sources(val=["cells_0012.jpg", "cells_0013.jpg"], train=["cells_0100.jpg"])
+    with pytest.raises(ConfigError, match=r"is called cells_012\.jpg; near it are cells_0012\.jpg"):
+        explain._place(there, "cells_012.jpg")
+    for nothing in ("", "."):
+        with pytest.raises(ConfigError, match=f"is called '{re.escape(nothing)}'; the first are"):
+            explain._place(there, nothing)
+    with pytest.raises(ConfigError, match=r"the first are cells_0012\.jpg, cells_0013\.jpg and cells_0100\.jpg\.$"):
+        explain._place(there, "?")
+
+
+def test_a_sheet_leaves_out_what_is_empty_and_says_where_it_has_less():
+    red, high = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 9000), "blue")
+    panels = [Panel("a", "one", "what it is", red), Panel("b", "two", "", red, empty="for no reason")]
+    alone = sheet.compose("title", [Part("part", panels[:1])])
+    assert sheet.compose("title", [Part("part", panels)]).tobytes() == alone.tobytes()
+    assert alone.getpixel((sheet.GAP + 9, alone.height - 2 * sheet.GAP - 9)) == (255, 0, 0)
+    assert sheet.compose("title", [Part("part", panels[:1], ["a note"])]).height > alone.height
+    wide = sheet.compose("title", [Part("part", [*panels, Panel("c", "three", "", high, wide=True)])])
+    assert alone.height + sheet.HIGH < wide.height < alone.height + sheet.HIGH + 150
+    assert sheet.single(panels[0]) is red
+    assert sheet.single(panels[1]).height > red.height

@@ -85,7 +85,7 @@ def test_crowds_are_dashed_and_said_to_be(project, out):
     assert inspect(project, out).code == 0
     page = (out / "index.html").read_text()
     assert "Dashed frames are crowds." in page
-    assert "96x64, 1 objects, 1 crowds" in page
+    assert "96x64, 1 object, 1 crowd" in page
     assert json.loads((out / "data_report.json").read_text())["splits"]["val"]["crowds"] == 1
 
 
@@ -100,7 +100,7 @@ def test_pictures_that_cannot_be_read_are_remarked(project, out):
 def test_a_recipe_can_be_overridden(project, out):
     outcome = inspect(project, out, "--config.data.loader.max_objects=1")
     assert outcome.code == 0
-    assert "8 pictures of train have more than max_objects=1 boxes; 2 would keep all of them." in outcome.out
+    assert "8 pictures of train with more than max_objects=1 boxes; 2 would keep all of them." in outcome.out
 
 
 def test_the_same_pictures_in_both(project, out):

@@ -1,6 +1,8 @@
 """A comparison of three made-up detectors on drawn shapes: two runs with curves, and their teacher."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,8 +12,32 @@ from jaxkd.evaluation import bootstrap, coco, errors, matches
 from jaxkd.evaluation.cost import Cost
 
 
-def source(count: int = 12):
-    return shapes.load(shapes.Config(count=count, size=(48, 64)))
+def source(count: int = 12, *, classes: Sequence[str] = ()):
+    """Drawn pictures; with other `classes` the objects are of these in turn."""
+    drawn = shapes.load(shapes.Config(count=count, size=(48, 64)))
+    return Renamed(drawn, tuple(classes)) if classes else drawn
+
+
+class Renamed:
+    """Drawn pictures whose objects are said to be of other classes."""
+
+    def __init__(self, drawn, classes: tuple[str, ...]):
+        self.classes, self.category_ids, self.repairs = classes, tuple(range(1, len(classes) + 1)), {}
+        self.read, self._truth = drawn.read, drawn.annotations()
+        turns = itertools.cycle(range(len(classes)))
+        labels = [np.array([next(turns) for _ in record.labels], np.int32) for record in drawn.records]
+        self.records = tuple(
+            dataclasses.replace(record, labels=own) for record, own in zip(drawn.records, labels, strict=True)
+        )
+
+    def annotations(self) -> dict:
+        numbers = itertools.chain.from_iterable(1 + record.labels for record in self.records)
+        objects = [
+            item | {"category_id": int(number)}
+            for item, number in zip(self._truth["annotations"], numbers, strict=True)
+        ]
+        names = [{"id": number, "name": name} for number, name in enumerate(self.classes, start=1)]
+        return self._truth | {"annotations": objects, "categories": names}
 
 
 def detections(truth: dict, *, noise: float, seed: int = 0) -> list[dict]:
@@ -40,12 +66,17 @@ def curves(*, taught: bool, evaluations: int) -> Curves:
     reported |= {"gradient_norm": level, "step_seconds": Series(steps, (0.2 if taught else 0.1,) * len(steps))}
     if taught:
         reported |= {"tar/decay": fall, "tar/box_gate": level, "tar/feature_16": fall, "tar/feature_4": fall}
+        probed = steps[1::2]
+        reported |= {"gradient_ratio/tar/feature": Series(probed, tuple(600.0 / step for step in probed))}
     scored = Series(steps[-evaluations:], (0.4,) * evaluations)
     return Curves(steps=1000, reported=reported, scores={"AP": scored})
 
 
-def comparison(*, evaluations: int = 3, names=("alone", "taught", "teacher"), noises=(0.3, 0.15, 0.05)) -> Comparison:
-    truth = source().annotations()
+def comparison(
+    *, evaluations: int = 3, names=("alone", "taught", "teacher"), noises=(0.3, 0.15, 0.05), data=None
+) -> Comparison:
+    """Detectors of which the second is taught and the last the teacher; all others are runs alone."""
+    truth = (data or source()).annotations()
     drawn = bootstrap.draws(len(truth["images"]), resamples=50, seed=0)
     detectors, first = [], None
     for place, (name, noise) in enumerate(zip(names, noises, strict=True)):
@@ -53,7 +84,7 @@ def comparison(*, evaluations: int = 3, names=("alone", "taught", "teacher"), no
         matched = matches.match(truth, found)
         resampled = bootstrap.resampled(matched, drawn)
         first = first or resampled
-        role = ("alone", "taught", "teacher")[min(place, 2)]
+        role = "taught" if place == 1 else "teacher" if place and place == len(names) - 1 else "alone"
         cost = {batch: Cost(150_000, 0.07, 5.0 * batch, 6.0 * batch, batch) for batch in BATCHES}
         detectors.append(
             Compared(
@@ -70,7 +101,7 @@ def comparison(*, evaluations: int = 3, names=("alone", "taught", "teacher"), no
                 confusion=errors.confusion(truth, found, score=SCORE),
                 quality=matches.quality(matched, least=SCORE),
                 gains=Gains(*bootstrap.intervals(resampled, first)) if place else None,
-                curves=curves(taught=place == 1, evaluations=evaluations) if place < 2 else None,
+                curves=curves(taught=place == 1, evaluations=evaluations) if role != "teacher" else None,
                 results=found,
             )
         )

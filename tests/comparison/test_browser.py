@@ -1,55 +1,33 @@
 """The page in a browser, where there is one: nothing asked of the network, nothing wide, both colours."""
 
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
+import browser as browsers
 import compared
 import pytest
 from PIL import Image
 
 from jaxkd.comparison import page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # not even the browser's own requests get anywhere
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-    "--v=0",
-)
 ITSELF = "not an origin"  # who asks where the browser and not the page does
 LIGHT, DARK = (255, 255, 255), (20, 20, 20)
-MEASURE = "<script>parent.postMessage([innerWidth, document.documentElement.scrollWidth].join(' '), '*')</script>"
-FRAME = """<!doctype html><title>not measured</title>
-<script>onmessage = event => {{ document.title = event.data }}</script>
-<iframe src="measured.html" width="{width}" height="800" style="border: 0"></iframe>"""
+WIDTHS = (390, 820, 1044, 1200, 1280, 1600)
+LONG = "a class whose name is longer than anybody would write it down by hand"
+CLASSES = (
+    *(f"class number {number} with a long name" for number in range(9)),
+    "Donaudampfschifffahrtsgesellschaftskapitänsmütze",
+    6 * "细胞",
+    "<b>bold</b> [red]",
+    LONG,
+    *(f"class {number}" for number in range(7)),
+)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """A call of the browser with a file: what it printed, with what it complained of."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"needs a browser, and there is none of {', '.join(BROWSERS)}")
-    profile = tmp_path_factory.mktemp("profile")
-
-    def call(file: Path, *flags: str) -> tuple[str, list[str]]:
-        argv = [program, *QUIET, f"--user-data-dir={profile}", *flags, file.as_uri()]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    return call
+    return browsers.start(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +41,7 @@ def written(tmp_path_factory) -> Path:
 
 def corner(browser, file: Path, out: Path, *flags: str) -> tuple[int, ...]:
     """The colour of the page."""
-    _, complaints = browser(file, f"--screenshot={out}", "--window-size=1280,900", *flags)
+    _, complaints = browser(file, f"--screenshot={out}", "--hide-scrollbars", "--window-size=1280,900", *flags)
     assert complaints == []
     with Image.open(out) as picture:
         return picture.convert("RGB").getpixel((3, 3))
@@ -85,16 +63,40 @@ def test_no_complaint_and_no_request_to_the_network(browser, written, tmp_path):
     assert asked_by(browser, asking, tmp_path / "asked.json") == ["https://example.invalid/one.png"]
 
 
-@pytest.mark.parametrize("width", [390, 820, 1280])
-def test_nothing_is_wider_than_the_screen(browser, written, tmp_path, width):
-    (tmp_path / "measured.html").write_text(written.read_text().replace("</body>", f"{MEASURE}</body>"))
-    frame = tmp_path / "frame.html"  # a window of a browser has a least width, a frame has none
-    frame.write_text(FRAME.format(width=width))
-    dom, complaints = browser(frame, "--dump-dom", "--window-size=1400,900", "--virtual-time-budget=5000")
-    assert complaints == []
-    shown, needed = map(int, re.search(r"<title>(\d+) (\d+)</title>", dom).groups())
-    assert shown == width
-    assert needed <= shown
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory) -> list[Path]:
+    """Pages of four runs and a teacher: with twenty classes, and with as many as are shown in pairs."""
+    names = ("alone", "taught by all that there is", "a_third_run_whose_name_has_no_place_to_break_it", "4", "teacher")
+    pages = []
+    for name, classes in (("twenty", CLASSES), ("twelve", CLASSES[4:16])):
+        folder, data = tmp_path_factory.mktemp(name), compared.source(24, classes=classes)
+        made = compared.comparison(names=names, noises=(0.3, 0.15, 0.2, 0.25, 0.05), data=data)
+        page.write(folder, made, data, most=1)
+        pages.append(folder / "index.html")
+    return pages
+
+
+def test_nothing_is_cut_off_or_wider_than_the_screen(browser, written, crowded):
+    for shown in browsers.shown_at(browser, [written, *crowded], WIDTHS):
+        assert shown.needed <= shown.width, f"{shown.page} needs {shown.needed} of {shown.width}"
+        assert shown.faults == [], f"{shown.page} at {shown.width}"
+
+
+def test_what_is_cut_off_is_found(browser, tmp_path):
+    long, file = "x" * 200, tmp_path / "cut.html"
+    boxes = {
+        "good": "overflow-x: auto",
+        "bad 1": "overflow: hidden",
+        "bad 2": "overflow-x: auto",
+        "bad 3": "overflow-x: auto; scrollbar-width: none",
+    }
+    parts = [f'<pre class="{name}" style="{style}">{long}</pre>' for name, style in boxes.items()]
+    bar = "<style>.good::-webkit-scrollbar { height: 9px; }</style>"
+    file.write_text(f"<!doctype html><head>{bar}</head><body>{''.join(parts)}</body>")
+    (shown,) = browsers.shown_at(browser, [file], [390])
+    assert (shown.width, shown.needed) == (390, 390)
+    assert [fault[:9] for fault in shown.faults] == ["PRE bad 1", "PRE bad 2", "PRE bad 3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.html"]
 
 
 def test_light_and_dark(browser, written, tmp_path):

@@ -9,6 +9,8 @@ import pytest
 from jaxkd.comparison import charts
 from jaxkd.comparison.charts import Bar, Line, Mark
 
+RED = "红"
+
 
 def parse(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg)
@@ -96,9 +98,24 @@ def test_a_dot_is_filled_where_its_bar_does_not_reach_0():
     assert len([line for line in parse(svg).iter("line") if line.get("class") == "line"]) == 2
 
 
-def test_long_names_are_cut_off():
-    svg = charts.whiskers("dots", [("a name that is far too long", [Mark("one", 1.0, 0.5, 2.0, "red")])], x="points")
-    assert "a name that is fa…" in texts(svg)
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("eighteen letters!!", "eighteen letters!!"),
+        ("a name that is far too long", "a name that is far|too long"),
+        ("no_place_to_break_it_at", "no_place_to_break_|it_at"),
+        ("a name that is much too long to be shown", "a name that is muc|… long to be shown"),
+        (9 * RED, 9 * RED),  # each as wide as two letters
+        (12 * RED, f"{9 * RED}|{3 * RED}"),
+        (20 * RED, f"{9 * RED}|…{8 * RED}"),
+    ],
+)
+def test_long_names_have_two_lines_and_lose_their_middle(name, shown):
+    svg = charts.whiskers("dots", [(name, [Mark("one", 1.0, 0.5, 2.0, "red")])], x="points")
+    labels = [element for element in parse(svg).iter("text") if element.get("class") == "name"]
+    assert "|".join(label.text for label in labels) == shown
+    assert [child.text for label in labels for child in label] == ([name, name] if "|" in shown else [])
+    assert charts.shortened("a name that is far too long") == "a name th…too long"
 
 
 @pytest.mark.parametrize(

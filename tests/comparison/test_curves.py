@@ -49,7 +49,7 @@ def test_a_run_without_a_log(tmp_path):
         ("tar/feature_16", "method"),
         ("mine/part/decay", "decay"),
         ("gradient_norm", "beside"),
-        ("gradient_ratio/tar/box", "beside"),
+        ("gradient_ratio/tar/box", "ratio"),
         ("step_seconds", "beside"),
     ],
 )

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from jaxkd import config as configs
+from jaxkd import words
 from jaxkd.comparison import gather
 from jaxkd.comparison.records import Entry
 from jaxkd.data import shapes
@@ -52,7 +53,7 @@ def test_what_differs_between_data_is_said():
     sizes = f"(64x48), not {file} (64x48)"
     for other, said in (
         (altered(), ""),
-        (with_values(records=source.records[:2]), "there are 2 pictures, not 3"),
+        (with_values(records=source.records[:2]), "the number of pictures is 2, not 3"),
         (
             with_values(classes=(*source.classes[1:], "cat")),
             f"the classes are others: lacking {lacking} and with cat",
@@ -65,7 +66,7 @@ def test_what_differs_between_data_is_said():
         assert gather._difference(source, other) == said
     fewer = {name: getattr(source.records[1], name)[:-1] for name in ("boxes", "labels", "crowd")}
     left = len(fewer["boxes"])
-    assert gather._difference(source, altered(**fewer)) == f"{file} has {left} objects, not {left + 1}"
+    assert gather._difference(source, altered(**fewer)) == f"{file} has {words.counted(left, 'object')}, not {left + 1}"
 
 
 def test_a_teacher_of_only_some_classes_is_said_to_be_one(monkeypatch):

@@ -87,6 +87,8 @@ def test_every_part_has_a_heading_and_a_word_on_how_to_read_it(text):
         assert re.search(rf'<h3>{heading}</h3>\s*<p class="how">', text.replace("&#x27;", "'")), heading
     for name in ("tar: decay", "tar: box gate", "tar: feature 4"):
         assert f"<h4>{name}</h4>" in text
+    assert "<h4>tar: feature</h4>" in text.partition("<h3>How hard the teacher pulls</h3>")[2]
+    assert "train.probe_every" not in text
     assert "gradient norm" not in text
     assert text.index("tar: feature 4<") < text.index("tar: feature 16<")
 
@@ -117,6 +119,16 @@ def test_one_evaluation_is_no_curve():
     once = page.page(compared.comparison(evaluations=1), compared.source(), most=0)
     assert "<h3>AP</h3>" not in once
     assert "AP was taken once, after the last step" in once
+
+
+def test_a_taught_run_without_gradient_ratios_says_how_to_have_them(comparison):
+    reported = {key: series for key, series in comparison.other.curves.reported.items() if "ratio" not in key}
+    curves = dataclasses.replace(comparison.other.curves, reported=reported)
+    without = page.page(compared.changed(comparison, "taught", curves=curves), compared.source(), most=0)
+    assert "How hard the teacher pulls</h3>" not in without
+    assert "train.probe_every in a recipe adds that" in without
+    untaught = compared.changed(compared.changed(comparison, "taught", curves=curves, methods=()), "alone", methods=())
+    assert "train.probe_every" not in page.page(untaught, compared.source(), most=0)
 
 
 def test_a_run_whose_losses_are_not_finite(comparison):

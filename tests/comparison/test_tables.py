@@ -22,12 +22,6 @@ def test_numbers():
     assert points(0.4567) == "45.7"
     assert points(math.nan) == "-"
     assert tables.million(2_934_000) == "2.93 M"
-    assert [tables.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
-        "",
-        "a",
-        "a and b",
-        "a, b and c",
-    ]
 
 
 def test_a_difference_says_whether_it_is_one():
@@ -78,14 +72,15 @@ def test_a_row_for_each_kind_of_error(comparison):
 def test_the_verdict(comparison):
     said = tables.verdict(comparison)
     assert said.startswith("taught has +")
-    assert "95 % of 50 resamples of the 12 pictures" in said
+    assert "against alone on 12 pictures; 95 % of 50 resamples of them lie in" in said
     assert said.endswith("which does not hold 0.")
     gains = dataclasses.replace(comparison.other.gains, summary={"AP": Interval(0.01, -0.01, 0.03)})
     unclear = compared.changed(comparison, "taught", gains=gains)
     assert tables.verdict(unclear).endswith("[-1.0, +3.0], which holds 0, so there may be no difference.")
     gains = dataclasses.replace(gains, summary={"AP": Interval(0.8, math.nan, math.nan)})
     assert tables.verdict(compared.changed(comparison, "taught", gains=gains)) == (
-        "taught has +80.0 AP beside alone; of 12 pictures fewer than 5 have an object, too few to say what chance does."
+        "taught has +80.0 AP against alone on 12 pictures; fewer than 5 pictures have an object, too few to say how "
+        "much of it may be chance."
     )
 
 

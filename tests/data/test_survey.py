@@ -150,15 +150,15 @@ def test_remarks(source):
     assert remarks(train, source) == (
         "Classes with objects, but none in train: dog.",
         "1 of 1 pictures of train that were opened cannot be read; the first: 0.png is broken.",
-        "1 objects of val are narrower than one pixel after the resize and are not learned; larger pictures would keep "
-        "them.",
+        "1 object of val narrower than one pixel after the resize, too small to be learned; larger pictures would "
+        "help.",
         "val: boxes outside their picture, left out: 3, the first annotation 7.",
         "Classes with no object at all: cow.",
     )
 
 
 def test_boxes_beyond_max_objects_matter_where_they_are_learned(source):
-    said = "1 pictures of train have more than max_objects=3 boxes; 5 would keep all of them."
+    said = "1 picture of train with more than max_objects=3 boxes; 5 would keep all of them."
     assert said in remarks(source, source)
     assert not [line for line in remarks(source, source) if "of val have more" in line]
 
