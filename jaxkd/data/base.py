@@ -58,6 +58,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class OfFiles(Protocol):
+    """A source whose pictures are files."""
+
+    def path(self, index: int) -> Path:
+        """The file of a record's picture."""
+        ...
+
+
 class Part:
     """Some pictures of a source, as a source whose records are counted anew."""
 

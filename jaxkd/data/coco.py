@@ -95,6 +95,10 @@ class CocoSource:
             allow_links=self._config.allow_links,
         )
 
+    def path(self, index: int) -> Path:
+        """The file of a record's picture."""
+        return self._folder / self.records[index].file
+
     def annotations(self) -> dict:
         """The truth as a COCO dict with the file's own ids and areas; segmentations are left out."""
         truth, annotations = self._truth, []

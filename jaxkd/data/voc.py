@@ -108,6 +108,10 @@ class VocSource:
             allow_links=self._config.allow_links,
         )
 
+    def path(self, index: int) -> Path:
+        """The file of a record's picture."""
+        return self._root / self.records[index].file
+
     def annotations(self) -> dict:
         """The truth as a COCO dict; difficult objects are ignored by COCO's AP as by VOC's, even if trained on."""
         annotations, numbers = [], itertools.count(1)

@@ -116,8 +116,8 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
             "short": subject.short,
             "long": subject.long,
             "rule": "Scale by min(short / shorter side, long / longer side), then by what the canvas still asks for, "
-            "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels, in whole numbers "
-            "as OpenCV's INTER_LINEAR (detect.py has it); lay it in the top left corner of a black canvas.",
+            "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels, weights in "
+            "2048ths, as OpenCV's INTER_LINEAR and detect.py do it; lay it in the top left corner of a black canvas.",
             "reading": {"exif": "turn", "levels": [], "fourth": "alpha"},
             "normalisation": {
                 "pixel_mean": list(loaded.config.pixel_mean),

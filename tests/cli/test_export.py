@@ -201,4 +201,4 @@ def test_a_missing_extra_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "NEEDS", ("onnx", "no_such_runtime"))
     outcome = conftest.call("export", f"--workdir={run}", "--format=onnx", f"--out={tmp_path / 'out'}")
     assert outcome.code == 64
-    assert outcome.err.endswith("pip install 'jaxkd[onnx]'.\n")
+    assert outcome.err.endswith("pip install 'jaxkd-detection[onnx]'.\n")
