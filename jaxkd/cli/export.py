@@ -150,7 +150,7 @@ def _show(checked: "Checked", subject: "Subject", name: str) -> None:
     """The table, and below it what has to be known of the numbers in it."""
     from jaxkd.export import check
 
-    buckets = subject.loaded.sizes.get("buckets") or ()
+    buckets = list(subject.loaded.sizes.get("buckets") or ())
     table = Table(title=f"On {checked.pictures} validation pictures")
     for column in ("", "AP", "ms/image", "MB"):
         table.add_column(column, justify="right" if column else "left")

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxkd import config as configs
 from jaxkd.data import loader, transforms
 from jaxkd.data.base import OfFiles, Part, Record, Source
 from jaxkd.errors import DataError, JaxkdError, first_line
@@ -46,13 +45,13 @@ class Checked:
 
 def feeding(subject: base.Subject, like: loader.Config | None = None) -> loader.Config:
     """How pictures come on the one canvas of an export; all but the sizes as in `like`."""
-    like = like or configs.build(configs.component("data.loader"))
+    like = loader.Config() if like is None else like
     return dataclasses.replace(like, buckets=(subject.size,), short=(subject.short,), long=subject.long)
 
 
 def canvas(loaded: build.Loaded, source: Source) -> tuple[tuple[int, int], int]:
     """The bucket of a detector that the most pictures of a source fall in, and how many do."""
-    config = prepare.own_sizes(loaded, configs.build(configs.component("data.loader")))
+    config = prepare.own_sizes(loaded, loader.Config())
     chosen = [
         transforms.choose_bucket(*_own_size(record, short=config.short[0], long=config.long), config.buckets)
         for record in source.records

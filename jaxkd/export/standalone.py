@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 try:
@@ -155,7 +156,7 @@ def stablehlo(file):
     return lambda images, sizes: {name: np.asarray(value) for name, value in run(images, sizes).items()}
 
 
-RUNTIMES = {"onnx": onnx, "tflite": tflite, "savedmodel": savedmodel, "stablehlo": stablehlo}
+RUNTIMES: dict[str, Callable] = {"onnx": onnx, "tflite": tflite, "savedmodel": savedmodel, "stablehlo": stablehlo}
 PACKAGES = {  # what pip installs for each
     "onnx": "onnxruntime",
     "tflite": "ai-edge-litert",
