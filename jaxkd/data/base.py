@@ -59,11 +59,11 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class OfFiles(Protocol):
-    """A source whose pictures are files."""
+class Stored(Protocol):
+    """A source whose pictures lie in files, or in records of a data set."""
 
-    def path(self, index: int) -> Path:
-        """The file of a record's picture."""
+    def content(self, index: int) -> bytes:
+        """The bytes of a record's file."""
         ...
 
 

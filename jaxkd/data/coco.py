@@ -95,9 +95,9 @@ class CocoSource:
             allow_links=self._config.allow_links,
         )
 
-    def path(self, index: int) -> Path:
-        """The file of a record's picture."""
-        return self._folder / self.records[index].file
+    def content(self, index: int) -> bytes:
+        """The bytes of a record's file."""
+        return (self._folder / self.records[index].file).read_bytes()
 
     def annotations(self) -> dict:
         """The truth as a COCO dict with the file's own ids and areas; segmentations are left out."""

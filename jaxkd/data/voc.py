@@ -108,9 +108,9 @@ class VocSource:
             allow_links=self._config.allow_links,
         )
 
-    def path(self, index: int) -> Path:
-        """The file of a record's picture."""
-        return self._root / self.records[index].file
+    def content(self, index: int) -> bytes:
+        """The bytes of a record's file."""
+        return (self._root / self.records[index].file).read_bytes()
 
     def annotations(self) -> dict:
         """The truth as a COCO dict; difficult objects are ignored by COCO's AP as by VOC's, even if trained on."""

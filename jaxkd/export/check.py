@@ -1,6 +1,7 @@
 """What an exported file finds through its detect.py, held against what its detector finds."""
 
 import dataclasses
+import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxkd.data import loader, transforms
-from jaxkd.data.base import OfFiles, Part, Record, Source
+from jaxkd.data.base import Part, Record, Source, Stored
 from jaxkd.errors import DataError, JaxkdError, first_line
 from jaxkd.evaluation import coco
 from jaxkd.evaluation.run import evaluate
@@ -91,7 +92,7 @@ def check(
             continue
         record = source.records[int(batch.ids[0])]
         expected = plain(batch.images, batch.sizes)
-        told = _as_detections(model(_picture(model, source, record.index), least=0.0), model.about["classes"])
+        told = _as_detections(model(_picture(model, source, record), least=0.0), model.about["classes"])
         if not (np.array_equal(watched.images, batch.images) and np.array_equal(watched.sizes, batch.sizes)):
             unequal.append(record.file)
         seen.append(record)
@@ -106,7 +107,7 @@ def check(
     images, sizes = (np.asarray(array) for array in _one(source, config))
     return Checked(
         pictures=len(seen),
-        files=isinstance(source, OfFiles),
+        files=isinstance(source, Stored),
         ap_own=_own_ap(subject, plain, source, limit=limit, config=config),
         ap=ap,
         ap_exported=ap_exported,
@@ -182,16 +183,15 @@ class _Watched:
         return self.found
 
 
-def _picture(model: standalone.Model, source: Source, index: int) -> np.ndarray:
+def _picture(model: standalone.Model, source: Source, record: Record) -> np.ndarray:
     """The picture as detect.py reads its file; of a source without files, as the source gives it."""
-    if not isinstance(source, OfFiles):
-        return source.read(index)
-    file = source.path(index)
+    if not isinstance(source, Stored):
+        return source.read(record.index)
     try:
-        return model.read(file)
+        return model.read(io.BytesIO(source.content(record.index)))
     except Exception as error:  # decoders raise nearly anything
         raise JaxkdError(
-            f"detect.py cannot read {file}, which jaxkd reads ({first_line(error)}); please report this."
+            f"detect.py cannot read {record.file}, which jaxkd reads ({first_line(error)}); please report this."
         ) from error
 
 
