@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxkd.data import loader, transforms
 from jaxkd.data.base import Part, Record, Source, Stored
-from jaxkd.errors import DataError, JaxkdError, first_line
+from jaxkd.errors import ConfigError, DataError, JaxkdError, first_line
 from jaxkd.evaluation import coco
 from jaxkd.evaluation.run import evaluate
 from jaxkd.export import base, standalone
@@ -76,50 +76,40 @@ def check(
     The file is asked as its users ask it: through `detect.py`, from the file of a picture where there is one. `like`
     says how pictures are read, as in training.
 
-    Raises DataError where there is no object to find on them, JaxkdError where detect.py cannot read one.
+    Raises DataError where there is no object to find on them, ConfigError where the runtime is missing, and JaxkdError
+    where detect.py cannot read a picture.
     """
-    model, config = standalone.Model(folder), feeding(subject, like)
-    model.run = watched = _Watched(model.run)
-    function = jax.jit(subject.function)
+    model, config, function = _opened(folder), feeding(subject, like), jax.jit(subject.function)
 
     def plain(images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
         return jax.device_get(function(images, sizes))
 
-    seen, results, gaps, unequal = [], {"detector": [], "exported": []}, [], []
-    batches = loader.eval_batches(source, config, batch=1, limit=limit)
-    for batch in batches:
-        if not batch.real[0]:
-            continue
-        record = source.records[int(batch.ids[0])]
-        expected = plain(batch.images, batch.sizes)
-        told = _as_detections(model(_picture(model, source, record), least=0.0), model.about["classes"])
-        if not (np.array_equal(watched.images, batch.images) and np.array_equal(watched.sizes, batch.sizes)):
-            unequal.append(record.file)
-        seen.append(record)
-        gaps.append(differences(expected, watched.found))
-        results["detector"] += coco.to_results(_detections(expected), batch, source)
-        results["exported"] += coco.to_results(told, batch.replace(scales=np.ones((1, 2))), source)
-    batches.close()
-    truth, only = source.annotations(), {record.image_id for record in seen}
-    ap, ap_exported = (coco.score(truth, found, only=only).summary["AP"] for found in results.values())
+    run = model.run
+    pairs = list(_pairs(plain, model, source, config, limit=limit))
+    truth, only = source.annotations(), {pair.record.image_id for pair in pairs}
+    ap, ap_exported = (
+        coco.score(truth, [one for found in told for one in found], only=only).summary["AP"]
+        for told in ([pair.expected for pair in pairs], [pair.told for pair in pairs])
+    )
     if math.isnan(ap):
-        raise _unscored(len(seen))
+        raise _unscored(len(pairs))
+    unequal = [pair.record.file for pair in pairs if not pair.is_equal]
     images, sizes = (np.asarray(array) for array in _one(source, config))
     return Checked(
-        pictures=len(seen),
+        pictures=len(pairs),
         files=isinstance(source, Stored),
         ap_own=_own_ap(subject, plain, source, limit=limit, config=config),
         ap=ap,
         ap_exported=ap_exported,
-        boxes=max((gap[0] for gap in gaps), default=0.0),
-        scores=max((gap[1] for gap in gaps), default=0.0),
-        lost=sum(gap[2] for gap in gaps),
-        shrunk=_shrunk(subject, seen),
+        boxes=max((pair.boxes for pair in pairs), default=0.0),
+        scores=max((pair.scores for pair in pairs), default=0.0),
+        lost=sum(pair.lost for pair in pairs),
+        shrunk=_shrunk(subject, [pair.record for pair in pairs]),
         unequal=len(unequal),
         first_unequal=unequal[0] if unequal else "",
         megabytes=base.written(folder / model.about["file"]),
         milliseconds=_median(plain, images, sizes),
-        milliseconds_exported=_median(watched.run, images, sizes),
+        milliseconds_exported=_median(run, images, sizes),
     )
 
 
@@ -168,19 +158,53 @@ def _unscored(pictures: int) -> DataError:
     )
 
 
-class _Watched:
-    """A runtime that keeps what it was last given, and what it made of it."""
+def _opened(folder: Path) -> standalone.Model:
+    try:
+        return standalone.Model(folder)
+    except ImportError as error:
+        raise ConfigError(f"The file cannot be run to score it: {first_line(error)}.") from error
 
-    images: np.ndarray
-    sizes: np.ndarray
-    found: dict[str, np.ndarray]
 
-    def __init__(self, run: Run):
-        self.run = run
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """What the detector and detect.py find in one picture, as COCO's results, and how far their outputs differ."""
 
-    def __call__(self, images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
-        self.images, self.sizes, self.found = images, sizes, self.run(images, sizes)
-        return self.found
+    record: Record
+    expected: list[dict]
+    told: list[dict]
+    is_equal: bool  # whether the same canvas entered both
+    boxes: float
+    scores: float
+    lost: int
+
+
+def _pairs(
+    plain: Run, model: standalone.Model, source: Source, config: loader.Config, *, limit: int
+) -> Iterator[_Pair]:
+    """The pictures that can be read, one after another; `model.run` is watched meanwhile."""
+    run, passed = model.run, {}
+
+    def watched(images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
+        found = run(images, sizes)
+        passed.update(images=images, sizes=sizes, found=found)
+        return found
+
+    model.run = watched
+    batches = loader.eval_batches(source, config, batch=1, limit=limit)
+    for batch in batches:
+        if not batch.real[0]:
+            continue
+        record, expected = source.records[int(batch.ids[0])], plain(batch.images, batch.sizes)
+        told = _as_detections(model(_picture(model, source, record), least=0.0), model.about["classes"])
+        yield _Pair(
+            record,
+            coco.to_results(_detections(expected), batch, source),
+            coco.to_results(told, batch.replace(scales=np.ones((1, 2))), source),
+            np.array_equal(passed["images"], batch.images) and np.array_equal(passed["sizes"], batch.sizes),
+            *differences(expected, passed["found"]),
+        )
+    batches.close()
+    model.run = run
 
 
 def _picture(model: standalone.Model, source: Source, record: Record) -> np.ndarray:

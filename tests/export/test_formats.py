@@ -1,6 +1,7 @@
 """Every format, beside the detector that it was written from: one picture and five through the same file."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -206,6 +207,10 @@ def test_a_check_goes_through_the_script_and_its_reading_of_files(subjects, writ
     other = check.check(subjects["faster_rcnn"], place, source, limit=2)
     assert (other.unequal, other.first_unequal) == (2, source.records[0].file)
     assert other.boxes > found.boxes
+    with monkeypatch.context() as patch:
+        patch.setitem(standalone.RUNTIMES, "onnx", lambda file: importlib.import_module("no_such_runtime"))
+        with pytest.raises(ConfigError, match=r"cannot be run to score it: .*pip install onnxruntime"):
+            check.check(subjects["faster_rcnn"], place, source, limit=2)
     source.lacking = 1
     with pytest.raises(JaxkdError, match=f"detect.py cannot read {source.records[1].file}, which jaxkd reads"):
         check.check(subjects["faster_rcnn"], place, source, limit=2)
