@@ -44,7 +44,7 @@ class Model:
         for place in range(int(found["count"][0])):
             score = float(found["scores"][0, place])
             if score >= least:
-                box = (found["boxes"][0, place] / scale).round(2).tolist()
+                box = (found["boxes"][0, place] / scale).tolist()
                 rows.append({"class": self.about["classes"][found["labels"][0, place]], "score": score, "box": box})
         return rows
 
@@ -190,7 +190,8 @@ def main():
                     print(f"detect.py: {name} cannot be read and is left out: {error}", file=sys.stderr)
                     continue
                 found = model(picture, options.least)
-                print(json.dumps({"picture": name, "found": found}), file=out, flush=True)
+                told = [{**one, "box": np.round(one["box"], 2).tolist()} for one in found]
+                print(json.dumps({"picture": name, "found": told}), file=out, flush=True)
                 if options.draw:
                     drawn(picture, found).save(options.draw / f"{number:04d}_{Path(name).stem}.png")
     except (ImportError, OSError) as error:
