@@ -38,9 +38,16 @@ class DivergedError(JaxkdError):
 
 
 class StoppedError(JaxkdError):
-    """A run that was asked to stop and has saved what it did; the same command goes on (exit code 75)."""
+    """A run that was asked to stop and has saved what it did; the same command goes on (exit code 75).
+
+    Where it is `compiling` still, the process must not wait for the end of that.
+    """
 
     exit_code = 75
+
+    def __init__(self, text: str, *, compiling: bool = False):
+        super().__init__(text)
+        self.compiling = compiling
 
 
 class HostLostError(JaxkdError):

@@ -3,6 +3,7 @@
 import dataclasses
 
 from jaxkd.data import shapes
+from jaxkd.data.repairs import Repairs
 
 
 @dataclasses.dataclass(frozen=True)

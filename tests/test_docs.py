@@ -25,6 +25,7 @@ import jax
 import pytest
 import test_recipes
 from absl import flags
+from PIL import Image
 
 from jaxkd.cli import flags as command_line
 from jaxkd.cli.main import COMMANDS, main
@@ -276,13 +277,13 @@ def test_the_examples_keep_what_the_protocols_promise(inside):
     same = scenes.scene(student=4, teacher=4)
     same = same._replace(student=same.teacher)
     assert all(term.total == 0 for term in scenes.ask(module, method, {}, same).terms.values())
-    (inside / "boxes.csv").write_text(
-        "file,height,width,x0,y0,x1,y1,class\na.png,9,9,1,2,3,4,cat\na.png,9,9,5,5,5,6,dog\n"
-    )
+    (inside / "images").mkdir(exist_ok=True)
+    Image.new("RGB", (9, 9)).save(inside / "images" / "a.png")
+    (inside / "boxes.csv").write_text("file,x0,y0,x1,y1,class\na.png,1,2,3,4,cat\na.png,5,5,5,6,dog\n")
     config = build(component("csv_boxes"))
     source = module_of(config).load(config)
     assert isinstance(source, Source) and source.classes == ("cat", "dog")
-    assert source.repairs == {"boxes_without_area": 1}
+    assert source.repairs == {"sizes_missing": 1, "boxes_without_area": 1}
     detector = build(component("cells", backbone=component("plain", width=4)))
     assert isinstance(module_of(detector).build(detector, classes=("cat", "dog")), Detector)
 

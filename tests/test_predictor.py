@@ -9,10 +9,10 @@ from PIL import Image
 
 import jaxkd
 from jaxkd import predictor
-from jaxkd.config import asset_path
 from jaxkd.data import coco
 from jaxkd.errors import DataError, WeightsError
 from jaxkd.ops import boxes as box_ops
+from jaxkd.paths import path_of
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def detector():
 def test_the_shipped_teacher_finds_blood_cells_in_their_own_pixels(detector):
     source = coco.load(coco.Config(annotations="assets:bccd/val.json", limit=2))
     assert detector.classes == source.classes
-    paths = [asset_path("assets:bccd/images") / record.file for record in source.records]
+    paths = [path_of("assets:bccd/images") / record.file for record in source.records]
     found = detector(paths)
     for record, boxes, labels, scores, valid in zip(
         source.records, found.boxes, found.labels, found.scores, found.valid, strict=True

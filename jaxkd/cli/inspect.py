@@ -51,6 +51,6 @@ def _data(config: configs.Recipe, out: Path, *, look: int) -> int:
     report = data_page.Report(splits=splits, shared=shared, samples=samples, remarks=remarks)
     data_page.show(report)
     data_page.write(out, report, sources)
-    survey.refuse_unreadable(samples)
     print(f"index.html and data_report.json are in {out}.")
+    survey.refuse_unreadable(samples)
     return 0

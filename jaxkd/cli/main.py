@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jaxkd import __version__
 from jaxkd.cli import output
-from jaxkd.errors import JaxkdError, StorageError
+from jaxkd.errors import JaxkdError, StoppedError, StorageError
 from jaxkd.train import compile_cache
 
 COMMANDS = {
@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"jaxkd.cli.{name}")
         return command.run(rest)
     except JaxkdError as error:
-        print(f"jaxkd {name}: {error}", file=sys.stderr)
+        print(f"jaxkd {name}: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, StoppedError) and error.compiling:
+            os._exit(error.exit_code)  # a thread of the compiler would be torn down while it works
         return error.exit_code
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -82,13 +82,21 @@ def plan(source: Source, config: Config, *, seed: int, steps: int, batch: int) -
 class Loader(Iterator[Batch]):
     """An iterator over batches of numpy arrays that can say where it stands and go on from there.
 
-    `iterator` is the Grain iterator underneath, for checkpointers that know Grain.
+    `iterator` is the Grain iterator underneath, for checkpointers that know Grain; `sizes` are the heights and widths
+    of the batches to come, each once.
     """
 
     def __init__(
-        self, picture: Callable[[int], Batch], *, steps: int, rows: int, config: Config, skipped: dict[int, str]
+        self,
+        picture: Callable[[int], Batch],
+        *,
+        buckets: np.ndarray,
+        rows: int,
+        config: Config,
+        skipped: dict[int, str],
     ):
-        self.steps = steps
+        steps = len(buckets)
+        self.steps, self.sizes = steps, tuple(config.buckets[number] for number in np.unique(buckets))
         self._skipped = skipped
         pictures = grain.MapDataset.range(steps * rows).map(lambda slot: picture(int(slot)))
         options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
@@ -167,7 +175,7 @@ def train_batches(
         index, bucket = int(order.records[step, row]), int(order.buckets[step])
         return reader.picture(index, bucket=bucket, short=short, mirrored=mirrored, stand_in_is_real=True)
 
-    loader = Loader(picture, steps=steps, rows=rows, config=config, skipped=reader.skipped)
+    loader = Loader(picture, buckets=order.buckets, rows=rows, config=config, skipped=reader.skipped)
     if start:
         loader.set_state({"next_index": start})
     return loader
@@ -204,7 +212,7 @@ def eval_batches(
         found = reader.picture(index, bucket=bucket, short=config.short[0], mirrored=False, stand_in_is_real=False)
         return dataclasses.replace(found, real=found.real & genuine[step, row])
 
-    return Loader(picture, steps=len(owners), rows=rows, config=config, skipped=reader.skipped)
+    return Loader(picture, buckets=owners, rows=rows, config=config, skipped=reader.skipped)
 
 
 def blank_row(image: UInt8[np.ndarray, "h w 3"], config: Config, *, index: int) -> tuple[int, Batch]:

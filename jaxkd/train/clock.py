@@ -6,8 +6,6 @@ from typing import Any
 
 import jax
 
-from jaxkd.detectors.base import Params
-from jaxkd.train.state import State
 from jaxkd.types import Batch
 
 
@@ -18,9 +16,10 @@ class Clock:
         self.seconds = self.waiting = 0.0
         self._off: dict[str, float] = {}  # seconds by what they went into
         self._began = time.monotonic()
-        self._lap_waiting = self._lap_seconds = 0.0
+        self._lap_waiting = self._lap_seconds = self._lap_step = 0.0
+        self._laps = 0
         self._mark = time.monotonic()
-        self._compiled: set[tuple] = set()
+        self._times: dict[str, int] = {}  # of pauses, by what they were for
 
     @property
     def wait_share(self) -> float:
@@ -34,14 +33,6 @@ class Clock:
         self.waiting += time.monotonic() - before
         return batch
 
-    def stepped(self, step: Callable, state: State, frozen: Params, batch: Batch):
-        """The step's result; the first one of each shape compiles, which is not training."""
-        shape = batch.images.shape
-        if shape in self._compiled:
-            return step(state, frozen, batch)
-        self._compiled.add(shape)
-        return self.paused("compiling", step, state, frozen, batch)
-
     def paused(self, what: str, function: Callable, *args: Any) -> Any:
         """The function's result, off the clock; its time counts as that of `what`."""
         self._tick()
@@ -50,6 +41,7 @@ class Clock:
         finally:
             now = time.monotonic()
             self._off[what] = self._off.get(what, 0.0) + now - self._mark
+            self._times[what] = self._times.get(what, 0) + 1
             self._mark = now
 
     def shares(self) -> str:
@@ -58,12 +50,23 @@ class Clock:
         parts = {"training": self.seconds - self.waiting, "waiting for data": self.waiting, **self._off}
         return ", ".join(f"{what} {seconds / whole:.0%}" for what, seconds in parts.items())
 
+    def left(self, steps: int, *, evaluations: int) -> float | None:
+        """Seconds that so many steps and evaluations will take, by the last lap; None after the first one.
+
+        Of the first lap nobody knows yet how much of it was warming up.
+        """
+        if self._laps < 2:
+            return None
+        of_one = self._off.get("evaluating", 0.0) / max(self._times.get("evaluating", 0), 1)
+        return steps * self._lap_step + evaluations * of_one
+
     def lap(self, steps: int) -> tuple[float, float]:
         """Share of waiting and seconds a step since the last lap."""
         self._tick()
         seconds, waiting = self.seconds - self._lap_seconds, self.waiting - self._lap_waiting
         self._lap_seconds, self._lap_waiting = self.seconds, self.waiting
-        return (waiting / seconds if seconds else 0.0), seconds / steps
+        self._laps, self._lap_step = self._laps + 1, seconds / steps
+        return (waiting / seconds if seconds else 0.0), self._lap_step
 
     def _tick(self) -> None:
         now = time.monotonic()

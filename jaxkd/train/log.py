@@ -5,7 +5,6 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from jaxkd import json_values, storage
 from jaxkd.errors import StorageError
@@ -35,8 +34,7 @@ class Log:
     ):
         self._file = None if silent else workdir / "metrics.jsonl"
         self._lines: list[str] = []  # that wait to be written
-        self._steps, self._start = steps, 0
-        self._began = time.monotonic()
+        self._steps = steps
         quiet = quiet or silent
         console = Console(file=sys.stdout)
         self._bar = None
@@ -46,7 +44,6 @@ class Log:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
                 console=console,
             )
             self._task = self._bar.add_task("training", total=steps, note="")
@@ -58,7 +55,6 @@ class Log:
 
         Where the scores at `start` are about to be computed again, it is not `scored`, and theirs goes too.
         """
-        self._start, self._began = start, time.monotonic()
         try:
             self._keep(start, scored)
         except StorageError as error:
@@ -69,16 +65,24 @@ class Log:
         for apart in self._sinks:
             apart.hand(partial(apart.sink.begin, start, earlier))
 
-    def report(self, step: int, values: dict[str, float], *, wait_share: float, step_seconds: float) -> None:
-        """One line for the interval that ends at `step`."""
+    def report(
+        self,
+        step: int,
+        values: dict[str, float],
+        *,
+        wait_share: float,
+        step_seconds: float,
+        left: float | None = None,
+    ) -> None:
+        """One line for the interval that ends at `step`, with the seconds that are left, where they are known."""
         line = {"step": step, "step_seconds": step_seconds, "data_wait_share": wait_share, **values}
         self._append(line)
         note = f"loss {values['loss']:.3f}  {step_seconds * 1e3:.0f} ms/step  waiting for data {wait_share:.0%}"
+        note += "" if left is None else f"  about {span(left)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=note)
         elif not self._quiet:
-            left = (time.monotonic() - self._began) / max(step - self._start, 1) * (self._steps - step)
-            print(f"step {step}/{self._steps}  {note}  {left:.0f} s left", flush=True)
+            print(f"step {step}/{self._steps}  {note}", flush=True)
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """The numbers of an evaluation after `step` steps."""
@@ -169,6 +173,14 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
         if name not in ("step", "scores", "refreshed")
     }
     return {name: value for name, value in (scores | others).items() if value is not None}
+
+
+def span(seconds: float) -> str:
+    """A time to wait, in the units that people use for it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def read(workdir: Path) -> list[dict]:

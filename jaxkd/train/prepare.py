@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ GROUPED = "categories_that_only_group"  # an entry among the repairs of a source
 log = logging.getLogger(__name__)
 
 
-def load_sources(data: Mapping[str, configs.Recipe], *, aloud: bool = True) -> dict[str, Source]:
+def load_sources(data: configs.Recipe, *, aloud: bool = True) -> dict[str, Source]:
     """The sources "train" and "val" of a recipe, the second with the classes of the first.
 
     What they left out, repaired or guessed is said, where `aloud`. Raises ConfigError where validation has objects of

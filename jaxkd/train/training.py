@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, checkpoint, hosts, look, mesh
+from jaxkd.train import build, checkpoint, compiling, hosts, look, mesh
 from jaxkd.train.album import Album
 from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log
@@ -26,6 +27,7 @@ from jaxkd.train.refresh import Refresh
 from jaxkd.train.state import State
 from jaxkd.train.step import Pair, make_step
 from jaxkd.train.stop import Stop
+from jaxkd.types import Batch
 
 UNSCORED = -1.0  # in the place of an AP that nobody measured
 
@@ -63,6 +65,7 @@ class Training:
         self.pair, self.devices, self.saved, self.log = pair, devices, saved, log
         self.split, self.refresh, self.stop, self.facts, self.reading = split, refresh, stop, facts, reading
         self.step = make_step(pair, devices)
+        self.programs: dict[tuple[int, ...], Callable] = {}  # the step, compiled, by the shape of its pictures
         self.probe = make_probe(pair, devices) if self.config.probe_every and pair.methods else None
         self.vote = hosts.Vote(devices)
         self.album = Album(split, limit=self.config.evaluate_limit)
@@ -100,7 +103,9 @@ class Training:
             if self.probe is not None and done % config.probe_every == 0:
                 ratios = clock.paused("probing", self.probe, state, frozen, batch)
             with _explained(done + 1, batch.images.shape, self.devices.size):
-                state, metrics = clock.stepped(self.step, state, frozen, batch)
+                if batch.images.shape not in self.programs:
+                    clock.paused("compiling", self._compile, state, frozen, batch, batches, done, start)
+                state, metrics = self.programs[batch.images.shape](state, frozen, batch)
                 if pending:
                     jax.block_until_ready(pending[-1])  # one step in flight: the wait for data is then seen as such
             pending.append(metrics | ratios)
@@ -120,22 +125,43 @@ class Training:
             except look.Interrupted:
                 self._end(state, batches, done, start)
         self.log.say(f"Where the time went: {clock.shares()}.")
-        return Finished(
-            evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, self.step._cache_size()
-        )
+        return Finished(evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, len(self.programs))
 
     def _evaluation_due(self, done: int) -> bool:
         every = self.config.evaluate_every
         return done == self.config.steps or bool(every and done % every == 0)
 
-    def _end(self, state: State, batches: loader.Loader, done: int, start: int) -> NoReturn:
+    def _compile(
+        self, state: State, frozen: Params, batch: Batch, batches: loader.Loader, done: int, start: int
+    ) -> None:
+        """Compiles the step for pictures of another size than before; a stop meanwhile saves and ends the run.
+
+        Several processes compile together and stop together, so none of them listens while it does.
+        """
+        pictures, height, width = batch.images.shape[:3]
+        number, of = len(self.programs) + 1, len(batches.sizes)
+        self.log.say(
+            f"Compiling the training step for {pictures} pictures of {height}x{width}: program {number} of {of}, "
+            "some minutes each unless it is cached."
+        )
+        began = time.monotonic()
+        try:
+            stopped = (lambda: bool(self.stop.asked)) if jax.process_count() == 1 else (lambda: False)
+            program = compiling.compiled(self.step, state, frozen, batch, stopped=stopped)
+        except compiling.Interrupted:
+            self._end(state, batches, done, start, compiling=True)
+        self.programs[batch.images.shape] = program
+        self.log.say(f"Compiled in {time.monotonic() - began:.0f} s.")
+
+    def _end(self, state: State, batches: loader.Loader, done: int, start: int, *, compiling: bool = False) -> NoReturn:
         """Saves what was done, and says that the run stops."""
         if done == 0:
-            raise StoppedError(f"Stopped by {self._asked()} before the first step.")
+            raise StoppedError(f"Stopped by {self._asked()} before the first step.", compiling=compiling)
         if done > start:
             self._save(state, batches, None, True)
         raise StoppedError(
-            f"Stopped by {self._asked()} after step {done}, which is saved; the same command goes on from there."
+            f"Stopped by {self._asked()} after step {done}, which is saved; the same command goes on from there.",
+            compiling=compiling,
         )
 
     def _asked(self) -> str:
@@ -162,7 +188,10 @@ class Training:
     def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: "Clock") -> None:
         values = _means(jax.device_get(pending))
         wait, seconds = clock.lap(len(pending))
-        self.log.report(done, values, wait_share=wait, step_seconds=seconds)
+        config, left = self.config, self.config.steps - done
+        ahead = -(-left // config.evaluate_every) if config.evaluate_every else int(left > 0)
+        remaining = clock.left(left, evaluations=ahead)
+        self.log.report(done, values, wait_share=wait, step_seconds=seconds, left=remaining)
         limit = configs.build(self.recipe.optimizer).skip_nonfinite
         if values["skipped_in_a_row"] >= limit:
             raise DivergedError(

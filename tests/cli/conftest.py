@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,8 +98,13 @@ class Project:
 def call(*argv: object) -> Outcome:
     """A command as the shell would run it."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(argument) for argument in argv])
+    handler, log = logging.StreamHandler(err), logging.getLogger("jaxkd")
+    log.addHandler(handler)  # as `output.settle` does
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(argument) for argument in argv])
+    finally:
+        log.removeHandler(handler)
     return Outcome(code, out.getvalue(), err.getvalue())
 
 

@@ -118,7 +118,7 @@ def test_annotations_of_voc_that_cannot_be_used(project, tmp_path, refused, text
 )
 def test_no_object_to_learn_from(project, tmp_path, refused, change):
     project.edit("train.json", change)
-    refused(project.train(tmp_path / "run"), DATA, "None of the training pictures has an object")
+    refused(project.train(tmp_path / "run"), DATA, "none of the 8 training pictures has an object")
 
 
 def test_no_picture_folder(project, tmp_path, refused):
@@ -128,7 +128,12 @@ def test_no_picture_folder(project, tmp_path, refused):
 
 def test_validation_data_of_other_classes(project, tmp_path, refused):
     project.edit("val.json", lambda content: content["categories"][0].update(name="disc"))
-    refused(project.train(tmp_path / "run"), CONFIG, "validation data", "lacks ['square'] and adds ['disc']")
+    refused(
+        project.train(tmp_path / "run"),
+        CONFIG,
+        "validation data has objects",
+        "disc (2 objects; there are bar, square)",
+    )
 
 
 def test_a_recipe_that_failed_leaves_the_workdir_to_the_corrected_one(project, tmp_path, refused):
@@ -150,8 +155,14 @@ def test_one_broken_picture_and_odd_boxes_are_left_out_counted_and_named(project
     project.edit("train.json", spoil)
     outcome = project.train(tmp_path / "run")
     assert outcome.code == 0, outcome
-    counts = "boxes_not_finite 1, boxes_without_area 2, boxes_outside 1, boxes_clipped 1"
-    assert f"Repairs in train: {counts}" in outcome.out
+    for said in (
+        "train.json: boxes with a number that is not finite, left out: 1, the first annotation 4, [nan, 1, nan, 3] on",
+        "train.json: boxes without an area, left out: 2, the first annotation 2, [1, 1, 0, 5] on 1.png.",
+        "train.json: boxes outside their picture, left out: 1, the first annotation 3, [200, 200, 5, 5] on 1.png.",
+        "train.json: boxes that leave their picture, clipped to it: 1, the first annotation 6, [80, 50, 50, 50] on",
+    ):
+        assert said in outcome.err
+    assert "1 of 8 pictures of train that were opened cannot be read; the first: " in outcome.out
     assert [line["step"] for line in log.read(tmp_path / "run") if "loss" in line] == [2, 4]
 
 

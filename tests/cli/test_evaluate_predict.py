@@ -1,6 +1,7 @@
 """What can be done with a finished run: scoring its student, and looking for objects in pictures."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -112,10 +113,44 @@ def test_evaluate_on_data_of_other_classes(project, run, refused, monkeypatch):
     monkeypatch.chdir(project.folder)
     project.edit("val.json", lambda content: content["categories"][0].update(name="disc"))
     outcome = conftest.call("evaluate", f"--workdir={run}", f"--config={project.recipe}")
-    words = ("validation data are not those of the detector", "lacks ['square'] and adds ['disc']")
+    words = ("validation data has objects of classes that the detector does not know: disc (2 objects",)
     refused(outcome, 64, *words, command="evaluate")
-    outcome = conftest.call("evaluate", f"--workdir={run}", "--config.data.val.limit=1")
-    refused(outcome, 64, "Name a recipe", command="evaluate")
+
+
+def test_evaluate_on_other_data_by_fields_of_the_runs_own_recipe(project, run, tmp_path):
+    out = tmp_path / "scores.json"
+    outcome = conftest.call("evaluate", f"--workdir={run}", "--config.data.val.limit=1", f"--out={out}")
+    assert outcome.code == 0, outcome
+    assert "Scored on other data than the run's own validation data: data.coco with annotations=" in outcome.out
+    assert json.loads(out.read_text())["pictures"] == 1
+    own = conftest.call("evaluate", f"--workdir={run}", f"--out={out}")
+    assert own.code == 0 and "other data" not in own.out
+
+
+def test_evaluate_from_another_folder(project, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "val.json").write_text("{}")  # of nobody's concern
+    assert conftest.call("evaluate", f"--workdir={run}", f"--out={tmp_path / 'scores.json'}").code == 0
+
+
+def test_evaluate_where_a_class_is_absent(project, run, tmp_path, monkeypatch):
+    def absent(content):
+        gone = content["categories"].pop(0)["id"]
+        content["annotations"] = [item for item in content["annotations"] if item["category_id"] != gone]
+
+    project.edit("val.json", absent)
+    data = f"--config.data.val.annotations={project.folder / 'val.json'}"
+    outcome = conftest.call("evaluate", f"--workdir={run}", f"--out={tmp_path / 'scores.json'}", data)
+    assert outcome.code == 0, outcome
+    assert "val.json: it does not know square, of which nothing can be scored." in outcome.err
+    assert re.search(r"^square +AP +nan", outcome.out, re.MULTILINE)
+
+
+def test_evaluate_without_an_object(project, run, refused):
+    project.edit("val.json", lambda content: content.update(annotations=[]))
+    data = f"--config.data.val.annotations={project.folder / 'val.json'}"
+    outcome = conftest.call("evaluate", f"--workdir={run}", data)
+    refused(outcome, 65, "There is no object on the 2 pictures", command="evaluate")
 
 
 def predicted(*arguments):

@@ -41,8 +41,8 @@ def test_numbers_and_a_page(project, out):
     assert (train["pictures"], train["objects"], val["pictures"], val["objects"]) == (8, 16, 2, 4)
     assert train["classes"]["square"]["sizes"] == {"small": 8, "medium": 0, "large": 0}
     assert content["samples"] == {
-        "train": {"readable": [0, 4, 7], "unreadable": {}},
-        "val": {"readable": [0, 1], "unreadable": {}},
+        "train": {"readable": [0, 4, 7], "unreadable": {}, "conspicuous": {}},
+        "val": {"readable": [0, 1], "unreadable": {}, "conspicuous": {}},
     }
     assert content["remarks"] == []
 
@@ -93,7 +93,7 @@ def test_pictures_that_cannot_be_read_are_remarked(project, out):
     (project.folder / "images" / "1.png").write_text("no picture")
     outcome = inspect(project, out)
     assert outcome.code == 0, outcome
-    assert "- 1 of 8 pictures of train that were opened cannot be read: 1.png." in outcome.out
+    assert "- 1 of 8 pictures of train that were opened cannot be read; the first: " in outcome.out
     assert "1.png is not a picture" in (out / "index.html").read_text()
 
 
@@ -112,7 +112,7 @@ def test_the_same_pictures_in_both(project, out):
 def test_no_readable_picture(project, out):
     for number in range(1, 9):
         (project.folder / "images" / f"{number}.png").unlink()
-    refuse(inspect(project, out), 65, "None of the 12 pictures of train", str(out))
+    refuse(inspect(project, out), 65, "8 of 8 pictures of train", "There is no picture", "images/1.png")
     assert (out / "index.html").exists()
 
 
@@ -121,8 +121,12 @@ def test_no_readable_picture(project, out):
     [
         (lambda content: content["categories"].pop(), 65, "which 'categories' does not list"),
         (lambda content: content.update(images=[]), 65, "lists no images"),
-        (lambda content: content.update(annotations=[]), 65, "None of the training pictures has an object"),
-        (lambda content: content["categories"][0].update(name="cube"), 64, "The classes of the validation data"),
+        (lambda content: content.update(annotations=[]), 65, "none of the 8 training pictures has an object"),
+        (
+            lambda content: content["categories"][0].update(name="cube"),
+            64,
+            "validation data has objects of classes that the training data does not know: square",
+        ),
     ],
 )
 def test_what_training_would_refuse(project, out, change, code, said):

@@ -6,7 +6,7 @@ import conftest
 import pytest
 from PIL import Image
 
-from jaxkd import config as configs
+from jaxkd.paths import path_of
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_arguments_that_are_refused(refused, tmp_path, flag, word):
 
 @pytest.mark.parametrize(("method", "detector"), [("task_adaptive", "faster_rcnn"), ("both", "retinanet")])
 def test_four_steps(tmp_path, method, detector):
-    if not (configs.asset_path("assets:bccd_teacher") / "weights.safetensors").is_file():
+    if not (path_of("assets:bccd_teacher") / "weights.safetensors").is_file():
         pytest.skip("The quickstart's teacher is not in jaxkd/assets/bccd_teacher yet.")
     outcome = conftest.call(
         "quickstart", "--steps=4", f"--workdir={tmp_path}", f"--method={method}", f"--detector={detector}"

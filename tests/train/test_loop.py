@@ -27,6 +27,7 @@ STEPS = 12
 DYING = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 from jaxkd import config
 from jaxkd.train import log, loop
 
@@ -227,11 +228,16 @@ def test_a_run_that_diverges_says_so(alone, tmp_path, monkeypatch):
 
     class Poisoned:
         def __init__(self, step):
-            self.step, self._cache_size = step, step._cache_size
+            self.step = step
 
-        def __call__(self, *args):
-            state, metrics = self.step(*args)
-            return state, metrics | {"skipped_in_a_row": np.float32(10)}
+        def lower(self, *args):
+            program = self.step.lower(*args).compile()
+
+            def poisoned(*args):
+                state, metrics = program(*args)
+                return state, metrics | {"skipped_in_a_row": np.float32(10)}
+
+            return SimpleNamespace(compile=lambda: poisoned)
 
     monkeypatch.setattr(training, "make_step", lambda *args: Poisoned(make_step(*args)))
     with pytest.raises(DivergedError, match="10 steps in a row"):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,8 +15,9 @@ import tiny
 
 from jaxkd.cli import main
 from jaxkd.cluster.signals import ASKING
+from jaxkd.config import component
 from jaxkd.errors import ConfigError, DataError, JaxkdError, StoppedError
-from jaxkd.train import checkpoint, log, look, loop, training
+from jaxkd.train import checkpoint, compiling, log, look, loop, training
 from jaxkd.train.stop import Stop
 
 STEPS = 12
@@ -77,6 +79,27 @@ def test_the_command_exits_with_75(tmp_path, monkeypatch, capsys):
     signalled(monkeypatch, signal.SIGTERM, at=2)
     assert main.main(["train", "--config=recipe.py", "--workdir=run", "--quiet"]) == 75
     assert "after step 2, which is saved; the same command goes on from there." in capsys.readouterr().err
+
+
+def test_a_signal_is_heard_while_a_program_compiles(tmp_path, monkeypatch):
+    """The second size of pictures is compiled for ever; what was learned on the first is saved."""
+    compiled, calls = compiling.compiled, []
+
+    def slow(function, *arguments, stopped):
+        calls.append(arguments)
+        if len(calls) == 1:
+            return compiled(function, *arguments, stopped=stopped)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return compiled(SimpleNamespace(lower=lambda *args: time.sleep(600)), stopped=stopped)
+
+    source = component("mixed", count=12)
+    data = {"train": source, "val": source, "loader": tiny.loader(buckets=(tiny.SIZE, tiny.SIZE[::-1]))}
+    monkeypatch.setattr(compiling, "compiled", slow)
+    began = time.monotonic()
+    with pytest.raises(StoppedError, match=r"Stopped by SIGTERM after step \d+, which is saved") as stopped:
+        loop.run(tiny.run(steps=STEPS, data=data), tmp_path, quiet=True)
+    assert stopped.value.compiling and time.monotonic() - began < 300
+    assert checkpoint.newest(tmp_path / "checkpoints").step > 0
 
 
 def test_f5_a_second_ctrl_c_ends_at_once():
@@ -191,12 +214,10 @@ def test_f25_too_little_memory_says_what_to_try(tmp_path, monkeypatch):
     make_step = training.make_step
 
     class Hungry:
-        _cache_size = staticmethod(lambda: 0)
-
         def __init__(self, *args):
             make_step(*args)
 
-        def __call__(self, *args):
+        def lower(self, *args):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
 
     monkeypatch.setattr(training, "make_step", Hungry)
