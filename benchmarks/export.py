@@ -3,9 +3,9 @@
     python benchmarks/export.py --workdir=runs/quickstart/taught [--formats=stablehlo,onnx,tflite,savedmodel,int8]
                                 [--keep=FOLDER] [--repeats=20] [--out=export.json]
 
-Everything is measured in one process on the run's validation pictures; times are medians, taken in turns, of one
-picture and of five through the same file. "int8" is TFLite with convolutions and products of int8. With --keep the
-exports stay, each in a folder of its own in there.
+Everything is measured in one process on the run's validation pictures, on the canvas of most of them, APs through the
+exports' own detect.py; times are medians, taken in turns, of one picture and of five through the same file. "int8" is
+TFLite with convolutions and products of int8. With --keep the exports stay, each in a folder of its own in there.
 """
 
 import argparse
@@ -39,8 +39,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     run = open_run(options.workdir)
-    subject = base.subject(run.student)
     source = prepare.load_source(run.recipe.data.val)
+    size, _ = check.canvas(run.student, source)
+    subject = base.subject(run.student, size=size)
     kinds = options.formats.split(",")
     checked = {}
     with tempfile.TemporaryDirectory() as spare:

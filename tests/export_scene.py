@@ -21,17 +21,23 @@ def subjects():
         recipes["mobilenet"].backbone = configs.component("nets.mobilenet", width=0.25)
     for name, recipe in recipes.items():
         detector = build.detector(recipe, ("round", "square", "long"))
-        params = dict(detector.init(jax.random.key(0)))
-        params |= {part: _noisy(params[part]) for part in ("rpn", "head") if part in params}
+        params = _random(jax.eval_shape(detector.init, jax.random.key(0)))
         sizes = {"buckets": (tiny.SIZE,), "short": (min(tiny.SIZE),), "long": max(tiny.SIZE)}
         made[name] = base.subject(build.Loaded(detector, params, recipe, {}, sizes))
     return made
 
 
-def _noisy(params):
-    """Kernels with noise, small enough for no answer to be sure of itself."""
+def _random(shapes):
+    """Parameters that nothing has to be compiled for; small in the heads, so that no answer is sure of itself."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32) * (x.ndim > 1), params)
+
+    def leaf(path, shape):
+        if len(shape.shape) == 1:
+            return np.full(shape.shape, path[-1].key in ("scale", "var"), np.float32)
+        spread = 0.1 if path[0].key in ("rpn", "head") else np.sqrt(2 / np.prod(shape.shape[:-1]))
+        return (spread * rng.normal(size=shape.shape)).astype(np.float32)
+
+    return jax.device_put(jax.tree.map_with_path(leaf, shapes))
 
 
 def pictures(count):

@@ -26,7 +26,9 @@ def define(values: flags.FlagValues) -> None:
     define_path("workdir", "", "A run, a folder of weights, or a published file.", values=values)
     flags.DEFINE_string("format", "", f"One of {', '.join(FORMATS)}.", flag_values=values)
     define_path("out", "exported", "Folder for the file, model.json and detect.py.", values=values)
-    flags.DEFINE_string("size", "", "HEIGHTxWIDTH of the canvas; the detector's first bucket.", flag_values=values)
+    flags.DEFINE_string(
+        "size", "", "HEIGHTxWIDTH of the canvas; the bucket of most validation pictures.", flag_values=values
+    )
     flags.DEFINE_bool("int8", False, "TFLite with convolutions and products of int8.", flag_values=values)
     flags.DEFINE_integer("calibration", 100, "Training pictures to set int8's ranges by.", 1, flag_values=values)
     flags.DEFINE_integer("check", 200, "Validation pictures to score the file on; 0 for none.", 0, flag_values=values)
@@ -54,19 +56,19 @@ def run(argv: Sequence[str]) -> int:
     out = Path(values.out)
     folder.owned(out)
     found = open_run(values.workdir)
-    subject = base.subject(found.student, size=size)
-    sources = _sources(chosen.recipe(found.recipe), subject, values)
+    recipe, subject = chosen.recipe(found.recipe), base.subject(found.student, size=size)
+    sources = _sources(recipe, subject, values)
+    subject, why = _on_canvas(subject, recipe, sources, chosen=size is not None)
     with folder.renewed(out) as part:
-        checked = _export(subject, part, sources, values)
+        checked = _export(subject, part, recipe, sources, values)
     print(f"{out} holds {module.FILE}, model.json and detect.py: python {out / 'detect.py'} PICTURE...")
-    canvas = "{}x{}".format(*subject.size)
-    if not size and (count := len(found.student.sizes["buckets"])) > 1:
+    if why:
         print(
-            f"Its canvas is {canvas}, the first of the detector's {count} buckets; pictures that do not fit on it "
-            "shrink, and --size=HEIGHTxWIDTH makes it another."
+            f"Its canvas is {_text(subject.size)}, {why}; pictures that do not fit on it shrink, and "
+            "--size=HEIGHTxWIDTH makes it another."
         )
     if checked:
-        _show(checked, f"{values.format}{', int8' if values.int8 else ''}", canvas)
+        _show(checked, subject, f"{values.format}{', int8' if values.int8 else ''}")
     return 0
 
 
@@ -97,36 +99,91 @@ def _sources(config: Any, subject: "Subject", values: flags.FlagValues) -> "dict
     return found
 
 
-def _export(subject: "Subject", part: Path, sources: "dict[str, Source]", values: flags.FlagValues) -> "Checked | None":
+def _on_canvas(subject: "Subject", recipe: Any, sources: "dict[str, Source]", *, chosen: bool) -> "tuple[Subject, str]":
+    """The detector on the bucket of most validation pictures, and why, "" where there is no choice.
+
+    A canvas that was `chosen` stays. Data that is needed for nothing else and is not there leaves the first bucket.
+    """
+    from jaxkd.export import base, check
+    from jaxkd.train import prepare
+
+    buckets = subject.loaded.sizes.get("buckets") or ()
+    if chosen or len(buckets) < 2:
+        return subject, ""
+    try:
+        source = sources.get("val") or (recipe and prepare.load_source(recipe.data.val))
+    except (ConfigError, DataError):
+        source = None
+    if not source:
+        return subject, f"the first of the detector's {len(buckets)} buckets, for there is no validation data to go by"
+    size, count = check.canvas(subject.loaded, source)
+    why = f"the one of the detector's {len(buckets)} buckets that {count} of {len(source.records)} validation pictures"
+    return base.subject(subject.loaded, size=size), f"{why} are for"
+
+
+def _export(
+    subject: "Subject", part: Path, recipe: Any, sources: "dict[str, Source]", values: flags.FlagValues
+) -> "Checked | None":
     """Writes the folder, and scores it where that is asked for."""
+    from jaxkd import config as configs
     from jaxkd.export import check, folder
 
     pairs = check.calibration(subject, sources["train"], limit=values.calibration) if values.int8 else ()
     about = folder.write(subject, values.format, part, calibration=pairs)
     if not values.check:
         return None
-    checked = check.check(subject, part, sources["val"], limit=values.check)
+    like = configs.build(recipe.data.loader)
+    checked = check.check(subject, part, sources["val"], limit=values.check, like=like)
     if not values.int8 and abs(checked.ap - checked.ap_exported) > check.ALLOWED:
         raise JaxkdError(
-            f"The {values.format} file scores AP {100 * checked.ap_exported:.1f} and its detector "
-            f"{100 * checked.ap:.1f} on {checked.pictures} pictures; it is not kept. Please report this."
+            f"The {values.format} file scores AP {_percent(checked.ap_exported)} and its detector "
+            f"{_percent(checked.ap)} on {checked.pictures} pictures{_unequal(checked)}; it is not kept. Please report "
+            "this."
         )
     folder.note(part, about | {"checked": checked})
     return checked
 
 
-def _show(checked: "Checked", name: str, canvas: str) -> None:
+def _show(checked: "Checked", subject: "Subject", name: str) -> None:
+    """The table, and below it what has to be known of the numbers in it."""
+    from jaxkd.export import check
+
+    buckets = list(subject.loaded.sizes.get("buckets") or ())
     table = Table(title=f"On {checked.pictures} validation pictures")
     for column in ("", "AP", "ms/image", "MB"):
         table.add_column(column, justify="right" if column else "left")
-    table.add_row(f"detector at {canvas}", f"{100 * checked.ap:.1f}", f"{checked.milliseconds:.1f}", "")
-    row = (f"{100 * checked.ap_exported:.1f}", f"{checked.milliseconds_exported:.1f}", f"{checked.megabytes:.2f}")
+    if checked.ap_own is not None:
+        own = f"its own {len(buckets)} buckets" if len(buckets) > 1 else f"its own {_text(buckets[0])}"
+        table.add_row(f"detector in {own}", _percent(checked.ap_own), "", "")
+    table.add_row(f"detector at {_text(subject.size)}", _percent(checked.ap), f"{checked.milliseconds:.1f}", "")
+    row = (_percent(checked.ap_exported), f"{checked.milliseconds_exported:.1f}", f"{checked.megabytes:.2f}")
     table.add_row(name, *row)
     Console().print(table)
     print(
         f"Largest difference of a box {checked.boxes:.1e} pixels, of a score {checked.scores:.1e}; "
-        f"{checked.lost} detections are in one of both only."
+        f"{checked.lost} detections are in one of both only{_unequal(checked)}."
     )
+    if checked.ap_own is not None and (lost := checked.ap_own - checked.ap) > check.ALLOWED:
+        whole = [max(bucket[side] for bucket in buckets) for side in (0, 1)]
+        print(
+            f"The one canvas costs {_percent(lost)} AP: {checked.shrunk} of the {checked.pictures} pictures shrink to "
+            f"fit on it. --size={_text(whole)} holds all of the detector's buckets, in more time a picture."
+        )
+
+
+def _unequal(checked: "Checked") -> str:
+    """Says where detect.py has made other pixels than training does."""
+    if not checked.unequal:
+        return ""
+    return f"; detect.py makes other pixels of {checked.unequal} of them, the first is {checked.first_unequal}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _text(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
 
 
 def _size(text: str) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxkd.data import pictures
-from jaxkd.data.base import Record, Source
+from jaxkd.data.base import Record, Source, Stored
 
 
 class Relabelled:
@@ -34,6 +34,8 @@ class Relabelled:
         )
         if (rule := getattr(whole, "voc_rule", None)) is not None:
             self.voc_rule = rule
+        if isinstance(whole, Stored):
+            self.content = whole.content
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB picture of a record."""

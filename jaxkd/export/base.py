@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from jaxtyping import Int, UInt8
 
 from jaxkd.data.pictures import MOST_PIXELS
-from jaxkd.errors import ConfigError
+from jaxkd.errors import ConfigError, first_line
 from jaxkd.train import build
 from jaxkd.types import Batch
 from jaxkd.version import VERSION, install_line
@@ -116,8 +116,9 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
             "short": subject.short,
             "long": subject.long,
             "rule": "Scale by min(short / shorter side, long / longer side), then by what the canvas still asks for, "
-            "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels; lay it in the "
-            "top left corner of a black canvas.",
+            "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels, weights in "
+            "2048ths, as OpenCV's INTER_LINEAR and detect.py do it; lay it in the top left corner of a black canvas.",
+            "reading": {"exif": "turn", "levels": [], "fourth": "alpha"},
             "normalisation": {
                 "pixel_mean": list(loaded.config.pixel_mean),
                 "pixel_std": list(loaded.config.pixel_std),
@@ -141,7 +142,18 @@ def require(kind: str, *, extra: str, modules: Sequence[str]) -> None:
     """Raises ConfigError with the line that installs them where one of the modules is missing."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"The format {kind} needs {', '.join(missing)}: {install_line(extra)}.")
+        raise ConfigError(f"The format {kind} needs {', '.join(missing)}: {_installs(extra, missing)}.")
+
+
+def lacking(kind: str, error: ImportError, *, extra: str, modules: Sequence[str]) -> ConfigError:
+    """The error for a package that proves missing or broken on the way."""
+    return ConfigError(
+        f"The format {kind} needs packages that cannot be imported ({first_line(error)}): {_installs(extra, modules)}."
+    )
+
+
+def _installs(extra: str, modules: Sequence[str]) -> str:
+    return install_line(extra) if extra else f"pip install {' '.join(modules)}"
 
 
 def written(folder: Path) -> float:

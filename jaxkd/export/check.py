@@ -1,20 +1,22 @@
-"""What an exported file finds, held against what its detector finds."""
+"""What an exported file finds through its detect.py, held against what its detector finds."""
 
 import dataclasses
+import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxkd import config as configs
-from jaxkd.data import loader
-from jaxkd.data.base import Part, Source
-from jaxkd.errors import DataError
+from jaxkd.data import loader, transforms
+from jaxkd.data.base import Part, Record, Source, Stored
+from jaxkd.errors import ConfigError, DataError, JaxkdError, first_line
+from jaxkd.evaluation import coco
 from jaxkd.evaluation.run import evaluate
 from jaxkd.export import base, standalone
+from jaxkd.train import build, prepare
 from jaxkd.types import Batch, Detections
 
 Run = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # images and sizes to outputs
@@ -27,20 +29,36 @@ class Checked:
     """Of the same pictures, one at a time."""
 
     pictures: int
-    ap: float  # of the detector
-    ap_exported: float
+    files: bool  # whether detect.py has read them from their files; else they are no files
+    ap_own: float | None  # of the detector in its own buckets; None where they are the canvas alone, or not known
+    ap: float  # of the detector on the canvas of the export
+    ap_exported: float  # of the file, through its detect.py
     boxes: float  # largest difference of a coordinate, in pixels of the canvas
     scores: float  # largest difference of a score
     lost: int  # detections that only one of both has
+    shrunk: int  # pictures that are too large for the canvas at the detector's own sizes
+    unequal: int  # pictures that detect.py lays on the canvas with other pixels than training does
+    first_unequal: str  # the first of these
     megabytes: float
     milliseconds: float  # of the detector, median on this machine
     milliseconds_exported: float
 
 
-def feeding(subject: base.Subject) -> loader.Config:
-    """How pictures come on the one canvas of an export."""
-    sizes = {"buckets": (subject.size,), "short": (subject.short,), "long": subject.long}
-    return configs.build(configs.component("data.loader", **sizes))
+def feeding(subject: base.Subject, like: loader.Config | None = None) -> loader.Config:
+    """How pictures come on the one canvas of an export; all but the sizes as in `like`."""
+    like = loader.Config() if like is None else like
+    return dataclasses.replace(like, buckets=(subject.size,), short=(subject.short,), long=subject.long)
+
+
+def canvas(loaded: build.Loaded, source: Source) -> tuple[tuple[int, int], int]:
+    """The bucket of a detector that the most pictures of a source fall in, and how many do."""
+    config = prepare.own_sizes(loaded, loader.Config())
+    chosen = [
+        transforms.choose_bucket(*_own_size(record, short=config.short[0], long=config.long), config.buckets)
+        for record in source.records
+    ]
+    counts = np.bincount(chosen, minlength=len(config.buckets))
+    return config.buckets[int(counts.argmax())], int(counts.max())
 
 
 def require_objects(source: Source, *, limit: int) -> None:
@@ -50,40 +68,48 @@ def require_objects(source: Source, *, limit: int) -> None:
         raise _unscored(len(first))
 
 
-def check(subject: base.Subject, folder: Path, source: Source, *, limit: int) -> Checked:
+def check(
+    subject: base.Subject, folder: Path, source: Source, *, limit: int, like: loader.Config | None = None
+) -> Checked:
     """Runs both over the first `limit` pictures of a source, or over all for 0.
 
-    Raises DataError where there is no object to find on them.
+    The file is asked as its users ask it: through `detect.py`, from the file of a picture where there is one. `like`
+    says how pictures are read, as in training.
+
+    Raises DataError where there is no object to find on them, ConfigError where the runtime is missing, and JaxkdError
+    where detect.py cannot read a picture.
     """
-    model = standalone.Model(folder)
-    config = feeding(subject)
-    function = jax.jit(subject.function)
+    model, config, function = _opened(folder), feeding(subject, like), jax.jit(subject.function)
 
     def plain(images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
         return jax.device_get(function(images, sizes))
 
-    found: dict[str, list[dict[str, np.ndarray]]] = {}
-    scores = {}
-    for name, run in (("detector", plain), ("exported", model.run)):
-        found[name] = []
-        batches = loader.eval_batches(source, config, batch=1, limit=limit)
-        evaluation = evaluate(_detect(run, found[name]), batches, source)
-        batches.close()
-        scores[name] = evaluation
-        if math.isnan(evaluation.summary["AP"]):
-            raise _unscored(evaluation.pictures)
-    gaps = [differences(*pair) for pair in zip(found["detector"], found["exported"], strict=True)]
+    run = model.run
+    pairs = list(_pairs(plain, model, source, config, limit=limit))
+    truth, only = source.annotations(), {pair.record.image_id for pair in pairs}
+    ap, ap_exported = (
+        coco.score(truth, [one for found in told for one in found], only=only).summary["AP"]
+        for told in ([pair.expected for pair in pairs], [pair.told for pair in pairs])
+    )
+    if math.isnan(ap):
+        raise _unscored(len(pairs))
+    unequal = [pair.record.file for pair in pairs if not pair.is_equal]
     images, sizes = (np.asarray(array) for array in _one(source, config))
     return Checked(
-        pictures=scores["exported"].pictures,
-        ap=scores["detector"].summary["AP"],
-        ap_exported=scores["exported"].summary["AP"],
-        boxes=max((gap[0] for gap in gaps), default=0.0),
-        scores=max((gap[1] for gap in gaps), default=0.0),
-        lost=sum(gap[2] for gap in gaps),
+        pictures=len(pairs),
+        files=isinstance(source, Stored),
+        ap_own=_own_ap(subject, plain, source, limit=limit, config=config),
+        ap=ap,
+        ap_exported=ap_exported,
+        boxes=max((pair.boxes for pair in pairs), default=0.0),
+        scores=max((pair.scores for pair in pairs), default=0.0),
+        lost=sum(pair.lost for pair in pairs),
+        shrunk=_shrunk(subject, [pair.record for pair in pairs]),
+        unequal=len(unequal),
+        first_unequal=unequal[0] if unequal else "",
         megabytes=base.written(folder / model.about["file"]),
         milliseconds=_median(plain, images, sizes),
-        milliseconds_exported=_median(model.run, images, sizes),
+        milliseconds_exported=_median(run, images, sizes),
     )
 
 
@@ -132,14 +158,106 @@ def _unscored(pictures: int) -> DataError:
     )
 
 
-def _detect(run: Run, kept: list[dict[str, np.ndarray]]) -> Callable[[Batch], Detections]:
-    def detect(batch: Batch) -> Detections:
-        found = run(np.asarray(batch.images), np.asarray(batch.sizes))
-        kept.append(found)
-        there = np.arange(found["scores"].shape[1]) < np.asarray(found["count"])[:, None]
-        return Detections(boxes=found["boxes"], scores=found["scores"], labels=found["labels"], valid=there)
+def _opened(folder: Path) -> standalone.Model:
+    try:
+        return standalone.Model(folder)
+    except ImportError as error:
+        raise ConfigError(f"The file cannot be run to score it: {first_line(error)}.") from error
 
-    return detect
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """What the detector and detect.py find in one picture, as COCO's results, and how far their outputs differ."""
+
+    record: Record
+    expected: list[dict]
+    told: list[dict]
+    is_equal: bool  # whether the same canvas entered both
+    boxes: float
+    scores: float
+    lost: int
+
+
+def _pairs(
+    plain: Run, model: standalone.Model, source: Source, config: loader.Config, *, limit: int
+) -> Iterator[_Pair]:
+    """The pictures that can be read, one after another; `model.run` is watched meanwhile."""
+    run, passed = model.run, {}
+
+    def watched(images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
+        found = run(images, sizes)
+        passed.update(images=images, sizes=sizes, found=found)
+        return found
+
+    model.run = watched
+    batches = loader.eval_batches(source, config, batch=1, limit=limit)
+    for batch in batches:
+        if not batch.real[0]:
+            continue
+        record, expected = source.records[int(batch.ids[0])], plain(batch.images, batch.sizes)
+        told = _as_detections(model(_picture(model, source, record), least=0.0), model.about["classes"])
+        yield _Pair(
+            record,
+            coco.to_results(_detections(expected), batch, source),
+            coco.to_results(told, batch.replace(scales=np.ones((1, 2))), source),
+            np.array_equal(passed["images"], batch.images) and np.array_equal(passed["sizes"], batch.sizes),
+            *differences(expected, passed["found"]),
+        )
+    batches.close()
+    model.run = run
+
+
+def _picture(model: standalone.Model, source: Source, record: Record) -> np.ndarray:
+    """The picture as detect.py reads its file; of a source without files, as the source gives it."""
+    if not isinstance(source, Stored):
+        return source.read(record.index)
+    try:
+        return model.read(io.BytesIO(source.content(record.index)))
+    except Exception as error:  # decoders raise nearly anything
+        raise JaxkdError(
+            f"detect.py cannot read {record.file}, which jaxkd reads ({first_line(error)}); please report this."
+        ) from error
+
+
+def _as_detections(rows: Sequence[dict], classes: Sequence[str]) -> Detections:
+    """What detect.py tells of a picture, boxes in the picture's own pixels, [1 d ...]."""
+    return Detections(
+        boxes=np.array([row["box"] for row in rows]).reshape(1, -1, 4),
+        scores=np.array([[row["score"] for row in rows]]),
+        labels=np.array([[classes.index(row["class"]) for row in rows]], int),
+        valid=np.ones((1, len(rows)), bool),
+    )
+
+
+def _detections(found: dict[str, np.ndarray]) -> Detections:
+    there = np.arange(found["scores"].shape[1]) < np.asarray(found["count"])[:, None]
+    return Detections(boxes=found["boxes"], scores=found["scores"], labels=found["labels"], valid=there)
+
+
+def _own_ap(subject: base.Subject, plain: Run, source: Source, *, limit: int, config: loader.Config) -> float | None:
+    """The detector's AP in its own buckets, None where it has none, or where the canvas is the only one."""
+    own = prepare.own_sizes(subject.loaded, config)
+    alike = (own.buckets, own.short[0], own.long) == (config.buckets, config.short[0], config.long)
+    if alike or not subject.loaded.sizes.get("buckets"):
+        return None
+
+    def detect(batch: Batch) -> Detections:
+        return _detections(plain(batch.images, batch.sizes))
+
+    batches = loader.eval_batches(source, own, batch=1, limit=limit)
+    found = evaluate(detect, batches, source)
+    batches.close()
+    return found.summary["AP"]
+
+
+def _own_size(record: Record, *, short: int, long: int) -> tuple[int, int]:
+    return transforms.target_size(record.height, record.width, short=short, long=long)
+
+
+def _shrunk(subject: base.Subject, records: Sequence[Record]) -> int:
+    """How many of the pictures do not fit on the canvas as large as the detector has them."""
+    sizes = [_own_size(record, short=subject.short, long=subject.long) for record in records]
+    return sum(height > subject.size[0] or width > subject.size[1] for height, width in sizes)
 
 
 def _one(source: Source, config: loader.Config) -> tuple[np.ndarray, np.ndarray]:

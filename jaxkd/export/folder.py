@@ -74,7 +74,7 @@ def write(
 ) -> dict[str, Any]:
     """Writes an export in a format, TFLite's with int8 where there is a `calibration`, and gives its description.
 
-    Raises ConfigError where the format cannot hold the detector.
+    Raises ConfigError where the format cannot hold the detector, or a package cannot be imported.
     """
     module = module_of(kind)
     options = {"calibration": calibration} if calibration else {}
@@ -82,6 +82,8 @@ def write(
         module.write(subject, folder / module.FILE, **options)
     except (JaxkdError, OSError):
         raise
+    except ImportError as error:
+        raise base.lacking(kind, error, extra=module.EXTRA, modules=module.NEEDS) from error
     except Exception as error:  # of as many kinds as there are converters, some with pages of text
         raise ConfigError(f"The detector cannot be converted to {kind}: {first_line(error)}.") from error
     about = base.describe(subject, kind=kind, file=module.FILE)
@@ -92,13 +94,13 @@ def write(
 
 def note(folder: Path, about: dict[str, Any]) -> None:
     """Writes model.json."""
-    (folder / ABOUT).write_text(f"{json_values.dumps(about, indent=2)}\n")
+    (folder / ABOUT).write_text(f"{json_values.dumps(about, indent=2)}\n", encoding="utf-8")
 
 
 def _model_of(file: Path) -> str:
     """The name of the model that a model.json of ours describes, "" for any other file."""
     try:
-        about = json.loads(file.read_text())
+        about = json.loads(file.read_text(encoding="utf-8"))
         model = module_of(about["format"]).FILE if about["format"] in FORMATS else ""
         return model if about["file"] == model and about["jaxkd"] else ""
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

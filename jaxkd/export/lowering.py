@@ -295,9 +295,10 @@ class Lowering:
         return found
 
     def _scan(self, params: dict, inputs: list[Value], out: list[Any]) -> list[Value]:
-        if params["num_carry"] or params["reverse"]:
+        constants, carried = _scan_counts(params)
+        if carried or params["reverse"]:
             raise self.refusal("a loop over rows that hands on what it found")
-        given, rows = inputs[: params["num_consts"]], inputs[params["num_consts"] :]
+        given, rows = inputs[:constants], inputs[constants:]
         variables = params["jaxpr"].jaxpr.invars[len(given) :]
 
         def body(handles: list[Handle]) -> list[Handle]:
@@ -356,6 +357,14 @@ def _needed(jaxpr: Any) -> list[Any]:
             kept.append(equation)
             wanted |= {variable for variable in equation.invars if not isinstance(variable, Literal)}
     return kept[::-1]
+
+
+def _scan_counts(params: dict) -> tuple[int, int]:
+    """How many constants and carried values a scan has; since jax 0.12 in a tree of its inputs."""
+    if "ft_in" in params:
+        constants, carried, _ = params["ft_in"].unpack()
+        return len(list(constants)), len(list(carried))
+    return params["num_consts"], params["num_carry"]
 
 
 def _platform(platforms: Sequence[tuple[str, ...] | None]) -> int:

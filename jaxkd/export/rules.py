@@ -62,11 +62,22 @@ def tile(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
 def split(walk: "Lowering", equation: Any, inputs: list[Value]) -> list[Handle]:
     axis, x, start, parts = equation.params["axis"], walk.whole(inputs[0]), 0, []
     for size in equation.params["sizes"]:
-        low, high = [0] * len(inputs[0].shape), list(inputs[0].shape)
-        low[axis], high[axis] = start, start + size
-        parts.append(walk.ops.slice(x, low, walk.numbers(high), [1] * len(low)))
+        parts.append(_cut(walk, x, inputs[0].shape, axis, start, start + size))
         start += size
     return parts
+
+
+def unstack(walk: "Lowering", equation: Any, inputs: list[Value]) -> list[Handle]:
+    axis, x, shape = equation.params["axis"], walk.whole(inputs[0]), inputs[0].shape
+    parts = [_cut(walk, x, shape, axis, place, place + 1) for place in range(len(equation.outvars))]
+    return [walk.ops.reshape(part, walk.numbers([*shape[:axis], *shape[axis + 1 :]])) for part in parts]
+
+
+def _cut(walk: "Lowering", x: Handle, shape: Sequence[Size], axis: int, start: Size, stop: Size) -> Handle:
+    """Cells from `start` to `stop` along one axis of a tensor of this shape."""
+    low, high = [0] * len(shape), list(shape)
+    low[axis], high[axis] = start, stop
+    return walk.ops.slice(x, low, walk.numbers(high), [1] * len(shape))
 
 
 def sliced(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
@@ -195,4 +206,5 @@ RULES: dict[str, Callable[["Lowering", Any, list[Value]], Any]] = {
     "tile": tile,
     "top_k": top_k,
     "transpose": transpose,
+    "unstack": unstack,
 } | dict.fromkeys(REDUCTIONS, reduce)

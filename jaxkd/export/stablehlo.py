@@ -1,4 +1,4 @@
-"""StableHLO by `jax.export`: one file for CPU, GPU and TPU, run by JAX alone."""
+"""StableHLO by `jax.export`: one file for CPU, GPU and TPU, run by JAX and nothing of jaxkd."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import jax.export
 
 from jaxkd.export.base import Subject
 
-FILE, EXTRA, NEEDS = "model.stablehlo", "", ()
+FILE, EXTRA, NEEDS = "model.stablehlo", "", ("flatbuffers",)  # which jax.export does not bring
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import conftest
+import cv2
 import pytest
 
 from jaxkd.export import folder, onnx, standalone
@@ -30,18 +31,56 @@ def test_a_file_is_scored_and_described(run, tmp_path):
     assert about["checked"]["lost"] == 0
     assert "Largest difference of a box" in outcome.out
     assert "detector at 64x96" in outcome.out and "buckets" not in outcome.out
-    link, detector = tmp_path / "link", run / "student" / "detector.json"
+    assert about["checked"]["files"] and not about["checked"]["unequal"]
+    link = tmp_path / "link"
     link.symlink_to(out)
     (out / "__pycache__").mkdir()
+    _two_buckets(run)
+    weights = shutil.copytree(run / "student", tmp_path / "weights")  # which belong to no run, and have no data
+    again = conftest.call("export", f"--workdir={weights}", "--format=stablehlo", f"--out={link}", "--check=0")
+    assert (again.code, again.err) == (0, "")
+    assert link.is_symlink()
+    assert "Its canvas is 64x96, the first of the detector's 2 buckets, for there is no validation data" in again.out
+    assert sorted(file.name for file in out.iterdir()) == ["detect.py", "model.json", "model.stablehlo"]
+    assert "checked" not in json.loads((out / "model.json").read_text())
+
+
+def test_the_canvas_fits_most_pictures_and_what_another_costs_is_shown(run, tmp_path):
+    """The pictures of the run, put upright, with what the student finds on them for truth."""
+    _two_buckets(run)
+    recipe = json.loads((run / "config.json").read_text())
+    images = tmp_path / "upright"
+    images.mkdir()
+    truth = json.loads(Path(recipe["data"]["val"]["annotations"]).read_text())
+    for image in truth["images"]:
+        picture = cv2.imread(f"{recipe['data']['val']['images']}/{image['file_name']}")
+        cv2.imwrite(str(images / image["file_name"]), picture.transpose(1, 0, 2))
+        image |= {"height": 96, "width": 64}
+    (tmp_path / "upright.json").write_text(json.dumps(truth | {"annotations": []}))
+    recipe["data"]["val"] |= {"images": str(images), "annotations": str(tmp_path / "upright.json")}
+    recipe["data"]["val"]["annotations"] = str(_answers(run, tmp_path, recipe))
+    (run / "config.json").write_text(json.dumps(recipe))
+    arguments = ["export", f"--workdir={run}", "--format=stablehlo", f"--out={tmp_path / 'out'}"]
+    outcome = conftest.call(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Its canvas is 96x64, the one of the detector's 2 buckets that 2 of 2 validation pictures" in outcome.out
+    assert "detector in its own 2 buckets" in outcome.out and "costs" not in outcome.out
+    checked = json.loads((tmp_path / "out" / "model.json").read_text())["checked"]
+    assert checked["ap_own"] == pytest.approx(checked["ap"]) and not checked["shrunk"]
+    outcome = conftest.call(*arguments, "--size=64x96")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "AP: 2 of the 2 pictures shrink to fit on it. --size=96x96 holds all" in outcome.out
+    other = json.loads((tmp_path / "out" / "model.json").read_text())["checked"]
+    assert other["ap_own"] == checked["ap_own"] > other["ap"] + 0.1
+    assert other["ap"] == pytest.approx(other["ap_exported"], abs=1e-3)
+
+
+def _two_buckets(run):
+    """The run's student as if it had been trained on upright pictures too."""
+    detector = run / "student" / "detector.json"
     about = json.loads(detector.read_text())
     about["sizes"]["buckets"].append([96, 64])
     detector.write_text(json.dumps(about))
-    again = conftest.call("export", f"--workdir={run}/student", "--format=stablehlo", f"--out={link}", "--check=0")
-    assert (again.code, again.err) == (0, "")
-    assert link.is_symlink()
-    assert "Its canvas is 64x96, the first of the detector's 2 buckets;" in again.out
-    assert sorted(file.name for file in out.iterdir()) == ["detect.py", "model.json", "model.stablehlo"]
-    assert "checked" not in json.loads((out / "model.json").read_text())
 
 
 @pytest.mark.parametrize(

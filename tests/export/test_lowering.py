@@ -64,6 +64,7 @@ PROGRAMS = {  # x [b 5 4] float32
     "remat": jax.checkpoint(lambda x: jnp.sin(TABLE[0]) * jnp.tanh(x) + 1),
     "truth": lambda x: jnp.where(x[..., :1] > 0, x > 1, ~(x < -1)).any(1) | (x > 0).all(1),
     "shapes": lambda x: jnp.stack([x.swapaxes(1, 2), jnp.ones_like(x).swapaxes(1, 2)], 1).reshape(-1, 40)[:, ::3],
+    "unstacked": lambda x: jnp.stack([*jnp.unstack(x, axis=2)][::-1], 1) + jnp.unstack(x, axis=1)[2][:, :, None],
     "padding": lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 1)), constant_values=3.0)[:, ::-1],
     "sums": lambda x: jnp.cumsum(x, 1) / jnp.maximum(x.max((1, 2), keepdims=True) - x.min((1, 2), keepdims=True), 1),
     "product": lambda x: jnp.einsum("bij,bkj->bik", x, x + 1) @ jnp.ones((5, 3)),

@@ -1,0 +1,176 @@
+"""Every operation of the shipped detectors' programs, as this jax traces them, has a rule of the lowering."""
+
+import dataclasses
+import importlib
+import pkgutil
+import typing
+
+import jax
+import numpy as np
+import pytest
+
+from jaxkd import config as configs
+from jaxkd import detectors, nets
+from jaxkd.errors import ConfigError
+from jaxkd.export import base, lowering, ops
+from jaxkd.train import build
+
+CLASSES = ("round", "square", "long")
+FULL, TINY = (800, 1344), (64, 96)
+SMALL = {  # so that little has to be traced; fields that a detector lacks are passed over
+    "pre_nms_test": 64,
+    "post_nms_test": 32,
+    "hidden": 32,
+    "candidates": 64,
+    "detections": 20,
+    "tower_channels": 16,
+    "tower_depth": 1,
+    "anchor_ratios": (1.0,),
+}
+DEEPER = {"head_convs": (0, 2), "rpn_depth": (1, 2), "octaves": (1, 2)}  # numbers that make other programs
+NETS = {  # of each backbone, where numbers make other programs
+    "resnet": (
+        {"depth": 10, "width": 8},
+        {"depth": 50, "width": 8},
+        {"depth": 50, "width": 8, "cardinality": 4, "part_width": 4},
+    ),
+    "mobilenet": ({"width": 0.25},),
+}
+
+
+def modules(package):
+    found = pkgutil.iter_modules(package.__path__)
+    return {one.name: importlib.import_module(f"{package.__name__}.{one.name}") for one in found}
+
+
+DETECTORS = {name: module for name, module in modules(detectors).items() if hasattr(module, "build")}
+BACKBONES = {name: module for name, module in modules(nets).items() if hasattr(module, "stage_of")}
+SIZES = [(net, more) for net in BACKBONES for more in NETS.get(net, ({},))]
+
+
+class Nothing:
+    """A format that takes whatever `ops.Ops` has, and writes none of it."""
+
+    format = "nothing"
+
+    def __getattr__(self, name):
+        if name.startswith("_") or not hasattr(ops.Ops, name):  # it has no suppression of its own
+            raise AttributeError(name)
+        return lambda *given, **more: None
+
+    def top_k(self, x, k):
+        return None, None
+
+    def loop(self, condition, body, start, shapes, dtypes):
+        condition(list(start))
+        return body(list(start))
+
+    def map(self, body, rows, given, made):
+        return body([None for _ in rows])
+
+
+class Survey(lowering.Lowering):
+    """A walk that goes on where it would be refused, and keeps what it was refused for."""
+
+    def __init__(self):
+        super().__init__(Nothing(), None)
+        self.lacking = set()
+
+    def _equation(self, equation, inputs):
+        try:
+            return super()._equation(equation, inputs)
+        except ConfigError:
+            return [self.wrapped(None, variable.aval) for variable in equation.outvars]
+
+    def refusal(self, what):
+        self.lacking.add(what)
+        return super().refusal(what)
+
+
+def lacking(program):
+    """What no format but StableHLO takes of a program."""
+    walk = Survey()
+    walk.run(program, [walk.wrapped(None, variable.aval) for variable in program.jaxpr.invars])
+    return walk.lacking
+
+
+def computed(equation, arrays, *, plainly=lowering._computed):
+    """What depends on constants alone, as zeros where it is no single number, for values change no operation."""
+    if all(array.size == 1 for array in arrays):
+        return plainly(equation, arrays)
+    return [np.zeros(variable.aval.shape, variable.aval.dtype) for variable in equation.outvars]
+
+
+def choices(config, turn):
+    """One option of every field that has a few, so that the turns from 0 on go through all of them."""
+    known = {field.name for field in dataclasses.fields(config)}
+    few = {name: options for name, options in DEEPER.items() if name in known}
+    for name, kind in typing.get_type_hints(config).items():
+        if typing.get_origin(kind) is typing.Literal and name not in ("depth", "dtype"):
+            few[name] = typing.get_args(kind)
+        elif kind is bool:
+            few[name] = (False, True)
+    return {name: options[turn % len(options)] for name, options in few.items()}
+
+
+def traced(recipe, size):
+    """The program of a detector whose parameters are zeros; a recipe in bfloat16 is exported in float32."""
+    recipe.dtype = "bfloat16"
+    detector = build.detector(recipe, CLASSES)
+    shapes = jax.eval_shape(detector.init, jax.random.key(0))
+    params = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+    return base.subject(build.Loaded(detector, params, recipe, {}, {}), size=size).program()
+
+
+def varied(kind, net, more, turn):
+    """A small recipe of a detector."""
+    module = DETECTORS[kind]
+    backbone = configs.component(f"nets.{net}", **(choices(BACKBONES[net].Config, turn) | more))
+    neck = configs.component("nets.fpn", **({"channels": 16, "groups": 4} | choices(nets.fpn.Config, turn)))
+    with backbone.unlocked():
+        backbone.groups = 4
+    levels = nets.fpn.strides(configs.build(neck), BACKBONES[net].strides(configs.build(backbone)))
+    known = {field.name for field in dataclasses.fields(module.Config)}
+    fields = {name: value for name, value in SMALL.items() if name in known} | choices(module.Config, turn)
+    sizes = tuple(8.0 * 2**level for level in range(len(levels)))
+    return configs.component(f"detectors.{kind}", backbone=backbone, neck=neck, anchor_sizes=sizes, **fields)
+
+
+def check(programs):
+    """Raises with all that lacks a rule, and where it first came up."""
+    found = {}
+    for name, program in programs:
+        for what in sorted(lacking(program)):
+            found.setdefault(what, name)
+    told = "\n".join(f"  {what}, first in {name}" for what, name in found.items())
+    assert not found, f"jax {jax.__version__} traces what only StableHLO takes; it lacks rules:\n{told}"
+
+
+@pytest.fixture(autouse=True)
+def _no_numbers(monkeypatch):
+    monkeypatch.setattr(lowering, "_computed", computed)
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+@pytest.mark.parametrize("place", range(len(SIZES)))
+def test_every_operation_of_every_detector_has_a_rule(kind, place):
+    """Each backbone in two turns, so with either norm; over all of them every option has had its turn."""
+    net, more = SIZES[place]
+    turns = (place, place + 1)
+    check((f"{kind} on {net} {more}, turn {turn}", traced(varied(kind, net, more, turn), TINY)) for turn in turns)
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_every_operation_at_full_size_has_a_rule(kind):
+    """Large maps are convolved in other ways; with the conventions of every library."""
+    known = ("", *getattr(DETECTORS[kind], "LIKE", ()))
+    check((f"{kind} like {like}", traced(configs.component(f"detectors.{kind}", like=like), FULL)) for like in known)
+
+
+def test_all_that_lacks_a_rule_is_told_at_once():
+    def function(x):
+        return jax.numpy.linalg.qr(x)[0].sum() + jax.numpy.fft.fft(x).real.sum() + x.sum()
+
+    program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((4, 4), np.float32))
+    with pytest.raises(AssertionError, match=r"(?s)the operation fft, first in it.*the operation .*, first in it"):
+        check([("it", program)])
