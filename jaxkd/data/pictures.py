@@ -138,7 +138,10 @@ def head(file: Path | bytes, *, name: str) -> Head:
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             _check_size(picture, name)
-            return Head(picture.height, picture.width, _orientation(picture))
+            turn, (width, height) = _orientation(picture), picture.size
+            if picture.format == "TIFF" and turn >= 5:  # of which Pillow says the size that it will have when turned
+                width, height = height, width
+            return Head(height, width, turn)
     except PictureError:
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything

@@ -118,7 +118,11 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
             "rule": "Scale by min(short / shorter side, long / longer side), then by what the canvas still asks for, "
             "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels, weights in "
             "2048ths, as OpenCV's INTER_LINEAR and detect.py do it; lay it in the top left corner of a black canvas.",
-            "reading": {"exif": "turn", "levels": [], "fourth": "alpha"},
+            "reading": {
+                "exif": "turn" if loaded.reading.turns else "ignore",
+                "levels": list(loaded.reading.levels),
+                "fourth": loaded.reading.fourth,
+            },
             "normalisation": {
                 "pixel_mean": list(loaded.config.pixel_mean),
                 "pixel_std": list(loaded.config.pixel_std),

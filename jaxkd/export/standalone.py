@@ -61,6 +61,18 @@ class Model:
         return canvas, size
 
 
+STEPS = Image.Transpose
+BACK = {  # what undoes an orientation of EXIF
+    2: STEPS.FLIP_LEFT_RIGHT,
+    3: STEPS.ROTATE_180,
+    4: STEPS.FLIP_TOP_BOTTOM,
+    5: STEPS.TRANSPOSE,
+    6: STEPS.ROTATE_90,
+    7: STEPS.TRANSVERSE,
+    8: STEPS.ROTATE_270,
+}
+
+
 def read(name, exif="turn", levels=(), fourth="alpha"):
     """The picture in a file, uint8 RGB [h w 3]: turned by its EXIF tag, 8 bits of 16, transparent ones over black.
 
@@ -68,7 +80,10 @@ def read(name, exif="turn", levels=(), fourth="alpha"):
     a fourth channel out.
     """
     with Image.open(name) as file:
+        turn = file.getexif().get(0x0112, 1)  # asked first: Pillow turns a TIFF when it decodes it
         picture = ImageOps.exif_transpose(file) if exif == "turn" else file.copy()
+        if exif == "ignore" and file.format == "TIFF" and turn in BACK:
+            picture = picture.transpose(BACK[turn])
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         grey = np.asarray(picture).astype(float)
         low, high = levels or (0, 65535 if picture.mode != "F" else 1 if grey.max() <= 1 else 255)
