@@ -1,17 +1,32 @@
 # make quickstart   installs jaxkd into .venv and distils a detector on real pictures
 # make test         installs what tests need and runs them
+# make smoke        installs the wheel, alone and with each extra, and runs what README prints there
 # make docs         builds the pages of docs/ into site/
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint docs clean
+EXTRAS ?= onnx tflite tensorboard wandb tpu
+
+.PHONY: quickstart test smoke lint docs clean
 
 quickstart: .venv/.core
 	$(BIN)/jaxkd quickstart
 
 test: .venv/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+smoke:
+	rm -rf .smoke
+	$(PYTHON) -m venv .smoke/core
+	.smoke/core/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir=.smoke .
+	.smoke/core/bin/python -m pip install --quiet --disable-pip-version-check .smoke/*.whl
+	$(PYTHON) tests/smoke.py .smoke/core/bin/python
+	set -e; for extra in $(EXTRAS); do \
+	  cp -al .smoke/core .smoke/$$extra; \
+	  .smoke/$$extra/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls .smoke/*.whl)[$$extra]"; \
+	  $(PYTHON) tests/smoke.py .smoke/$$extra/bin/python $$extra; \
+	done
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -40,4 +55,4 @@ docs: .venv/.core
 	@touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .smoke

@@ -106,7 +106,7 @@ class CocoSource:
         checked = check_boxes(exact, heights=heights, widths=widths)
 
         def example(place: int) -> str:
-            picture, box = found[truth.pictures[place]], truth.exact[place]
+            picture, box = found[truth.pictures[place]], truth.exact[place].tolist()
             sides = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
             text = ", ".join(f"{side:g}" for side in sides)
             return f"annotation {shown(truth.ids[place])}, [{text}] on {picture.file}"
@@ -235,8 +235,10 @@ def _categories(
     used = {whole(item.get("category_id")) for item in items if isinstance(item, dict)}
     found = {}
     for number, entry in sorted(zip(numbers, entries, strict=True), key=lambda pair: pair[0]):
-        above = any(other is not entry and other.get("supercategory") == entry["name"] for other in entries)
-        if above and number not in used and groups == "auto":
+        others = [other for other in entries if other is not entry]
+        above = any(other.get("supercategory") == entry["name"] for other in others)
+        below = any(other["name"] == entry.get("supercategory") for other in others)
+        if above and not below and number not in used and groups == "auto":
             repairs.add("categories_that_only_group", example=f"{shown(entry['name'])} (id {number})")
         else:
             found[number] = entry["name"]

@@ -1,6 +1,7 @@
 """What is wrong with a run's input ends in one sentence and an exit code, and takes nothing away."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -119,6 +120,17 @@ def test_annotations_of_voc_that_cannot_be_used(project, tmp_path, refused, text
 def test_no_object_to_learn_from(project, tmp_path, refused, change):
     project.edit("train.json", change)
     refused(project.train(tmp_path / "run"), DATA, "none of the 8 training pictures has an object")
+
+
+def test_validation_without_an_object_is_said_and_claims_no_score(project, tmp_path):
+    project.edit("val.json", lambda content: content.update(annotations=[]))
+    outcome = project.train(tmp_path / "run")
+    assert outcome.code == 0, outcome
+    lines = outcome.out.splitlines()
+    assert "There is no object on the 2 validation pictures, so no student can be scored." in lines
+    assert "step 4: there is no object to score on" in lines
+    assert lines[-1] == f"The last student, for there was nothing to score it on, is in {tmp_path / 'run' / 'student'}."
+    assert "AP nan" not in outcome.out and not math.isfinite(conftest.scores_in(tmp_path / "run" / "student")["AP"])
 
 
 def test_no_picture_folder(project, tmp_path, refused):

@@ -173,6 +173,56 @@ def test_a_picture_without_annotations_and_a_class_without_objects_stay(load):
     assert [item["name"] for item in source.annotations()["categories"]] == ["cat", "dog"]
 
 
+def grouped(name, objects=0):
+    truth = with_box([1, 1, 5, 5], [20, 1, 5, 5], category_id=90)
+    truth["categories"] = [
+        {"id": 0, "name": name, "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": name},
+        {"id": 90, "name": "dog", "supercategory": name},
+    ]
+    for item in truth["annotations"][:objects]:
+        item["category_id"] = 0
+    return truth
+
+
+def test_a_category_that_only_groups_is_no_class(load):
+    for name in ("pets", "cat"):
+        source = load(grouped(name))
+        assert (source.classes, source.category_ids) == (("cat", "dog"), (1, 90))
+        assert source.repairs == {"categories_that_only_group": 1}
+        assert source.repairs.examples["categories_that_only_group"] == f"'{name}' (id 0)"
+    assert load(grouped("pets", objects=1)).classes == ("pets", "cat", "dog")
+    assert load(grouped("pets"), groups="keep").classes == ("pets", "cat", "dog")
+    with pytest.raises(DataError, match="2 categories with the name 'cat'"):
+        load(grouped("cat", objects=1))
+
+
+def test_a_category_that_is_its_own_supercategory_is_a_class(load):
+    truth = content()
+    for category in truth["categories"]:
+        category["supercategory"] = category["name"]
+    assert load(truth).classes == ("cat", "dog")
+
+
+def test_ids_that_are_written_in_another_way(load):
+    truth = content()
+    for item in truth["annotations"]:
+        item["image_id"], item["category_id"] = str(item["image_id"]), float(item["category_id"])
+    source = load(truth)
+    assert [len(record.boxes) for record in source.records] == [1, 2]
+    assert source.repairs == {"ids_as_numbers": 3}
+    for image in truth["images"]:
+        image["id"] = str(image["id"])
+    assert [record.image_id for record in load(truth).records] == [40, 10]
+    assert load(truth).repairs == {}
+    named = json.loads(
+        json.dumps(content()).replace('"id": 40', '"id": "a"').replace('"image_id": 40', '"image_id": "a"')
+    )
+    source = load(named)
+    assert [len(record.boxes) for record in source.records] == [1, 2]
+    assert source.repairs == {"ids_numbered_anew": 1}
+
+
 def test_a_few_boxes_past_the_edge_are_no_other_format(load):
     source = load(with_box(*[[40, 30, 20, 20]] * 19, [40, 40, 60, 50]))
     assert source.repairs["boxes_clipped"] == 1

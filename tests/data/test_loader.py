@@ -180,6 +180,29 @@ def test_too_many_broken_pictures_stop_with_a_name():
         list(batches)
 
 
+def test_f15_a_fault_of_a_reading_thread_ends_the_iteration(monkeypatch):
+    source = MixedSource(8)
+    monkeypatch.setattr(source, "read", lambda index: {}["a fault of the program"])
+    batches = train_batches(source, SMALL, seed=0, steps=4, batch=2)
+    with pytest.raises(KeyError, match="a fault of the program"):
+        next(batches)
+    batches.close()
+
+
+def test_f16_pictures_that_disappear_are_replaced_up_to_the_limit(tmp_path, caplog):
+    box = {"category_id": 1, "bbox": [10, 10, 20, 20]}
+    source = truth_of(tmp_path, [box | {"id": number, "image_id": number} for number in (1, 2)])
+    batches = train_batches(source, SMALL, seed=0, steps=40, batch=2)
+    next(batches)
+    (tmp_path / "1.png").unlink()
+    seen = [batch.ids.tolist() for batch in batches]
+    assert seen[-1] == [1, 1] and batches.skipped == ("1.png",)
+    assert "There is no picture" in caplog.text
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(DataError, match=r"2 pictures cannot be read, more than the 1 that skip_limit allows"):
+        list(train_batches(source, SMALL, seed=1, steps=4, batch=2))
+
+
 def test_more_objects_than_places_keeps_the_largest(caplog):
     source = MixedSource(3)
     config = dataclasses.replace(SMALL, max_objects=1, flip=0.0)
