@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxkd import config as configs
 from jaxkd.errors import ConfigError, StorageError
 from jaxkd.train import build, prepare
+from jaxkd.weights import parts
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def open_run(workdir: str, *, advice: str = "give --workdir=DIR") -> Run:
         if not build.file_of(place / prepare.STUDENT, build.ABOUT).is_file():
             raise ConfigError(f"The run in {place} has no student yet; it is written at the first evaluation.")
         return Run(_recipe(place / prepare.RECIPE), build.load(place / prepare.STUDENT), place)
-    if workdir and (place.is_file() or build.file_of(place, build.ABOUT).is_file()):
+    if workdir and (parts.split(place)[0].is_file() or build.file_of(place, build.ABOUT).is_file()):
         return Run(None, prepare.load_detector(workdir), place)
     raise ConfigError(
         f"'{workdir}' is not the workdir of a run, which holds {prepare.RECIPE}, and no weights, beside which is "

@@ -33,6 +33,7 @@ class Loaded:
     config: configs.Recipe
     scores: dict[str, float]  # what it scored where it was trained
     sizes: dict[str, Any]  # the fields of `data.loader` that say how large its pictures are
+    notes: tuple[str, ...] = ()  # sentences on what was taken for granted where it comes from another library's file
 
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:

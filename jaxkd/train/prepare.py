@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ from jaxkd.data.base import Source
 from jaxkd.distill.classes import LACKING, columns
 from jaxkd.errors import ConfigError, StorageError
 from jaxkd.train import build, published
+from jaxkd.weights import parts
 
+log = logging.getLogger(__name__)
 RECIPE, STUDENT = "config.json", "student"  # what a workdir holds: the resolved recipe, the best student
 # Fields that change no number of a run: it may go on with others.
 FREE = {
@@ -112,14 +115,17 @@ def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loa
     """The detector in a published file, in the workdir of a run, or in a folder of weights, every leaf matched.
 
     Args:
-      path: where it is; "assets:NAME" is what comes with the package.
+      path: where it is; "assets:NAME" is what comes with the package, and FILE:PART one of a file's detectors.
       classes: names of the classes of a published file that has no list of its own.
 
-    Raises WeightsError where there is none, or it is broken.
+    What was taken for granted of a published file is said in the log. Raises WeightsError where there is none, or it is
+    broken.
     """
-    place = configs.asset_path(str(path))
+    place, part = parts.split(configs.asset_path(str(path)))
     if place.is_file():
-        return published.load(place, classes=classes)[0]
+        loaded, _ = published.load(place, part=part, classes=classes)
+        log.warning("%s: %s", place.name, " ".join(loaded.notes))
+        return loaded
     return build.load(place / STUDENT if (place / RECIPE).is_file() else str(path))
 
 
