@@ -14,6 +14,7 @@ LIMIT = 8 << 30  # bytes of a file and of its arrays
 SLACK, GROWTH = 64 << 20, 16  # views may repeat a file's numbers, but a small file does not become gigabytes
 DEPTH, KEY_LENGTH = 6, 100  # of mappings in mappings, and of a key that one lies under
 NAME_LENGTH = 500  # of an array's name
+CONTAINERS = 100_000  # mappings and lists that are looked into
 # Where training programs keep a net's weights, before those that they keep beside them.
 MAIN = ("state_dict", "model", "model_state", "model_state_dict", "params", "net", "blobs")
 CLASSES = (
@@ -59,7 +60,7 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(Stored):
     """An array that was read already."""
 
     numbers: np.ndarray
@@ -142,18 +143,22 @@ def joined(place: str, name: str) -> str:
 
 
 def _items(tree: Any) -> Iterator[tuple[str, str, Any]]:
-    """All that lies in mappings and lists, each of which is looked at once, by its place and its name there."""
+    """All that lies in mappings and lists, each of which is looked at once, by its place and its name there.
+
+    What lies too deep, or in more than CONTAINERS, is passed over; of_pickle counts the arrays there as lost.
+    """
     waiting: list[tuple[str, int, Any]] = [("", 0, tree)]
     seen = {id(tree)}
     for place, depth, node in waiting:
         pairs = node.items() if type(node) is dict else enumerate(node) if type(node) in (list, tuple) else ()
         for key, item in pairs:
-            name = str(key) if type(key) in (str, int) else ""
+            name = key if type(key) is str else str(key) if type(key) is int else ""
             if not name or len(name) > NAME_LENGTH:
                 continue
             yield place, name, item
-            deeper = type(item) in (dict, list, tuple) and depth < DEPTH and len(name) <= KEY_LENGTH
-            if deeper and id(item) not in seen:
+            if type(item) not in (dict, list, tuple) or not item or id(item) in seen:
+                continue
+            if depth < DEPTH and len(name) <= KEY_LENGTH and len(waiting) < CONTAINERS:
                 seen.add(id(item))
                 waiting.append((joined(place, name), depth + 1, item))
 

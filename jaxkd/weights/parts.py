@@ -218,7 +218,7 @@ def _left(found: Contents, others: Sequence[str], beside: Sequence[str]) -> list
     """Sentences on what of the file is not taken."""
     said = []
     if others:
-        said.append(f"The file also holds {few(others)}, which is taken {_ways(found.path, others[0])}.")
+        said.append(f"The file also holds {few(others)}; to take that instead, name it {_ways(found.path, others[0])}.")
     if beside:
         said.append(f"Not used are {len(beside)} array(s) beside these: {few(beside)}.")
     if found.objects:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.weights.unpickle import Name, Unread, plain_keys, shown
+from jaxkd.weights.unpickle import Name, Stateful, Stored, Unread, plain_keys, shown
 
 DIMENSIONS, LARGEST = 32, 8 << 30  # of an array, and of one of its sides
 CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -23,7 +23,7 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 
 
 @dataclass(slots=True)
-class _Number:
+class _Number(Stateful):
     """A number type; `code` is one of CODES, or else `plain` is false."""
 
     code: str
@@ -48,7 +48,7 @@ class _Number:
 
 
 @dataclass(slots=True)
-class _Array:
+class _Array(Stored, Stateful):
     """An array whose numbers lie in the pickle, in C order before its axes are permuted."""
 
     shape: tuple[int, ...] = (0,)

@@ -78,7 +78,7 @@ def kind_of(storage: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class _Tensor(Stored):
     """A view of a storage; its bounds were checked."""
 
     storage: Storage

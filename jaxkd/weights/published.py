@@ -45,7 +45,7 @@ class Published:
       arrays: under our leaf names; what has no place keeps its name, so that a strict match lists it.
       idle: names of arrays in the file that take no part in a forward pass.
       told: names of those fields that the file itself tells.
-      said: sentences on them.
+      said: a sentence on what it tells, where it does.
     """
 
     family: str
@@ -110,9 +110,10 @@ def _as_told(found: Published, told: told_by.Told) -> Published:
         fields = {name: value for name, value in fields.items() if not name.startswith("anchor_")}  # of another part
     if told.bgr is not None and told.bgr != (found.family == "detectron2"):
         found.arrays[kernel] = found.arrays[kernel][:, :, ::-1]
-    said = [f"The file says that {name} is {_listed(value)}." for name, value in (fields | told.backbone).items()]
+    known = [f"{name} {_listed(value)}" for name, value in (fields | told.backbone).items()]
+    said = (f"The file tells these conventions: {'; '.join(known)}.",) if known else ()
     return replace(
-        found, fields=found.fields | fields, backbone=found.backbone | told.backbone, told=tuple(fields), said=tuple(said)
+        found, fields=found.fields | fields, backbone=found.backbone | told.backbone, told=tuple(fields), said=said
     )
 
 

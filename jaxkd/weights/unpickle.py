@@ -4,6 +4,7 @@ The pickle module is not used to load, for even with a strict `find_class` a fil
 found, reach objects through its registry of extensions, ask for a memo of any size, or crash it by a deeply nested key.
 """
 
+import abc
 import pickletools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 INSTRUCTIONS = 1_000_000  # a checkpoint with its optimizer's state needs some 100 for each array
-TOUCHED = 16  # times that a maker may be handed as many characters, bytes and items as the file has bytes
+COPIED, WALKED = 16, 2  # times that makers may be handed a file's bytes, and items of as many lists as it has instructions
 NAME_LENGTH = 500
 KEY_BITS = 64
 # Functions that no checkpoint needs, and by which a pickle runs a program or changes files where it is executed.
@@ -47,29 +48,32 @@ class Unread:
     text: str
 
 
-@runtime_checkable
-class Stored(Protocol):
+class Stored(abc.ABC):
     """What a maker returns for an array, whose numbers still lie in the file."""
 
+    __slots__ = ()
+
     @property
+    @abc.abstractmethod
     def unread(self) -> str:
         """What it is, where it is no array of plain numbers; else empty."""
-        ...
 
     @property
+    @abc.abstractmethod
     def nbytes(self) -> int:
         """Memory that the array takes, known before any is taken."""
-        ...
 
+    @abc.abstractmethod
     def array(self) -> np.ndarray:
         """The numbers; raises ValueError where the file does not hold them."""
-        ...
 
 
-@runtime_checkable
-class Stateful(Protocol):
+class Stateful(abc.ABC):
     """What a maker returns where the pickle gives a state later."""
 
+    __slots__ = ()
+
+    @abc.abstractmethod
     def set_state(self, state: Any) -> None:
         """Takes the state, or raises ValueError."""
 
@@ -129,7 +133,7 @@ def load(
     that runs programs, and ValueError where it is broken, too long, or does what checkpoints have no need for.
     """
     most = INSTRUCTIONS if most is None else most
-    machine = _Machine(makers, persistent, limit=TOUCHED * size + most)
+    machine = _Machine(makers, persistent, bytes_left=COPIED * size, items_left=WALKED * most)
     try:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):  # type: ignore[arg-type]
             if count >= most:
@@ -158,11 +162,12 @@ class _Machine:
         makers: Mapping[str, Callable[..., Any] | None],
         persistent: Callable[[Any], Any] | None,
         *,
-        limit: int,
+        bytes_left: int,
+        items_left: int,
     ):
         self.makers = makers
         self.persistent = persistent
-        self.limit, self.touched = limit, 0
+        self.bytes_left, self.items_left = bytes_left, items_left
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -235,10 +240,11 @@ class _Machine:
             raise ValueError("its pickle asks for a name that is no text")
         self.name(f"{module[: NAME_LENGTH + 1]}.{name[: NAME_LENGTH + 1]}")
 
-    def touch(self, values: Sequence[Any]) -> None:
-        """Counts what a maker may walk over, so that a small file cannot have one long value walked over for ever."""
-        self.touched += sum(len(value) for value in values if type(value) in (str, bytes, bytearray, list, tuple))
-        if self.touched > self.limit:
+    def hand_over(self, values: Sequence[Any]) -> None:
+        """Counts what a maker may copy or walk over, so that a small file cannot have one long value used for ever."""
+        self.bytes_left -= sum(len(value) for value in values if type(value) in (str, bytes, bytearray))
+        self.items_left -= sum(len(value) for value in values if type(value) in (list, tuple))
+        if min(self.bytes_left, self.items_left) < 0:
             raise ValueError("its pickle makes too much of the same values")
 
     def call(self, _: Any) -> None:
@@ -250,11 +256,12 @@ class _Machine:
             raise ValueError(f"its pickle calls {function.text if type(function) is Name else 'what cannot be called'}")
         maker = self.makers.get(function.text) if type(function) is Name else None
         if maker is None or type(arguments) is Unread:
-            self.unread[function.text] = None
-            return Unread(function.text)
+            text = _class_of(function.text, arguments)
+            self.unread[text] = None
+            return Unread(text)
         if (lost := next((value for value in arguments if type(value) is Unread), None)) is not None:
             return lost
-        self.touch(arguments)
+        self.hand_over(arguments)
         try:
             made = maker(*arguments)
         except TypeError as error:
@@ -282,7 +289,7 @@ class _Machine:
     def build(self, _: Any) -> None:
         state, item = self.stack.pop(), self.stack[-1]
         if isinstance(item, Stateful):
-            self.touch(state if type(state) is tuple else ())
+            self.hand_over(state if type(state) is tuple else ())
             item.set_state(state)
         elif type(item) not in (dict, Unread):  # a state dict carries _metadata, which nothing here needs
             raise ValueError("its pickle sets the state of what has none")
@@ -291,6 +298,13 @@ class _Machine:
         if self.persistent is None:
             raise ValueError("its pickle refers to data outside it")
         self.push(self.persistent(self.stack.pop()))
+
+
+def _class_of(function: str, arguments: Any) -> str:
+    """Whose object a call makes: in the oldest protocols the class is an argument."""
+    if function.endswith("._reconstructor") and type(arguments) is tuple and arguments and type(arguments[0]) is Name:
+        return arguments[0].text
+    return function
 
 
 def plain_keys(pairs: Any) -> dict[Any, Any]:
