@@ -148,7 +148,7 @@ def _chosen(places: Mapping[_Place, str], part: str | None, *, path: Path) -> _P
             return fitting[0]
         if list(places.values()) == [""]:
             raise WeightsError(f"{path} holds one net, whose names have nothing before them; leave the part '{part}' out.")
-        raise WeightsError(f"{path} has no part '{shown(part)}'; there is {few(list(places.values()))}.")
+        raise WeightsError(f"{path} has no part '{shown(part)}'; there is {_listed(list(places.values()))}.")
     if len(places) == 1:
         return next(iter(places))
     there = next((there for mapping in (*contents.MAIN, "") if (there := _in(places, mapping))), [])
@@ -156,9 +156,13 @@ def _chosen(places: Mapping[_Place, str], part: str | None, *, path: Path) -> _P
         return there[0]
     labels = list(places.values())
     raise WeightsError(
-        f"{path} holds {len(places)} {next(iter(places)).kind}s: {few(labels)}; name one, "
+        f"{path} holds {len(places)} {next(iter(places)).kind}s: {_listed(labels)}; name one, "
         f"{_ways(path, labels[0])}."
     )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return few([label or "'' (names with nothing before them)" for label in labels])
 
 
 def _ways(path: Path, label: str) -> str:
@@ -218,7 +222,7 @@ def _left(found: Contents, others: Sequence[str], beside: Sequence[str]) -> list
     """Sentences on what of the file is not taken."""
     said = []
     if others:
-        said.append(f"The file also holds {few(others)}; to take that instead, name it {_ways(found.path, others[0])}.")
+        said.append(f"The file also holds {_listed(others)}; to take that instead, name it {_ways(found.path, others[0])}.")
     if beside:
         said.append(f"Not used are {len(beside)} array(s) beside these: {few(beside)}.")
     if found.objects:

@@ -1,7 +1,8 @@
 """The form that torch wrote before version 1.6: pickles one after another, then the storages' raw numbers."""
 
 import struct
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 from jaxkd.weights import unpickle
 from jaxkd.weights.pickled_torch import STORAGES, TORCH, WIDTHS, Storage, kind_of
@@ -24,7 +25,7 @@ def is_tar(head: bytes) -> bool:
     return head[257:262] == b"ustar"
 
 
-def load(file: BinaryIO, *, size: int, most: int | None = None) -> Pickled:
+def load(file: BufferedIOBase, *, size: int, most: int | None = None) -> Pickled:
     """What a file of this form and of `size` bytes holds; its numbers can be read as long as it is open.
 
     `most` is the number of instructions that are followed, as `unpickle.load` has it.
@@ -50,7 +51,7 @@ def load(file: BinaryIO, *, size: int, most: int | None = None) -> Pickled:
 class _Clipped:
     """The first `limit` bytes of a file, of which no more memory is taken than there are bytes."""
 
-    def __init__(self, file: BinaryIO, *, limit: int):
+    def __init__(self, file: BufferedIOBase, *, limit: int):
         self.file, self.limit = file, limit
 
     def read(self, n: int, /) -> bytes:
@@ -66,7 +67,7 @@ class _Clipped:
 class _Storages:
     """The storages that a pickle refers to, and where in the file they lie."""
 
-    def __init__(self, file: BinaryIO, *, size: int):
+    def __init__(self, file: BufferedIOBase, *, size: int):
         self.file, self.size = file, size
         self.swapped = False
         self.declared: dict[str, tuple[str, int]] = {}  # the kind of each, and how many numbers it has
