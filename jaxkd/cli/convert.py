@@ -18,7 +18,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "eps", None, "Epsilon of the backbone's norms, if not the library's.", flag_values=values, lower_bound=0
     )
-    flags.DEFINE_list("anchors", [], "Side in pixels of each level's anchors, if not the library's.", flag_values=values)
+    flags.DEFINE_list(
+        "anchors", [], "Side in pixels of each level's anchors, if not the library's.", flag_values=values
+    )
     flags.DEFINE_list("ratios", [], "Height / width of the anchors, if not the library's.", flag_values=values)
     flags.DEFINE_bool("half", False, "Store half-precision numbers.", flag_values=values)
 
@@ -41,7 +43,9 @@ def run(argv: Sequence[str]) -> int:
     (out / "conversion.txt").write_text(f"{file.name}: {report}\n")
     print("\n".join(loaded.notes))
     print(f"{len(classes)} classes: {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}")
-    print(f"Written to {out}, what became of each array to conversion.txt there; teach with it by --config.teacher={out}.")
+    print(
+        f"Written to {out}, what became of each array to conversion.txt there; teach with it by --config.teacher={out}."
+    )
     return 0
 
 

@@ -47,12 +47,12 @@ def load(
         )
     found = recognise(net.arrays, ratios=len(given.anchor_ratios), about=net.about)
     assert found is not None  # by its kind
-    found, kept, of_classes = _named(found, classes, net)
+    found, kept, of_classes = _named(found, classes, net, file=path.name)
     usual = found.backbone.get("eps", unsaid.EPS)
     eps = unsaid.epsilon(found.arrays, path=path, given=given.eps, usual=usual, family=found.family)
     config = _config(found, given, eps.value)
     loaded, report = _filled(config, kept, found)
-    head = f"{found.family} {found.kind.split('.')[1]}: {len(report.matched)} leaves{net.where and f' {net.where}'} matched"
+    head = f"{found.family} {found.kind.split('.')[1]}: {len(report.matched)} leaves matched{net.where and f' {net.where}'}"
     notes = [f"{head}.", *net.said, *_not_needed(found, report), *found.said, of_classes, eps.said]
     notes.append(_of_anchors(config, found, given))
     notes = [note for note in notes if note]
@@ -84,11 +84,11 @@ def _config(found: Published, given: Unsaid, eps: float) -> configs.Recipe:
     )
 
 
-def _named(found: Published, given: Sequence[str], net: Part) -> tuple[Published, tuple[str, ...], str]:
+def _named(found: Published, given: Sequence[str], net: Part, *, file: str) -> tuple[Published, tuple[str, ...], str]:
     """The detector with the outputs that stand for a class, their names, and a sentence on where these are from."""
     if given:
         if len(given) != found.classes:
-            raise WeightsError(f"The file has {found.classes} classes, and {len(given)} names are given for them.")
+            raise WeightsError(f"{file} has {found.classes} classes, and {len(given)} names are given for them.")
         if len(set(given)) < len(given) or "" in given:
             raise ConfigError(f"The names of classes are given as {','.join(given)}; each has to be there, and once.")
         other = net.classes and net.classes != tuple(given)
@@ -98,12 +98,16 @@ def _named(found: Published, given: Sequence[str], net: Part) -> tuple[Published
         return found, net.classes, "The classes' names are the file's own."
     if found.family == "torchvision" and found.classes == COCO_WITH_HOLES:
         kept = with_classes(found, [number - 1 for number in COCO])
-        return kept, tuple(COCO.values()), f"Of {found.classes} outputs the {len(COCO)} that COCO has classes for are kept."
+        return (
+            kept,
+            tuple(COCO.values()),
+            f"Of {found.classes} outputs the {len(COCO)} that COCO has classes for are kept.",
+        )
     if found.classes not in BY_NUMBER:
         has = f"{len(net.classes)} names ({few(net.classes)})" if net.classes else "no names"
         raise WeightsError(
-            f"The file has {found.classes} classes and {has} for them; give as many in the file's order: jaxkd convert "
-            "FILE --classes=a,b,c --out=DIR."
+            f"{file} has {found.classes} classes and {has} for them; give as many, in the file's order: jaxkd convert "
+            f"{file} --classes=a,b,c --out=DIR."
         )
     whose = "COCO's" if found.classes == len(COCO) else "VOC's"
     return found, BY_NUMBER[found.classes], f"The file has no names for its {found.classes} classes; {whose} are taken."

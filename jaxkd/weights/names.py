@@ -116,7 +116,9 @@ def translated(arrays: Mapping[str, np.ndarray], place: Callable[[str], str | No
         else:
             key, array = f"{ours}/{'scale' if array.ndim == 1 else 'kernel'}", _ours(array)
         if origins.setdefault(key, name) != name:
-            raise WeightsError(f"The weights hold {origins[key]} and {name}, which stand for one leaf; keep one of them.")
+            raise WeightsError(
+                f"The weights hold {origins[key]} and {name}, which stand for one leaf; keep one of them."
+            )
         out[key] = array
     return out
 

@@ -147,7 +147,9 @@ def _chosen(places: Mapping[_Place, str], part: str | None, *, path: Path) -> _P
         if fitting := [place for place, label in places.items() if wanted in (label, place.label)]:
             return fitting[0]
         if list(places.values()) == [""]:
-            raise WeightsError(f"{path} holds one net, whose names have nothing before them; leave the part '{part}' out.")
+            raise WeightsError(
+                f"{path} holds one net, whose names have nothing before them; leave the part '{part}' out."
+            )
         raise WeightsError(f"{path} has no part '{shown(part)}'; there is {_listed(list(places.values()))}.")
     if len(places) == 1:
         return next(iter(places))
@@ -156,8 +158,7 @@ def _chosen(places: Mapping[_Place, str], part: str | None, *, path: Path) -> _P
         return there[0]
     labels = list(places.values())
     raise WeightsError(
-        f"{path} holds {len(places)} {next(iter(places)).kind}s: {_listed(labels)}; name one, "
-        f"{_ways(path, labels[0])}."
+        f"{path} holds {len(places)} {next(iter(places)).kind}s: {_listed(labels)}; name one, {_ways(path, labels[0])}."
     )
 
 
@@ -179,9 +180,7 @@ def _plain_names(
 ) -> dict[str, str]:
     """The names of the net's arrays, with what they are without prefix and wrappers."""
     deeper = tuple(
-        other.prefix
-        for other in _in(places, place.mapping)
-        if other.prefix.startswith(place.prefix) and other != place
+        other.prefix for other in _in(places, place.mapping) if other.prefix.startswith(place.prefix) and other != place
     )
     inside = [name for name in arrays if name.startswith(place.prefix) and not name.startswith(deeper)]
     out = {
@@ -191,7 +190,9 @@ def _plain_names(
     seen: dict[str, str] = {}
     for name, short in out.items():
         if seen.setdefault(short, name) != name:
-            raise WeightsError(f"{path} holds {shown(name)} and {shown(seen[short])}, which are the same weight; keep one.")
+            raise WeightsError(
+                f"{path} holds {shown(name)} and {shown(seen[short])}, which are the same weight; keep one."
+            )
     return out
 
 
@@ -211,18 +212,24 @@ def _refuse_odd_numbers(arrays: Mapping[str, np.ndarray], *, path: Path) -> None
             continue
         if array.dtype.kind != "f" or not array.size:
             kind = f"{array.dtype} numbers" if array.size else "no numbers"
-            raise WeightsError(f"{path} holds {kind} as {shown(name)}, where weights are wanted; save the net unquantised.")
+            raise WeightsError(
+                f"{path} holds {kind} as {shown(name)}, where weights are wanted; save the net unquantised."
+            )
         with np.errstate(over="ignore"):
             finite = np.isfinite(array.astype(np.float32)).all()
         if not finite:
-            raise WeightsError(f"{path} holds numbers in {shown(name)} that are not finite; take an earlier checkpoint.")
+            raise WeightsError(
+                f"{path} holds numbers in {shown(name)} that are not finite; take an earlier checkpoint."
+            )
 
 
 def _left(found: Contents, others: Sequence[str], beside: Sequence[str]) -> list[str]:
     """Sentences on what of the file is not taken."""
     said = []
     if others:
-        said.append(f"The file also holds {_listed(others)}; to take that instead, name it {_ways(found.path, others[0])}.")
+        said.append(
+            f"The file also holds {_listed(others)}; to take that instead, name it {_ways(found.path, others[0])}."
+        )
     if beside:
         said.append(f"Not used are {len(beside)} array(s) beside these: {few(beside)}.")
     if found.objects:

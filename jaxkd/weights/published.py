@@ -194,7 +194,7 @@ def with_classes(found: Published, keep: Sequence[int]) -> Published:
 def _described(family: str, dense: bool, ours: Arrays, *, ratios: int) -> Published:
     """What is read off the shapes of arrays that have our names; the box head is put into our order."""
     backbone, neck = resnet_fields(ours), neck_fields(ours)
-    anchors = ours["head/deltas/bias" if dense else "rpn/deltas/bias"].shape[-1] // 4
+    anchors = ours["head/deltas/kernel" if dense else "rpn/deltas/kernel"].shape[-1] // 4
     if anchors != ratios and not (dense and anchors and anchors % ratios == 0):
         raise WeightsError(
             f"The weights have {anchors} anchors a cell, which are not {'' if dense else 'one size in '}{ratios} ratios"

@@ -77,7 +77,15 @@ def opened(path: str | Path) -> Iterator[Contents]:
         ) from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, EOFError, NotImplementedError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        OverflowError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise WeightsError(f"{path} is not a sound {path.suffix} file ({reason(error)}); fetch it again.") from error
 
 

@@ -39,7 +39,7 @@ def by_buffers(buffers: Mapping[str, np.ndarray]) -> Told:
     Raises WeightsError where the anchors are not the same ratios of every size, or the sizes of a level no octaves.
     """
     fields: dict[str, Any] = {}
-    mean, std = (buffers[name].ravel().astype(float) if name in buffers else None for name in ("pixel_mean", "pixel_std"))
+    mean, std = (_of_channels(buffers, name) for name in ("pixel_mean", "pixel_std"))
     bgr = None if mean is None else not bool(mean[0] > mean[1] > mean[2])
     for name, values in (("pixel_mean", mean), ("pixel_std", std)):
         if values is not None:
@@ -100,6 +100,15 @@ def _are_numbers(values: Any) -> bool:
     return type(values) is list and bool(values) and all(type(value) in (int, float) for value in values)
 
 
+def _of_channels(buffers: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
+    if name not in buffers:
+        return None
+    values = buffers[name].ravel().astype(float)
+    if len(values) != 3 or (name == "pixel_std" and (values <= 0).any()):
+        raise WeightsError(f"The weights' {name} is not that of three channels.")
+    return values
+
+
 def _level(boxes: np.ndarray) -> tuple[float, tuple[float, ...], int]:
     """Smallest size, ratios, and number of sizes of the boxes [a 4] of a cell: sizes, and within each the ratios."""
     width, height = (boxes[:, side + 2].astype(float) - boxes[:, side] for side in (0, 1))
@@ -111,7 +120,9 @@ def _level(boxes: np.ndarray) -> tuple[float, tuple[float, ...], int]:
     wanted_sizes = np.repeat(sizes[0] * 2 ** (np.arange(octaves) / octaves), kinds)
     wanted_ratios = np.tile(ratios[:kinds], octaves)
     if len(wanted_sizes) != len(sizes) or not np.allclose([sizes, ratios], [wanted_sizes, wanted_ratios], rtol=NEAR):
-        raise WeightsError("The weights' anchors are not octaves of one size in the same ratios, which is not supported.")
+        raise WeightsError(
+            "The weights' anchors are not octaves of one size in the same ratios, which is not supported."
+        )
     return _rounded(sizes[:1])[0], _rounded(ratios[:kinds]), octaves
 
 

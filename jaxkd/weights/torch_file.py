@@ -32,7 +32,9 @@ def opened(path: Path) -> Iterator[Contents]:
     if torch_legacy.is_tar(head):
         raise WeightsError(f"{path} is a tar archive, as torch wrote it in 2016; load and save it with a newer torch.")
     if not head.startswith(ZIP):
-        raise WeightsError(f"{path} is no torch file, for it begins neither as an archive nor as a pickle; fetch it again.")
+        raise WeightsError(
+            f"{path} is no torch file, for it begins neither as an archive nor as a pickle; fetch it again."
+        )
     with zipfile.ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise WeightsError(f"{path} is a TorchScript program; save model.state_dict() by torch.save instead.")

@@ -14,7 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 INSTRUCTIONS = 1_000_000  # a checkpoint with its optimizer's state needs some 100 for each array
-COPIED, WALKED = 16, 2  # times that makers may be handed a file's bytes, and items of as many lists as it has instructions
+COPIED, WALKED = (
+    16,
+    2,
+)  # times that makers may be handed a file's bytes, and items of as many lists as it has instructions
 NAME_LENGTH = 500
 KEY_BITS = 64
 # Functions that no checkpoint needs, and by which a pickle runs a program or changes files where it is executed.

@@ -42,9 +42,7 @@ class Epsilon:
     said: str
 
 
-def epsilon(
-    arrays: Mapping[str, np.ndarray], *, path: Path, given: float | None, usual: float, family: str
-) -> Epsilon:
+def epsilon(arrays: Mapping[str, np.ndarray], *, path: Path, given: float | None, usual: float, family: str) -> Epsilon:
     """The epsilon of the norms of a published detector's backbone.
 
     Args:
@@ -59,11 +57,16 @@ def epsilon(
     if given is not None:
         value, said = given, f"Epsilon of the backbone's norms: {given:g}, as given."
     elif usual == 0 and (name := COCO_V1.get(_sum_of(path)[:8])):
-        value, said = usual, f"Epsilon of the backbone's norms: 0, which torchvision sets for {name}, this file by its sum."
+        value, said = (
+            usual,
+            f"Epsilon of the backbone's norms: 0, which torchvision sets for {name}, this file by its sum.",
+        )
     else:
         value = usual
         first = "torchvision's for its COCO_V1 weights" if usual == 0 else f"as {family} has it"
-        said = f"Epsilon of the backbone's norms: {value:g}, {first}; the file does not say it (--eps of jaxkd convert)."
+        said = (
+            f"Epsilon of the backbone's norms: {value:g}, {first}; the file does not say it (--eps of jaxkd convert)."
+        )
         said += _doubt(arrays, value)
     _refuse_division(arrays, value)
     return Epsilon(value, said)
@@ -79,7 +82,9 @@ def _doubt(arrays: Mapping[str, np.ndarray], taken: float) -> str:
     most = factors[changed].max()
     how_much = f"by a factor of up to {most:.3g}" if math.isfinite(most) else "without bound"
     whose = (
-        "what was trained from torchvision's COCO_V1 weights has 0" if taken else "what was trained from others has 1e-05"
+        "what was trained from torchvision's COCO_V1 weights has 0"
+        if taken
+        else "what was trained from others has 1e-05"
     )
     return (
         f" It matters here: {changed.sum()} of {len(factors)} channels have variances so small that an epsilon of "

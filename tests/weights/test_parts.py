@@ -76,7 +76,9 @@ def test_every_known_net_is_found_under_a_prefix(tmp_path, arrays):
     same(parts.taken(plain), arrays)
     same(parts.taken(wrapped), arrays)
     assert parts.taken(plain).where == "" and parts.taken(plain).said == ()
-    assert parts.taken(plain).kind == ("detector" if arrays.keys() & {*net(), *DETECTRON2, *MMDETECTION} else "backbone")
+    assert parts.taken(plain).kind == (
+        "detector" if arrays.keys() & {*net(), *DETECTRON2, *MMDETECTION} else "backbone"
+    )
 
 
 def test_wrappers_of_a_part_of_the_net_are_taken_off(tmp_path):
@@ -199,7 +201,9 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path, array, words):
     with pytest.raises(WeightsError, match=words):
         parts.taken(path)
     counters = {"bn.num_batches_tracked": np.array(3)}
-    same(parts.taken(write(tmp_path / "b.npz", net() | counters | {"x.y": np.ones(1)})), net() | counters | {"x.y": [1]})
+    same(
+        parts.taken(write(tmp_path / "b.npz", net() | counters | {"x.y": np.ones(1)})), net() | counters | {"x.y": [1]}
+    )
 
 
 def test_what_is_no_net_known_here_is_named_and_so_is_what_is_known(tmp_path):

@@ -9,7 +9,20 @@ from test_torch_file import BASE, SMALL, arrays, refusal, same
 from jaxkd.weights import torch_legacy
 from jaxkd.weights.read import opened, read
 from tests import torch_writer
-from tests.torch_writer import MAGIC, VERSION, Call, Global, LegacyWriter, Outside, Raw, Writer, about, legacy, raw, view
+from tests.torch_writer import (
+    MAGIC,
+    VERSION,
+    Call,
+    Global,
+    LegacyWriter,
+    Outside,
+    Raw,
+    Writer,
+    about,
+    legacy,
+    raw,
+    view,
+)
 
 
 def written(tmp_path, content):
@@ -104,7 +117,9 @@ def test_pickled_tensors_without_torchs_file_around_are_read(tmp_path):
     np.testing.assert_array_equal(out["b"], BASE.T)
     inner = MAGIC + VERSION + about() + Writer().pickle({"x": [0] * 200})
     for content in (inner, MAGIC, b"", b"x"):
-        bad = Call(Global("torch.storage", "_load_from_bytes"), (Raw(b"B" + struct.pack("<I", len(content)) + content),))
+        bad = Call(
+            Global("torch.storage", "_load_from_bytes"), (Raw(b"B" + struct.pack("<I", len(content)) + content),)
+        )
         (tmp_path / "bad.pkl").write_bytes(Writer().pickle({"a": view(bad, 0, (1,), (1,))}))
         assert "sound" in refusal(tmp_path / "bad.pkl")
 
@@ -128,7 +143,9 @@ BROKEN = {
     "count": (pieces(X, {"0": raw(BASE[:2]) + bytes(48)}), "declares 24 numbers for the storage 0 and holds 12"),
     "big_count": (pieces(X, {"0": raw(BASE, byteorder="big")}), "declares 24 numbers"),
     "two_orders": (
-        pieces(X | {"y": view(stored("1"), 0, (1,), (1,))}, {"0": raw(BASE), "1": raw(BASE, byteorder="big")}, little=False),
+        pieces(
+            X | {"y": view(stored("1"), 0, (1,), (1,))}, {"0": raw(BASE), "1": raw(BASE, byteorder="big")}, little=False
+        ),
         "some of its numbers are little-endian",
     ),
     "huge_count": (pieces({"x": view(stored(count=1 << 62), 0, (1,), (1,))}, {"0": raw(BASE)}), "ends before"),
