@@ -20,8 +20,8 @@ from jaxkd.train.needs import Memory, Plan, Probe, Program
 from jaxkd.train.published import BY_NUMBER
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
-from jaxkd.weights import parts
 from jaxkd.types import Batch
+from jaxkd.weights import parts
 
 SIZE = r"([\d.]+)([KMG]?)"
 REFUSALS = (  # of a TPU's compiler: bytes needed, bytes there

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxkd import config as configs
 from jaxkd.class_lists import COCO, VOC
+from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.train import build
 from jaxkd.weights import names, parts, tree, unsaid
@@ -21,7 +22,7 @@ ANCHORS = ("anchor_sizes", "anchor_ratios")
 
 
 def load(
-    path: str | Path, *, part: str | None = None, classes: Sequence[str] = (), given: Unsaid = Unsaid()
+    path: str | Path, *, part: str | None = None, classes: Sequence[str] = (), given: Unsaid | None = None
 ) -> tuple[build.Loaded, str]:
     """The detector in a file of torchvision's, detectron2's or mmdetection's names, and what became of its arrays.
 
@@ -30,14 +31,14 @@ def load(
     Args:
       path: .pth, .pt, .bin, .ckpt, .tar, .pkl, .safetensors or .npz.
       part: which detector, where the file holds several; see `weights.parts.taken`.
-      classes: names of its classes in the file's order; where empty, those that the file has, or else COCO's or VOC's if
-        their numbers fit.
+      classes: names of its classes in the file's order; where empty, those that the file has, or else COCO's or VOC's
+        if their numbers fit.
       given: what the file does not say, by somebody who knows it.
 
     Raises WeightsError where the file is broken, holds no known detector, it is not clear which one is meant, or a leaf
     is missing, unused or misshapen; ConfigError where what is given does not fit.
     """
-    path = Path(path)
+    path, given = Path(path), given or Unsaid()
     net = parts.taken(path, part=part)
     if net.kind == "backbone":
         _, flavour = names.to_ours(net.arrays)
@@ -45,15 +46,19 @@ def load(
             f"{path.name} holds a backbone ({flavour}{net.where and f', {net.where}'}) and no detector; give it to a "
             "student with --config.initial=FILE."
         )
-    found = recognise(net.arrays, ratios=len(given.anchor_ratios), about=net.about)
-    assert found is not None  # by its kind
-    found, kept, of_classes = _named(found, classes, net, file=path.name)
-    usual = found.backbone.get("eps", unsaid.EPS)
-    eps = unsaid.epsilon(found.arrays, path=path, given=given.eps, usual=usual, family=found.family)
-    config = _config(found, given, eps.value)
-    loaded, report = _filled(config, kept, found)
-    head = f"{found.family} {found.kind.split('.')[1]}: {len(report.matched)} leaves matched{net.where and f' {net.where}'}"
-    notes = [f"{head}.", *net.said, *_not_needed(found, report), *found.said, of_classes, eps.said]
+    try:
+        found = recognise(net.arrays, ratios=len(given.anchor_ratios), about=net.about)
+        assert found is not None  # by its kind
+        found, kept, of_classes = _named(found, classes, net)
+        config = _config(found, given)
+        loaded, report = _filled(config, kept, found)
+        usual = found.backbone.get("eps", unsaid.EPS)
+        of_eps = unsaid.of_epsilon(found.arrays, path=path, given=given.eps, usual=usual, family=found.family)
+    except WeightsError as error:
+        raise WeightsError(f"{path.name}: {error}") from error
+    where = net.where and f" {net.where}"
+    head = f"{found.family} {found.kind.split('.')[1]}: {len(report.matched)} leaves matched{where}"
+    notes = [f"{head}.", *net.said, *_not_needed(found, report), *found.said, of_classes, of_eps]
     notes.append(_of_anchors(config, found, given))
     notes = [note for note in notes if note]
     loaded = dataclasses.replace(loaded, notes=tuple(notes))
@@ -64,31 +69,36 @@ def load(
 
 def _filled(config: configs.Recipe, classes: Sequence[str], found: Published) -> tuple[build.Loaded, tree.Report]:
     detector = build.detector(config, classes)
-    wanted = jax.eval_shape(detector.init, jax.random.key(0))
-    params, report = tree.match(wanted, found.arrays, allow_unused=names.BEYOND["resnet"])
+    params, report = tree.match(_wanted(detector), found.arrays, allow_unused=names.BEYOND["resnet"])
     return build.Loaded(detector, jax.tree.map(jax.numpy.asarray, params), config, {}, {}), report
 
 
-def _config(found: Published, given: Unsaid, eps: float) -> configs.Recipe:
+def _wanted(detector: Detector) -> Params:
+    """The shapes of a detector's parameters."""
+    return jax.eval_shape(detector.init, jax.random.key(0))
+
+
+def _config(found: Published, given: Unsaid) -> configs.Recipe:
     """The recipe's component of the detector; ConfigError where what is given contradicts what the file tells."""
     chosen = {name: value for name in ANCHORS if (value := getattr(given, name))}
     for name, value in chosen.items():
         if name in found.told and not np.allclose(found.fields[name], value, rtol=0.01):
             raise ConfigError(f"{name} is given as {_listed(value)}, and the file says {_listed(found.fields[name])}.")
+    eps = {} if given.eps is None else {"eps": given.eps}
     return configs.component(
         found.kind,
         like=found.family,
-        backbone=configs.component("nets.resnet", like=found.family, **(found.backbone | {"eps": eps})),
+        backbone=configs.component("nets.resnet", like=found.family, **(found.backbone | eps)),
         neck=configs.component("nets.fpn", like=found.family, **found.neck),
         **(found.fields | chosen),
     )
 
 
-def _named(found: Published, given: Sequence[str], net: Part, *, file: str) -> tuple[Published, tuple[str, ...], str]:
+def _named(found: Published, given: Sequence[str], net: Part) -> tuple[Published, tuple[str, ...], str]:
     """The detector with the outputs that stand for a class, their names, and a sentence on where these are from."""
     if given:
         if len(given) != found.classes:
-            raise WeightsError(f"{file} has {found.classes} classes, and {len(given)} names are given for them.")
+            raise WeightsError(f"The file has {found.classes} classes, and {len(given)} names are given for them.")
         if len(set(given)) < len(given) or "" in given:
             raise ConfigError(f"The names of classes are given as {','.join(given)}; each has to be there, and once.")
         other = net.classes and net.classes != tuple(given)
@@ -106,8 +116,8 @@ def _named(found: Published, given: Sequence[str], net: Part, *, file: str) -> t
     if found.classes not in BY_NUMBER:
         has = f"{len(net.classes)} names ({few(net.classes)})" if net.classes else "no names"
         raise WeightsError(
-            f"{file} has {found.classes} classes and {has} for them; give as many, in the file's order: jaxkd convert "
-            f"{file} --classes=a,b,c --out=DIR."
+            f"The file has {found.classes} classes and {has} for them; give as many, in the file's order: jaxkd convert "
+            "FILE --classes=a,b,c --out=DIR."
         )
     whose = "COCO's" if found.classes == len(COCO) else "VOC's"
     return found, BY_NUMBER[found.classes], f"The file has no names for its {found.classes} classes; {whose} are taken."

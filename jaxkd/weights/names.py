@@ -45,8 +45,8 @@ def unknown(given: Iterable[str]) -> str:
     """A sentence on names that belong to no net known here."""
     first = ", ".join(shown(name) for name in itertools.islice(given, 3)) or "none at all"
     return (
-        f"The weights' names ({first}) belong to no net known here; known are Faster R-CNN and RetinaNet with a feature "
-        f"pyramid as torchvision, detectron2 and mmdetection name them, and the backbones {', '.join(BEYOND)}."
+        f"The weights' names ({first}) belong to no net known here; known are Faster R-CNN and RetinaNet with a "
+        f"feature pyramid as torchvision, detectron2 and mmdetection name them, and the backbones {', '.join(BEYOND)}."
     )
 
 

@@ -77,8 +77,8 @@ def taken(path: str | Path, *, part: str | None = None) -> Part:
     """The net in a weights file, or that of its nets which `part` names; `read.read` says which files are read.
 
     Without `part`, of several nets the one is taken whose names lie under a key that training programs use for a net's
-    weights (`contents.MAIN`, in that order, then the top level), where it is the only one there. A file's backbones count
-    only where it holds no detectors.
+    weights (`contents.MAIN`, in that order, then the top level), where it is the only one there. A file's backbones
+    count only where it holds no detectors.
 
     Raises WeightsError where the file cannot be read or holds no net known here, a net's weight is of a kind that is
     not read, or it is not clear which of several nets is meant.
@@ -201,7 +201,8 @@ def _refuse_unread(found: Contents, place: _Place) -> None:
     for name, kind in found.unread.get(place.mapping, {}).items():
         if name.startswith(place.prefix) and name.rpartition(".")[2] in LEAVES:
             raise WeightsError(
-                f"{found.path} holds {shown(name)} as an object of {shown(kind)}, which is not read; save it as a plain tensor."
+                f"{found.path} holds {shown(name)} as an object of {shown(kind)}, which is not read; save it as a "
+                "plain tensor."
             )
 
 

@@ -136,7 +136,7 @@ def torchvision(arrays: Arrays, *, ratios: int) -> Published:
             ours[f"head/deltas/{leaf}"] = ours[f"head/deltas/{leaf}"][..., 4:]
     first_version = "norm" not in found.neck and "tower_norm" not in found.fields
     classes = found.classes - dense
-    # torchvision sets the epsilon of its COCO_V1 weights to 0, which its two files do not say; both are over a ResNet-50.
+    # torchvision sets the epsilon of its COCO_V1 weights to 0, which its two files, both over a ResNet-50, do not say.
     first_version &= (found.backbone["depth"], found.backbone["width"]) == (50, 64)
     eps = 0.0 if first_version and classes == COCO_WITH_HOLES else EPS
     return replace(found, backbone=found.backbone | {"eps": eps}, classes=classes)
@@ -198,7 +198,7 @@ def _described(family: str, dense: bool, ours: Arrays, *, ratios: int) -> Publis
     if anchors != ratios and not (dense and anchors and anchors % ratios == 0):
         raise WeightsError(
             f"The weights have {anchors} anchors a cell, which are not {'' if dense else 'one size in '}{ratios} ratios"
-            f"{' of each size' if dense else ''}; give jaxkd convert its --ratios of height to width, as many as there are."
+            f"{' of each size' if dense else ''}; give jaxkd convert all --ratios of height to width."
         )
     if dense:
         fields: dict[str, Any] = {

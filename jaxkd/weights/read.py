@@ -93,12 +93,12 @@ def _reader(path: Path) -> "Reader":
     """What reads the file: as its suffix says, unless it begins as a file of another kind does."""
     with path.open("rb") as file:
         head = file.read(32)
-    if head.startswith(torch_file.ZIP) and path.suffix != ".npz" or torch_legacy.is_legacy(head):
+    if (head.startswith(torch_file.ZIP) and path.suffix != ".npz") or torch_legacy.is_legacy(head):
         return torch_file.opened
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:  # of the header behind
+        return _safetensors
     if head.startswith(b"\x80"):
         return pickle_file.opened
-    if head[8:9] == b"{":
-        return _safetensors
     return READERS[path.suffix]
 
 

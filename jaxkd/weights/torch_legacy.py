@@ -76,15 +76,14 @@ class _Storages:
 
     def storage(self, reference: Any) -> Name | Storage | Unread:
         """The value of a persistent id: a storage, a view of one, or the class of a module."""
-        if type(reference) is not tuple or not reference:
-            raise ValueError("its pickle refers to data in an odd way")
-        if reference[0] == "module" and len(reference) > 1 and type(reference[1]) is Name:
-            return reference[1]
-        if reference[0] != "storage" or len(reference) not in (5, 6):
-            raise ValueError("its pickle refers to data in an odd way")
-        _, kind, key, _, count, view = (*reference, None)[:6]
-        if type(key) is not str or type(count) is not int or count < 0:
-            raise ValueError("its pickle refers to data in an odd way")
+        match reference:
+            case ("module", Name() as kind, *_):
+                return kind
+            case ("storage", Name() as kind, str(key), _, int(count), *view) if count >= 0 and len(view) < 2:
+                return self._declared(kind, key, count, view=view[0] if view else None)
+        raise ValueError("its pickle refers to data in an odd way")
+
+    def _declared(self, kind: Name, key: str, count: int, *, view: Any) -> Storage | Unread:
         name = kind_of(kind)
         if self.declared.setdefault(key, (name, count)) != (name, count):
             raise ValueError(f"it declares the storage {shown(key)} twice, and differently")

@@ -132,8 +132,8 @@ def load(
       persistent: makes the value of a persistent id.
       most: number of instructions that are followed; INSTRUCTIONS where it is None.
 
-    Pairs of a dict whose key is no text or number are left out. Raises ProgramError where the pickle asks for a function
-    that runs programs, and ValueError where it is broken, too long, or does what checkpoints have no need for.
+    Pairs of a dict whose key is no text or number are left out. Raises ProgramError where the pickle asks for a
+    function that runs programs, and ValueError where it is broken, too long, or does what checkpoints have no need for.
     """
     most = INSTRUCTIONS if most is None else most
     machine = _Machine(makers, persistent, bytes_left=COPIED * size, items_left=WALKED * most)

@@ -1,4 +1,4 @@
-"""What no array of a published detector says: its norms' epsilon and its anchors, and how much depends on the former."""
+"""What no array of a published detector says: the epsilon of its norms, and how much depends on it."""
 
 import hashlib
 import math
@@ -34,19 +34,11 @@ class Unsaid:
     anchor_ratios: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class Epsilon:
-    """The epsilon that is taken for a backbone's norms, and a sentence on why."""
-
-    value: float
-    said: str
-
-
-def epsilon(arrays: Mapping[str, np.ndarray], *, path: Path, given: float | None, usual: float, family: str) -> Epsilon:
-    """The epsilon of the norms of a published detector's backbone.
+def of_epsilon(arrays: Mapping[str, np.ndarray], *, path: Path, given: float | None, usual: float, family: str) -> str:
+    """A sentence on the epsilon that is taken for the norms of a published detector's backbone.
 
     Args:
-      arrays: under our names.
+      arrays: under our names, each of the shape that the detector wants.
       path: their file, of which the sum is taken where `usual` is 0.
       given: by somebody who knows it; None for `usual`.
       usual: what its library takes for such a detector.
@@ -54,22 +46,14 @@ def epsilon(arrays: Mapping[str, np.ndarray], *, path: Path, given: float | None
 
     Raises WeightsError where a variance and the epsilon are not above 0 together.
     """
+    _refuse_division(arrays, usual if given is None else given)
     if given is not None:
-        value, said = given, f"Epsilon of the backbone's norms: {given:g}, as given."
-    elif usual == 0 and (name := COCO_V1.get(_sum_of(path)[:8])):
-        value, said = (
-            usual,
-            f"Epsilon of the backbone's norms: 0, which torchvision sets for {name}, this file by its sum.",
-        )
-    else:
-        value = usual
-        first = "torchvision's for its COCO_V1 weights" if usual == 0 else f"as {family} has it"
-        said = (
-            f"Epsilon of the backbone's norms: {value:g}, {first}; the file does not say it (--eps of jaxkd convert)."
-        )
-        said += _doubt(arrays, value)
-    _refuse_division(arrays, value)
-    return Epsilon(value, said)
+        return f"Epsilon of the backbone's norms: {given:g}, as given."
+    if usual == 0 and (name := COCO_V1.get(_sum_of(path)[:8])):
+        return f"Epsilon of the backbone's norms: 0, which torchvision sets for {name}, this file by its sum."
+    first = "torchvision's for its COCO_V1 weights" if usual == 0 else f"as {family} has it"
+    said = f"Epsilon of the backbone's norms: {usual:g}, {first}; the file does not say it (--eps of jaxkd convert)."
+    return said + _doubt(arrays, usual)
 
 
 def _doubt(arrays: Mapping[str, np.ndarray], taken: float) -> str:
@@ -98,7 +82,9 @@ def _factors(arrays: Mapping[str, np.ndarray], one: float, other: float) -> tupl
     pairs = [(arrays[f"{name}/scale"], arrays[f"{name}/var"]) for name in names if f"{name}/scale" in arrays]
     if not pairs:
         return np.ones(0), np.ones(0)
-    scales, variances = (np.concatenate([np.ravel(row) for row in rows]).astype(np.float64) for rows in zip(*pairs))
+    scales, variances = (
+        np.concatenate([np.ravel(row) for row in rows]).astype(np.float64) for rows in zip(*pairs, strict=True)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = np.sqrt((variances + max(one, other)) / (variances + min(one, other)))
     return scales, factors
@@ -112,8 +98,8 @@ def _refuse_division(arrays: Mapping[str, np.ndarray], eps: float) -> None:
             bad[name] = count
     if bad:
         raise WeightsError(
-            f"{sum(bad.values())} variances of norms are 0 or less, the first in {next(iter(bad))}, which an epsilon of "
-            f"{eps:g} does not make positive; if the detector was trained with another, give jaxkd convert --eps=1e-5."
+            f"{sum(bad.values())} variances of norms are 0 or less, the first in {next(iter(bad))}, which an epsilon "
+            f"of {eps:g} does not make positive; if another was trained with, give it: jaxkd convert --eps=1e-5."
         )
 
 

@@ -111,7 +111,7 @@ def test_a_students_backbone_starts_from_one_under_a_prefix(tmp_path, student, s
 def test_one_of_two_backbones_is_named(tmp_path, student, state):
     arrays = {"student": backbone(state, "module.backbone."), "teacher": backbone(state, "backbone.")}
     torch_writer.save(tmp_path / "dino.pth", arrays)
-    with pytest.raises(WeightsError, match="2 backbones: student.backbone, teacher.backbone; name one"):
+    with pytest.raises(WeightsError, match=r"2 backbones: student\.backbone, teacher\.backbone; name one"):
         initial.params(student, jax.random.key(0), str(tmp_path / "dino.pth"))
     params, said = initial.params(student, jax.random.key(0), f"{tmp_path / 'dino.pth'}:teacher.backbone")
     np.testing.assert_array_equal(stem(params), state[STEM])

@@ -292,7 +292,9 @@ def test_what_does_not_fit_is_named(tmp_path, spoil, words):
 
 def test_names_are_wanted_where_the_number_says_nothing(tmp_path):
     torch_writer.save(tmp_path / "detector.pth", state_of("faster_rcnn", 18, 1, False))
-    with pytest.raises(WeightsError, match=r"4 classes and no names.*jaxkd convert detector.pth --classes"):
+    with pytest.raises(
+        WeightsError, match=r"^detector.pth: The file has 4 classes and no names.*jaxkd convert FILE --classes"
+    ):
         published.load(tmp_path / "detector.pth")
     with pytest.raises(WeightsError, match=r"4 classes, and 1 names"):
         published.load(tmp_path / "detector.pth", classes=["cat"])
