@@ -116,8 +116,8 @@ def _named(found: Published, given: Sequence[str], net: Part) -> tuple[Published
     if found.classes not in BY_NUMBER:
         has = f"{len(net.classes)} names ({few(net.classes)})" if net.classes else "no names"
         raise WeightsError(
-            f"The file has {found.classes} classes and {has} for them; give as many, in the file's order: jaxkd convert "
-            "FILE --classes=a,b,c --out=DIR."
+            f"The file has {found.classes} classes and {has} for them; give as many, in the file's order: jaxkd "
+            "convert FILE --classes=a,b,c --out=DIR."
         )
     whose = "COCO's" if found.classes == len(COCO) else "VOC's"
     return found, BY_NUMBER[found.classes], f"The file has no names for its {found.classes} classes; {whose} are taken."

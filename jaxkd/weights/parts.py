@@ -144,8 +144,10 @@ def _labelled(places: Sequence[_Place]) -> dict[_Place, str]:
 def _chosen(places: Mapping[_Place, str], part: str | None, *, path: Path) -> _Place:
     if part is not None:
         wanted = part.removesuffix(".")
-        if fitting := [place for place, label in places.items() if wanted in (label, place.label)]:
-            return fitting[0]
+        fitting = [place for place, label in places.items() if wanted in (label, place.label)]
+        inside = [place for place in places if f".{wanted}." in f".{place.label}."]
+        if fitting or len(inside) == 1:
+            return (fitting or inside)[0]
         if list(places.values()) == [""]:
             raise WeightsError(
                 f"{path} holds one net, whose names have nothing before them; leave the part '{part}' out."
@@ -217,7 +219,7 @@ def _refuse_odd_numbers(arrays: Mapping[str, np.ndarray], *, path: Path) -> None
                 f"{path} holds {kind} as {shown(name)}, where weights are wanted; save the net unquantised."
             )
         with np.errstate(over="ignore"):
-            finite = np.isfinite(array.astype(np.float32)).all()
+            finite = np.isfinite(array.astype(np.float32, copy=False)).all()
         if not finite:
             raise WeightsError(
                 f"{path} holds numbers in {shown(name)} that are not finite; take an earlier checkpoint."

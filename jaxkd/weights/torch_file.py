@@ -30,7 +30,10 @@ def opened(path: Path) -> Iterator[Contents]:
             yield contents.of_pickle(pickled, path=path)
             return
     if torch_legacy.is_tar(head):
-        raise WeightsError(f"{path} is a tar archive, as torch wrote it in 2016; load and save it with a newer torch.")
+        raise WeightsError(
+            f"{path} is a tar archive; if torch wrote it, as it did before version 0.1.10, load and save it with a newer "
+            "torch."
+        )
     if not head.startswith(ZIP):
         raise WeightsError(
             f"{path} is no torch file, for it begins neither as an archive nor as a pickle; fetch it again."

@@ -53,10 +53,10 @@ def of_epsilon(arrays: Mapping[str, np.ndarray], *, path: Path, given: float | N
         return f"Epsilon of the backbone's norms: 0, which torchvision sets for {name}, this file by its sum."
     first = "torchvision's for its COCO_V1 weights" if usual == 0 else f"as {family} has it"
     said = f"Epsilon of the backbone's norms: {usual:g}, {first}; the file does not say it (--eps of jaxkd convert)."
-    return said + _doubt(arrays, usual)
+    return said + _doubt(arrays, usual, family=family)
 
 
-def _doubt(arrays: Mapping[str, np.ndarray], taken: float) -> str:
+def _doubt(arrays: Mapping[str, np.ndarray], taken: float, *, family: str) -> str:
     """How much depends on the epsilon, where that is enough to be noticed; else nothing."""
     other = 0.0 if taken else EPS
     scales, factors = _factors(arrays, taken, other)
@@ -65,14 +65,12 @@ def _doubt(arrays: Mapping[str, np.ndarray], taken: float) -> str:
         return ""
     most = factors[changed].max()
     how_much = f"by a factor of up to {most:.3g}" if math.isfinite(most) else "without bound"
-    whose = (
-        "what was trained from torchvision's COCO_V1 weights has 0"
-        if taken
-        else "what was trained from others has 1e-05"
-    )
+    whose = ""
+    if family == "torchvision":
+        whose = f"; what was trained from {'its COCO_V1' if taken else 'other'} weights has {other:g}"
     return (
         f" It matters here: {changed.sum()} of {len(factors)} channels have variances so small that an epsilon of "
-        f"{other:g} would change their scale {how_much}; {whose}."
+        f"{other:g} would change their scale {how_much}{whose}."
     )
 
 

@@ -261,7 +261,8 @@ def test_the_arrays_of_a_sound_file_are_counted(tmp_path):
         content, count = written(form, state, "ema beside" if form in ("zip", "pickle") else "", None, 2)
         path = tmp_path / f"file{SUFFIXES[form]}"
         path.write_bytes(content)
-        assert not isinstance(found := tried(path), str), found
+        found = tried(path)
+        assert not isinstance(found, str), found
         report = found[1]
         listed = sum(row.startswith(("no leaf ", "unused ")) for row in report.splitlines())
         assert int(report.split()[2]) + listed == count

@@ -132,8 +132,9 @@ def test_of_two_detectors_one_has_to_be_named(tmp_path, suffix):
         same(parts.taken(path, part=name), net())
     for name in ("teacher", "module.teacher._orig_mod"):
         same(parts.taken(path, part=name), net(1))
-    with pytest.raises(WeightsError, match="has no part 'teach'; there is student, teacher"):
-        parts.taken(path, part="teach")
+    for name in ("teach", "module", ""):
+        with pytest.raises(WeightsError, match=f"has no part '{name}'; there is student, teacher"):
+            parts.taken(path, part=name)
 
 
 def test_mappings_that_tell_nothing_are_not_chosen_between(tmp_path):
@@ -141,6 +142,7 @@ def test_mappings_that_tell_nothing_are_not_chosen_between(tmp_path):
     with pytest.raises(WeightsError, match="holds 2 detectors: student, teacher"):
         parts.taken(path)
     same(parts.taken(path, part="teacher"), net(1))
+    same(parts.taken(write(tmp_path / "c.pth", {"state_dict": under("model.", net())}), part="model"), net())
     path = write(tmp_path / "b.pth", {"encoder_q": RESNET, "encoder_k": RESNET})
     with pytest.raises(WeightsError, match="holds 2 backbones: encoder_q, encoder_k"):
         parts.taken(path)

@@ -347,6 +347,14 @@ def test_one_leaf_under_two_names_is_refused(tmp_path):
         recognise(state)
 
 
+def test_a_norm_of_two_widths_is_refused(tmp_path):
+    state = state_of("faster_rcnn", 18, 1, False)
+    state["backbone.body.bn1.running_var"] = np.float32(1)
+    torch_writer.save(tmp_path / "detector.pth", state)
+    with pytest.raises(WeightsError, match=r"^detector\.pth: .* backbone/bn1/var has the shape \(\) where \(16,\) is"):
+        published.load(tmp_path / "detector.pth", classes=NAMES)
+
+
 def test_odd_shapes_end_in_a_sentence():
     state = state_of("retinanet", 18, 1, False)
     for name in ("backbone.body.conv1.weight", "head.regression_head.bbox_reg.weight", "backbone.body.bn1.weight"):

@@ -41,6 +41,23 @@ def test_storages_may_come_in_any_order(tmp_path):
     same(read(written(tmp_path, legacy(arrays(), order=lambda keys: sorted(keys, reverse=True)))), arrays())
 
 
+class Python2(LegacyWriter):
+    """Writes text as Python 2 did."""
+
+    def encoded(self, value):
+        if isinstance(value, str):
+            return b"T" + struct.pack("<I", len(value)) + value.encode()
+        return super().encoded(value)
+
+
+def test_files_of_python_2_are_read(tmp_path):
+    writer = Python2()
+    data = writer.pickle(SMALL)
+    keys = Python2().pickle(list(writer.storages))
+    content = MAGIC + VERSION + about() + data + keys + b"".join(raw(array) for array in writer.storages.values())
+    same(read(written(tmp_path, content)), SMALL)
+
+
 def test_a_machine_that_says_it_is_big_may_have_written_little(tmp_path):
     """As torch does: its numbers and their counts are little-endian everywhere."""
     content = legacy(SMALL).replace(about(little=True), about(little=False))
