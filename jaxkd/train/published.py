@@ -58,7 +58,7 @@ def load(
         raise WeightsError(f"{path.name}: {error}") from error
     where = net.where and f" {net.where}"
     head = f"{found.family} {found.kind.split('.')[1]}: {len(report.matched)} leaves matched{where}"
-    notes = [f"{head}.", *net.said, *_not_needed(found, report), *found.said, of_classes, of_eps]
+    notes = [f"{head.removesuffix('.')}.", *net.said, *_not_needed(found, report), *found.said, of_classes, of_eps]
     notes.append(_of_anchors(config, found, given))
     notes = [note for note in notes if note]
     loaded = dataclasses.replace(loaded, notes=tuple(notes))

@@ -31,8 +31,7 @@ def opened(path: Path) -> Iterator[Contents]:
             return
     if torch_legacy.is_tar(head):
         raise WeightsError(
-            f"{path} is a tar archive; if torch wrote it, as it did before version 0.1.10, load and save it with a newer "
-            "torch."
+            f"{path} is a tar archive; if torch wrote it, as it did before version 0.1.10, save it with a newer torch."
         )
     if not head.startswith(ZIP):
         raise WeightsError(

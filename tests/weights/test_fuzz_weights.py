@@ -248,7 +248,7 @@ def test_any_file_ends_in_a_sentence_or_as_a_detector(tmp_path_factory, file):
         return
     loaded, report = found
     rows = report.splitlines()
-    assert loaded.notes[0] == f"{rows[0]}." and all(note.isprintable() for note in loaded.notes)
+    assert loaded.notes[0] == f"{rows[0].removesuffix('.')}." and all(note.isprintable() for note in loaded.notes)
     listed = sum(row.startswith(("no leaf ", "unused ")) for row in rows)
     if file.count is not None:
         assert int(rows[0].split()[2]) + listed == file.count, report
