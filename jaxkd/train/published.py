@@ -51,7 +51,7 @@ def load(
         assert found is not None  # by its kind
         found, kept, of_classes = _named(found, classes, net)
         config = _config(found, given)
-        loaded, report = _filled(config, kept, found)
+        loaded, report = _filled(config, kept, found, given)
         usual = found.backbone.get("eps", unsaid.EPS)
         of_eps = unsaid.of_epsilon(found.arrays, path=path, given=given.eps, usual=usual, family=found.family)
     except WeightsError as error:
@@ -67,8 +67,16 @@ def load(
     return loaded, "\n".join([head, *notes[1:], *rows])
 
 
-def _filled(config: configs.Recipe, classes: Sequence[str], found: Published) -> tuple[build.Loaded, tree.Report]:
-    detector = build.detector(config, classes)
+def _filled(
+    config: configs.Recipe, classes: Sequence[str], found: Published, given: Unsaid
+) -> tuple[build.Loaded, tree.Report]:
+    """The detector with its parameters; ConfigError where what is given is at fault, WeightsError where the file is."""
+    try:
+        detector = build.detector(config, classes)
+    except ConfigError as error:
+        if given != Unsaid():
+            raise
+        raise WeightsError(f"The weights are those of no detector that can be built: {error}") from error
     params, report = tree.match(_wanted(detector), found.arrays, allow_unused=names.BEYOND["resnet"])
     return build.Loaded(detector, jax.tree.map(jax.numpy.asarray, params), config, {}, {}), report
 

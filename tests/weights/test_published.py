@@ -349,7 +349,7 @@ def test_one_leaf_under_two_names_is_refused(tmp_path):
 
 def test_a_norm_of_two_widths_is_refused(tmp_path):
     state = state_of("faster_rcnn", 18, 1, False)
-    state["backbone.body.bn1.running_var"] = np.float32(1)
+    state["backbone.body.bn1.running_var"] = np.array(1, np.float32)
     torch_writer.save(tmp_path / "detector.pth", state)
     with pytest.raises(WeightsError, match=r"^detector\.pth: .* backbone/bn1/var has the shape \(\) where \(16,\) is"):
         published.load(tmp_path / "detector.pth", classes=NAMES)
