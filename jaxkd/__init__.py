@@ -6,7 +6,7 @@ __version__ = VERSION
 
 
 def load(path, *, classes=()):
-    """A detector to be called with pictures, from a workdir, a folder of weights or a published file.
+    """A detector to be called with pictures, from a workdir, a folder of weights or a published file (or FILE:PART).
 
     See `jaxkd.predictor.load`, which this is; jax is imported only when it is called.
     """

@@ -7,12 +7,16 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 
 import jax
 import pytest
+from hypothesis import settings
 
 CACHE = Path.home() / ".cache" / "jaxkd-tests"
 CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+settings.register_profile(
+    "fuzz", max_examples=500, deadline=None
+)  # pytest --hypothesis-profile=fuzz, for more examples
 
 
 @pytest.fixture(scope="session")

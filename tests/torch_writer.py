@@ -2,7 +2,7 @@
 
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,3 +139,35 @@ def write(path: Path, entries: Mapping[str, bytes], *, compression: int = zipfil
 def save(path: Path, value: Any, *, byteorder: str = "little") -> None:
     """What torch.save writes of a checkpoint whose tensors are arrays here."""
     write(path, members(value, byteorder=byteorder))
+
+
+MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+VERSION = b"\x80\x02M\xe9\x03."
+
+
+def about(*, little: bool = True) -> bytes:
+    """The third pickle of torch's older form."""
+    sizes = {"short": 2, "int": 4, "long": 4}
+    return Writer().pickle({"protocol_version": 1001, "little_endian": little, "type_sizes": sizes})
+
+
+def legacy(value: Any, *, byteorder: str = "little", order: Callable[[list[str]], list[str]] = sorted) -> bytes:
+    """What torch wrote of a checkpoint before version 1.6; `order` is that of the storages."""
+    writer = LegacyWriter()
+    head = MAGIC + VERSION + about(little=byteorder == "little") + writer.pickle(value)
+    keys = order(list(writer.storages))
+    return head + Writer().pickle(keys) + b"".join(raw(writer.storages[key], byteorder=byteorder) for key in keys)
+
+
+def raw(array: np.ndarray, *, byteorder: str = "little") -> bytes:
+    """A storage as torch's older form has it: how many numbers, and these."""
+    plain = array.reshape(-1).view(f"u{array.itemsize}")
+    numbers = plain if byteorder == "little" else plain.byteswap()
+    return array.size.to_bytes(8, byteorder) + numbers.tobytes()
+
+
+class LegacyWriter(Writer):
+    """Writes references to storages as torch's older form has them, with a sixth word for views."""
+
+    def reference(self, key: str) -> Outside:
+        return Outside((*super().reference(key).reference, None))

@@ -11,6 +11,7 @@ from jaxkd.data.base import Source, digest
 from jaxkd.errors import ConfigError, StorageError
 from jaxkd.paths import path_of
 from jaxkd.train import build, checkpoint, loop, ownership, prepare
+from jaxkd.weights import parts
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def open_run(workdir: str, *, advice: str = "give --workdir=DIR") -> Run:
         if not build.file_of(place / build.STUDENT, build.ABOUT).is_file():
             raise ConfigError(f"The run in {place} has no student yet; it is written at the first evaluation.")
         return Run(_recipe(place / ownership.RECIPE), build.load(place / build.STUDENT), place)
-    if workdir and (place.is_file() or build.file_of(place, build.ABOUT).is_file()):
+    if workdir and (parts.split(place)[0].is_file() or build.file_of(place, build.ABOUT).is_file()):
         return Run(None, prepare.load_detector(workdir), place)
     raise ConfigError(
         f"'{workdir}' is not the workdir of a run, which holds {ownership.RECIPE}, and no weights, beside which is "

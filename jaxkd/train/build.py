@@ -37,6 +37,7 @@ class Loaded:
     scores: dict[str, float]  # what it scored where it was trained
     sizes: dict[str, Any]  # the fields of `data.loader` that say how large its pictures are
     reading: pictures.Config = pictures.PLAIN  # how files became its pictures
+    notes: tuple[str, ...] = ()  # sentences on what was taken for granted where it comes from another library's file
 
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:

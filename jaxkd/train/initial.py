@@ -12,7 +12,7 @@ from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.paths import path_of
 from jaxkd.train import build
-from jaxkd.weights import names, read, tree
+from jaxkd.weights import names, parts, read, tree
 from jaxkd.weights.published import recognise
 
 OF_CLASSES = ("head/logits/", "head/deltas/")  # leaves whose columns stand for classes
@@ -24,7 +24,7 @@ def params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
 
     `source` is empty; or a detector, in a folder as `build.load` takes it or in a published file: every leaf has to
     match, but those of the head stay random that are for other classes; or a file of backbone weights: every leaf of
-    the backbone has to match.
+    the backbone has to match. FILE:PART is one of the nets of a file that holds several.
     """
     made: dict[str, Any] = dict(found.init(key))
     if not source:
@@ -33,12 +33,16 @@ def params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
     if path.is_dir():
         arrays = read.read(build.file_of(path, build.WEIGHTS))
         return _from_detector(made, arrays, source, same=_classes_in(path) == found.classes)
-    arrays = read.read(path)
-    if published := recognise(arrays):
-        return _from_detector(made, published.arrays, path.name, same=False)
-    arrays, flavour = names.to_ours(arrays)
+    path, part = parts.split(path)
+    net = parts.taken(path, part=part)
+    where, left = net.where and f" {net.where}", " ".join(["", *net.said])
+    if published := recognise(net.arrays, about=net.about):
+        made, said = _from_detector(made, published.arrays, f"{path.name}{where}", same=False)
+        return made, said + left
+    arrays, flavour = names.to_ours(net.arrays)
     made["backbone"], report = tree.match(made["backbone"], arrays, allow_unused=names.BEYOND[flavour])
-    return made, f"The student's backbone starts from {path.name} ({flavour}): {len(report.matched)} leaves."
+    count = f"{len(report.matched)} leaves{where}"
+    return made, f"The student's backbone starts from {path.name} ({flavour}): {count}.{left}"
 
 
 def _from_detector(params: Params, given: Mapping[str, Any], source: str, *, same: bool) -> tuple[Params, str]:

@@ -11,6 +11,7 @@ from jaxkd import storage
 from jaxkd.errors import ConfigError, DataError, StorageError
 from jaxkd.paths import path_of
 from jaxkd.train import build
+from jaxkd.weights import parts
 
 RECIPE = "config.json"  # in a workdir: the resolved recipe
 # Fields that change no number of a run: it may go on with others.
@@ -79,7 +80,7 @@ def teacher_digest(recipe: configs.Recipe) -> str:
     """The SHA-256 sum of the teacher's weights as they are stored; empty where the recipe names none."""
     if not recipe.teacher:
         return ""
-    place = path_of(recipe.teacher)
+    place, _ = parts.split(path_of(recipe.teacher))
     if place.is_dir():
         place = build.file_of(place / build.STUDENT if (place / RECIPE).is_file() else place, build.WEIGHTS)
     if not place.is_file():

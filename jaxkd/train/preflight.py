@@ -22,6 +22,7 @@ from jaxkd.train.published import BY_NUMBER
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
 from jaxkd.types import Batch
+from jaxkd.weights import parts
 
 SIZE = r"([\d.]+)([KMG]?)"
 REFUSALS = (  # of a TPU's compiler: bytes needed, bytes there
@@ -223,7 +224,7 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
     if name and build.file_of(folder, build.ABOUT).is_file():
         found = prepare.beside(build.described(folder), recipe.student)
         return found, f"The teacher is described in {folder / build.ABOUT}."
-    if name and place.is_file():
+    if name and parts.split(place)[0].is_file():
         found = prepare.load_detector(name)
         found = dataclasses.replace(found, params=jax.eval_shape(lambda: found.params))
         return prepare.beside(found, recipe.student), f"The teacher is in {name}."

@@ -18,6 +18,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.paths import path_of
 from jaxkd.train import build, published
 from jaxkd.train.ownership import RECIPE
+from jaxkd.weights import parts
 
 GROUPED = "categories_that_only_group"  # an entry among the repairs of a source
 
@@ -142,14 +143,17 @@ def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loa
     """The detector in a published file, in the workdir of a run, or in a folder of weights, every leaf matched.
 
     Args:
-      path: where it is; "assets:NAME" is what comes with the package.
+      path: where it is; "assets:NAME" is what comes with the package, and FILE:PART one of a file's detectors.
       classes: names of the classes of a published file that has no list of its own.
 
-    Raises WeightsError where there is none, or it is broken.
+    What was taken for granted of a published file is said in the log. Raises WeightsError where there is none, or it is
+    broken.
     """
-    place = path_of(str(path))
+    place, part = parts.split(path_of(str(path)))
     if place.is_file():
-        return published.load(place, classes=classes)[0]
+        loaded, _ = published.load(place, part=part, classes=classes)
+        log.warning("%s: %s", place.name, " ".join(loaded.notes))
+        return loaded
     return build.load(place / build.STUDENT if (place / RECIPE).is_file() else str(path))
 
 

@@ -1,17 +1,25 @@
 """Names and layouts of published weights, translated to those of our nets."""
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from jaxkd.errors import WeightsError
 from jaxkd.weights import caffe
+from jaxkd.weights.unpickle import shown
 
 # What published files hold beyond our nets, as patterns for the strict match: a classifier, or the last 1x1
 # convolution before it (features.18 of MobileNetV2).
 BEYOND = {"jaxkd": (), "resnet": ("fc/*",), "mobilenet_v2": ("features_18/*", "classifier/*")}
 
+# What the names of a backbone begin with or are, wherever it lies in a file.
+MARKS = {
+    "resnet": r"layer1\.0\.conv1\.weight$",
+    "caffe": r"res2_0_branch2a_w$",
+    "mobilenet_v2": r"features\.1\.conv\.0\.(?:0\.)?weight$",
+}
 LEAVES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
 COUNTER = "num_batches_tracked"  # counts training steps and takes no part in a forward pass
 
@@ -30,8 +38,16 @@ def to_ours(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], st
         return resnet(arrays), "resnet"
     if {"features.1.conv.0.weight", "features.1.conv.0.0.weight"} & set(arrays):
         return mobilenet_v2(arrays), "mobilenet_v2"
-    first = ", ".join(list(arrays)[:3]) or "none at all"
-    raise WeightsError(f"The weights' names ({first}) belong to no net known here; known are {', '.join(BEYOND)}.")
+    raise WeightsError(unknown(arrays))
+
+
+def unknown(given: Iterable[str]) -> str:
+    """A sentence on names that belong to no net known here."""
+    first = ", ".join(shown(name) for name in itertools.islice(given, 3)) or "none at all"
+    return (
+        f"The weights' names ({first}) belong to no net known here; known are Faster R-CNN and RetinaNet with a "
+        f"feature pyramid as torchvision, detectron2 and mmdetection name them, and the backbones {', '.join(BEYOND)}."
+    )
 
 
 def resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -82,19 +98,28 @@ def mobilenet_v2(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def translated(arrays: Mapping[str, np.ndarray], place: Callable[[str], str | None]) -> dict[str, np.ndarray]:
-    """Arrays of PyTorch modules under our names and in our layout; those without a place keep their names."""
-    out = {}
+    """Arrays of PyTorch modules under our names and in our layout; those without a place keep their names.
+
+    Raises WeightsError where two names stand for one leaf.
+    """
+    out: dict[str, np.ndarray] = {}
+    origins: dict[str, str] = {}
     for name, array in arrays.items():
         module, _, leaf = name.rpartition(".")
         if leaf == COUNTER:
             continue
         ours = place(module)
         if ours is None or leaf not in {"weight", *LEAVES}:
-            out[name] = array
+            key = name
         elif leaf != "weight":
-            out[f"{ours}/{LEAVES[leaf]}"] = array
+            key = f"{ours}/{LEAVES[leaf]}"
         else:
-            out[f"{ours}/{'scale' if array.ndim == 1 else 'kernel'}"] = _ours(array)
+            key, array = f"{ours}/{'scale' if array.ndim == 1 else 'kernel'}", _ours(array)
+        if origins.setdefault(key, name) != name:
+            raise WeightsError(
+                f"The weights hold {origins[key]} and {name}, which stand for one leaf; keep one of them."
+            )
+        out[key] = array
     return out
 
 

@@ -14,13 +14,21 @@ import numpy as np
 
 from jaxkd.errors import WeightsError
 from jaxkd.weights import caffe
-from jaxkd.weights.names import resnet_place, translated
+from jaxkd.weights import told as told_by
+from jaxkd.weights.names import COUNTER, resnet_place, translated
 from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields
+from jaxkd.weights.unsaid import EPS
 
 Arrays = dict[str, np.ndarray]
 Rule = tuple[str, str | Callable[[re.Match], str]]
-RATIOS = 3  # anchors of each size in a cell, in every published detector here
+RATIOS = 3  # anchors of each size in a cell, where nobody says otherwise
 COCO_WITH_HOLES = 90  # torchvision's classes are COCO's ids, also those that stand for nothing
+# What the names of a detector begin with, wherever it lies in a file.
+MARKS = {
+    "torchvision": r"backbone\.fpn\.",
+    "detectron2": r"backbone\.fpn_lateral",
+    "mmdetection": r"neck\.lateral_convs\.",
+}
 BUFFERS = ("anchor_generator", "pixel_mean", "pixel_std")  # constants that some files store among the weights
 
 
@@ -35,6 +43,9 @@ class Published:
       fields: fields of the detector itself, beside them.
       classes: number of classes, background not among them.
       arrays: under our leaf names; what has no place keeps its name, so that a strict match lists it.
+      idle: names of arrays in the file that take no part in a forward pass.
+      told: names of those fields that the file itself tells.
+      said: a sentence on what it tells, where it does.
     """
 
     family: str
@@ -44,28 +55,77 @@ class Published:
     fields: dict[str, Any]
     classes: int
     arrays: Arrays
+    idle: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
 
-def recognise(arrays: Mapping[str, np.ndarray]) -> Published | None:
+def recognise(
+    arrays: Mapping[str, np.ndarray], *, ratios: int = 0, about: Mapping[str, str] | None = None
+) -> Published | None:
     """The detector that these names describe; None where they are no published detector's.
 
-    Raises WeightsError where a family is recognised and what it needs is missing.
+    Args:
+      arrays: under the names of their library.
+      ratios: anchors of each size in a cell; 0 for what the file tells, or else three.
+      about: what a checkpoint of mmdetection says in words under its key "meta".
+
+    Raises WeightsError where a family is recognised and what it needs is missing or of an odd shape.
     """
-    marks = {"backbone.fpn.": torchvision, "backbone.fpn_lateral": detectron2, "neck.lateral_convs.": mmdetection}
-    for mark, family in marks.items():
-        if any(name.startswith(mark) for name in arrays):
-            try:
-                return family({name: array for name, array in arrays.items() if not _is_buffer(name)})
-            except KeyError as error:
-                raise WeightsError(f"The weights are named as {family.__name__}'s and lack {error}.") from error
-    return None
+    family = next((name for name, mark in MARKS.items() if any(re.match(mark, given) for given in arrays)), None)
+    if family is None:
+        return None
+    buffers = {name: array for name, array in arrays.items() if any(part in name for part in BUFFERS)}
+    leaves = {name: array for name, array in arrays.items() if name not in buffers}
+    try:
+        told = told_by.by_buffers(buffers) if family == "detectron2" else told_by.by_config(about or {})
+        ratios = ratios or len(told.fields.get("anchor_ratios", ())) or RATIOS
+        found = FAMILIES[family](leaves, ratios=ratios)
+        if found.classes < 1:
+            raise WeightsError("The weights have no outputs for classes.")
+        found = _as_told(found, told)
+    except KeyError as error:
+        raise WeightsError(f"The weights are named as {family}'s and lack {error}.") from error
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise WeightsError(f"The weights are named as {family}'s, and their shapes do not fit: {error}.") from error
+    counters = tuple(name for name in leaves if name.rpartition(".")[2] == COUNTER)
+    return replace(found, idle=(*counters, *buffers))
 
 
-def torchvision(arrays: Arrays) -> Published:
+def _as_told(found: Published, told: told_by.Told) -> Published:
+    """The detector with the conventions that its file tells.
+
+    Raises WeightsError where anchors among the weights are of another number than the weights have outputs for.
+    """
+    fields, kernel = dict(told.fields), "backbone/conv1/kernel"
+    levels = sum(re.fullmatch(r"neck/lateral_\d/kernel", name) is not None for name in found.arrays)
+    levels += 1 if found.neck["extra"] == "pool" else 2
+    octaves = found.fields.get("octaves", 1)
+    if "anchor_sizes" in fields and (told.octaves, len(fields["anchor_sizes"])) != (octaves, levels):
+        if found.family == "detectron2":
+            raise WeightsError(
+                f"The weights' anchors are {told.octaves} sizes on {len(fields['anchor_sizes'])} levels, and their "
+                f"outputs are for {octaves} on {levels}."
+            )
+        fields = {name: value for name, value in fields.items() if not name.startswith("anchor_")}  # of another part
+    if told.bgr is not None and told.bgr != (found.family == "detectron2"):
+        found.arrays[kernel] = found.arrays[kernel][:, :, ::-1]
+    known = [f"{name} {_listed(value)}" for name, value in (fields | told.backbone).items()]
+    said = (f"The file tells these conventions: {'; '.join(known)}.",) if known else ()
+    return replace(
+        found, fields=found.fields | fields, backbone=found.backbone | told.backbone, told=tuple(fields), said=said
+    )
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(f"{number:g}" for number in value) if type(value) is tuple else str(value)
+
+
+def torchvision(arrays: Arrays, *, ratios: int) -> Published:
     """Faster R-CNN and RetinaNet of torchvision, both versions of each, over any of its ResNets."""
     dense = "head.classification_head.cls_logits.weight" in arrays
     ours = translated(arrays, _placer(TORCHVISION, "backbone.body.", levels=3 if dense else 4))
-    found = _described("torchvision", dense, ours)
+    found = _described("torchvision", dense, ours, ratios=ratios)
     if dense:
         ours["head/logits/kernel"], ours["head/logits/bias"] = (
             _without_first_class(ours[f"head/logits/{leaf}"], anchors=_anchors(ours)) for leaf in ("kernel", "bias")
@@ -76,18 +136,19 @@ def torchvision(arrays: Arrays) -> Published:
             ours[f"head/deltas/{leaf}"] = ours[f"head/deltas/{leaf}"][..., 4:]
     first_version = "norm" not in found.neck and "tower_norm" not in found.fields
     classes = found.classes - dense
-    # torchvision sets the epsilon of its published first versions to 0, which their files do not say.
-    eps = 0.0 if first_version and classes == COCO_WITH_HOLES else 1e-5
+    # torchvision sets the epsilon of its COCO_V1 weights to 0, which its two files, both over a ResNet-50, do not say.
+    first_version &= (found.backbone["depth"], found.backbone["width"]) == (50, 64)
+    eps = 0.0 if first_version and classes == COCO_WITH_HOLES else EPS
     return replace(found, backbone=found.backbone | {"eps": eps}, classes=classes)
 
 
-def detectron2(arrays: Arrays) -> Published:
+def detectron2(arrays: Arrays, *, ratios: int) -> Published:
     """Faster R-CNN and RetinaNet with a feature pyramid from detectron2's model zoo."""
     dense = "head.cls_score.weight" in arrays
     ours = translated(arrays, _placer(DETECTRON2, "backbone.bottom_up.", levels=3 if dense else 4))
-    found = _described("detectron2", dense, ours)
+    found = _described("detectron2", dense, ours, ratios=ratios)
     if dense:
-        _ratios_first(ours, anchors=_anchors(ours))
+        _ratios_first(ours, anchors=_anchors(ours), ratios=ratios)
     ours["backbone/conv1/kernel"] = ours["backbone/conv1/kernel"][:, :, ::-1]
     if found.backbone["cardinality"] == 1:
         return found
@@ -99,11 +160,18 @@ def detectron2(arrays: Arrays) -> Published:
     )
 
 
-def mmdetection(arrays: Arrays) -> Published:
+def mmdetection(arrays: Arrays, *, ratios: int) -> Published:
     """Faster R-CNN and RetinaNet with a feature pyramid from mmdetection 2 and 3."""
     dense = "bbox_head.retina_cls.weight" in arrays
     ours = translated(arrays, _placer(MMDETECTION, "backbone.", levels=3 if dense else 4))
-    return _described("mmdetection", dense, ours)
+    return _described("mmdetection", dense, ours, ratios=ratios)
+
+
+FAMILIES: dict[str, Callable[..., Published]] = {
+    "torchvision": torchvision,
+    "detectron2": detectron2,
+    "mmdetection": mmdetection,
+}
 
 
 def with_classes(found: Published, keep: Sequence[int]) -> Published:
@@ -123,13 +191,18 @@ def with_classes(found: Published, keep: Sequence[int]) -> Published:
     return replace(found, arrays=arrays, classes=len(columns))
 
 
-def _described(family: str, dense: bool, ours: Arrays) -> Published:
+def _described(family: str, dense: bool, ours: Arrays, *, ratios: int) -> Published:
     """What is read off the shapes of arrays that have our names; the box head is put into our order."""
     backbone, neck = resnet_fields(ours), neck_fields(ours)
+    anchors = ours["head/deltas/kernel" if dense else "rpn/deltas/kernel"].shape[-1] // 4
+    if anchors != ratios and not (dense and anchors and anchors % ratios == 0):
+        raise WeightsError(
+            f"The weights have {anchors} anchors a cell, which are not {'' if dense else 'one size in '}{ratios} ratios"
+            f"{' of each size' if dense else ''}; give jaxkd convert all --ratios of height to width."
+        )
     if dense:
-        anchors = _anchors(ours)
         fields: dict[str, Any] = {
-            "octaves": anchors // RATIOS,
+            "octaves": anchors // ratios,
             "tower_channels": ours["head/class_0/kernel"].shape[-1],
             "tower_depth": sum(re.fullmatch(r"head/class_\d+/kernel", name) is not None for name in ours),
         }
@@ -228,10 +301,6 @@ MMDETECTION: tuple[Rule, ...] = (
 )
 
 
-def _is_buffer(name: str) -> bool:
-    return any(part in name for part in BUFFERS)
-
-
 def _anchors(ours: Arrays) -> int:
     """Anchors of a cell, by a dense head's deltas."""
     return ours["head/deltas/kernel"].shape[-1] // 4
@@ -250,9 +319,9 @@ def _without_first_class(logits: np.ndarray, *, anchors: int) -> np.ndarray:
     return cells[..., 1:].reshape(*logits.shape[:-1], -1)
 
 
-def _ratios_first(ours: Arrays, *, anchors: int) -> None:
+def _ratios_first(ours: Arrays, *, anchors: int, ratios: int) -> None:
     """Puts the anchors of a cell that run over sizes, then ratios, in our order: over ratios, then sizes."""
-    order = np.arange(anchors).reshape(-1, RATIOS).T.ravel()
+    order = np.arange(anchors).reshape(-1, ratios).T.ravel()
     for name in ("head/logits", "head/deltas"):
         for leaf in ("kernel", "bias"):
             array = ours[f"{name}/{leaf}"]

@@ -5,7 +5,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import safetensors.numpy
 from jax import numpy as jnp
 
 from jaxkd.errors import StorageError, WeightsError
-from jaxkd.weights.pickle_file import check_needed, checked_shape, read_pickle
-from jaxkd.weights.torch_file import read_torch
-from jaxkd.weights.unpickle import reason, shown
+from jaxkd.weights import contents, pickle_file, torch_file, torch_legacy, unpickle
+from jaxkd.weights.contents import Contents
+from jaxkd.weights.pickled_numpy import checked_shape
+from jaxkd.weights.unpickle import Stored, reason, shown
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 STORED = {
@@ -40,24 +41,65 @@ STORED = {
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a weights file by name; half-precision ones become float32.
 
-    The suffix says the kind: .safetensors, .npz, torch's .pth, .pt, .bin or .ckpt, or detectron2's .pkl. Of a
-    checkpoint the weights alone are read.
+    The suffix says the kind: .safetensors, .npz, torch's .pth, .pt, .bin, .ckpt or .tar, or detectron2's .pkl. Of a
+    checkpoint the weights alone are read, under the names that they have there.
 
     Nothing in the file is executed. Raises WeightsError where the file is missing, is of another kind, declares sizes
     that it does not hold, or holds anything but numbers.
     """
+    with opened(path) as found:
+        return plain(contents.weights_of(found), path=found.path)
+
+
+def plain(arrays: Mapping[str, Stored], *, path: Path) -> dict[str, np.ndarray]:
+    """The numbers of arrays of an open file; half-precision ones become float32.
+
+    Raises WeightsError where they are too large for the file or a name is odd, ValueError where the file is broken.
+    """
+    return {name: _plain(array) for name, array in contents.loaded(arrays, path=path).items()}
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Contents]:
+    """What a weights file holds, whose numbers can be read as long as it is open; raises as `read` does."""
     path = Path(path)
     if path.suffix not in READERS:
         raise WeightsError(f"{path} is of no kind that is read here; convert the weights to one of {KINDS}.")
     if not path.is_file():
         raise WeightsError(f"There is no weights file {path}; give the path of a file of the kind {KINDS}.")
     try:
-        arrays = READERS[path.suffix](path)
+        with _reader(path)(path) as found:
+            yield found
+    except unpickle.ProgramError as error:
+        raise WeightsError(
+            f"{path} wants to run {shown(error.name)}, which no weights need, and nothing in it was executed; "
+            "do not trust it, or save model.state_dict() alone."
+        ) from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if odd := next((name for name in arrays if not name.isprintable()), None):
-        raise WeightsError(f"{path} names an array {shown(odd)}, which is no printable text; fetch it again.")
-    return {name: _plain(array) for name, array in arrays.items()}
+    except (
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        OverflowError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise WeightsError(f"{path} is not a sound {path.suffix} file ({reason(error)}); fetch it again.") from error
+
+
+def _reader(path: Path) -> "Reader":
+    """What reads the file: as its suffix says, unless it begins as a file of another kind does."""
+    with path.open("rb") as file:
+        head = file.read(32)
+    if (head.startswith(torch_file.ZIP) and path.suffix != ".npz") or torch_legacy.is_legacy(head):
+        return torch_file.opened
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:  # of the header behind
+        return _safetensors
+    if head.startswith(b"\x80"):
+        return pickle_file.opened
+    return READERS[path.suffix]
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -100,7 +142,8 @@ def save(
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[Contents]:
     try:  # the library refuses a header that is too long and offsets that overlap, leave holes or pass the file's end
         entries = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
@@ -112,19 +155,18 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
                 f"{path} stores {shown(name)} as {entry['dtype']}, which is not supported; store it as float32."
             )
         out[name] = np.frombuffer(entry["data"], STORED[entry["dtype"]]).reshape(entry["shape"])
-    return out
+    yield contents.of_arrays(out, path=path)
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            if len(members) < len(archive.infolist()):
-                raise ValueError("it has two arrays of one name")
-            check_needed(sum(member.file_size for member in members.values()), path=path)
-            return {name: _member(archive, member, path=path) for name, member in members.items()}
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise WeightsError(f"{path} is not a sound .npz file ({reason(error)}); fetch it again.") from error
+@contextlib.contextmanager
+def _npz(path: Path) -> Iterator[Contents]:
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise ValueError("it has two arrays of one name")
+        contents.check_needed(sum(member.file_size for member in members.values()), path=path)
+        arrays = {name: _member(archive, member, path=path) for name, member in members.items()}
+    yield contents.of_arrays(arrays, path=path)
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: Path) -> np.ndarray:
@@ -168,10 +210,11 @@ def _halved(array: np.ndarray, *, name: str) -> np.ndarray:
     return array.astype(np.float16)
 
 
-READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+Reader = Callable[[Path], contextlib.AbstractContextManager[Contents]]
+READERS: dict[str, Reader] = {
     ".safetensors": _safetensors,
     ".npz": _npz,
-    **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt"), read_torch),
-    ".pkl": read_pickle,
+    **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt", ".tar"), torch_file.opened),
+    ".pkl": pickle_file.opened,
 }
 KINDS = ", ".join(READERS)

@@ -4,60 +4,147 @@ The pickle module is not used to load, for even with a strict `find_class` a fil
 found, reach objects through its registry of extensions, ask for a memo of any size, or crash it by a deeply nested key.
 """
 
+import abc
 import pickletools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 INSTRUCTIONS = 1_000_000  # a checkpoint with its optimizer's state needs some 100 for each array
+COPIED, WALKED = (
+    16,
+    2,
+)  # times that makers may be handed a file's bytes, and items of as many lists as it has instructions
+NAME_LENGTH = 500
+KEY_BITS = 64
+# Functions that no checkpoint needs, and by which a pickle runs a program or changes files where it is executed.
+PROGRAMS = re.compile(
+    r"(.*\.)?(os|posix|nt)\.(system|popen\w*|exec\w+|spawn\w+|posix_spawn\w*|fork\w*|startfile|kill\w*|remove\w*|"
+    r"unlink|rmdir|rename\w*)|(subprocess|commands|pty|runpy|importlib|socket|ctypes|webbrowser)\..*|"
+    r"(builtins|__builtin__|_?io)\.(eval|exec|execfile|compile|__import__|open|breakpoint|input)|shutil\.(rmtree|move)",
+    re.DOTALL,
+)
 
 
-class UnknownNameError(ValueError):
-    """A pickle asks for something that is on no list; `name` says what."""
+class ProgramError(ValueError):
+    """A pickle asks for a function that runs a program; `name` says which."""
 
     def __init__(self, name: str):
-        super().__init__(f"it asks for {shown(name)}")
+        super().__init__(f"it wants to run {shown(name)}")
         self.name = name
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """Something of the list, by its module and name; never the Python object of that name."""
+    """Something of a module, by its module and name; never the Python object of that name."""
 
     text: str
 
 
-@runtime_checkable
-class Stateful(Protocol):
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Stands for an object that is not read, with the name of its class or function and nothing of what is in it."""
+
+    text: str
+
+
+class Stored(abc.ABC):
+    """What a maker returns for an array, whose numbers still lie in the file."""
+
+    __slots__ = ()
+
+    @property
+    @abc.abstractmethod
+    def unread(self) -> str:
+        """What it is, where it is no array of plain numbers; else empty."""
+
+    @property
+    @abc.abstractmethod
+    def nbytes(self) -> int:
+        """Memory that the array takes, known before any is taken."""
+
+    @abc.abstractmethod
+    def array(self) -> np.ndarray:
+        """The numbers; raises ValueError where the file does not hold them."""
+
+
+class Stateful(abc.ABC):
     """What a maker returns where the pickle gives a state later."""
 
+    __slots__ = ()
+
+    @abc.abstractmethod
     def set_state(self, state: Any) -> None:
         """Takes the state, or raises ValueError."""
 
 
+@runtime_checkable
+class Source(Protocol):
+    """A file that a pickle is read from."""
+
+    def read(self, n: int, /) -> bytes:
+        """As many bytes, or fewer where the file ends."""
+        ...
+
+    def readline(self) -> bytes:
+        """The bytes up to a line's end."""
+        ...
+
+    def tell(self) -> int:
+        """How many were read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pickled:
+    """What a pickle describes.
+
+    Attributes:
+      value: numbers, text, lists, tuples, dicts, what makers built, and an `Unread` for each other object.
+      arrays: number of different arrays that makers built, also where `value` does not reach them.
+      unread: names of the classes and functions whose objects are not read.
+    """
+
+    value: Any
+    arrays: int
+    unread: tuple[str, ...]
+
+
 def load(
-    data: bytes, makers: Mapping[str, Callable[..., Any] | None], *, persistent: Callable[[Any], Any] | None = None
-) -> Any:
-    """The value that the pickle `data` describes.
+    data: bytes | Source,
+    makers: Mapping[str, Callable[..., Any] | None],
+    *,
+    size: int,
+    persistent: Callable[[Any], Any] | None = None,
+    most: int | None = None,
+) -> Pickled:
+    """What the pickle `data` describes; nothing in it is executed.
 
     Args:
-      data: a pickle of any protocol; text of Python 2 is read as Latin-1.
-      makers: what the pickle may ask for, as "module.name"; a call of it is a call of the maker, and None allows
-        the bare name only, which becomes a `Name`.
+      data: a pickle of any protocol, or a file that goes on behind it; text of Python 2 is read as Latin-1.
+      makers: what is built, as "module.name"; a call of it is a call of the maker, and None allows the bare name
+        only, which becomes a `Name`. The result of any other call is an `Unread`, and so is one of a maker that is
+        handed an `Unread`.
+      size: bytes of the file.
       persistent: makes the value of a persistent id.
+      most: number of instructions that are followed; INSTRUCTIONS where it is None.
 
-    Pairs of a dict whose key is no text or number are left out. Raises UnknownNameError where the pickle asks for
-    something else, and ValueError where it is broken, too long, or does what weights have no need for.
+    Pairs of a dict whose key is no text or number are left out. Raises ProgramError where the pickle asks for a
+    function that runs programs, and ValueError where it is broken, too long, or does what checkpoints have no need for.
     """
-    machine = _Machine(makers, persistent)
+    most = INSTRUCTIONS if most is None else most
+    machine = _Machine(makers, persistent, bytes_left=COPIED * size, items_left=WALKED * most)
     try:
-        for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
-            if count >= INSTRUCTIONS:
-                raise ValueError(f"its pickle has more than {INSTRUCTIONS} instructions")
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):  # type: ignore[arg-type]
+            if count >= most:
+                raise ValueError(f"its pickle has more than {most} instructions")
             if instruction.name not in STEPS:
                 raise ValueError(f"its pickle uses the instruction {instruction.name}, which weights have no need for")
             STEPS[instruction.name](machine, argument)
-        return machine.stack.pop()
+        return Pickled(machine.stack.pop(), len(machine.arrays), tuple(machine.unread))
     except (IndexError, KeyError) as error:
         raise ValueError("its pickle takes what was never put there") from error
 
@@ -73,12 +160,22 @@ def reason(error: Exception) -> str:
 
 
 class _Machine:
-    def __init__(self, makers: Mapping[str, Callable[..., Any] | None], persistent: Callable[[Any], Any] | None):
+    def __init__(
+        self,
+        makers: Mapping[str, Callable[..., Any] | None],
+        persistent: Callable[[Any], Any] | None,
+        *,
+        bytes_left: int,
+        items_left: int,
+    ):
         self.makers = makers
         self.persistent = persistent
+        self.bytes_left, self.items_left = bytes_left, items_left
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.arrays: dict[int, Stored] = {}  # by their ids
+        self.unread: dict[str, None] = {}
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -109,46 +206,95 @@ class _Machine:
         self.stack[-length:] = [tuple(self.stack[-length:])]
 
     def extend(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
+        if type(self.stack[-1]) is list:
+            self.stack[-1].extend(items)
+        elif type(self.stack[-1]) is not Unread:
             raise ValueError("its pickle appends to what is no list")
-        self.stack[-1].extend(items)
 
     def update(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not dict or len(items) % 2:
+        if type(self.stack[-1]) not in (dict, Unread) or len(items) % 2:
             raise ValueError("its pickle sets items of what is no dict")
-        self.stack[-1].update(plain_keys(zip(items[::2], items[1::2], strict=True)))
+        if type(self.stack[-1]) is dict:
+            self.stack[-1].update(plain_keys(zip(items[::2], items[1::2], strict=True)))
 
     def mapping(self, _: Any) -> None:
         items = self.since_mark()
         self.push({})
         self.update(items)
 
+    def frozen(self, _: Any) -> None:
+        self.since_mark()
+        self.push(Unread("builtins.frozenset"))
+
+    def add(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not Unread:
+            raise ValueError("its pickle adds to what is no set")
+
     def name(self, text: str) -> None:
-        if text not in self.makers:
-            raise UnknownNameError(text)
+        if len(text) > NAME_LENGTH:
+            raise ValueError("its pickle asks for a name that is longer than any")
+        if PROGRAMS.fullmatch(text):
+            raise ProgramError(text)
         self.push(Name(text))
 
     def name_of_stack(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if type(name) is not str or type(module) is not str:
             raise ValueError("its pickle asks for a name that is no text")
-        self.name(f"{module}.{name}")
+        self.name(f"{module[: NAME_LENGTH + 1]}.{name[: NAME_LENGTH + 1]}")
+
+    def hand_over(self, values: Sequence[Any]) -> None:
+        """Counts what a maker may copy or walk over, so that a small file cannot have one long value used for ever."""
+        self.bytes_left -= sum(len(value) for value in values if type(value) in (str, bytes, bytearray))
+        self.items_left -= sum(len(value) for value in values if type(value) in (list, tuple))
+        if min(self.bytes_left, self.items_left) < 0:
+            raise ValueError("its pickle makes too much of the same values")
 
     def call(self, _: Any) -> None:
-        arguments, name = self.stack.pop(), self.stack.pop()
-        maker = self.makers[name.text] if type(name) is Name else None
-        if maker is None or type(arguments) is not tuple:
-            raise ValueError(f"its pickle calls {name.text if type(name) is Name else 'what cannot be called'}")
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.push(self.called(function, arguments))
+
+    def called(self, function: Any, arguments: Any) -> Any:
+        if type(function) not in (Name, Unread) or type(arguments) not in (tuple, Unread):
+            raise ValueError(f"its pickle calls {function.text if type(function) is Name else 'what cannot be called'}")
+        maker = self.makers.get(function.text) if type(function) is Name else None
+        if maker is None or type(arguments) is Unread:
+            text = _class_of(function.text, arguments)
+            self.unread[text] = None
+            return Unread(text)
+        if (lost := next((value for value in arguments if type(value) is Unread), None)) is not None:
+            return lost
+        self.hand_over(arguments)
         try:
-            self.push(maker(*arguments))
+            made = maker(*arguments)
         except TypeError as error:
-            raise ValueError(f"its pickle calls {name.text} with odd arguments") from error
+            raise ValueError(f"its pickle calls {function.text} with odd arguments") from error
+        if type(made) is Unread:
+            self.unread[made.text] = None
+        elif isinstance(made, Stored):
+            self.arrays[id(made)] = made
+        return made
+
+    def call_with_keywords(self, _: Any) -> None:
+        self.stack.pop()
+        self.call(None)
+
+    def instance(self, argument: str) -> None:
+        self.name(argument.replace(" ", ".", 1))
+        function = self.stack.pop()
+        items = self.since_mark()
+        self.push(self.called(function, tuple(items)))
+
+    def instance_of_stack(self, _: Any) -> None:
+        function, *items = self.since_mark() or [None]
+        self.push(self.called(function, tuple(items)))
 
     def build(self, _: Any) -> None:
         state, item = self.stack.pop(), self.stack[-1]
         if isinstance(item, Stateful):
+            self.hand_over(state if type(state) is tuple else ())
             item.set_state(state)
-        elif type(item) is not dict:  # a state dict carries _metadata, which nothing here needs
+        elif type(item) not in (dict, Unread):  # a state dict carries _metadata, which nothing here needs
             raise ValueError("its pickle sets the state of what has none")
 
     def outside(self, _: Any) -> None:
@@ -157,9 +303,22 @@ class _Machine:
         self.push(self.persistent(self.stack.pop()))
 
 
+def _class_of(function: str, arguments: Any) -> str:
+    """Whose object a call makes: in the oldest protocols the class is an argument."""
+    if function.endswith("._reconstructor") and type(arguments) is tuple and arguments and type(arguments[0]) is Name:
+        return arguments[0].text
+    return function
+
+
 def plain_keys(pairs: Any) -> dict[Any, Any]:
     """The pairs whose key is a text or a number; a nested tuple would be hashed by recursion without a bound."""
-    return {key: value for key, value in pairs if type(key) in (str, int, float, bool, type(None))}
+    return {key: value for key, value in pairs if _is_plain(key)}
+
+
+def _is_plain(key: Any) -> bool:
+    if type(key) is int:
+        return key.bit_length() <= KEY_BITS  # the hash of a longer one takes as long as it has digits, each time
+    return type(key) in (str, float, bool, type(None))
 
 
 VALUES = (
@@ -175,17 +334,21 @@ STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "EMPTY_LIST": lambda machine, _: machine.push([]),
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "EMPTY_SET": lambda machine, _: machine.push(Unread("builtins.set")),
     "TUPLE1": lambda machine, _: machine.group(1),
     "TUPLE2": lambda machine, _: machine.group(2),
     "TUPLE3": lambda machine, _: machine.group(3),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
     "LIST": lambda machine, _: machine.push(machine.since_mark()),
     "DICT": _Machine.mapping,
+    "FROZENSET": _Machine.frozen,
     "APPEND": lambda machine, _: machine.extend([machine.stack.pop()]),
     "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
     "SETITEM": lambda machine, _: machine.update([machine.stack.pop(-2), machine.stack.pop()]),
     "SETITEMS": lambda machine, _: machine.update(machine.since_mark()),
+    "ADDITEMS": lambda machine, _: machine.add(machine.since_mark()),
     "MARK": _Machine.mark,
+    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
     "POP": _Machine.pop,
     "POP_MARK": _Machine.since_mark,
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
@@ -193,6 +356,10 @@ STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "GLOBAL": lambda machine, argument: machine.name(argument.replace(" ", ".", 1)),
     "STACK_GLOBAL": _Machine.name_of_stack,
     "REDUCE": _Machine.call,
+    "NEWOBJ": _Machine.call,
+    "NEWOBJ_EX": _Machine.call_with_keywords,
+    "INST": _Machine.instance,
+    "OBJ": _Machine.instance_of_stack,
     "BUILD": _Machine.build,
     "BINPERSID": _Machine.outside,
 }

@@ -1,5 +1,6 @@
 """Published detectors give here what they give at home, from the pyramid to the last box."""
 
+import contextlib
 import functools
 import pickle
 
@@ -11,7 +12,7 @@ import torchvision_peer as peer
 import torchvision_reference as reference
 from jax import numpy as jnp
 
-from jaxkd.errors import WeightsError
+from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.train import published
 from jaxkd.types import Batch, Regions
 from jaxkd.weights.published import recognise
@@ -264,7 +265,8 @@ def test_cocos_ninety_numbers_become_its_eighty_classes(tmp_path):
     theirs = state["roi_heads.box_predictor.cls_score.bias"]
     mine = np.asarray(loaded.params["head"]["logits"]["bias"])
     np.testing.assert_array_equal(mine[[0, 11, 79, 80]], theirs[[1, 13, 90, 0]])
-    assert loaded.config.backbone.eps == 0.0
+    assert "Of 90 outputs the 80 that COCO has classes for are kept." in loaded.notes
+    assert loaded.config.backbone.eps == 1e-5  # torchvision has no such weights over a ResNet-18
 
 
 @pytest.mark.parametrize(
@@ -290,10 +292,75 @@ def test_what_does_not_fit_is_named(tmp_path, spoil, words):
 
 def test_names_are_wanted_where_the_number_says_nothing(tmp_path):
     torch_writer.save(tmp_path / "detector.pth", state_of("faster_rcnn", 18, 1, False))
-    with pytest.raises(WeightsError, match=r"4 classes and no names.*--classes"):
+    with pytest.raises(
+        WeightsError, match=r"^detector.pth: The file has 4 classes and no names.*jaxkd convert FILE --classes"
+    ):
         published.load(tmp_path / "detector.pth")
     with pytest.raises(WeightsError, match=r"4 classes, and 1 names"):
         published.load(tmp_path / "detector.pth", classes=["cat"])
+    with pytest.raises(ConfigError, match="each has to be there, and once"):
+        published.load(tmp_path / "detector.pth", classes=["cat", "dog", "cat", "hen"])
+
+
+def test_the_files_own_names_are_taken(tmp_path):
+    state, path = as_mmdetection(state_of("faster_rcnn", 50, 1, False)), tmp_path / "epoch_12.pth"
+
+    def load(meta, classes=()):
+        torch_writer.save(path, {"meta": meta, "state_dict": state, "optimizer": {}})
+        return published.load(path, classes=classes)
+
+    loaded, report = load({"dataset_meta": {"classes": NAMES, "palette": [(1, 2, 3)]}})
+    assert loaded.detector.classes == NAMES and "in state_dict" in report
+    assert "The classes' names are the file's own." in loaded.notes
+    loaded, _ = load({"CLASSES": NAMES}, classes=("a", "b", "c", "d"))
+    assert loaded.detector.classes == ("a", "b", "c", "d")
+    assert "The file calls its classes cat, dog, cow and 1 more; the given names are taken." in loaded.notes
+    with pytest.raises(WeightsError, match=r"4 classes and 2 names \(cat, dog\) for them"):
+        load({"CLASSES": NAMES[:2]})
+
+
+def test_every_array_of_the_file_is_accounted_for(tmp_path):
+    """Matched, named as no leaf, or named as not used."""
+    state = state_of("faster_rcnn", 18, 1, True)
+    content = {"model": {f"net.{name}": array for name, array in state.items()}, "ema": state, "rng": np.ones(3)}
+    torch_writer.save(tmp_path / "all.pth", content)
+    loaded, report = published.load(tmp_path / "all.pth", classes=NAMES)
+    rows = report.splitlines()
+    matched = int(rows[0].split()[2])
+    assert rows[0] == f"torchvision faster_rcnn: {matched} leaves matched under net. in model" == loaded.notes[0][:-1]
+    unused = [row.split()[-1] for row in rows if row.startswith("unused ")]
+    idle = [row.split()[-1] for row in rows if row.startswith("no leaf ")]
+    assert unused == ["rng", *(f"ema.{name}" for name in state)] or unused == [
+        *(f"ema.{name}" for name in state),
+        "rng",
+    ]
+    assert all(name.endswith("num_batches_tracked") for name in idle)
+    assert matched + len(idle) + len(unused) == 2 * len(state) + 1
+
+
+def test_one_leaf_under_two_names_is_refused(tmp_path):
+    state = state_of("faster_rcnn", 18, 1, False)
+    state["rpn.head.conv.weight"] = state["rpn.head.conv.0.0.weight"]
+    with pytest.raises(
+        WeightsError, match=r"rpn\.head\.conv\.0\.0\.weight and rpn\.head\.conv\.weight, which stand for one"
+    ):
+        recognise(state)
+
+
+def test_a_norm_of_two_widths_is_refused(tmp_path):
+    state = state_of("faster_rcnn", 18, 1, False)
+    state["backbone.body.bn1.running_var"] = np.array(1, np.float32)
+    torch_writer.save(tmp_path / "detector.pth", state)
+    with pytest.raises(WeightsError, match=r"^detector\.pth: .* backbone/bn1/var has the shape \(\) where \(16,\) is"):
+        published.load(tmp_path / "detector.pth", classes=NAMES)
+
+
+def test_odd_shapes_end_in_a_sentence():
+    state = state_of("retinanet", 18, 1, False)
+    for name in ("backbone.body.conv1.weight", "head.regression_head.bbox_reg.weight", "backbone.body.bn1.weight"):
+        for shape in ((), (4,), (2, 2, 2), (0, 3, 7, 7), (1, 1, 1, 1)):
+            with contextlib.suppress(WeightsError):  # or none, where the strict match will refuse
+                recognise(state | {name: np.ones(shape, np.float32)})
 
 
 def test_a_backbone_is_no_detector(tmp_path):

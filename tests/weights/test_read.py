@@ -181,6 +181,15 @@ def test_odd_names_of_arrays_are_refused(tmp_path):
         assert str(refusal.value).isprintable()
 
 
+def test_a_header_of_any_length_is_no_pickle(tmp_path):
+    """The length of a header may begin with the byte that a pickle begins with."""
+    for length in range(0x80, 0x1080, 0x100):
+        text = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(length).encode()
+        (tmp_path / "a.safetensors").write_bytes(raw(text, bytes(4)))
+        assert (tmp_path / "a.safetensors").read_bytes()[0] == 0x80
+        np.testing.assert_array_equal(read(tmp_path / "a.safetensors")["x"], [0])
+
+
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="no weights file"):
         read(tmp_path / "missing.npz")

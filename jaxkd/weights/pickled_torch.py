@@ -1,0 +1,170 @@
+"""What a pickle may build of torch: tensors as views of storages, and stand-ins for what is no plain tensor."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jax import numpy as jnp
+
+from jaxkd.weights.pickled_numpy import NUMPY, checked_shape
+from jaxkd.weights.unpickle import Name, Stored, Unread, shown
+
+STORAGES = {
+    "BoolStorage": np.dtype(np.bool_),
+    "ByteStorage": np.dtype(np.uint8),
+    "CharStorage": np.dtype(np.int8),
+    "ShortStorage": np.dtype(np.int16),
+    "IntStorage": np.dtype(np.int32),
+    "LongStorage": np.dtype(np.int64),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "FloatStorage": np.dtype(np.float32),
+    "DoubleStorage": np.dtype(np.float64),
+    "UntypedStorage": np.dtype(np.uint8),
+}
+# Bytes of a number of the kinds that are not read, but that lie between those that are.
+WIDTHS = {
+    "ComplexFloatStorage": 8,
+    "ComplexDoubleStorage": 16,
+    "QInt8Storage": 1,
+    "QUInt8Storage": 1,
+    "QInt32Storage": 4,
+    "QUInt4x2Storage": 1,
+    "QUInt2x4Storage": 1,
+}
+NUMBERS = {
+    **{f"torch.{dtype.name}": dtype for dtype in STORAGES.values()},
+    **{f"torch.{name}": np.dtype(name) for name in ("uint16", "uint32", "uint64")},
+}
+
+
+@runtime_checkable
+class Storages(Protocol):
+    """A file's storages; `swapped` where their numbers are big-endian."""
+
+    swapped: bool
+
+    def data(self, key: str) -> bytes:
+        """The bytes of the storage called `key`; raises ValueError where the file does not hold them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A row of numbers of a file: `nbytes` of the storage called `key`, from the byte `start` on."""
+
+    file: Storages = field(repr=False)
+    key: str
+    dtype: np.dtype
+    nbytes: int
+    start: int = 0
+
+    def numbers(self, dtype: np.dtype) -> np.ndarray:
+        """All of the row, read as numbers of this type."""
+        plain = np.dtype(f"u{dtype.itemsize}") if self.file.swapped else dtype
+        count = self.nbytes // dtype.itemsize
+        numbers = np.frombuffer(self.file.data(self.key), plain, count=count, offset=self.start)
+        return numbers.byteswap().view(dtype) if self.file.swapped else numbers
+
+
+def kind_of(storage: Any) -> str:
+    """The bare name of a storage's class, as FloatStorage; ValueError for what is none."""
+    text = storage.text if type(storage) is Name else ""
+    if not text.startswith("torch.") or not text.endswith("Storage"):
+        raise ValueError(f"its pickle takes {shown(text) if text else 'a value'} for a storage")
+    return text.rpartition(".")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor(Stored):
+    """A view of a storage; its bounds were checked."""
+
+    storage: Storage
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def unread(self) -> str:
+        return ""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * max(self.dtype.itemsize, 4 if self.dtype.kind not in "biu" else 1)
+
+    def array(self) -> np.ndarray:
+        if not math.prod(self.shape):
+            return np.empty(self.shape, self.dtype)
+        numbers = self.storage.numbers(self.dtype)[self.offset :]
+        strides = tuple(stride * self.dtype.itemsize for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(numbers, self.shape, strides, writeable=False)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor | Unread:
+    """Torch's arguments; `more` is whether a gradient is wanted, its hooks, and a note on lazy negation."""
+    return _view(storage, offset, shape, strides, dtype=getattr(storage, "dtype", None), note=more[2:])
+
+
+def _tensor_of_dtype(
+    storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, dtype: Any, *note: Any
+) -> _Tensor | Unread:
+    if type(dtype) is not Name:
+        raise ValueError("it holds a tensor of an odd number type")
+    if dtype.text not in NUMBERS:
+        return Unread(dtype.text)
+    return _view(storage, offset, shape, strides, dtype=NUMBERS[dtype.text], note=note)
+
+
+def _view(
+    storage: Any, offset: Any, shape: Any, strides: Any, *, dtype: Any, note: tuple[Any, ...]
+) -> _Tensor | Unread:
+    if type(storage) is not Storage:
+        raise ValueError("it holds a tensor that is no view of a storage")
+    if any(note):
+        return Unread("torch.Tensor, conjugated or negated")
+    shape, strides = checked_shape(shape), checked_shape(strides)
+    if type(offset) is not int or offset < 0 or len(strides) != len(shape):
+        raise ValueError("it holds a tensor with an odd offset or strides")
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if math.prod(shape) and last >= storage.nbytes // dtype.itemsize:
+        raise ValueError(f"it holds a tensor that reaches past the end of data/{shown(storage.key)}")
+    return _Tensor(storage, dtype, offset, shape, strides)
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    if not isinstance(tensor, Stored):
+        raise ValueError("it holds a parameter that is no tensor")
+    return tensor
+
+
+def _of_subclass(maker: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+    """A tensor of a subclass of torch.Tensor, which has a tensor's numbers."""
+    build = TENSORS.get(maker.text) if type(maker) is Name else None
+    if build is None or type(arguments) is not tuple or any(type(value) is Unread for value in arguments):
+        return Unread(kind.text if type(kind) is Name else "torch.Tensor")
+    return build(*arguments)
+
+
+def _size(shape: Any = ()) -> tuple[int, ...]:
+    return checked_shape(shape)
+
+
+TENSORS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
+}
+TORCH: dict[str, Callable[..., Any] | None] = {
+    **NUMPY,
+    **TENSORS,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_device_tensor_from_numpy": _parameter,
+    "torch._utils._rebuild_xla_tensor": _parameter,
+    "torch._tensor._rebuild_from_type": _of_subclass,
+    "torch._tensor._rebuild_from_type_v2": _of_subclass,
+    "torch.Size": _size,
+}
