@@ -105,8 +105,7 @@ class Shown(struct.PyTreeNode):
 
     cells: dict[str, Array]  # by name [b h w] in [0, 1]: how much each cell of a level counts
     regions: dict[str, Array]  # by name [b r] bool: the positive regions that a gate lets the teacher teach
-    # What names stand for, by their first letters: ("mask", ...) is about mask_8 and mask_16.
-    captions: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())
+    captions: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())  # how names begin, meaning
     empty: str = struct.field(pytree_node=False, default="no cell counts")  # why there may be nothing on a level
 
 

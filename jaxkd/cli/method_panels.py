@@ -1,5 +1,7 @@
 """What `jaxkd explain` draws: a part of its sheet for the picture and its truth, and one for each method."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -17,6 +19,15 @@ LETTERS = 20  # that this room holds
 TAUGHT, LEFT_ALONE = 3, 0  # colours of regions: green and red
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The picture that is explained."""
+
+    image: np.ndarray  # [h w 3] uint8, as it is
+    regions: Regions  # in pixels of what the detectors see
+    scale: float  # of these to a pixel of the picture
+
+
 def parts(found: Reopened, split: str, index: int) -> list[Part]:
     """Everything that can be drawn of a picture of a split.
 
@@ -29,41 +40,41 @@ def parts(found: Reopened, split: str, index: int) -> list[Part]:
     if not shown:
         raise ConfigError(f"The run is taught by {silent}, which cannot be drawn; name the workdir of another run.")
     made = [Part("The picture", [_truth(source, image, index)])]
-    for method, part in shown.items():
-        order = [stem for stem, _ in part.captions]
-        panels = [
-            _map(method, name, part, image, part.cells[name][0], scale) for name in sorted(part.cells, key=_stride)
-        ]
-        panels += [
-            _gate(method, name, part, image, regions, part.regions[name][0], scale)
-            for name in sorted(part.regions, key=lambda name: order.index(name) if name in order else len(order))
-        ]
-        notes = [f"{panel.title}: empty, {panel.empty}." for panel in panels if panel.empty]
-        if method in found.state.memory:
-            panel, note = _prototypes(found, method)
-            panels += panel
-            notes += note
-        module = type(found.pair.methods[method]).__module__.removeprefix("jaxkd.")
-        made.append(Part(f"{method} ({module})", panels, notes))
-    if silent:
-        made.append(Part("Not drawn", [], [f"What {silent} does on a picture."]))
-    return made
+    made += [_part(found, method, one, _Seen(image, regions, scale)) for method, one in shown.items()]
+    return made + ([Part("Not drawn", [], [f"What {silent} does on a picture."])] if silent else [])
+
+
+def _part(found: Reopened, method: str, shown: Shown, seen: _Seen) -> Part:
+    """Maps from the finest level on, gates in the order of their captions, and prototypes."""
+    order = [stem for stem, _ in shown.captions]
+    gates = sorted(shown.regions, key=lambda name: order.index(name) if name in order else len(order))
+    panels = [_map(shown, seen, method=method, name=name) for name in sorted(shown.cells, key=_stride)]
+    panels += [_gate(shown, seen, method=method, name=name) for name in gates]
+    notes = [f"{panel.title}: empty, {panel.empty}." for panel in panels if panel.empty]
+    if method in found.state.memory:
+        panel = _prototypes(found, method)
+        panels += [panel] if panel else []
+        notes += [] if panel else ["prototypes: empty, none have been looked for yet."]
+    module = type(found.pair.methods[method]).__module__.removeprefix("jaxkd.")
+    return Part(f"{method} ({module})", panels, notes)
 
 
 def _truth(source: Source, image: np.ndarray, index: int) -> Panel:
     record = source.records[index]
     rows = zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), strict=True)
     boxes = [draw.Box(tuple(box), label, source.classes[label], dashed=crowd) for box, label, crowd in rows]
-    return Panel("truth", "truth", words.counted(len(boxes), "object"), draw.boxes_on(image, boxes))
+    crowds = int(record.crowd.sum())
+    said = words.counted(len(boxes) - crowds, "object") + (f", {words.counted(crowds, 'crowd')}" if crowds else "")
+    return Panel("truth", "truth", said, draw.boxes_on(image, boxes))
 
 
-def _map(method: str, name: str, part: Shown, image: np.ndarray, cells: np.ndarray, scale: float) -> Panel:
+def _map(shown: Shown, seen: _Seen, *, method: str, name: str) -> Panel:
     """How much each cell of a level counts, glowing over the picture."""
-    stride = _stride(name)
-    picture = draw.heat_on(image, cells, stride=stride / scale)
-    empty = "" if (cells > 0).any() else part.empty
+    cells, stride = shown.cells[name][0], _stride(name)
+    picture = draw.heat_on(seen.image, cells, stride=stride / seen.scale)
+    empty = "" if (cells > 0).any() else shown.empty
     title = f"{name.removesuffix(f'_{stride}')}, stride {stride}"
-    return Panel(f"{method}_{name}", title, _caption(part, name), picture, empty)
+    return Panel(f"{method}_{name}", title, _caption(shown, name), picture, empty)
 
 
 def _stride(name: str) -> int:
@@ -71,38 +82,36 @@ def _stride(name: str) -> int:
     return int(name.rpartition("_")[2])
 
 
-def _gate(
-    method: str, name: str, part: Shown, image: np.ndarray, regions: Regions, open_: np.ndarray, scale: float
-) -> Panel:
+def _gate(shown: Shown, seen: _Seen, *, method: str, name: str) -> Panel:
     """Positive regions: green where the teacher teaches, red where it is not let to."""
-    places = np.flatnonzero(regions.positive[0])
+    open_, places = shown.regions[name][0], np.flatnonzero(seen.regions.positive[0])
     boxes = []
     for place in places:
-        x0, y0, x1, y1 = (float(side) / scale for side in regions.boxes[0, place])
+        x0, y0, x1, y1 = (float(side) / seen.scale for side in seen.regions.boxes[0, place])
         boxes.append(draw.Box((x0, y0, x1, y1), TAUGHT if open_[place] else LEFT_ALONE, ""))
-    number = int(open_[places].sum())
-    caption = f"{_caption(part, name)}: {number} of {len(places)} (green; others red)"
+    caption = f"{_caption(shown, name)}: {int(open_[places].sum())} of {len(places)} (green; others red)"
     empty = "" if len(places) else "no region has an object"
-    return Panel(f"{method}_{name}", name.replace("_", " "), caption, draw.boxes_on(image, boxes, names=False), empty)
+    picture = draw.boxes_on(seen.image, boxes, names=False)
+    return Panel(f"{method}_{name}", name.replace("_", " "), caption, picture, empty)
 
 
-def _caption(part: Shown, name: str) -> str:
-    return next((said for stem, said in part.captions if name.startswith(stem)), "")
+def _caption(shown: Shown, name: str) -> str:
+    return next((said for stem, said in shown.captions if name.startswith(stem)), "")
 
 
-def _prototypes(found: Reopened, method: str) -> tuple[list[Panel], list[str]]:
-    """A row of crops for each class, from the finest level; or the word that there are none."""
+def _prototypes(found: Reopened, method: str) -> Panel | None:
+    """A row of crops for each class, from the finest level; None where there are none."""
     source = found.sources["train"]
     numbers = np.asarray(found.state.memory[method].objects[0]).reshape(len(source.classes), -1)
     if (numbers < 0).all():
-        return [], ["prototypes: empty, none have been looked for yet."]
+        return None
     objects = found.objects(method)
     rows = [_class_row(source, objects, label, numbers[label, :COLUMNS]) for label in range(len(numbers))]
     sheet = Image.new("RGB", (rows[0].width, sum(row.height + GAP for row in rows)), "white")
     for place, row in enumerate(rows):
         sheet.paste(row, (0, place * (row.height + GAP)))
     said = "objects of the training pictures that stand for their class, on the finest level"
-    return [Panel(f"{method}_prototypes", "prototypes", said, sheet, wide=True)], []
+    return Panel(f"{method}_prototypes", "prototypes", said, sheet, wide=True)
 
 
 def _class_row(source: Source, objects: Objects, label: int, numbers: np.ndarray) -> Image.Image:
