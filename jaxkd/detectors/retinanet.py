@@ -10,7 +10,7 @@ import jax
 import optax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Key
+from jaxtyping import Float, Key
 
 from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored
 from jaxkd.detectors.base import Params, Stage
@@ -53,6 +53,8 @@ class Config:
       prior: probability that every class begins with.
       focal_alpha, focal_gamma: weight of positives, and how far easy anchors are played down.
       box_weights: weights of the box code.
+      box_loss: of positives: smooth L1 of the deltas, or 1 less the generalized IoU ("giou") of the box and the truth,
+        with which torchvision trains its second version.
       box_beta: where smooth L1 turns linear; 0 is plain L1.
       box_weight: factor on the box term.
       score_threshold, detection_nms, detections: what `detect` keeps.
@@ -81,6 +83,7 @@ class Config:
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
     box_beta: float = 0.0
     box_weight: float = 1.0
     score_threshold: float = 0.05
@@ -147,18 +150,27 @@ class RetinaNet(Anchored):
         return Answers(logits=logits, deltas=deltas[:, :, None])
 
     def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
-        """Focal loss over the valid anchors and L1 over the positive ones, both divided by the positives."""
+        """Focal loss over the valid anchors and a box loss over the positive ones, both divided by the positives."""
         config = self.config
         count = regions.positive.sum().astype(jnp.float32)
         targets = jax.nn.one_hot(regions.labels, len(self.classes))  # the background's row is zero
         classes = optax.sigmoid_focal_loss(
             answers.logits, targets, alpha=config.focal_alpha, gamma=config.focal_gamma
         ).sum(-1)
-        boxes = box_ops.smooth_l1(answers.deltas[:, :, 0] - regions.deltas, beta=config.box_beta).sum(-1)
+        boxes = self._box_losses(answers.deltas[:, :, 0], regions)
         return {
             "class": Term(jnp.where(regions.valid, classes, 0.0).sum(), count),
             "box": Term(config.box_weight * jnp.where(regions.positive, boxes, 0.0).sum(), count),
         }
+
+    def _box_losses(self, deltas: Float[Array, "b a 4"], regions: Regions) -> Float[Array, "b a"]:
+        """What the deltas of each anchor cost, should it be positive."""
+        config = self.config
+        if config.box_loss == "smooth_l1":
+            return box_ops.smooth_l1(deltas - regions.deltas, beta=config.box_beta).sum(-1)
+        boxes = box_ops.decode(deltas, regions.boxes, weights=config.box_weights)
+        truth = box_ops.decode(regions.deltas, regions.boxes, weights=config.box_weights, limit=math.inf)
+        return 1.0 - box_ops.generalized_iou(boxes, truth)
 
     def detect(self, params: Params, batch: Batch) -> Detections:
         """Boxes with a score over the threshold after suppression class by class, best first."""

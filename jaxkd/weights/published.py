@@ -76,9 +76,11 @@ def torchvision(arrays: Arrays) -> Published:
             ours[f"head/deltas/{leaf}"] = ours[f"head/deltas/{leaf}"][..., 4:]
     first_version = "norm" not in found.neck and "tower_norm" not in found.fields
     classes = found.classes - dense
-    # torchvision sets the epsilon of its published first versions to 0, which their files do not say.
+    # torchvision sets the epsilon of its published first versions to 0, which their files do not say; nor do they say
+    # that the second RetinaNet, the one with norms in its towers, is trained with another box loss.
     eps = 0.0 if first_version and classes == COCO_WITH_HOLES else 1e-5
-    return replace(found, backbone=found.backbone | {"eps": eps}, classes=classes)
+    fields = found.fields | ({"box_loss": "giou"} if dense and not first_version else {})
+    return replace(found, backbone=found.backbone | {"eps": eps}, fields=fields, classes=classes)
 
 
 def detectron2(arrays: Arrays) -> Published:

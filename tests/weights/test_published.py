@@ -12,8 +12,9 @@ import torchvision_reference as reference
 from jax import numpy as jnp
 
 from jaxkd.errors import WeightsError
+from jaxkd.ops import boxes as box_ops
 from jaxkd.train import published
-from jaxkd.types import Batch, Regions
+from jaxkd.types import Answers, Batch, Regions
 from jaxkd.weights.published import recognise
 
 NARROW = {"width": 16, "channels": 32, "hidden": 64}
@@ -254,6 +255,13 @@ def test_conventions_that_change_answers(tmp_path):
     dense = config_of("retinanet", as_mmdetection)
     assert dense.neck.extra_relu is False and dense.neck.extra == "conv_p5"
     assert config_of("retinanet", dict).detections == 300
+    assert config_of("retinanet", dict).box_loss == "smooth_l1"
+
+
+def test_torchvisions_second_retinanet_is_trained_with_generalized_iou(tmp_path):
+    torch_writer.save(tmp_path / "detector.pth", state_of("retinanet", 50, 2, False))
+    config = published.load(tmp_path / "detector.pth", classes=NAMES)[0].detector.config
+    assert (config.tower_norm, config.box_loss) == ("group", "giou")
 
 
 def test_cocos_ninety_numbers_become_its_eighty_classes(tmp_path):
@@ -334,6 +342,33 @@ def test_torchvision_itself_finds_the_same(kind, depth, version, tmp_path):
     clear = sized & (detections[1] > detections[1].min() + 1e-4)  # the last ones' order is rounding
     assert clear.sum() > 20
     assert reference.unmatched(mine, [part[clear] for part in detections]) == 0
+
+
+def test_torchvision_itself_has_the_same_box_losses(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+    pytest.importorskip("torchvision", reason="torchvision is not installed: nothing to compare with")
+    from torchvision.models.detection._utils import BoxCoder
+
+    draw = np.random.default_rng(0)
+    corners, sides = draw.uniform(0, 100, (2, 40, 2)), draw.uniform(5, 60, (2, 40, 2))
+    anchors, truth = np.concatenate([corners, corners + sides], axis=-1).astype(np.float32)
+    deltas = draw.normal(0, 0.5, (40, 4)).astype(np.float32)
+    targets = box_ops.encode(jnp.asarray(truth), jnp.asarray(anchors))
+    for version in (1, 2):
+        torch_writer.save(tmp_path / "detector.pth", state_of("retinanet", 50, version, False))
+        detector = published.load(tmp_path / "detector.pth", classes=NAMES)[0].detector
+        everywhere = jnp.ones((1, 40), bool)
+        regions = regions_of(anchors).replace(deltas=targets[None], positive=everywhere, valid=everywhere)
+        answers = Answers(logits=jnp.zeros((1, 40, len(NAMES))), deltas=jnp.asarray(deltas)[None, :, None])
+        head = peer.model_of("retinanet", 50, version).head.regression_head
+        head.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        wanted = head.compute_loss(
+            [{"boxes": torch.from_numpy(truth)}],
+            {"bbox_regression": torch.from_numpy(deltas)[None]},
+            [torch.from_numpy(anchors)],
+            [torch.arange(40)],
+        )
+        np.testing.assert_allclose(detector.losses(answers, regions)["box"].mean(), float(wanted), rtol=1e-5)
 
 
 def test_a_model_zoo_pickle_is_read(tmp_path):
