@@ -26,7 +26,8 @@ from jaxkd.data.base import (
     count_faults,
     shown,
 )
-from jaxkd.errors import ConfigError, DataError
+from jaxkd.errors import DataError
+from jaxkd.ranges import Natural
 
 LARGEST_FILE = 2**31  # bytes of JSON; more would fill the memory of most machines
 CORNER_SHARE = 0.05  # share of boxes that may leave their picture before they are suspected to be corners
@@ -42,7 +43,7 @@ class Config:
 
     images: str = "assets:bccd/images"  # folder that the file names are looked up in
     annotations: str = "assets:bccd/train.json"
-    limit: int = 0  # only the first pictures of the file; 0 for all
+    limit: Natural = 0  # only the first pictures of the file; 0 for all
     strict: bool = False  # stop at faults that would otherwise be repaired or left out, and counted
     allow_links: bool = False  # follow symbolic links that lead out of the picture folder
 
@@ -72,8 +73,6 @@ class CocoSource:
         self.category_ids = tuple(categories)
         self.classes = tuple(categories.values())
         self._images = _images(content, file)
-        if config.limit < 0:
-            raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
         if config.limit:
             self._images = self._images[: config.limit]
         self._truth = self._check_truth(content)

@@ -27,6 +27,7 @@ from jaxkd.data.base import (
     count_faults,
 )
 from jaxkd.errors import ConfigError, DataError
+from jaxkd.ranges import Natural
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 SHOWN = 40  # characters of a faulty text that a message repeats
@@ -47,7 +48,7 @@ class Config:
     classes: tuple[str, ...] = VOC  # in the order of their labels; () for all that the splits name, sorted
     difficult: Literal["ignore", "keep"] = "ignore"  # trained on as regions that are not background, or as objects
     rule: Literal["auto", "11point", "area"] = "auto"  # of VOC's AP; "auto" is "11point" where all splits are of 2007
-    limit: int = 0  # only the first pictures of the union; 0 for all
+    limit: Natural = 0  # only the first pictures of the union; 0 for all
     strict: bool = False  # stop at faults that would otherwise be repaired or left out, and counted
     allow_links: bool = False  # follow symbolic links that lead out of the root
 
@@ -59,7 +60,7 @@ def load(config: Config) -> "VocSource":
     (xmin - 1, ymin - 1, xmax, ymax). Paths are made from the lists; the names inside the XML files are not used.
 
     Raises:
-      ConfigError: for splits, classes or a limit that cannot be.
+      ConfigError: for splits or classes that cannot be.
       DataError: where a folder, list or annotation is missing, is not what VOC describes or leads out of the root, or
         has an object of a class that is not listed.
     """
@@ -204,8 +205,6 @@ class _Annotation:
 
 
 def _check(config: Config) -> None:
-    if config.limit < 0:
-        raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
     if not config.splits:
         raise ConfigError("splits is empty; name one at least, such as '2007_trainval'.")
     for split in config.splits:

@@ -64,6 +64,7 @@ class Training:
         self.vote = hosts.Vote(devices)
         self.album = Album(split, limit=self.config.evaluate_limit)
         self.best_ap = -1.0
+        self.spread_said = False
 
     def check_teacher(self, teacher: build.Loaded) -> None:
         """Scores the teacher on some validation pictures; raises WeightsError where it is far from what it was."""
@@ -160,6 +161,13 @@ class Training:
         values = _means(jax.device_get(pending))
         wait, seconds = clock.lap(len(pending))
         self.log.report(done, values, wait_share=wait, step_seconds=seconds)
+        if "count_spread" in values and not self.spread_said:
+            self.spread_said = True
+            self.log.say(
+                f"A step in {self.config.accumulate} parts (train.accumulate) is not quite that of the whole batch: "
+                f"what a term is divided by differs from part to part, by up to {values['count_spread']:.0%} of its "
+                "mean (count_spread in the log, a standard deviation)."
+            )
         limit = configs.build(self.recipe.optimizer).skip_nonfinite
         if values["skipped_in_a_row"] >= limit:
             raise DivergedError(

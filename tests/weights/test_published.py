@@ -28,6 +28,7 @@ CASES = [
     ("retinanet", 50, 2, False),
 ]
 HEIGHT, WIDTH = 160, 224
+CUT = (150, 171)  # height and width of a picture that its originals pad to 160 x 192
 
 
 def state_of(kind, depth, version, old_names):
@@ -39,9 +40,11 @@ def picture():
     return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
 
-def batch_of(image):
+def batch_of(image, *, bucket=(0, 0)):
+    """The picture on a canvas of the bucket's size, or of its own."""
+    spare = [max(canvas - side, 0) for canvas, side in zip(bucket, image.shape[:2], strict=True)]
     return Batch(
-        images=jnp.asarray(image[None]),
+        images=jnp.asarray(np.pad(image, [(0, spare[0]), (0, spare[1]), (0, 0)])[None]),
         sizes=jnp.array([image.shape[:2]], jnp.int32),
         boxes=jnp.zeros((1, 1, 4)),
         labels=jnp.zeros((1, 1), jnp.int32),
@@ -66,21 +69,31 @@ def assert_near(mine, theirs, name):
     assert error < 1e-4, (name, error)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-r{case[1]}-v{case[2]}")
-def case(request, tmp_path):
-    """The detector from a torch file, and the reference's stages of one picture."""
-    kind, depth = request.param[:2]
-    state = state_of(*request.param)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-r{case[1]}-v{case[2]}")
+def test_every_stage_is_torchvisions(case, tmp_path):
+    """From the pyramid to the last box, for a picture on a canvas of its own size."""
+    kind, depth = case[:2]
+    state = state_of(*case)
     torch_writer.save(tmp_path / "detector.pth", state)
     loaded, report = published.load(tmp_path / "detector.pth", classes=NAMES)
     assert report.startswith(f"torchvision {kind}: ") and "missing" not in report and "unused" not in report
     assert loaded.detector.config.backbone.depth == depth and loaded.detector.classes == NAMES
-    return loaded, getattr(reference, kind)(state, picture())
+    assert_torchvisions(loaded, getattr(reference, kind)(state, picture()), batch_of(picture()))
 
 
-def test_every_stage_is_torchvisions(case):
-    loaded, wanted = case
-    detector, params, batch = loaded.detector, loaded.params, batch_of(picture())
+@pytest.mark.parametrize("bucket", [(160, 192), (224, 320)])
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[5]], ids=lambda case: f"{case[0]}-r{case[1]}-v{case[2]}")
+def test_padding_is_seen_as_torchvision_has_it_in_any_bucket(case, bucket, tmp_path):
+    """A picture whose sides are no multiples of 32; the coarsest levels have 2 x 2 cells, of 80 x 96 pixels."""
+    state, image = state_of(*case), picture()[: CUT[0], : CUT[1]]
+    torch_writer.save(tmp_path / "detector.pth", state)
+    loaded, _ = published.load(tmp_path / "detector.pth", classes=NAMES)
+    assert_torchvisions(loaded, getattr(reference, case[0])(state, image), batch_of(image, bucket=bucket))
+
+
+def assert_torchvisions(loaded, wanted, batch):
+    """All that the detector says about a picture is what the reference says; nothing lies beyond what that sees."""
+    detector, params = loaded.detector, loaded.params
 
     @jax.jit
     def look(params, boxes):
@@ -92,15 +105,23 @@ def test_every_stage_is_torchvisions(case):
 
     boxes = wanted.proposals if hasattr(wanted, "proposals") else np.zeros((1, 4))
     levels, regions, answers, found = jax.device_get(look(params, boxes))
+    present = []
     for index, (mine, theirs) in enumerate(zip(levels, wanted.pyramid, strict=True)):
-        assert_near(np.moveaxis(mine, -1, 1), theirs, f"level {index}")
+        high, wide = theirs.shape[2:]
+        assert_near(np.moveaxis(mine[:, :high, :wide], -1, 1), theirs, f"level {index}")
+        assert not mine[:, high:].any() and not mine[:, :, wide:].any()
+        cells = np.zeros(mine.shape[1:3], bool)
+        cells[:high, :wide] = True
+        present.append(cells.ravel())
     if hasattr(wanted, "proposals"):
         assert_near(np.roll(answers.logits[0], 1, axis=-1), wanted.class_logits, "class logits")
         assert_near(answers.deltas[0], wanted.box_deltas[:, 1:], "box deltas")
     else:
-        np.testing.assert_allclose(regions.boxes[0], np.concatenate(wanted.anchors), atol=1e-3)
-        assert_near(answers.logits[0], np.concatenate(wanted.logits)[:, 1:], "class logits")
-        assert_near(answers.deltas[0, :, 0], np.concatenate(wanted.deltas), "deltas")
+        present = np.concatenate(present).repeat(regions.boxes.shape[1] // sum(map(len, present)))
+        np.testing.assert_allclose(regions.boxes[0][present], np.concatenate(wanted.anchors), atol=1e-3)
+        np.testing.assert_array_equal(regions.valid[0], present)
+        assert_near(answers.logits[0][present], np.concatenate(wanted.logits)[:, 1:], "class logits")
+        assert_near(answers.deltas[0, present, 0], np.concatenate(wanted.deltas), "deltas")
     valid = found.valid[0]
     mine = found.boxes[0][valid], found.scores[0][valid], found.labels[0][valid] + 1
     assert len(wanted.boxes) > 20
@@ -119,7 +140,7 @@ def test_proposals_are_torchvisions(tmp_path):
         dense = detector._rpn_answers(params, detector.features(params, batch), batch)
         proposals = detector._propose(*dense, batch, before=1000, after=1000)
         anchors, logits, deltas = dense
-        return anchors.boxes, logits, deltas, proposals.boxes[0], proposals.valid[0]
+        return anchors.boxes[0], logits, deltas, proposals.boxes[0], proposals.valid[0]
 
     anchors, logits, deltas, boxes, valid = jax.device_get(propose(loaded.params))
     np.testing.assert_allclose(anchors, np.concatenate(wanted.anchors), atol=1e-3)
