@@ -309,7 +309,7 @@ def _checked(value: Any, hint: Any, *, where: str) -> Any:
         return float(value)
     if origin is tuple or (hint in PLAIN and type(value) is not hint):
         raise ConfigError(f"{where} wants {_wanted(hint)}, got {_brief(value)}.")
-    if hint is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} must be finite, not {value!r}.")
     return value
 
