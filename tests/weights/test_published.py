@@ -273,7 +273,9 @@ def test_conventions_that_change_answers(tmp_path):
     assert (tv.roi_aligned, tv.anchor_rounded, tv.box_beta, tv.roi_adaptive) == (False, True, 1 / 9, False)
     assert d2.backbone.stride_in_1x1 and d2.pixel_std == (1.0, 1.0, 1.0) and d2.roi_adaptive
     assert not mm.backbone.stride_in_1x1 and mm.pixel_std == (58.395, 57.12, 57.375) and mm.roi_adaptive
+    assert {tv.padding, d2.padding, mm.padding} == {"seen"}
     dense = config_of("retinanet", as_mmdetection)
+    assert dense.padding == config_of("retinanet", as_detectron2).padding == "seen"
     assert dense.neck.extra_relu is False and dense.neck.extra == "conv_p5"
     assert config_of("retinanet", dict).detections == 300
     assert config_of("retinanet", dict).box_loss == "smooth_l1"
