@@ -8,7 +8,9 @@ import difflib
 import importlib
 import importlib.util
 import json
+import math
 import re
+import sys
 import traceback
 import types
 import typing
@@ -18,6 +20,7 @@ from typing import Any
 
 from jaxkd.errors import ConfigError
 from jaxkd.paths import PathText, absolute
+from jaxkd.ranges import Range
 
 NAME = "name"
 PLAIN = (bool, int, float, str)
@@ -106,14 +109,15 @@ def describe(config: Any) -> Recipe:
 def build(config: Recipe) -> Any:
     """The frozen `Config` instance that a component's ConfigDict describes.
 
-    Raises ConfigError where a field is unknown, missing its component or outside its choices.
+    Raises ConfigError where a field is unknown, missing its component, outside its choices or out of its range
+    (`ranges`), and for a number that is not finite.
     """
     from ml_collections import ConfigDict
 
     if NAME not in config:
         raise ConfigError(f"A component needs the field '{NAME}'; {_short(config)} has none.")
     cls = _config_class(config[NAME])
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name for field in dataclasses.fields(cls)}
     values = {}
     for key, value in config.items():
@@ -304,19 +308,39 @@ def _plain_type(hint: Any) -> type:
 def _checked(value: Any, hint: Any, *, where: str) -> Any:
     """The value as its field declares it: lists as tuples and whole numbers as floats."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        value = _checked(value, inner[0], where=where)
+        for limits in inner[1:]:
+            if isinstance(limits, Range) and value not in limits:
+                raise ConfigError(f"{where} must be {limits}, not {value!r}.")
+        return value
     if origin is typing.Literal and value not in inner:
         choices = ", ".join(repr(choice) for choice in inner)
         raise ConfigError(f"{where} must be one of {choices}; got {value!r}.")
     if origin is tuple and isinstance(value, (tuple, list)):
         each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(each) == len(value):
-            return tuple(_checked(item, of, where=where) for item, of in zip(value, each, strict=True))
-    if hint is float and type(value) is int:
+            return tuple(
+                _checked(item, of, where=f"{where}[{index}]")
+                for index, (item, of) in enumerate(zip(value, each, strict=True))
+            )
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if origin is tuple or (hint in PLAIN and type(value) is not hint):
-        wanted = hint.__name__ if hint in PLAIN else str(hint)
-        raise ConfigError(f"{where} wants {wanted}, got {value!r}.")
+        raise ConfigError(f"{where} wants {_wanted(hint)}, got {_brief(value)}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be finite, not {value!r}.")
     return value
+
+
+def _wanted(hint: Any) -> str:
+    """A type as it is written, without ranges."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _wanted(inner[0])
+    if origin is tuple:
+        return f"tuple[{', '.join('...' if part is Ellipsis else _wanted(part) for part in inner)}]"
+    return hint.__name__ if hint in PLAIN else str(hint)
 
 
 def _brief(value: Any) -> str:

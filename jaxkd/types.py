@@ -46,7 +46,7 @@ class Answers(struct.PyTreeNode):
 
 
 class Features(struct.PyTreeNode):
-    """The feature maps of a batch, finest level first, zero outside the pictures."""
+    """The feature maps of a batch, finest level first, zero outside what the nets see of the pictures."""
 
     backbone: tuple[Array, ...]  # what the neck was given, levels of [b h w c]
     neck: tuple[Array, ...]  # the feature pyramid, levels of [b h w c]
@@ -86,10 +86,12 @@ class Term(struct.PyTreeNode):
 
     total: Array  # [] float32
     count: Array  # [] float32
+    least: float = struct.field(pytree_node=False, default=0.0)  # what a smaller count is raised to
 
     def mean(self) -> Array:
         """The total by the count, and 0 where nothing was counted."""
-        return jnp.where(self.count > 0, self.total / jnp.where(self.count > 0, self.count, 1.0), 0.0)
+        count = jnp.maximum(self.count, self.least) if self.least else self.count
+        return jnp.where(count > 0, self.total / jnp.where(count > 0, count, 1.0), 0.0)
 
 
 class Outcome(struct.PyTreeNode):

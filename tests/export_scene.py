@@ -10,12 +10,15 @@ from jaxkd.train import build
 
 
 def subjects():
-    """A tiny detector of each kind whose heads answer at random and whose every answer is a detection."""
+    """A tiny detector of each kind whose heads answer at random and whose every answer is a detection.
+
+    The one over MobileNetV2 sees padding, and has anchors of its own for each picture.
+    """
     made = {}
     recipes = {
         "faster_rcnn": tiny.detector(score_threshold=0.0),
         "retinanet": tiny.retinanet(score_threshold=0.0),
-        "mobilenet": tiny.detector(score_threshold=0.0),
+        "mobilenet": tiny.detector(score_threshold=0.0, padding="seen", anchor_step="canvas"),
     }
     with recipes["mobilenet"].unlocked():
         recipes["mobilenet"].backbone = configs.component("nets.mobilenet", width=0.25)

@@ -99,11 +99,12 @@ CASES = [(kind, *rest) for kind in ("faster_rcnn", "retinanet") for rest in ((18
 
 
 @pytest.mark.parametrize("kind, depth, version", CASES)
-def test_every_stage_agrees_with_torchvision(kind, depth, version):
+@pytest.mark.parametrize("size", [(160, 224), (150, 201)])
+def test_every_stage_agrees_with_torchvision(kind, depth, version, size):
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
     pytest.importorskip("torchvision", reason="torchvision is not installed: nothing to compare with")
     state = reference.random_state_dict(kind, depth, version, 5, 7)
-    model, image = peer.model_of(kind, depth, version), picture(160, 224)
+    model, image = peer.model_of(kind, depth, version), picture(160, 224)[: size[0], : size[1]]
     model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in state.items()}, strict=True)
     wanted, detections = peer.stages_of(kind, model, image)
     record = getattr(reference, kind)(state, image)

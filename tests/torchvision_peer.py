@@ -26,7 +26,8 @@ def stages_of(kind, model, image):
     import torch
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-    model.transform = GeneralizedRCNNTransform(*image.shape[:2], list(reference.MEAN), list(reference.STD))
+    sides = sorted(image.shape[:2])
+    model.transform = GeneralizedRCNNTransform(*sides, list(reference.MEAN), list(reference.STD))
     parts, seen = {"backbone": model.backbone, "head": model.head if kind == "retinanet" else model.rpn.head}, {}
     if kind == "faster_rcnn":
         parts |= {"rpn": model.rpn, "pool": model.roi_heads.box_roi_pool, "predictor": model.roi_heads.box_predictor}

@@ -1,7 +1,7 @@
 """Slow numpy forward passes of torchvision's Faster R-CNN and RetinaNet with ResNet-FPN, for tests to compare with.
 
-They work on a state dict {torchvision's name: array}, in float64 and NCHW, on one picture whose sides are multiples
-of 32. Depth, kind of block and version (1 or 2) are read off the names and shapes.
+They work on a state dict {torchvision's name: array}, in float64 and NCHW, on one picture, which is padded to
+multiples of 32. Depth, kind of block and version (1 or 2) are read off the names and shapes.
 """
 
 import re
@@ -294,11 +294,17 @@ def current_names(state):
 
 
 def pyramid_of(state, image, eps):
-    """The pyramid of a uint8 (H, W, 3) picture."""
-    if image.dtype != np.uint8 or image.shape[0] % 32 or image.shape[1] % 32:
-        raise ValueError(f"wanted a uint8 picture with sides of multiples of 32, got {image.dtype} {image.shape}")
-    x = ((image / 255 - MEAN) / STD).transpose(2, 0, 1)[None]
+    """The pyramid of a uint8 (H, W, 3) picture, which is padded with zeros once it is normalised."""
+    if image.dtype != np.uint8:
+        raise ValueError(f"wanted a uint8 picture, got {image.dtype}")
+    x = np.zeros((1, 3, *padded_shape(image)))
+    x[0, :, : image.shape[0], : image.shape[1]] = ((image / 255 - MEAN) / STD).transpose(2, 0, 1)
     return feature_pyramid(state, resnet(state, x, eps), eps)
+
+
+def padded_shape(image):
+    """Height and width of a picture once it is padded to multiples of 32."""
+    return tuple(-(-side // 32) * 32 for side in image.shape[:2])
 
 
 def by_anchor(x, values):
@@ -341,7 +347,7 @@ def faster_rcnn(state, image, rois=None, bn_eps=1e-5, pre_nms_top_n=1000, post_n
     """Faster R-CNN on one picture; with `rois`, the box head and the detections take these instead of the proposals."""
     state = current_names(state)
     pyramid = pyramid_of(state, image, bn_eps)
-    anchors = anchor_boxes(image.shape, pyramid, RPN_SIZES)
+    anchors = anchor_boxes(padded_shape(image), pyramid, RPN_SIZES)
     hidden = [tower(state, "rpn.head.conv", level, bn_eps) for level in pyramid]
     objectness = [by_anchor(named_conv(state, "rpn.head.cls_logits", x), 1)[:, 0] for x in hidden]
     deltas = [by_anchor(named_conv(state, "rpn.head.bbox_pred", x), 4) for x in hidden]
@@ -375,7 +381,7 @@ def retinanet(state, image, bn_eps=1e-5):
     """RetinaNet on one picture."""
     state = current_names(state)
     pyramid = pyramid_of(state, image, bn_eps)
-    anchors = anchor_boxes(image.shape, pyramid, RETINANET_SIZES)
+    anchors = anchor_boxes(padded_shape(image), pyramid, RETINANET_SIZES)
     per_cell = len(RATIOS) * len(RETINANET_SIZES[0])
     classes = len(state["head.classification_head.cls_logits.weight"]) // per_cell
     logits, deltas = [], []

@@ -18,8 +18,9 @@ from jaxkd.data.folder import Found, PictureFolder
 from jaxkd.data.ids import Ids, whole
 from jaxkd.data.repairs import Repairs
 from jaxkd.data.sizes import Described
-from jaxkd.errors import ConfigError, DataError
+from jaxkd.errors import DataError
 from jaxkd.paths import PathText, path_of
+from jaxkd.ranges import Natural
 
 LARGEST_FILE = 2**31  # bytes of JSON; more would fill the memory of most machines
 CORNER_SHARE = 0.05  # share of boxes that may leave their picture before they are suspected to be corners
@@ -33,7 +34,7 @@ class Config:
 
     images: PathText = "assets:bccd/images"  # folder that the file names are looked up in
     annotations: PathText = "assets:bccd/train.json"
-    limit: int = 0  # only the first pictures of the file; 0 for all
+    limit: Natural = 0  # only the first pictures of the file; 0 for all
     groups: Literal["auto", "keep"] = "auto"  # categories above others that no object has: no classes, or kept
     reading: pictures.Config = dataclasses.field(default_factory=pictures.Config)  # how files become pictures
     strict: bool = False  # stop at faults that would otherwise be repaired or left out, and counted
@@ -65,8 +66,6 @@ class CocoSource:
         self.classes = tuple(categories.values())
         images = _images(content, file)
         ids = Ids((image["id"] for image in images), self.repairs, of="images", file=file, text=True)
-        if config.limit < 0:
-            raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
         if config.limit:
             images = images[: config.limit]
         self._folder = PictureFolder(

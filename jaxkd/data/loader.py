@@ -14,10 +14,12 @@ from jaxkd.data import transforms
 from jaxkd.data.base import PictureError, Record, Source
 from jaxkd.data.transforms import Sample
 from jaxkd.errors import ConfigError, DataError
+from jaxkd.ranges import Count, Natural, Share
 from jaxkd.types import Batch
 
 ORDER, AUGMENT = 0, 1  # what a random number is drawn for
 CROWDED = "boxes_beyond_max_objects"  # an entry among the repairs of a source
+Size = tuple[Count, Count]  # height and width in pixels
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +28,17 @@ log = logging.getLogger(__name__)
 class Config:
     """Sizes, augmentation and reading; the sizes are those of the COCO recipe, 800 pixels with at most 1333."""
 
-    buckets: tuple[tuple[int, int], ...] = ((800, 1344), (1344, 800))  # (height, width) of a batch; each compiles once
-    short: tuple[int, ...] = (
+    buckets: tuple[Size, ...] = ((800, 1344), (1344, 800))  # (height, width) of a batch; each compiles once
+    short: tuple[Count, ...] = (
         800,
     )  # short side of a picture; of several, training draws one and evaluation takes the first
-    long: int = 1333  # most pixels of the long side
-    flip: float = 0.5  # share of training pictures that are mirrored
-    max_objects: int = 100  # truth boxes a picture; beyond that the largest are kept
-    threads: int = 2  # that read pictures
-    prefetch: int = 4  # batches that are read ahead
+    long: Count = 1333  # most pixels of the long side
+    flip: Share = 0.5  # share of training pictures that are mirrored
+    max_objects: Count = 100  # truth boxes a picture; beyond that the largest are kept
+    threads: Natural = 2  # that read pictures
+    prefetch: Natural = 4  # batches that are read ahead
     cache: bool = False  # keep training pictures in memory, decoded, and resized where `short` is one number
-    skip_limit: float = 0.01  # share of pictures that may be unreadable; one picture always may
+    skip_limit: Share = 0.01  # share of pictures that may be unreadable; one picture always may
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,11 +392,8 @@ def _buckets_of(source: Source, config: Config, *, short: int) -> Int32[np.ndarr
 
 
 def _check(config: Config) -> None:
-    sizes = [*config.buckets, (config.long, *config.short)]
-    if not config.buckets or not config.short or min(min(size) for size in sizes) < 1 or config.max_objects < 1:
-        raise ConfigError(f"The loader needs buckets, short, long and max_objects of 1 or more; got {config}.")
-    if min(config.threads, config.prefetch, config.skip_limit) < 0:
-        raise ConfigError(f"The loader needs threads, prefetch and skip_limit of 0 or more; got {config}.")
+    if not config.buckets or not config.short:
+        raise ConfigError("data.loader needs at least one of buckets and one of short, and one of them is empty.")
 
 
 def _rows(batch: int, processes: int) -> int:

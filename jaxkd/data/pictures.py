@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from jaxkd.data import formats
 from jaxkd.data.base import PictureError
 from jaxkd.errors import ConfigError, DataError
+from jaxkd.ranges import Finite
 
 MOST_PIXELS = 100_000_000
 RGB_FORMATS = ("JPEG", "PNG")  # OpenCV decodes these to Pillow's pixels, and faster
@@ -32,12 +33,12 @@ class Config:
     """
 
     exif: Literal["auto", "turn", "ignore"] = "auto"
-    levels: tuple[float, ...] = ()
+    levels: tuple[Finite, ...] = ()
     fourth: Literal["alpha", "ignore"] = "alpha"
 
     def checked(self) -> "Config":
         """Itself; raises ConfigError where the levels are no range."""
-        if self.levels and not (len(self.levels) == 2 and -np.inf < self.levels[0] < self.levels[1] < np.inf):
+        if self.levels and not (len(self.levels) == 2 and self.levels[0] < self.levels[1]):
             raise ConfigError(f"reading.levels are the values that become 0 and 255, or (); got {self.levels}.")
         return self
 

@@ -1,6 +1,7 @@
 """Drawn pictures: circles, squares and triangles of any colour on noise, with no file to fetch."""
 
 import dataclasses
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -9,9 +10,10 @@ from jaxtyping import UInt8
 from jaxkd.data import pictures
 from jaxkd.data.base import Record
 from jaxkd.data.repairs import Repairs
-from jaxkd.errors import DataError
+from jaxkd.ranges import Count, Range, Seed
 
 CLASSES = ("circle", "square", "triangle")
+Side = Annotated[int, Range(32)]  # of a picture, in pixels
 OVERLAP = 0.2  # greatest share of an object that an earlier one may cover
 
 
@@ -19,22 +21,14 @@ OVERLAP = 0.2  # greatest share of an object that an earlier one may cover
 class Config:
     """Drawn pictures; equal numbers give equal pictures on every machine."""
 
-    count: int = 64  # pictures
-    size: tuple[int, int] = (96, 128)  # height and width in pixels
-    seed: int = 0  # another seed, other pictures
-    max_objects: int = 4  # in a picture, one at least
+    count: Count = 64  # pictures
+    size: tuple[Side, Side] = (96, 128)  # height and width in pixels
+    seed: Seed = 0  # another seed, other pictures
+    max_objects: Count = 4  # in a picture, one at least
 
 
 def load(config: Config) -> "ShapesSource":
-    """The drawn source.
-
-    Raises:
-      DataError: for numbers that no picture can be drawn with.
-    """
-    if config.count < 1 or config.max_objects < 1 or min(config.size) < 32 or config.seed < 0:
-        raise DataError(
-            f"{config} cannot be drawn; give at least 1 picture, 1 object, 32 pixels a side and a seed of 0 or more."
-        )
+    """The drawn source."""
     return ShapesSource(config)
 
 

@@ -19,6 +19,7 @@ from jaxkd.data.base import PictureError, Record, check_boxes, coco_objects, coc
 from jaxkd.data.repairs import Repairs
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.paths import PathText, expanded, path_of
+from jaxkd.ranges import Natural
 
 NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")  # anything else would look for code or data on the network
 BOX_FORMAT = "REL_YXYX"  # (ymin, xmin, ymax, xmax) in shares of the picture
@@ -38,7 +39,7 @@ class Config:
     directory: PathText = ""  # folder of one prepared version; COCO can be had only so without TensorFlow
     split: str = "train"  # "validation", "train[:10%]", "train+validation"
     difficult: Literal["ignore", "keep"] = "ignore"  # VOC's difficult objects: like crowds, or as any
-    limit: int = 0  # only the first pictures of the split; 0 for all
+    limit: Natural = 0  # only the first pictures of the split; 0 for all
     reading: pictures.Config = dataclasses.field(default_factory=pictures.Config)  # how files become pictures
     strict: bool = False  # stop at faults that would otherwise be left out or clipped, and counted
 
@@ -50,8 +51,6 @@ def load(config: Config) -> "TfdsSource":
       ConfigError: for an unknown name or split, or a data set that only TensorFlow can name or that has no boxes.
       DataError: where the data set is not prepared, or not in a format with random access.
     """
-    if config.limit < 0:
-        raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
     title = config.directory or config.dataset
     with contextlib.redirect_stdout(io.StringIO()):  # TensorFlow's absence is announced in a banner
         builder = _prepared(config.directory) if config.directory else _named(config)

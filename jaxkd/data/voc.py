@@ -29,6 +29,7 @@ from jaxkd.data.repairs import Repairs
 from jaxkd.data.sizes import Described
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.paths import PathText, path_of
+from jaxkd.ranges import Natural
 
 LISTS = "ImageSets/Main"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -49,7 +50,7 @@ class Config:
     classes: tuple[str, ...] = VOC  # in the order of their labels; () for all that the splits name, sorted
     difficult: Literal["ignore", "keep"] = "ignore"  # trained on as regions that are not background, or as objects
     rule: Literal["auto", "11point", "area"] = "auto"  # of VOC's AP; "auto" is "11point" where all splits are of 2007
-    limit: int = 0  # only the first pictures of the union; 0 for all
+    limit: Natural = 0  # only the first pictures of the union; 0 for all
     reading: pictures.Config = dataclasses.field(default_factory=pictures.Config)  # how files become pictures
     strict: bool = False  # stop at faults that would otherwise be repaired or left out, and counted
     allow_links: bool = False  # follow symbolic links that lead out of the root
@@ -62,7 +63,7 @@ def load(config: Config) -> "VocSource":
     (xmin - 1, ymin - 1, xmax, ymax). Paths are made from the lists; the names inside the XML files are not used.
 
     Raises:
-      ConfigError: for splits, classes or a limit that cannot be.
+      ConfigError: for splits or classes that cannot be.
       DataError: where a folder, list or annotation is missing, is not what VOC describes or leads out of the root, or
         has an object of a class that is not listed.
     """
@@ -222,8 +223,6 @@ class _Annotation:
 
 
 def _check(config: Config) -> None:
-    if config.limit < 0:
-        raise ConfigError(f"limit must be 0 or more pictures, not {config.limit}.")
     if not config.splits:
         raise ConfigError("splits is empty; name one at least, such as '2007_trainval'.")
     for split in config.splits:

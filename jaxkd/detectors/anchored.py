@@ -4,20 +4,23 @@ import abc
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Bool, Key
+from jaxtyping import Bool, Int, Key
 
 from jaxkd.detectors.base import Params
 from jaxkd.detectors.trunk import Trunk
 from jaxkd.errors import ConfigError
-from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors
+from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors, spaced
 from jaxkd.ops.match import Matches, match
+from jaxkd.ranges import Positive, Range
 from jaxkd.types import Batch, Features, Traits
 
+Code = tuple[Positive, Positive, Positive, Positive]  # weights of a box code, for dx, dy, dw and dh
+Stages = Annotated[int, Range(-1)]  # of a backbone: -1 none, 0 the stem, 1 the stem and the first, ...
 # Caffe's weights, with which detectron2 begins, want pictures whose mean alone is taken off.
 CAFFE_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (1.0, 1.0, 1.0)}
 
@@ -59,36 +62,53 @@ class Anchored(abc.ABC):
             anchors=anchors,
         )
 
-    def check(self, counts: Sequence[str]) -> None:
-        """Raises ConfigError where one of these fields is below 1, or the anchors do not fit the pyramid's levels."""
-        for name in counts:
-            if getattr(self.config, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self.config, name)}.")
+    def check(self, *thresholds: tuple[str, str]) -> None:
+        """Raises ConfigError where the anchors do not fit the pyramid's levels, or thresholds are out of order.
+
+        Each pair of `thresholds` names the IoU under which a box is background, and that from which it is an object.
+        """
         sizes, levels = len(self.config.anchor_sizes), len(self._trunk.strides)
         if sizes != levels:
             raise ConfigError(f"anchor_sizes has {sizes} entries, the pyramid {levels} levels; give one size a level.")
+        if not self.config.anchor_ratios:
+            raise ConfigError("anchor_ratios is empty; give a ratio at least.")
+        for low, high in thresholds:
+            least, most = getattr(self.config, low), getattr(self.config, high)
+            if least > most:
+                raise ConfigError(f"{low}={least} is above {high}={most}; a box would be background and an object.")
 
     def anchors(self, features: Features, batch: Batch, *, sizes: Sequence[Sequence[float]]) -> Anchors:
         """The anchors of every level, of these sizes each."""
+        config, strides = self.config, self._trunk.strides
         shapes = [level.shape[1:3] for level in features.neck]
-        strides = self._trunk.strides
-        if self.config.anchor_step == "canvas":
+        if config.anchor_step == "canvas" and config.padding == "masked":
             tall, wide = batch.images.shape[1:3]
             strides = [(tall // height, wide // width) for height, width in shapes]
-        return pyramid_anchors(
+        anchors = pyramid_anchors(
             shapes,
             strides=strides,
             sizes=sizes,
-            ratios=self.config.anchor_ratios,
-            offset=self.config.anchor_offset,
-            rounded=self.config.anchor_rounded,
+            ratios=config.anchor_ratios,
+            offset=config.anchor_offset,
+            rounded=config.anchor_rounded,
         )
+        if config.anchor_step == "stride" or config.padding == "masked":
+            return anchors
+        extents, each = self.extents(batch)[:, None], jnp.asarray(strides, jnp.int32)[:, None]
+        return spaced(anchors, extents // -(-extents // each), strides=strides, offset=config.anchor_offset)
+
+    def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
+        """Height and width in pixels of what the nets see of each picture."""
+        return self._trunk.extents(batch)
 
     def matched(
         self, anchors: Anchors, batch: Batch, *, positive: float, negative: float
     ) -> tuple[Matches, Bool[Array, "a"]]:
-        """The anchors against the truth of one picture, and which begin in it; `batch` without its leading axis."""
-        here = inside(anchors, batch.sizes)
+        """The anchors against the truth of one picture, and which begin in what is seen of it.
+
+        `anchors` and `batch` are without their leading axes.
+        """
+        here = inside(anchors, self.extents(batch))
         matches = match(
             jnp.where(here[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best
             batch.boxes,
@@ -111,4 +131,5 @@ class Anchored(abc.ABC):
             frozen_stages=config.frozen_stages,
             pixel_mean=config.pixel_mean,
             pixel_std=config.pixel_std,
+            padding=config.padding,
         )

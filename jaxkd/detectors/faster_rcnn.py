@@ -11,11 +11,11 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Key
 
-from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored
+from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored, Code, Stages
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
 from jaxkd.detectors.proposals import Proposals, propose
-from jaxkd.detectors.trunk import apply
+from jaxkd.detectors.trunk import Padding, apply
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import BoxHead, RPNHead
 from jaxkd.nets.norm import valid_cells
@@ -25,21 +25,9 @@ from jaxkd.ops.anchors import Anchors
 from jaxkd.ops.match import match
 from jaxkd.ops.roi_align import roi_align_batch
 from jaxkd.ops.sample import sample
+from jaxkd.ranges import Count, Finite, Natural, NonNegative, Positive, Share, SomeShare, Whole
 from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
 
-COUNTS = (
-    "rpn_samples",
-    "pre_nms_train",
-    "pre_nms_test",
-    "post_nms_train",
-    "post_nms_test",
-    "roi_samples",
-    "rpn_depth",
-    "head_dense",
-    "hidden",
-    "detections",
-    "candidates",
-)
 # Pooling by as many samples as a bin has cells, which both libraries call a sampling ratio of 0.
 ADAPTIVE = {"roi_sampling": 6, "roi_adaptive": True}
 LIKE = {
@@ -50,9 +38,10 @@ LIKE = {
         "rpn_beta": 1 / 9,
         "box_beta": 1 / 9,
         "post_nms_train": 2000,
+        "padding": "seen",
     },
-    "detectron2": CAFFE_PIXELS | ADAPTIVE,
-    "mmdetection": ADAPTIVE,
+    "detectron2": CAFFE_PIXELS | ADAPTIVE | {"padding": "seen"},
+    "mmdetection": ADAPTIVE | {"padding": "seen"},
 }
 
 
@@ -66,8 +55,9 @@ class Config:
       anchor_sizes: side in pixels of the anchors of each level.
       anchor_ratios: height / width of the anchors of every level.
       anchor_offset: where in its cell an anchor is centred; 0.5 is the middle.
-      anchor_step: pixels between the anchors of two cells: the level's stride, or the padded "canvas" divided
-        by its cells, as torchvision has it; on coarse levels it then depends on how far a picture is padded.
+      anchor_step: pixels between the anchors of two cells: the level's stride, or the "canvas" divided by its cells, as
+        torchvision has it. The canvas is what is seen of the picture where its `padding` is "seen", and else all that
+        it is padded to; on coarse levels the step then depends on how far that is.
       anchor_rounded: base anchors rounded to whole pixels, as torchvision has them.
       rpn_positive, rpn_negative: IoU from which an anchor is an object, and under which it is background.
       rpn_samples, rpn_fraction: anchors sampled for the loss, and the largest share of positives among them.
@@ -91,57 +81,60 @@ class Config:
       candidates: boxes a picture that enter the last suppression.
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
+      padding: what the nets see beyond a picture's edge: nothing ("masked"), or zeros up to the next multiple of 32
+        pixels ("seen"), as torchvision, detectron2 and mmdetection train; see `detectors.trunk`.
       dtype: what all nets compute in; parameters, norms' statistics, boxes, answers and losses are float32.
       remat: what of the backbone's blocks is kept for the gradient, for less memory in more time; see `nets.remat`.
     """
 
     backbone: Any = field(default_factory=resnet.Config)
     neck: fpn.Config = field(default_factory=fpn.Config)
-    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    anchor_offset: float = 0.0
+    anchor_sizes: tuple[Positive, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
+    anchor_offset: Share = 0.0
     anchor_step: Literal["stride", "canvas"] = "stride"
     anchor_rounded: bool = False
-    rpn_positive: float = 0.7
-    rpn_negative: float = 0.3
-    rpn_samples: int = 256
-    rpn_fraction: float = 0.5
-    rpn_nms: float = 0.7
-    rpn_min_size: float = 0.001
-    pre_nms_train: int = 2000
-    pre_nms_test: int = 1000
-    post_nms_train: int = 1000
-    post_nms_test: int = 1000
-    roi_positive: float = 0.5
-    roi_negative: float = 0.5
-    roi_samples: int = 512
-    roi_fraction: float = 0.25
-    roi_resolution: int = 7
-    roi_sampling: int = 2
+    rpn_positive: SomeShare = 0.7
+    rpn_negative: Share = 0.3
+    rpn_samples: Count = 256
+    rpn_fraction: Share = 0.5
+    rpn_nms: Share = 0.7
+    rpn_min_size: NonNegative = 0.001
+    pre_nms_train: Count = 2000
+    pre_nms_test: Count = 1000
+    post_nms_train: Count = 1000
+    post_nms_test: Count = 1000
+    roi_positive: SomeShare = 0.5
+    roi_negative: Share = 0.5
+    roi_samples: Count = 512
+    roi_fraction: Share = 0.25
+    roi_resolution: Count = 7
+    roi_sampling: Count = 2
     roi_adaptive: bool = False
     roi_aligned: bool = True
-    roi_scale: float = 224.0
-    roi_level: int = 4
-    rpn_depth: int = 1
-    head_convs: int = 0
-    head_dense: int = 2
-    hidden: int = 1024
+    roi_scale: Positive = 224.0
+    roi_level: Whole = 4
+    rpn_depth: Count = 1
+    head_convs: Natural = 0
+    head_dense: Count = 2
+    hidden: Count = 1024
     head_norm: Literal["frozen_batch", "group"] = "group"
-    head_groups: int = 32
+    head_groups: Count = 32
     agnostic: bool = False
-    rpn_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
-    rpn_beta: float = 0.0
-    box_beta: float = 0.0
-    rpn_box_weight: float = 1.0
-    box_weight: float = 1.0
-    score_threshold: float = 0.05
-    detection_nms: float = 0.5
-    detections: int = 100
-    candidates: int = 2000
-    frozen_stages: int = -1
-    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    rpn_weights: Code = (1.0, 1.0, 1.0, 1.0)
+    box_weights: Code = (10.0, 10.0, 5.0, 5.0)
+    rpn_beta: NonNegative = 0.0
+    box_beta: NonNegative = 0.0
+    rpn_box_weight: NonNegative = 1.0
+    box_weight: NonNegative = 1.0
+    score_threshold: Share = 0.05
+    detection_nms: Share = 0.5
+    detections: Count = 100
+    candidates: Count = 2000
+    frozen_stages: Stages = -1
+    pixel_mean: tuple[Finite, Finite, Finite] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
+    padding: Padding = "masked"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
 
@@ -149,10 +142,10 @@ class Config:
 def build(config: Config, *, classes: Sequence[str]) -> "FasterRCNN":
     """The detector for these classes.
 
-    Raises ConfigError where the anchors do not fit the pyramid's levels, or a number of boxes is below 1.
+    Raises ConfigError where the anchors do not fit the pyramid's levels, or thresholds are out of order.
     """
     detector = FasterRCNN(config, tuple(classes))
-    detector.check(COUNTS)
+    detector.check(("rpn_negative", "rpn_positive"), ("roi_negative", "roi_positive"))
     return detector
 
 
@@ -205,7 +198,7 @@ class FasterRCNN(Anchored):
             canonical_scale=config.roi_scale,
             canonical_level=config.roi_level,
             first_level=2 + config.neck.first,
-            extents=batch.sizes,
+            extents=self.extents(batch),
         )
         b, r = pooled.shape[:2]
         logits, deltas = apply(self._head, params["head"], pooled.reshape(b * r, *pooled.shape[2:]))
@@ -268,9 +261,9 @@ class FasterRCNN(Anchored):
         self, params: Params, features: Features, batch: Batch
     ) -> tuple[Anchors, list[Array], list[Array]]:
         """Anchors of all levels, and for each level logits [b a] and deltas [b a 4]."""
-        logits, deltas = [], []
+        logits, deltas, extents = [], [], self.extents(batch)
         for level, stride in zip(features.neck, self.traits.strides, strict=True):
-            valid = valid_cells(batch.sizes, stride=stride, shape=level.shape[1:3])
+            valid = valid_cells(extents, stride=stride, shape=level.shape[1:3])
             level_logits, level_deltas = apply(self._rpn, params["rpn"], level, valid)
             logits.append(level_logits.reshape(level.shape[0], -1))
             deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
@@ -278,13 +271,13 @@ class FasterRCNN(Anchored):
         return anchors, logits, deltas
 
     def _rpn_losses(self, anchors, logits, deltas, batch: Batch, keys) -> dict[str, Term]:
-        terms = jax.vmap(functools.partial(self._rpn_loss, anchors))(
-            jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1), batch, keys
+        terms = jax.vmap(self._rpn_loss, (anchors.axes, 0, 0, 0, 0))(
+            anchors, jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1), batch, keys
         )
         return jax.tree.map(jnp.sum, terms)
 
     def _rpn_loss(self, anchors: Anchors, logits, deltas, batch: Batch, key) -> dict[str, Term]:
-        """Terms of one picture; `batch` without its leading axis."""
+        """Terms of one picture; `anchors` and `batch` without their leading axes."""
         config = self.config
         matches, here = self.matched(anchors, batch, positive=config.rpn_positive, negative=config.rpn_negative)
         chosen = sample(
@@ -312,6 +305,7 @@ class FasterRCNN(Anchored):
             logits,
             deltas,
             batch.sizes,
+            seen=self.extents(batch),
             weights=config.rpn_weights,
             before=before,
             after=after,

@@ -27,6 +27,7 @@ def propose(
     deltas: Sequence[Float[Array, "b _ 4"]],
     sizes: Int[Array, "b 2"],
     *,
+    seen: Int[Array, "b 2"],
     weights: tuple[float, ...],
     before: int,
     after: int,
@@ -38,14 +39,15 @@ def propose(
     Args:
       anchors: of all levels.
       logits, deltas: of the anchors of each level.
-      sizes: height and width in pixels of each picture.
+      sizes: height and width in pixels of each picture, to which boxes are clipped.
+      seen: the same of what the nets see of it, in which an anchor's cell has to begin.
       weights: of the box code.
       before: proposals a level before suppression.
       after: proposals a picture after it.
       threshold: IoU over which the lower scored of two proposals of one level goes.
       min_size: proposals with a shorter side, in pixels, are dropped.
     """
-    present, levels, start = jax.vmap(inside, (None, 0))(anchors, sizes), [], 0
+    present, levels, start = jax.vmap(inside, (anchors.axes, 0))(anchors, seen), [], 0
     for index, (level_logits, level_deltas) in enumerate(zip(logits, deltas, strict=True)):
         size = level_logits.shape[1]
         span = slice(start, start + size)
@@ -53,7 +55,7 @@ def propose(
         scores = jnp.where(present[:, span], jax.lax.stop_gradient(level_logits), -jnp.inf)
         scores, best = jax.lax.top_k(scores, min(before, size))
         moved = jnp.take_along_axis(jax.lax.stop_gradient(level_deltas), best[..., None], axis=1)
-        boxes = box_ops.decode(moved, anchors.boxes[span][best], weights=weights)
+        boxes = box_ops.decode(moved, anchors.boxes_at(span, best), weights=weights)
         levels.append((boxes, scores, jnp.full(best.shape, index, jnp.int32)))
     boxes, scores, level = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
     keep = functools.partial(_suppressed, limit=after, threshold=threshold, min_size=min_size)

@@ -10,26 +10,25 @@ import jax
 import optax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Key
+from jaxtyping import Float, Key
 
-from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored
+from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored, Code, Stages
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
-from jaxkd.detectors.trunk import apply
-from jaxkd.errors import ConfigError
+from jaxkd.detectors.trunk import Padding, apply
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import DenseHead
 from jaxkd.nets.norm import valid_cells
 from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors, inside
+from jaxkd.ranges import Count, Finite, Natural, NonNegative, Positive, Probability, Share, SomeShare
 from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
 
-COUNTS = ("octaves", "tower_channels", "candidates", "detections")
 LIKE = {
-    "torchvision": {"anchor_rounded": True, "anchor_step": "canvas", "detections": 300},
-    "detectron2": CAFFE_PIXELS,
-    "mmdetection": {},
+    "torchvision": {"anchor_rounded": True, "anchor_step": "canvas", "detections": 300, "padding": "seen"},
+    "detectron2": CAFFE_PIXELS | {"padding": "seen"},
+    "mmdetection": {"padding": "seen"},
 }
 
 
@@ -44,8 +43,9 @@ class Config:
       octaves: sizes of a level, each 2^(1/octaves) of the one before.
       anchor_ratios: height / width of the anchors of every level.
       anchor_offset: where in its cell an anchor is centred; 0.5 is the middle.
-      anchor_step: pixels between the anchors of two cells: the level's stride, or the padded "canvas" divided
-        by its cells, as torchvision has it; on coarse levels it then depends on how far a picture is padded.
+      anchor_step: pixels between the anchors of two cells: the level's stride, or the "canvas" divided by its cells, as
+        torchvision has it. The canvas is what is seen of the picture where its `padding` is "seen", and else all that
+        it is padded to; on coarse levels the step then depends on how far that is.
       anchor_rounded: sizes and base anchors rounded to whole pixels, sizes downwards, as torchvision has them.
       positive, negative: IoU from which an anchor is an object, and under which it is background.
       tower_depth, tower_channels: 3x3 convolutions before each answer, and their width.
@@ -53,43 +53,49 @@ class Config:
       prior: probability that every class begins with.
       focal_alpha, focal_gamma: weight of positives, and how far easy anchors are played down.
       box_weights: weights of the box code.
+      box_loss: of positives: smooth L1 of the deltas, or 1 less the generalized IoU ("giou") of the box and the truth,
+        with which torchvision trains its second version.
       box_beta: where smooth L1 turns linear; 0 is plain L1.
       box_weight: factor on the box term.
       score_threshold, detection_nms, detections: what `detect` keeps.
       candidates: boxes a level that enter the suppression.
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
+      padding: what the nets see beyond a picture's edge: nothing ("masked"), or zeros up to the next multiple of 32
+        pixels ("seen"), as torchvision, detectron2 and mmdetection train; see `detectors.trunk`.
       dtype: what all nets compute in; parameters, norms' statistics, boxes, answers and losses are float32.
       remat: what of the backbone's blocks is kept for the gradient, for less memory in more time; see `nets.remat`.
     """
 
     backbone: Any = field(default_factory=resnet.Config)
     neck: fpn.Config = field(default_factory=lambda: fpn.Config(first=1, extra="conv_c5"))
-    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
-    octaves: int = 3
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    anchor_offset: float = 0.0
+    anchor_sizes: tuple[Positive, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    octaves: Count = 3
+    anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
+    anchor_offset: Share = 0.0
     anchor_step: Literal["stride", "canvas"] = "stride"
     anchor_rounded: bool = False
-    positive: float = 0.5
-    negative: float = 0.4
-    tower_depth: int = 4
-    tower_channels: int = 256
+    positive: SomeShare = 0.5
+    negative: Share = 0.4
+    tower_depth: Natural = 4
+    tower_channels: Count = 256
     tower_norm: Literal["none", "group"] = "none"
-    tower_groups: int = 32
-    prior: float = 0.01
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    box_beta: float = 0.0
-    box_weight: float = 1.0
-    score_threshold: float = 0.05
-    detection_nms: float = 0.5
-    detections: int = 100
-    candidates: int = 1000
-    frozen_stages: int = -1
-    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    tower_groups: Count = 32
+    prior: Probability = 0.01
+    focal_alpha: Share = 0.25
+    focal_gamma: NonNegative = 2.0
+    box_weights: Code = (1.0, 1.0, 1.0, 1.0)
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    box_beta: NonNegative = 0.0
+    box_weight: NonNegative = 1.0
+    score_threshold: Share = 0.05
+    detection_nms: Share = 0.5
+    detections: Count = 100
+    candidates: Count = 1000
+    frozen_stages: Stages = -1
+    pixel_mean: tuple[Finite, Finite, Finite] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
+    padding: Padding = "masked"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
 
@@ -97,12 +103,10 @@ class Config:
 def build(config: Config, *, classes: Sequence[str]) -> "RetinaNet":
     """The detector for these classes.
 
-    Raises ConfigError where the anchors do not fit the pyramid's levels, or a number is out of its range.
+    Raises ConfigError where the anchors do not fit the pyramid's levels, or thresholds are out of order.
     """
-    if not 0 < config.prior < 1:
-        raise ConfigError(f"prior must lie between 0 and 1, not be {config.prior}.")
     detector = RetinaNet(config, tuple(classes))
-    detector.check(COUNTS)
+    detector.check(("negative", "positive"))
     return detector
 
 
@@ -116,7 +120,8 @@ class RetinaNet(Anchored):
     def traits(self) -> Traits:
         """The constants that methods may need."""
         config = self.config
-        numbers = (config.anchor_offset, config.anchor_step, config.anchor_rounded)
+        step = "stride" if config.anchor_step == "stride" else f"{config.padding} canvas"
+        numbers = (config.anchor_offset, step, config.anchor_rounded)
         return self.common_traits(
             background=None, anchors=(self._trunk.strides, self._sizes, config.anchor_ratios, numbers)
         )
@@ -132,7 +137,7 @@ class RetinaNet(Anchored):
         """Every anchor with its assignment, at either stage; finding them has no terms."""
         del params, keys, stage
         anchors = self.anchors(features, batch, sizes=self._sizes)
-        return jax.vmap(functools.partial(self._assigned, anchors))(batch), {}
+        return jax.vmap(self._assigned, (anchors.axes, 0))(anchors, batch), {}
 
     def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
         """Class logits [b a k], each class on its own, and box deltas [b a 1 4] of the anchors.
@@ -147,25 +152,34 @@ class RetinaNet(Anchored):
         return Answers(logits=logits, deltas=deltas[:, :, None])
 
     def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
-        """Focal loss over the valid anchors and L1 over the positive ones, both divided by the positives."""
+        """Focal loss over the valid anchors and a box loss over the positive ones, both divided by the positives."""
         config = self.config
         count = regions.positive.sum().astype(jnp.float32)
         targets = jax.nn.one_hot(regions.labels, len(self.classes))  # the background's row is zero
         classes = optax.sigmoid_focal_loss(
             answers.logits, targets, alpha=config.focal_alpha, gamma=config.focal_gamma
         ).sum(-1)
-        boxes = box_ops.smooth_l1(answers.deltas[:, :, 0] - regions.deltas, beta=config.box_beta).sum(-1)
+        boxes = self._box_losses(answers.deltas[:, :, 0], regions)
         return {
             "class": Term(jnp.where(regions.valid, classes, 0.0).sum(), count),
             "box": Term(config.box_weight * jnp.where(regions.positive, boxes, 0.0).sum(), count),
         }
+
+    def _box_losses(self, deltas: Float[Array, "b a 4"], regions: Regions) -> Float[Array, "b a"]:
+        """What the deltas of each anchor cost, should it be positive."""
+        config = self.config
+        if config.box_loss == "smooth_l1":
+            return box_ops.smooth_l1(deltas - regions.deltas, beta=config.box_beta).sum(-1)
+        boxes = box_ops.decode(deltas, regions.boxes, weights=config.box_weights)
+        truth = box_ops.decode(regions.deltas, regions.boxes, weights=config.box_weights, limit=math.inf)
+        return 1.0 - box_ops.generalized_iou(boxes, truth)
 
     def detect(self, params: Params, batch: Batch) -> Detections:
         """Boxes with a score over the threshold after suppression class by class, best first."""
         config = self.config
         features = self.features(params, batch)
         anchors = self.anchors(features, batch, sizes=self._sizes)
-        present = jax.vmap(inside, (None, 0))(anchors, batch.sizes)
+        present = jax.vmap(inside, (anchors.axes, 0))(anchors, self.extents(batch))
         levels, start = [], 0
         for logits, deltas in zip(*self._dense(params, features, batch), strict=True):
             span = slice(start, start + logits.shape[1])
@@ -175,7 +189,7 @@ class RetinaNet(Anchored):
             scores, best = jax.lax.top_k(scores, min(config.candidates, scores.shape[1]))
             place, label = best // len(self.classes), (best % len(self.classes)).astype(jnp.int32)
             moved = jnp.take_along_axis(deltas, place[..., None], axis=1)
-            boxes = box_ops.decode(moved, anchors.boxes[span][place], weights=config.box_weights)
+            boxes = box_ops.decode(moved, anchors.boxes_at(span, place), weights=config.box_weights)
             levels.append((boxes, scores, label))
         boxes, scores, labels = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
 
@@ -215,7 +229,7 @@ class RetinaNet(Anchored):
         )
 
     def _assigned(self, anchors: Anchors, batch: Batch) -> Regions:
-        """The anchors against the truth of one picture; `batch` without its leading axis."""
+        """The anchors against the truth of one picture; `anchors` and `batch` without their leading axes."""
         config = self.config
         matches, here = self.matched(anchors, batch, positive=config.positive, negative=config.negative)
         positive = matches.positive & here
@@ -231,9 +245,9 @@ class RetinaNet(Anchored):
 
     def _dense(self, params: Params, features: Features, batch: Batch) -> tuple[list[Array], list[Array]]:
         """For each level logits [b a k] and deltas [b a 4]."""
-        logits, deltas = [], []
+        logits, deltas, extents = [], [], self.extents(batch)
         for level, stride in zip(features.neck, self.traits.strides, strict=True):
-            valid = valid_cells(batch.sizes, stride=stride, shape=level.shape[1:3])
+            valid = valid_cells(extents, stride=stride, shape=level.shape[1:3])
             level_logits, level_deltas = apply(self._head, params["head"], level, valid)
             logits.append(level_logits.reshape(level.shape[0], -1, len(self.classes)))
             deltas.append(level_deltas.reshape(level.shape[0], -1, 4))

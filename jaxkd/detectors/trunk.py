@@ -2,19 +2,22 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 
 from jaxkd.config import module_of
 from jaxkd.detectors.base import Params
 from jaxkd.nets import fpn
 from jaxkd.nets.remat import Remat
 from jaxkd.types import Batch, Features
+
+Padding = Literal["masked", "seen"]
+SEEN = 32  # torchvision, detectron2 and mmdetection pad pictures to multiples of this many pixels
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class Trunk:
       remat: what of the backbone's blocks is kept for the gradient; see `nets.remat`.
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
+      padding: what is seen beyond a picture's edge. "masked": nothing, as if every map ended with the picture. "seen":
+        zeros, the mean colour, up to the next multiple of 32 pixels, where biases and norms make something of them; and
+        nothing beyond. Either way it does not matter how large the canvas is that the picture lies on; for "seen" its
+        sides have to be multiples of 32.
     """
 
     backbone: Any
@@ -37,6 +44,7 @@ class Trunk:
     frozen_stages: int
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
+    padding: Padding
 
     @property
     def backbone_strides(self) -> tuple[int, ...]:
@@ -71,11 +79,16 @@ class Trunk:
         return module_of(self.backbone).stage_of(path[1:]) > self.frozen_stages
 
     def features(self, params: Params, batch: Batch) -> Features:
-        """Feature maps of the batch's pictures, zero outside them."""
+        """Feature maps of the batch's pictures, zero outside what is seen of them."""
         mean, std = (jnp.asarray(value, jnp.float32) for value in (self.pixel_mean, self.pixel_std))
         images = (batch.images.astype(jnp.float32) - mean) / std * _inside_picture(batch)
-        backbone = apply(self._backbone, params["backbone"], images, batch.sizes)
-        return Features(backbone=backbone, neck=apply(self._neck, params["neck"], backbone, batch.sizes))
+        extents = self.extents(batch)
+        backbone = apply(self._backbone, params["backbone"], images, extents)
+        return Features(backbone=backbone, neck=apply(self._neck, params["neck"], backbone, extents))
+
+    def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
+        """Height and width in pixels of what is seen of each picture, its padding included where that is seen."""
+        return batch.sizes if self.padding == "masked" else -(-batch.sizes // SEEN) * SEEN
 
     @functools.cached_property
     def _backbone(self) -> nn.Module:

@@ -142,9 +142,20 @@ def masked_square(
     return Term(0.5 * (mask * error).sum(), mask.sum())
 
 
+def per_channel(term: Term, *, channels: int) -> Term:
+    """A term of `masked_square` averaged over channels too, its sum divided by at least 1 / 2 (Guo et al. 2021)."""
+    return Term(term.total, term.count * channels, least=0.5)
+
+
+def pooled(terms: Sequence[Term]) -> Term:
+    """One term of several that are of a kind, divided once."""
+    total, count = sum(term.total for term in terms), sum(term.count for term in terms)
+    return terms[0].replace(total=total, count=count)
+
+
 def scaled(terms: dict[str, Term], factor: Float[Array, ""] | float) -> dict[str, Term]:
     """The terms with every total times `factor`."""
-    return {name: Term(factor * term.total, term.count) for name, term in terms.items()}
+    return {name: term.replace(total=factor * term.total) for name, term in terms.items()}
 
 
 def summed(outcomes: Sequence[Outcome]) -> Outcome:
@@ -154,7 +165,7 @@ def summed(outcomes: Sequence[Outcome]) -> Outcome:
 
     def together(parts: Sequence[dict[str, Term]], share: float) -> dict[str, Term]:
         return {
-            f"{name}/{index}": Term(term.total * share, term.count)
+            f"{name}/{index}": term.replace(total=term.total * share)
             for index, part in enumerate(parts)
             for name, term in part.items()
         }

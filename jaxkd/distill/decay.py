@@ -8,6 +8,7 @@ import optax
 from jax import numpy as jnp
 
 from jaxkd.errors import ConfigError
+from jaxkd.ranges import Natural, SomeShare
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Config:
     """
 
     kind: Literal["linear_epoch", "linear_step", "cosine_epoch", "none"] = "linear_epoch"
-    stop_at: float = 1.0
-    warmup_steps: int = 0
+    stop_at: SomeShare = 1.0
+    warmup_steps: Natural = 0
 
 
 def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -35,12 +36,10 @@ def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Sched
       steps_per_epoch: length of an epoch; a last one that is not whole counts.
 
     Raises:
-      ConfigError: if a length is below 1 or `stop_at` is outside (0, 1].
+      ConfigError: if a length is below 1.
     """
     if min(steps, steps_per_epoch) < 1:
         raise ConfigError(f"A decay needs at least one step and one step an epoch, not {steps} and {steps_per_epoch}.")
-    if not 0 < config.stop_at <= 1:
-        raise ConfigError(f"decay.stop_at is a share of the run in (0, 1], not {config.stop_at}.")
     epochs = math.ceil(steps / steps_per_epoch)
     fall = {
         "linear_epoch": _by_epoch(optax.linear_schedule(1.0, 0.0, epochs), steps_per_epoch),
@@ -49,7 +48,7 @@ def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Sched
         "none": optax.constant_schedule(1.0),
     }[config.kind]
     rise = optax.linear_schedule(0.0, 1.0, config.warmup_steps) if config.warmup_steps else optax.constant_schedule(1.0)
-    end = math.ceil(config.stop_at * steps)
+    end = math.ceil(round(config.stop_at * steps, 6))  # 0.55 * 100 is a rounding more than 55
     return lambda step: jnp.where(jnp.asarray(step) < end, fall(step) * rise(step), 0.0)
 
 

@@ -23,6 +23,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.ops.box_mean import box_mean
 from jaxkd.ops.masks import box_level, extent_mask, overlay
 from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.ranges import Count, Natural, NonNegative, Positive, Seed
 from jaxkd.types import Batch, Features, Outcome, Regions, Shown, Term, Traits, Trust, View
 
 ROUND = 1e-6  # added to a box's relative side in the level rule
@@ -51,34 +52,37 @@ class Config:
       sigma_global, sigma_local, sigma_soft: whether reliabilities weigh the term.
       global_form: Huber function, or "squared".
       overlap: what a cell in several boxes gets: the greatest reliability, or that of the "last" box.
+      background_area: where background is imitated: in the "picture", so that it does not matter how far that is
+        padded, or on the whole "canvas", its padding included, as in the authors' program.
       levels: all levels must be "equal" in both detectors, or the "common" ones are used.
       level_scale: side in pixels up to twice which an object lies on the finest level.
       adapt, adapt_init: the student's adapter in the imitation, and its start.
       decay: see `distill.decay`.
     """
 
-    global_weight: float = 5.0
-    foreground_weight: float = 1.0
-    background_weight: float = 4.0
-    soft_weight: float = 1.0
-    temperature: float = 2.0
+    global_weight: NonNegative = 5.0
+    foreground_weight: NonNegative = 1.0
+    background_weight: NonNegative = 4.0
+    soft_weight: NonNegative = 1.0
+    temperature: Positive = 2.0
     prototypes: Kind = "pursuit"
-    count: int = 10
-    alpha: float = 10.0
-    refresh_every: int = 1
-    start_epoch: int = 0
-    min_side: float = 30.0
-    pictures: int = 800
-    seed: int = 1
+    count: Count = 10
+    alpha: NonNegative = 10.0
+    refresh_every: Count = 1
+    start_epoch: Natural = 0
+    min_side: NonNegative = 30.0
+    pictures: Count = 800
+    seed: Seed = 1
     instances: Literal["positives", "truth"] = "positives"
-    max_instances: int = 128
+    max_instances: Count = 128
     sigma_global: bool = True
     sigma_local: bool = True
     sigma_soft: bool = True
     global_form: Literal["huber", "squared"] = "huber"
     overlap: Literal["max", "last"] = "max"
+    background_area: Literal["picture", "canvas"] = "picture"
     levels: Literal["equal", "common"] = "equal"
-    level_scale: float = 56.0
+    level_scale: Positive = 56.0
     adapt: adapters.Kind = "conv3"
     adapt_init: adapters.Init = "uniform"
     decay: Decay = field(default_factory=Decay)
@@ -103,10 +107,6 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
 
     Raises ConfigError where the levels do not fit, or the soft term is asked of heads that cannot be compared.
     """
-    if min(config.count, config.refresh_every, config.max_instances, config.pictures) < 1 or config.start_epoch < 0:
-        raise ConfigError(
-            f"count, refresh_every, max_instances and pictures must be at least 1 and start_epoch 0; got {config}."
-        )
     if config.soft_weight:
         base.check_answers(student, teacher, remedy="set soft_weight to 0")
     pairs = _pairs(config, student, teacher)
@@ -339,20 +339,21 @@ def local_terms(
     batch: Batch,
     strides: list[int],
 ) -> dict[str, Term]:
-    """Imitation of objects and of all that lies between them inside the pictures, a mean square each a level."""
+    """Imitation of objects and of all that lies between them, a mean square each a level."""
     masks = object_masks(config, found, weights, shapes=[level.shape[1:3] for level in adapted], strides=strides)
     terms = {}
     for level, target, mask, stride in zip(adapted, theirs, masks, strides, strict=True):
-        inside = extent_mask(batch.sizes, shape=mask.shape[1:], stride=stride)
+        where = 1.0
+        if config.background_area == "picture":
+            where = extent_mask(batch.sizes, shape=mask.shape[1:], stride=stride)
         areas = {
             "foreground": (mask, config.foreground_weight),
-            "background": (inside * (mask == 0), config.background_weight),
+            "background": (where * (mask == 0), config.background_weight),
         }
         for name, (area, weight) in areas.items():
             if weight:
-                term = base.masked_square(level, target, area)
-                channels = target.shape[-1]
-                terms[f"{name}_{stride}"] = Term(weight / len(strides) * term.total, term.count * channels)
+                term = base.per_channel(base.masked_square(level, target, area), channels=target.shape[-1])
+                terms[f"{name}_{stride}"] = term.replace(total=weight / len(strides) * term.total)
     return terms
 
 

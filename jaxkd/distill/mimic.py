@@ -8,6 +8,7 @@ from jaxkd.distill import adapt as adapters
 from jaxkd.distill import base
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops.masks import extent_mask
+from jaxkd.ranges import Natural, NonNegative
 from jaxkd.types import Batch, Outcome, Regions, Term, Traits, Trust, View
 
 ZERO_AT_TEACHER = {"adapt": "identity"}
@@ -27,9 +28,9 @@ class Config:
       decay: see `distill.decay`.
     """
 
-    weight: float = 0.01
+    weight: NonNegative = 0.01
     source: base.Source = "neck"
-    levels: int = 0
+    levels: Natural = 0
     adapt: adapters.Kind = "conv3"
     adapt_init: adapters.Init = "small"
     sigma_from: str = ""

@@ -19,6 +19,7 @@ from jaxkd.distill.decay import Config as Decay
 from jaxkd.distill.gated import box_gate, box_term, class_gate, class_term
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.masks import box_level, extent_mask, gaussian_mask
+from jaxkd.ranges import Finite, Natural, NonNegative, Positive, Whole
 from jaxkd.types import Batch, Outcome, Regions, Shown, Term, Traits, Trust, View
 
 ZERO_AT_TEACHER = {"adapt": "identity"}
@@ -51,23 +52,24 @@ class Config:
       cls_norm: divide by the whole "subset" or by the "gated" regions.
       reg_gate: condition on the teacher's box: better than the proposal, than the student's, than both, or none.
       reg_margin: by how much IoU it must be better.
-      reg_form, reg_beta: distance of the deltas, and where smooth L1 turns linear.
+      reg_form, reg_beta: distance of the deltas, and where smooth L1 turns linear; "l2" is half the square, as smooth
+        L1 has it below a `reg_beta` of 1.
       reg_norm: divide by positives ("num_pos"), "gated" regions, or all regions ("num_rois").
       sigma_from: a method of the recipe that says how far to rely on each object (`trust`); empty for wholly.
       decay: see `distill.decay`.
     """
 
-    w_feat: float = 0.01
-    w_cls: float = 10.0
-    w_reg: float = 1.0
+    w_feat: NonNegative = 0.01
+    w_cls: NonNegative = 10.0
+    w_reg: NonNegative = 1.0
     share_from: Literal["student", "teacher", "both"] = "student"
     share_stage: Literal["sampled", "rpn_topk"] = "sampled"
     feat_source: Literal["neck", "c2c5"] = "neck"
-    levels: int = 0
+    levels: Natural = 0
     level_assign: Literal["roi", "all"] = "roi"
-    level_scale: float = 224.0
-    level_canonical: int = 4
-    sigma_sq: float = 2.0
+    level_scale: Positive = 224.0
+    level_canonical: Whole = 4
+    sigma_sq: Positive = 2.0
     mask_grid: Literal["center", "legacy_int"] = "center"
     mask_merge: Literal["max", "sum_clip"] = "max"
     feat_norm: Literal["spatial", "elements"] = "spatial"
@@ -76,14 +78,14 @@ class Config:
     adapt_init: adapters.Init = "small"
     cls_form: Literal["bce", "kl", "ce"] = "bce"
     cls_reduce: Literal["mean", "sum"] = "mean"
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     cls_subset: Literal["positives", "all"] = "positives"
     cls_gate: Literal["none", "teacher_correct", "teacher_better"] = "teacher_better"
     cls_norm: Literal["subset", "gated"] = "subset"
     reg_gate: Literal["teacher_vs_proposal", "teacher_vs_student", "both", "none"] = "teacher_vs_proposal"
-    reg_margin: float = 0.0
+    reg_margin: Finite = 0.0
     reg_form: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
-    reg_beta: float = 1.0
+    reg_beta: NonNegative = 1.0
     reg_norm: Literal["num_pos", "gated", "num_rois"] = "num_pos"
     sigma_from: str = ""
     decay: Decay = field(default_factory=Decay)
@@ -221,7 +223,7 @@ def _feature(
         for pair, mask in zip(pairs, masks, strict=True)
     )
     if config.feat_levels == "pooled":
-        terms = {"feature": Term(sum(t.total for t in terms.values()), sum(t.count for t in terms.values()))}
+        terms = {"feature": base.pooled(list(terms.values()))}
     return Outcome(terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)})
 
 
@@ -303,6 +305,9 @@ def feature_term(
     *,
     norm: Literal["spatial", "elements"] = "spatial",
 ) -> Term:
-    """Half the squared distance under the mask, divided by the mask's mass (paper section 3)."""
+    """Half the squared distance under the mask, divided by the mask's mass (paper section 3).
+
+    With "elements" by the mass times the channels, of which twice counts for at least 1.
+    """
     term = base.masked_square(student, teacher, mask)
-    return Term(term.total, term.count * student.shape[-1]) if norm == "elements" else term
+    return base.per_channel(term, channels=student.shape[-1]) if norm == "elements" else term

@@ -12,6 +12,10 @@ The kinds are those of Bolya et al. 2020, "TIDE: A General Toolbox for Identifyi
   class that lie in it by more than a half of themselves.
 * Where all objects of a class are missed, mending that makes its AP 1 here; there 0, or it leaves the class out where
   nothing of it was found.
+* Here each kind of error is mended as if it were the only one: of the detections that mean one object, by an error of
+  this kind or rightly, the best becomes the right one. There an object has one best error, shared by all kinds, and
+  none once it is found: of a worse error of class, beside a better one of place, mending classes makes nothing right,
+  and neither does an error about a found object, however high its score.
 """
 
 from collections import defaultdict

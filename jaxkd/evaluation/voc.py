@@ -13,6 +13,9 @@ from jaxkd.evaluation.coco import check_detections
 from jaxkd.evaluation.overlap import overlaps
 
 Rule = Literal["11point", "area"]
+# The kit of 2007 runs a loop over 0:0.1:1, in double precision: the steps 3, 6 and 7 come out a rounding above 0.3, 0.6
+# and 0.7. (A vector 0:0.1:1 of MATLAB's is counted from both ends, and so has 0.6 and 0.7; a loop makes no vector.)
+RECALLS = tuple(0.1 * step for step in range(11))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,8 @@ def average_precision(right: Bool[np.ndarray, "n"], *, objects: int, rule: Rule)
     """The average precision of detections, best first, that are right or wrong; nan if there are no objects to find.
 
     Precision at a recall is the best that is reached at this recall or a higher one, and 0 beyond the last. "11point"
-    is its mean at the recalls 0, 0.1 ... 1; "area" is the area under it.
+    is its mean at RECALLS, compared as the kit does: 3 of 10 found objects do not reach the fourth of them, nor 6 or 7
+    of 10 the next ones. "area" is the area under it.
     """
     if not objects:
         return float("nan")
@@ -79,8 +83,7 @@ def average_precision(right: Bool[np.ndarray, "n"], *, objects: int, rule: Rule)
     best = np.maximum.accumulate(precision[::-1])[::-1]
     if rule == "area":
         return float(best[right].sum() / objects)
-    # Recalls are compared as whole numbers: 3 of 10 is 0.3, which 0.1 added up three times is not.
-    reached = [best[10 * hits >= tenth * objects] for tenth in range(11)]
+    reached = [best[hits / objects >= recall] for recall in RECALLS]
     return float(sum(values[0] for values in reached if len(values)) / 11)
 
 

@@ -9,8 +9,10 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxkd.errors import ConfigError
 from jaxkd.nets.conv import conv
 from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.ranges import Count, Natural
 
 LIKE = {"torchvision": {}, "detectron2": {}, "mmdetection": {"extra_relu": False}}
 LECUN_UNIFORM = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
@@ -31,12 +33,12 @@ class Config:
       groups: number of groups of "group" norm.
     """
 
-    channels: int = 256
+    channels: Count = 256
     extra: Literal["none", "pool", "conv_c5", "conv_p5"] = "pool"
     extra_relu: bool = True
-    first: int = 0
+    first: Natural = 0
     norm: Literal["none", "group", "frozen_batch"] = "none"
-    groups: int = 32
+    groups: Count = 32
 
 
 def build(config: Config, *, backbone_strides: Sequence[int] = (4, 8, 16, 32), dtype: str = "float32") -> nn.Module:
@@ -48,8 +50,13 @@ def build(config: Config, *, backbone_strides: Sequence[int] = (4, 8, 16, 32), d
 
 
 def strides(config: Config, backbone_strides: Sequence[int] = (4, 8, 16, 32)) -> tuple[int, ...]:
-    """Input pixels per cell of each level."""
+    """Input pixels per cell of each level.
+
+    Raises ConfigError where the backbone has no level that is to be the first.
+    """
     used = tuple(backbone_strides)[config.first :]
+    if not used:
+        raise ConfigError(f"neck.first={config.first} leaves none of the backbone's {len(backbone_strides)} levels.")
     more = {"none": 0, "pool": 1}.get(config.extra, 2)
     return used + tuple(used[-1] * 2**step for step in range(1, more + 1))
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from jaxkd.nets.conv import HE_FAN_OUT, conv
 from jaxkd.nets.norm import norm, valid_cells
 from jaxkd.nets.remat import Remat, kept, rematted
+from jaxkd.ranges import Count, Positive
 
 # Sandler et al. 2018, table 2: expansion t, channels c, repeats n, stride s of the first.
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -30,9 +31,9 @@ class Config:
       groups: number of groups of "group" norm, or the greatest common divisor with the channels.
     """
 
-    width: float = 1.0
+    width: Positive = 1.0
     norm: Literal["frozen_batch", "group"] = "frozen_batch"
-    groups: int = 32
+    groups: Count = 32
 
 
 def build(config: Config, *, dtype: str = "float32", remat: Remat = "none") -> nn.Module:

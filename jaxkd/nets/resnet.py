@@ -12,6 +12,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.nets.conv import conv
 from jaxkd.nets.norm import norm, valid_cells
 from jaxkd.nets.remat import Remat, rematted
+from jaxkd.ranges import Count, Natural, NonNegative
 
 BLOCKS = {  # He et al. 2016, table 1; depth 10 has one basic block a stage
     10: (1, 1, 1, 1),
@@ -43,21 +44,21 @@ class Config:
     """
 
     depth: Literal[10, 18, 34, 50, 101, 152] = 50
-    width: int = 64
+    width: Count = 64
     norm: Literal["frozen_batch", "group"] = "frozen_batch"
-    groups: int = 32
-    eps: float = 1e-5
-    cardinality: int = 1
-    part_width: int = 0
+    groups: Count = 32
+    eps: NonNegative = 1e-5
+    cardinality: Count = 1
+    part_width: Natural = 0
     stride_in_1x1: bool = False
 
 
 def build(config: Config, *, dtype: str = "float32", remat: Remat = "none") -> nn.Module:
     """The network as a module to be called with (images, extents); it computes in `dtype` from float32 parameters.
 
-    Raises ConfigError where basic blocks are to be split, or a convolution into fewer parts than one.
+    Raises ConfigError where basic blocks are to be split.
     """
-    if min(config.cardinality, config.part_width + 1) < 1 or (config.depth < 50 and _inner(config, 1) != config.width):
+    if config.depth < 50 and _inner(config, 1) != config.width:
         raise ConfigError(
             f"cardinality {config.cardinality} and part_width {config.part_width} do not fit a ResNet of depth "
             f"{config.depth}; networks up to 34 have basic blocks, which are not split."

@@ -1,11 +1,14 @@
 """Anchors: the boxes that a pyramid's cells start from, with the cell and the name of each."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import struct
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
+
+Leaf = Any  # an array or, for `jax.vmap`, its axis of pictures
 
 _LEVEL_BITS, _ROW_BITS, _COLUMN_BITS, _KIND_BITS = 3, 12, 12, 5
 
@@ -13,10 +16,20 @@ _LEVEL_BITS, _ROW_BITS, _COLUMN_BITS, _KIND_BITS = 3, 12, 12, 5
 class Anchors(struct.PyTreeNode):
     """The anchors of a pyramid: by level, then row, column, and kind within the cell."""
 
-    boxes: Array  # [a 4] float32
-    cells: Array  # [a 2] float32: (y, x) of the top left corner of the anchor's cell, in pixels
-    ids: Array  # [a] uint32: a name made of level, row, column and kind, the same however wide the map is
-    levels: Array  # [a] int32: 0 for the first level given
+    boxes: Leaf  # [a 4] float32; [b a 4] where every picture has its own, see `spaced`
+    cells: Leaf  # [a 2] float32: (y, x) of the top left corner of the anchor's cell, in pixels
+    ids: Leaf  # [a] uint32: a name made of level, row, column and kind, the same however wide the map is
+    levels: Leaf  # [a] int32: 0 for the first level given
+
+    @property
+    def axes(self) -> "Anchors":
+        """What `jax.vmap` over pictures takes as their axes."""
+        return Anchors(boxes=0 if self.boxes.ndim == 3 else None, cells=None, ids=None, levels=None)
+
+    def boxes_at(self, span: slice, index: Int[Array, "b n"]) -> Float[Array, "b n 4"]:
+        """The boxes at these places among those in `span`, picture by picture."""
+        boxes = self.boxes[..., span, :]
+        return boxes[index] if boxes.ndim == 2 else jnp.take_along_axis(boxes, index[..., None], axis=1)
 
 
 def base_anchors(*, sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Float[Array, "k 4"]:
@@ -79,6 +92,23 @@ def pyramid_anchors(
         ids=jnp.concatenate([level.ids for level in levels]),
         levels=jnp.concatenate([level.levels for level in levels]),
     )
+
+
+def spaced(
+    anchors: Anchors, steps: Num[Array, "b l 2"], *, strides: Sequence[int | tuple[int, int]], offset: float = 0.0
+) -> Anchors:
+    """Anchors made for `strides`, with other steps from cell to cell in each picture: boxes of [b a 4].
+
+    Args:
+        anchors: of a pyramid of l levels.
+        steps: (y, x) pixels from one cell to the next of each level of each picture.
+        strides: as the anchors were made for.
+        offset: likewise.
+    """
+    made = jnp.stack([jnp.broadcast_to(jnp.asarray(stride, jnp.float32), (2,)) for stride in strides])  # [l 2]
+    places = anchors.cells / made[anchors.levels] + offset
+    shift = (places * (steps - made)[:, anchors.levels])[..., ::-1]
+    return anchors.replace(boxes=anchors.boxes + jnp.tile(shift, 2))
 
 
 def inside(anchors: Anchors, size: Num[Array, "2"]) -> Bool[Array, "a"]:

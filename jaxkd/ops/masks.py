@@ -24,9 +24,10 @@ def cell_centers(shape: tuple[int, ...], stride: int) -> tuple[Float[Array, "h"]
 def hard_mask(
     boxes: Float[Array, "g 4"], *, valid: Bool[Array, "g"], shape: tuple[int, ...], stride: int
 ) -> Float[Array, "h w"]:
-    """1 in cells whose centre lies in a valid box, 0 elsewhere.
+    """1 in cells whose centre lies in a valid box, its edges included, 0 elsewhere.
 
-    A valid box that holds no cell's centre gets the one cell that holds its own.
+    A valid box that holds no cell's centre gets the cell that holds its own; where that lies on the border between
+    cells, all of them, so that a mirrored box has the mirrored mask.
 
     Raises:
         ValueError: if a side of `shape` or the stride is below 1.
@@ -34,7 +35,7 @@ def hard_mask(
     y, x = cell_centers(shape, stride)
     boxes = jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0)
     rows, columns = _between(y, boxes[:, 1], boxes[:, 3]), _between(x, boxes[:, 0], boxes[:, 2])
-    rows, columns = _or_home_cell(rows, columns, rows, columns, boxes / stride)
+    rows, columns = _or_home_cells(rows, columns, empty=_empty(rows, columns), boxes=boxes / stride)
     rows = rows * valid[:, None]
     return (jnp.einsum("gh,gw->hw", rows, columns) > 0).astype(jnp.float32)
 
@@ -52,7 +53,9 @@ def gaussian_mask(
     """A bump in [0, 1] for each valid box, 1 at its centre and cut to 0 outside it (Sun et al. 2020, TAR).
 
     The bump is exp(-(u^2 + v^2) / sigma_sq), with u and v the distances from the centre in half widths and half
-    heights. A valid box that holds no cell gets 1 in the one cell that holds its centre.
+    heights. The edges belong to the box, where the bump still has exp(-1 / sigma_sq) in the middle of a side. A valid
+    box that holds no cell gets 1 in the cell that holds its centre; where that lies on the border between cells, in all
+    of them. So a mirrored box has the mirrored mask.
 
     Args:
         boxes: boxes in pixels.
@@ -60,8 +63,9 @@ def gaussian_mask(
         shape: height and width of the map, in cells.
         stride: pixels from one cell to the next.
         sigma_sq: the squared spread, in squared half sides.
-        grid: "center" measures at the centres of cells; "legacy_int" cuts the box to whole cells and measures at
-            their top left corners, so that its bump leans by half a cell and a mirrored box has another mask.
+        grid: "center" measures at the centres of cells; "legacy_int" cuts the box to whole cells, the last one left
+            out, and measures at their top left corners, so that its bump leans by half a cell and a mirrored box has
+            another mask.
         merge: what a cell in several boxes gets: the highest value, or the sum up to 1.
 
     Raises:
@@ -75,13 +79,13 @@ def gaussian_mask(
         )
     y, x = (center / stride for center in cell_centers(shape, stride))
     boxes = jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0) / stride
-    frame = boxes
+    frame, inside, home = boxes, _between, _or_home_cells
     if grid == "legacy_int":
-        y, x, frame = y - 0.5, x - 0.5, jnp.floor(boxes)
-    inner_rows, inner_columns = _between(y, frame[:, 1], frame[:, 3]), _between(x, frame[:, 0], frame[:, 2])
+        y, x, frame, inside, home = y - 0.5, x - 0.5, jnp.floor(boxes), _from_until, _or_home_cell
+    inner_rows, inner_columns = inside(y, frame[:, 1], frame[:, 3]), inside(x, frame[:, 0], frame[:, 2])
     rows = _bump(y, frame[:, 1], frame[:, 3], sigma_sq) * inner_rows
     columns = _bump(x, frame[:, 0], frame[:, 2], sigma_sq) * inner_columns
-    rows, columns = _or_home_cell(rows, columns, inner_rows, inner_columns, boxes)
+    rows, columns = home(rows, columns, empty=_empty(inner_rows, inner_columns), boxes=boxes)
     return _merge(rows * valid[:, None], columns, merge)
 
 
@@ -176,6 +180,10 @@ def box_level(
 
 
 def _between(points, low, high):
+    return (points >= low[:, None]) & (points <= high[:, None])
+
+
+def _from_until(points, low, high):
     return (points >= low[:, None]) & (points < high[:, None])
 
 
@@ -185,13 +193,27 @@ def _bump(points, low, high, sigma_sq):
     return jnp.exp(-((distance / jnp.where(half > 0, half, 1.0)) ** 2) / sigma_sq)
 
 
-def _or_home_cell(rows, columns, inner_rows, inner_columns, boxes):
-    """Profiles in which a box without a cell inside has the cell of its centre; `boxes` are measured in cells."""
-    empty = ~(jnp.any(inner_rows, axis=1) & jnp.any(inner_columns, axis=1))[:, None]
+def _empty(rows, columns):
+    """Whether a box holds no cell, by the profiles of those inside it."""
+    return ~(jnp.any(rows, axis=1) & jnp.any(columns, axis=1))[:, None]
+
+
+def _or_home_cells(rows, columns, *, empty, boxes):
+    """Profiles in which an empty box has the cells that hold its centre; `boxes` are measured in cells."""
+    center = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+
+    def home(index, length):
+        return jnp.abs(jnp.arange(length) + 0.5 - center[:, index, None]) <= 0.5
+
+    rows = jnp.where(empty, home(1, rows.shape[1]), rows)
+    return rows * 1.0, jnp.where(empty, home(0, columns.shape[1]), columns) * 1.0
+
+
+def _or_home_cell(rows, columns, *, empty, boxes):
+    """The same with a single cell, of several the last."""
     home = jnp.floor(0.5 * (boxes[:, :2] + boxes[:, 2:]))
-    home_rows = jnp.arange(rows.shape[1]) == home[:, 1:]
-    home_columns = jnp.arange(columns.shape[1]) == home[:, :1]
-    return jnp.where(empty, home_rows, rows) * 1.0, jnp.where(empty, home_columns, columns) * 1.0
+    rows = jnp.where(empty, jnp.arange(rows.shape[1]) == home[:, 1:], rows)
+    return rows * 1.0, jnp.where(empty, jnp.arange(columns.shape[1]) == home[:, :1], columns) * 1.0
 
 
 def _merge(rows, columns, merge):

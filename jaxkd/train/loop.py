@@ -16,6 +16,7 @@ from jaxkd.data.base import Source, digest
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
+from jaxkd.ranges import Count, Natural, PartShare, Seed
 from jaxkd.train import build, checkpoint, hosts, initial, mesh, optimizer, ownership, prepare
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
@@ -51,20 +52,20 @@ class Config:
       teacher_check: validation pictures that the teacher is scored on before step 1; 0 for none.
     """
 
-    seed: int = 0
-    batch: int = 16
-    steps: int = 90000
-    accumulate: int = 1
-    devices: int = 0
-    report_every: int = 50
-    evaluate_every: int = 0
-    evaluate_limit: int = 0
-    evaluate_batch: int = 16
-    checkpoint_every: int = 1000
-    keep: int = 2
-    probe_every: int = 0
-    ema_decay: float = 0.0
-    teacher_check: int = 64
+    seed: Seed = 0
+    batch: Count = 16
+    steps: Count = 90000
+    accumulate: Count = 1
+    devices: Natural = 0
+    report_every: Count = 50
+    evaluate_every: Natural = 0
+    evaluate_limit: Natural = 0
+    evaluate_batch: Count = 16
+    checkpoint_every: Natural = 1000
+    keep: Natural = 2
+    probe_every: Natural = 0
+    ema_decay: PartShare = 0.0
+    teacher_check: Natural = 64
 
 
 def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Sequence[Sink] = ()) -> Finished:
@@ -75,7 +76,6 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
     """
     recipe = configs.with_absolute_paths(recipe).lock()
     config: Config = configs.build(recipe.train)
-    _check_numbers(config)
     ownership.refuse_other(workdir, recipe)
     devices = mesh.make_mesh(config.devices)
     _check_batch(config, devices)
@@ -186,17 +186,6 @@ def make_pair(
 def epoch_steps(pictures: int, config: Config) -> int:
     """Steps of an epoch over so many pictures."""
     return max(pictures // config.batch, 1)
-
-
-def _check_numbers(config: Config) -> None:
-    positive = ("batch", "steps", "accumulate", "report_every", "evaluate_batch")
-    natural = ("seed", "evaluate_every", "evaluate_limit", "checkpoint_every", "keep", "probe_every", "teacher_check")
-    for least, fields in ((1, positive), (0, natural)):
-        for name in fields:
-            if getattr(config, name) < least:
-                raise ConfigError(f"train.{name} must be at least {least}, not {getattr(config, name)}.")
-    if not 0 <= config.ema_decay < 1:
-        raise ConfigError(f"train.ema_decay must be in [0, 1), not {config.ema_decay}.")
 
 
 def _check_batch(config: Config, devices: Mesh) -> None:

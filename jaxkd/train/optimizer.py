@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from jaxkd.errors import ConfigError
+from jaxkd.ranges import Count, Natural, NonNegative, PartShare, Share, SomeShare
 
 NEVER = 2**31 - 1  # after so many errors in a row optax lets them in; the run gives up long before
 
@@ -30,26 +30,21 @@ class Config:
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    learning_rate: NonNegative = 0.02
+    momentum: PartShare = 0.9
+    weight_decay: NonNegative = 1e-4
     decay_norms: bool = False
     schedule: Literal["milestones", "cosine", "constant"] = "milestones"
-    milestones: tuple[float, ...] = (8 / 12, 11 / 12)
-    milestone_factor: float = 0.1
-    warmup_steps: int = 500
-    warmup_factor: float = 0.001
-    clip_norm: float = 0.0
-    skip_nonfinite: int = 10
+    milestones: tuple[SomeShare, ...] = (8 / 12, 11 / 12)
+    milestone_factor: NonNegative = 0.1
+    warmup_steps: Natural = 500
+    warmup_factor: Share = 0.001
+    clip_norm: NonNegative = 0.0
+    skip_nonfinite: Count = 10
 
 
 def learning_rate(config: Config, *, steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step, counted from 0.
-
-    Raises ConfigError where a milestone is no share of the run.
-    """
-    if any(not 0 < share <= 1 for share in config.milestones):
-        raise ConfigError(f"optimizer.milestones are shares of the run in (0, 1], not {config.milestones}.")
+    """The learning rate as a function of the step, counted from 0."""
     rate = config.learning_rate
     main = {
         "milestones": optax.piecewise_constant_schedule(

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.state import State, Tree
 from jaxkd.train.step import Pair, forward, teacher_features
-from jaxkd.types import Batch, Term
+from jaxkd.types import Batch
 
 
 def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], dict[str, jax.Array]]:
@@ -33,7 +33,7 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], dict[st
             sums: dict[str, jax.Array] = {}
             for name, term in terms.items():
                 group = _group(name)
-                sums[group] = sums.get(group, jnp.zeros(())) + Term(term.total, counts[name]).mean()
+                sums[group] = sums.get(group, jnp.zeros(())) + term.replace(count=counts[name]).mean()
             return sums
 
         values, pull_back = jax.vjp(groups, features.neck)

@@ -16,11 +16,13 @@ from jaxkd.config import module_of
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import base, classes
 from jaxkd.errors import ConfigError
+from jaxkd.train.dependence import needs_first
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.state import State, Tree, join, moving_average, split
 from jaxkd.types import Answers, Batch, Features, Outcome, Regions, Term, Traits, Trust, View
 
 OWN = base.Sharing()
+Counts = dict[str, jax.Array]  # what the terms of these names are divided by
 
 
 @dataclass(frozen=True)
@@ -92,28 +94,35 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
     Terms are summed over devices before they are divided, so the number of devices changes no result.
 
     With `Pair.accumulate` above 1 the batch is looked at in so many parts, one after another, with the memory of one.
-    Each part divides its terms by its own counts over all devices, and the gradient is the mean of the parts': that of
-    the whole batch where the parts count alike, and else one in which an object counts for more in a part that has few.
-    (The counts of a whole batch are known only behind its last forward pass.) The counts of a part, one number a term,
-    are added over devices part by part; gradients once, at the end. What is reported is of the whole batch.
+    Terms are divided by the counts of the whole batch where those follow from truth and anchors alone, as all of a
+    dense detector's do: their gradient is that of the whole batch. Other counts (of sampled proposals, of gates) are
+    known only behind the last part's forward pass; there each part divides by its own over all devices, and the
+    gradient is the mean of the parts', in which an object counts for more in a part that has few. `count_spread` is
+    reported of these: the standard deviation of the parts' counts over their mean, for the term where it is greatest.
+    The counts of a part, one number a term, are added over devices part by part; gradients once, at the end. All other
+    metrics are of the whole batch.
     """
 
     def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
         learned, fixed = split(state.params, pair.trainable)
+        known = known_counts(pair, frozen, batch, state, key) if pair.accumulate > 1 else {}
 
-        def gradient(part: Batch) -> tuple[Tree, Outcome]:
+        def gradient(part: Batch) -> tuple[Tree, tuple[Outcome, Counts]]:
             target = teacher_features(pair, frozen, part)
 
-            def objective(learned: Tree) -> tuple[jax.Array, Outcome]:
+            def objective(learned: Tree) -> tuple[jax.Array, tuple[Outcome, Counts]]:
                 params = join(learned, fixed)
                 features = pair.student.features(params["detector"], part)
                 outcome = forward(pair, params, frozen, features, target, part, state, key)
-                return total_loss(outcome) / pair.accumulate, outcome
+                own = part_counts(outcome, known)
+                squares = {name: count**2 for name, count in own.items()} if pair.accumulate > 1 else {}
+                return total_loss(outcome, known, own, parts=pair.accumulate), (outcome, squares)
 
             return jax.grad(objective, has_aux=True)(learned)
 
-        grads, outcome = lax.psum(in_parts(gradient, batch, parts=pair.accumulate), AXIS)
+        grads, (outcome, squares) = in_parts(gradient, batch, parts=pair.accumulate)
+        grads, outcome = lax.psum((grads, outcome), AXIS)
         opt_state: Any
         updates, opt_state = pair.optimizer.update(grads, state.opt_state, learned)
         params = join(optax.apply_updates(learned, updates), fixed)
@@ -123,6 +132,8 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
             ema = jax.tree.map(lambda new, old: jnp.where(opt_state.last_finite, new, old), moved, ema)
         metrics = {name: term.mean() for name, term in (outcome.terms | outcome.metrics).items()}
         metrics["loss"] = sum((term.mean() for term in outcome.terms.values()), jnp.zeros(()))
+        if squares:
+            metrics["count_spread"] = count_spread(outcome.terms, squares, parts=pair.accumulate)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["skipped_steps"] = opt_state.total_notfinite.astype(jnp.float32)
         metrics["skipped_in_a_row"] = opt_state.notfinite_count.astype(jnp.float32)
@@ -229,11 +240,51 @@ def _translated(pair: Pair, replies: Answers, answers: Answers) -> Answers:
     return classes.translated(replies, answers, pair.columns, background=mine.background is not None, code=code)
 
 
-def total_loss(outcome: Outcome) -> jax.Array:
-    """The share that this device has in the sum of all terms' means."""
-    counts = lax.psum(lax.stop_gradient({name: term.count for name, term in outcome.terms.items()}), AXIS)
-    parts = [Term(term.total, counts[name]).mean() for name, term in outcome.terms.items()]
-    return jnp.stack(parts).sum()
+def known_counts(pair: Pair, frozen: Tree, batch: Batch, state: State, key: jax.Array) -> Counts:
+    """Over all devices, the whole batch's counts of the terms that need no net to look at the pictures for them."""
+
+    def counts(nets: tuple[Tree, Tree], part: Batch) -> Counts:
+        params, frozen = nets
+        target = teacher_features(pair, frozen, part)
+        features = pair.student.features(params["detector"], part)
+        terms = forward(pair, params, frozen, features, target, part, state, key).terms
+        return {name: term.count for name, term in terms.items()}
+
+    nets = (state.params, frozen)
+    needing = needs_first(counts, nets, batch)
+
+    def known(part: Batch) -> Counts:
+        return {name: count for name, count in counts(nets, part).items() if not needing[name]}
+
+    # The compiler leaves out what these counts do not need: all of the nets.
+    return lax.psum(in_parts(known, batch, parts=pair.accumulate), AXIS)
+
+
+def part_counts(outcome: Outcome, known: Counts) -> Counts:
+    """Over all devices, the counts of a part of the batch, of the terms whose counts of the whole are not `known`."""
+    own = {name: term.count for name, term in outcome.terms.items() if name not in known}
+    return lax.psum(lax.stop_gradient(own), AXIS)
+
+
+def total_loss(outcome: Outcome, known: Counts, own: Counts, *, parts: int) -> jax.Array:
+    """The share that this device has, for one of so many parts of the batch, in the sum of all terms' means.
+
+    A term is divided by its `known` count of the whole batch or, as a part's share in the mean, by the part's `own`.
+    """
+    means = [
+        term.replace(count=known[name]).mean() if name in known else term.replace(count=own[name]).mean() / parts
+        for name, term in outcome.terms.items()
+    ]
+    return jnp.stack(means).sum()
+
+
+def count_spread(terms: dict[str, Term], squares: Counts, *, parts: int) -> jax.Array:
+    """The standard deviation of the parts' counts over their mean, for the term where that is greatest.
+
+    `terms` hold the counts' sums over the parts, `squares` the sums of their squares.
+    """
+    ratios = [Term(parts * square, terms[name].count ** 2).mean() for name, square in squares.items()]
+    return jnp.sqrt(jnp.maximum(jnp.stack(ratios).max() - 1.0, 0.0))
 
 
 class _Shared:

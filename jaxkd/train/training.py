@@ -70,6 +70,7 @@ class Training:
         self.vote = hosts.Vote(devices)
         self.album = Album(split, limit=self.config.evaluate_limit)
         self.best_ap = UNSCORED
+        self.spread_said = False
 
     def check_teacher(self, teacher: build.Loaded) -> None:
         """Scores the teacher on some validation pictures; raises WeightsError where it is far from what it was."""
@@ -192,6 +193,13 @@ class Training:
         ahead = -(-left // config.evaluate_every) if config.evaluate_every else int(left > 0)
         remaining = clock.left(left, evaluations=ahead)
         self.log.report(done, values, wait_share=wait, step_seconds=seconds, left=remaining)
+        if "count_spread" in values and not self.spread_said:
+            self.spread_said = True
+            self.log.say(
+                f"A step in {self.config.accumulate} parts (train.accumulate) is not quite that of the whole batch: "
+                f"what a term is divided by differs from part to part, by up to {values['count_spread']:.0%} of its "
+                "mean (count_spread in the log, a standard deviation)."
+            )
         limit = configs.build(self.recipe.optimizer).skip_nonfinite
         if values["skipped_in_a_row"] >= limit:
             raise DivergedError(

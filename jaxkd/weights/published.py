@@ -136,10 +136,12 @@ def torchvision(arrays: Arrays, *, ratios: int) -> Published:
             ours[f"head/deltas/{leaf}"] = ours[f"head/deltas/{leaf}"][..., 4:]
     first_version = "norm" not in found.neck and "tower_norm" not in found.fields
     classes = found.classes - dense
-    # torchvision sets the epsilon of its COCO_V1 weights to 0, which its two files, both over a ResNet-50, do not say.
+    # torchvision sets the epsilon of its COCO_V1 weights to 0, which its two files, both over a ResNet-50, do not say;
+    # nor do they say that the second RetinaNet, the one with norms in its towers, is trained with another box loss.
+    fields = found.fields | ({"box_loss": "giou"} if dense and not first_version else {})
     first_version &= (found.backbone["depth"], found.backbone["width"]) == (50, 64)
     eps = 0.0 if first_version and classes == COCO_WITH_HOLES else EPS
-    return replace(found, backbone=found.backbone | {"eps": eps}, classes=classes)
+    return replace(found, backbone=found.backbone | {"eps": eps}, fields=fields, classes=classes)
 
 
 def detectron2(arrays: Arrays, *, ratios: int) -> Published:

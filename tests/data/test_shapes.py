@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
 
 from jaxkd.data import shapes
 from jaxkd.data.base import Source
-from jaxkd.errors import DataError
 
 
 def test_equal_numbers_give_equal_pictures():
@@ -31,8 +29,3 @@ def test_counts_and_classes():
     assert set(counts) == {1, 2, 3}
     assert set(np.concatenate([record.labels for record in source.records])) == {0, 1, 2}
     assert len(source.annotations()["annotations"]) == sum(counts)
-
-
-def test_refuses_what_cannot_be_drawn():
-    with pytest.raises(DataError, match="32 pixels"):
-        shapes.load(shapes.Config(size=(8, 128)))

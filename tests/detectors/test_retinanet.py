@@ -83,6 +83,31 @@ def test_focal_loss_by_hand(case):
     assert terms["box"].total == 10
 
 
+def test_generalized_iou_as_a_box_loss_by_hand():
+    """An anchor that its object overlaps by a third, one that lies an anchor's width off, and one that is no object."""
+    anchor = [0.0, 0, 10, 10]
+    regions = Regions(
+        boxes=np.array([[anchor] * 3], np.float32),
+        labels=np.array([[1, 1, 3]], np.int32),
+        deltas=np.array([[[0.5, 0, 0, 0], [2, 0, 0, 0], [0] * 4]], np.float32),
+        truth=np.zeros((1, 3), np.int32),
+        positive=np.array([[True, True, False]]),
+        valid=np.ones((1, 3), bool),
+    )
+    detector = build.detector(tiny.retinanet(box_loss="giou", box_weight=2.0), CLASSES)
+
+    def box(deltas):
+        answers = Answers(logits=jnp.zeros((1, 3, 3)), deltas=deltas)
+        return detector.losses(answers, jax.tree.map(jnp.asarray, regions))["box"]
+
+    term = box(jnp.zeros((1, 3, 1, 4)))
+    np.testing.assert_allclose(term.total, 2 * ((1 - 1 / 3) + (1 + 1 / 3)), rtol=1e-6)
+    assert term.count == 2
+    slope = jax.grad(lambda deltas: box(deltas).total)(jnp.zeros((1, 3, 1, 4)))
+    assert (slope[0, :2, 0, 0] < 0).all()  # both boxes are drawn to the right, to their objects
+    assert not slope[0, 2].any()
+
+
 def test_every_class_begins_rare(case):
     params = case.detector.init(jax.random.key(0))
     np.testing.assert_allclose(jax.nn.sigmoid(params["head"]["logits"]["bias"]), 0.01, rtol=1e-4)

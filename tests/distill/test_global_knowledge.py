@@ -109,6 +109,30 @@ def test_local_terms_without_objects_and_with_equal_weights():
     np.testing.assert_allclose(again["foreground_8"].mean(), usual["foreground_8"].mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("area", "cells"), [("picture", 4), ("canvas", 16)])
+def test_padding_is_background_only_where_asked_for(area, cells):
+    """A picture of 2 x 2 cells without an object on a map of 4 x 4, where the distance is 1 and in the padding 3."""
+    gap = np.full((1, 4, 4, 2), 3.0, np.float32)
+    gap[:, :2, :2] = 1.0
+    batch = pictures(1, 32).replace(sizes=jnp.full((1, 2), 16, jnp.int32))
+    nobody = three()._replace(valid=jnp.zeros((1, 3), bool))
+    config = gkd.Config(background_area=area, background_weight=1.0)
+    terms = gkd.local_terms(
+        config, [jnp.asarray(gap)], [jnp.zeros((1, 4, 4, 2))], nobody, [jnp.ones((1, 3))], batch, [8]
+    )
+    assert terms["background_8"].count == 2 * cells
+    np.testing.assert_allclose(terms["background_8"].mean(), 0.5 * (4 + 9 * (cells - 4)) / cells, rtol=1e-6)
+
+
+def test_a_divisor_of_the_imitation_is_at_least_one():
+    """One object of a single cell in which the two channels differ by 1, hardly relied on."""
+    one = instances([[[1.0, 1, 2, 2]]], [[0]], [[True]])
+    maps = [jnp.ones((1, 4, 4, 2))], [jnp.zeros((1, 4, 4, 2))]
+    for sigma, wanted in ((0.5, 0.5), (0.25, 0.5), (0.1, 0.2), (0.0, 0.0)):
+        terms = gkd.local_terms(gkd.Config(), *maps, one, [jnp.full((1, 1), sigma)], pictures(1, 32), [8])
+        np.testing.assert_allclose(terms["foreground_8"].mean(), wanted, rtol=1e-6)
+
+
 def test_negative_reliabilities_make_background():
     masks = gkd.object_masks(gkd.Config(), three(), [-jnp.ones((1, 3))], shapes=[(4, 4)], strides=[8])
     assert not masks[0].any()
@@ -257,8 +281,3 @@ def test_heads_that_cannot_be_compared_are_refused(scene):
     other = dataclasses.replace(scene.teacher.traits, classes=("a", "b", "c"))
     with pytest.raises(ConfigError, match="same list in the same order"):
         base.check_answers(scene.student.traits, other, remedy="do something")
-
-
-def test_numbers_below_one_are_refused(scene):
-    with pytest.raises(ConfigError, match="at least 1"):
-        gkd.init(gkd.Config(count=0), jax.random.key(0), scene.student.traits, scene.teacher.traits)

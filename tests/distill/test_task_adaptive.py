@@ -106,9 +106,9 @@ def test_mask_shape():
     boxes = [[0.5, 0.5, 100.5, 200.5]]
     mask = masks(boxes, tar.Config(sigma_sq=1.5), shape=(220, 110), stride=1)[0]
     np.testing.assert_allclose(mask[100, 50], 1, atol=1e-6)
-    np.testing.assert_allclose([mask[0, 50], mask[100, 0]], np.exp(-1 / 1.5), rtol=1e-5)
-    np.testing.assert_allclose(mask[0, 0], np.exp(-2 / 1.5), rtol=1e-5)
-    assert not np.any(mask[200:]) and not np.any(mask[:, 100:])
+    np.testing.assert_allclose([mask[0, 50], mask[100, 0], mask[200, 50], mask[100, 100]], np.exp(-1 / 1.5), rtol=1e-5)
+    np.testing.assert_allclose([mask[0, 0], mask[200, 100]], np.exp(-2 / 1.5), rtol=1e-5)
+    assert not np.any(mask[201:]) and not np.any(mask[:, 101:])
     assert np.min(mask) >= 0 and np.max(mask) <= 1
 
 

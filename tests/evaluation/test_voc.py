@@ -48,9 +48,12 @@ LEFT, RIGHT, LOW, FAR = (0, 0, 20, 20), (40, 0, 60, 20), (0, 40, 20, 60), (80, 8
         ([1, 0, 1], 2, (6 + 5 * 2 / 3) / 11, (1 + 2 / 3) / 2),
         # Precision 1/2 at recall 1/4 is raised to the 3/5 that recall 3/4 still has; nothing beyond that.
         ([0, 1, 1, 0, 1], 4, (3 * 2 / 3 + 3 * 2 / 3 + 2 * 3 / 5) / 11, (2 / 3 + 2 / 3 + 3 / 5) / 4),
-        # Three of ten reach the recall 0.3, though 3 * 0.1 is more than 3 / 10 in floats.
-        ([1, 1, 1], 10, 4 / 11, 3 / 10),
-        ([1] * 7, 10, 8 / 11, 7 / 10),
+        # Steps 3, 6 and 7 of the kit's loop lie a rounding above 0.3, 0.6 and 0.7; the others are reached.
+        ([1, 1, 1], 10, 3 / 11, 3 / 10),
+        ([1] * 6, 20, 3 / 11, 6 / 20),
+        ([1] * 6, 10, 6 / 11, 6 / 10),
+        ([1] * 7, 10, 7 / 11, 7 / 10),
+        *(([1] * right, 10, (right + 1) / 11, right / 10) for right in (1, 2, 4, 5, 8, 9, 10)),
     ],
 )
 def test_average_precision_by_hand(right, objects, eleven, area):
@@ -217,10 +220,8 @@ def slow_scores(truth, results, rule):
         if not wanted:
             continue
         if rule == "11point":
-            ap = (
-                sum(max((p for hits, p in points if hits * 10 >= tenth * wanted), default=0) for tenth in range(11))
-                / 11
-            )
+            steps = np.arange(0.0, 1.1, 0.1)
+            ap = sum(max((p for hits, p in points if hits / wanted >= step), default=0) for step in steps) / 11
         else:
             ap = sum(max((p for hits, p in points if hits >= n), default=0) for n in range(1, wanted + 1)) / wanted
         out[category["name"]] = ap

@@ -30,7 +30,7 @@ def slow_masks(boxes, shape, stride, sigma_sq=2.0):
         for row in range(shape[0]):
             for column in range(shape[1]):
                 x, y = (column + 0.5) * stride, (row + 0.5) * stride
-                if x0 <= x < x1 and y0 <= y < y1:
+                if x0 <= x <= x1 and y0 <= y <= y1:
                     u, v = (2 * x - x0 - x1) / (x1 - x0), (2 * y - y0 - y1) / (y1 - y0)
                     gauss[row, column] = max(gauss[row, column], np.exp(-(u * u + v * v) / sigma_sq))
                     inside[row, column], held = 1, True
@@ -70,6 +70,16 @@ def test_gaussian_golden():
     np.testing.assert_allclose(gaussian(TWO).sum(), 18.573823, rtol=1e-6)
 
 
+def test_edges_belong_to_the_box():
+    """All four edges run through centres of cells: five cells a side, at -1, -1/2, 0, 1/2 and 1 half sides."""
+    mask = gaussian(jnp.array([[4.0, 4, 36, 36]]))
+    bump = np.exp(-np.square([-1, -0.5, 0, 0.5, 1]) / 2)
+    expected = np.zeros((8, 8))
+    expected[:5, :5] = np.outer(bump, bump)
+    np.testing.assert_allclose(mask, expected, atol=1e-6)
+    np.testing.assert_allclose(mask.sum(), 15.824922, rtol=1e-6)
+
+
 def test_gaussian_on_whole_cells_golden():
     mask = gaussian(ONE, grid="legacy_int")
     np.testing.assert_allclose(mask.sum(), 11.367177, rtol=1e-6)
@@ -90,11 +100,30 @@ def test_sum_clip_adds_up_to_one():
 
 @pytest.mark.parametrize("grid", ["center", "legacy_int"])
 def test_tiny_box_gets_the_cell_of_its_centre(grid):
-    boxes = jnp.array([[17.0, 9, 19, 11], [40, 40, 40, 40]])
+    boxes = jnp.array([[17.0, 9, 19, 11], [44, 44, 44, 44]])
     expected = np.zeros((8, 8))
     expected[1, 2] = expected[5, 5] = 1
     np.testing.assert_array_equal(gaussian(boxes, grid=grid), expected)
     np.testing.assert_array_equal(hard(boxes), expected)
+
+
+def test_tiny_box_on_a_border_gets_the_cells_on_both_sides():
+    expected = np.zeros((8, 8))
+    expected[1, 1:3] = expected[4:6, 4:6] = 1
+    boxes = jnp.array([[15.0, 9, 17, 11], [38, 38, 42, 42]])
+    np.testing.assert_array_equal(gaussian(boxes), expected)
+    np.testing.assert_array_equal(hard(boxes), expected)
+    single = np.zeros((8, 8))
+    single[1, 2] = 1
+    np.testing.assert_array_equal(gaussian(boxes[:1], grid="legacy_int"), single)
+
+
+def test_mirrored_boxes_of_whole_pixels_have_mirrored_masks():
+    corners = np.sort(np.random.default_rng(0).integers(0, 33, (500, 1, 2, 2)) * 2, axis=2)  # many edges meet centres
+    boxes = jnp.array(corners.reshape(500, 1, 4), jnp.float32)
+    for op in (gaussian, hard):
+        each = jax.jit(jax.vmap(op))
+        np.testing.assert_array_equal(each(flip(boxes, 64)), each(boxes)[:, :, ::-1])
 
 
 def test_box_off_the_map_leaves_it_empty():

@@ -35,6 +35,17 @@ def test_equal_detectors_share_every_leaf(start):
     assert said == f"The student starts from {folder}: {len(theirs)} leaves."
 
 
+def test_a_folder_from_before_a_field_has_its_default(start, tmp_path):
+    _, folder = start
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    about = json.loads((old / build.ABOUT).read_text())
+    assert about["detector"].pop("padding") == "masked"
+    about["detector"].pop("box_loss", None)
+    (old / build.ABOUT).write_text(json.dumps(about))
+    assert build.load(old).detector == build.load(folder).detector
+
+
 @pytest.mark.parametrize("classes", [("cat", "dog", "cow"), ("dog", "cat")])
 def test_only_what_depends_on_the_classes_starts_anew_and_is_named(start, classes):
     config, folder = start

@@ -321,7 +321,7 @@ def test_a_teacher_that_scores_less_than_it_did_is_refused(taught, teacher, tmp_
     [
         ({"batch": 3, "devices": 2}, "does not divide over 2 devices"),
         ({"batch": 4, "devices": 2, "accumulate": 4}, r"over 2 devices in 4 parts \(train.accumulate\)"),
-        ({"accumulate": 0}, "train.accumulate must be at least 1"),
+        ({"accumulate": 0}, "train.loop.accumulate must be at least 1, not 0"),
         ({"devices": 64}, "asks for 64 devices"),
         ({"steps": 0}, "at least 1"),
     ],

@@ -6,7 +6,6 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.errors import ConfigError
 from jaxkd.train.optimizer import Config, build, learning_rate
 
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "frozen": None}
@@ -43,12 +42,6 @@ def test_rates_without_warm_up(options, rates):
 def test_warm_up_rises_in_a_line():
     rate = learning_rate(Config(learning_rate=2.0, schedule="constant", warmup_steps=10, warmup_factor=0.1), steps=100)
     np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(50)], [0.2, 1.1, 2.0, 2.0], rtol=1e-6)
-
-
-@pytest.mark.parametrize("milestones", [(0.0,), (0.5, 1.5), (8.0,)])
-def test_milestones_are_shares(milestones):
-    with pytest.raises(ConfigError, match="shares of the run"):
-        learning_rate(Config(milestones=milestones), steps=10)
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("sgd", 0.1), ("adamw", 0.1)])

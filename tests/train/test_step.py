@@ -16,7 +16,8 @@ from jaxkd.distill import decay
 from jaxkd.train import build, mesh, optimizer
 from jaxkd.train.probe import make_probe
 from jaxkd.train.state import names
-from jaxkd.train.step import Pair, forward, initial_state, make_step, teacher_features
+from jaxkd.train.step import Pair, count_spread, forward, initial_state, make_step, teacher_features
+from jaxkd.types import Term
 
 STEPS = 10
 
@@ -281,11 +282,42 @@ def accumulated(sampled):
 def test_parts_that_count_alike_give_the_step_of_the_whole_batch(accumulated, case):
     params, metrics, _ = accumulated[1, 1]
     others, seen, _ = accumulated[case]
+    assert seen.pop("count_spread") == 0
     assert set(metrics) == set(seen)
     for name, value in metrics.items():
         np.testing.assert_allclose(seen[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     for name, leaf in params.items():
         np.testing.assert_allclose(others[name], leaf, rtol=1e-5, atol=1e-6, err_msg="/".join(name))
+
+
+def test_a_dense_students_step_in_parts_is_that_of_the_whole_batch(source, pair, frozen, batch):
+    """Pictures that differ in their objects, one a part: the counts are known before, those of the masks too."""
+    student = build.detector(tiny.retinanet(norm="frozen_batch"), source.classes)
+    tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun", w_cls=0.0, w_reg=0.0))
+    dense = dataclasses.replace(pair, student=student, methods={"tar": tar}, ema_decay=0.0)
+    over, found = mesh.make_mesh(1), {}
+    for parts in (1, 4):
+        state = initial_state(dense, student.init(jax.random.key(0)), jax.random.key(1))
+        step = make_step(dataclasses.replace(dense, accumulate=parts), over)
+        placed = (mesh.put_replicated(frozen, over), mesh.put_batch(batch, over))
+        state, metrics = step(mesh.put_replicated(state, over), *placed)
+        found[parts] = leaves(state.params), jax.device_get(metrics)
+    (params, metrics), (others, seen) = found[1], found[4]
+    assert set(metrics) == set(seen)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(seen[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    begun = leaves(initial_state(dense, student.init(jax.random.key(0)), jax.random.key(1)).params)
+    for name, leaf in params.items():
+        moved = np.abs(leaf - begun[name]).max()
+        np.testing.assert_allclose(others[name], leaf, rtol=0, atol=1e-4 * moved + 1e-8, err_msg="/".join(name))
+
+
+def test_how_far_the_parts_counts_differ():
+    """Counts of 1, 3 and 8 in three parts: a mean of 4, a mean square of 74 / 3; and of parts that count nothing."""
+    terms = {"box": Term(jnp.zeros(()), jnp.float32(12)), "none": Term(jnp.zeros(()), jnp.zeros(()))}
+    squares = {"box": jnp.float32(74), "none": jnp.zeros(())}
+    np.testing.assert_allclose(count_spread(terms, squares, parts=3), (74 / 3 - 16) ** 0.5 / 4, rtol=1e-6)
+    assert count_spread({"none": terms["none"]}, {"none": squares["none"]}, parts=3) == 0
 
 
 def test_parts_need_less_memory_and_add_gradients_up_once(accumulated):

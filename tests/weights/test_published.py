@@ -13,8 +13,9 @@ import torchvision_reference as reference
 from jax import numpy as jnp
 
 from jaxkd.errors import ConfigError, WeightsError
+from jaxkd.ops import boxes as box_ops
 from jaxkd.train import published
-from jaxkd.types import Batch, Regions
+from jaxkd.types import Answers, Batch, Regions
 from jaxkd.weights.published import recognise
 
 NARROW = {"width": 16, "channels": 32, "hidden": 64}
@@ -28,6 +29,7 @@ CASES = [
     ("retinanet", 50, 2, False),
 ]
 HEIGHT, WIDTH = 160, 224
+CUT = (150, 171)  # height and width of a picture that its originals pad to 160 x 192
 
 
 def state_of(kind, depth, version, old_names):
@@ -39,9 +41,11 @@ def picture():
     return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
 
-def batch_of(image):
+def batch_of(image, *, bucket=(0, 0)):
+    """The picture on a canvas of the bucket's size, or of its own."""
+    spare = [max(canvas - side, 0) for canvas, side in zip(bucket, image.shape[:2], strict=True)]
     return Batch(
-        images=jnp.asarray(image[None]),
+        images=jnp.asarray(np.pad(image, [(0, spare[0]), (0, spare[1]), (0, 0)])[None]),
         sizes=jnp.array([image.shape[:2]], jnp.int32),
         boxes=jnp.zeros((1, 1, 4)),
         labels=jnp.zeros((1, 1), jnp.int32),
@@ -66,21 +70,31 @@ def assert_near(mine, theirs, name):
     assert error < 1e-4, (name, error)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-r{case[1]}-v{case[2]}")
-def case(request, tmp_path):
-    """The detector from a torch file, and the reference's stages of one picture."""
-    kind, depth = request.param[:2]
-    state = state_of(*request.param)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-r{case[1]}-v{case[2]}")
+def test_every_stage_is_torchvisions(case, tmp_path):
+    """From the pyramid to the last box, for a picture on a canvas of its own size."""
+    kind, depth = case[:2]
+    state = state_of(*case)
     torch_writer.save(tmp_path / "detector.pth", state)
     loaded, report = published.load(tmp_path / "detector.pth", classes=NAMES)
     assert report.startswith(f"torchvision {kind}: ") and "missing" not in report and "unused" not in report
     assert loaded.detector.config.backbone.depth == depth and loaded.detector.classes == NAMES
-    return loaded, getattr(reference, kind)(state, picture())
+    assert_torchvisions(loaded, getattr(reference, kind)(state, picture()), batch_of(picture()))
 
 
-def test_every_stage_is_torchvisions(case):
-    loaded, wanted = case
-    detector, params, batch = loaded.detector, loaded.params, batch_of(picture())
+@pytest.mark.parametrize("bucket", [(160, 192), (224, 320)])
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[5]], ids=lambda case: f"{case[0]}-r{case[1]}-v{case[2]}")
+def test_padding_is_seen_as_torchvision_has_it_in_any_bucket(case, bucket, tmp_path):
+    """A picture whose sides are no multiples of 32; the coarsest levels have 2 x 2 cells, of 80 x 96 pixels."""
+    state, image = state_of(*case), picture()[: CUT[0], : CUT[1]]
+    torch_writer.save(tmp_path / "detector.pth", state)
+    loaded, _ = published.load(tmp_path / "detector.pth", classes=NAMES)
+    assert_torchvisions(loaded, getattr(reference, case[0])(state, image), batch_of(image, bucket=bucket))
+
+
+def assert_torchvisions(loaded, wanted, batch):
+    """All that the detector says about a picture is what the reference says; nothing lies beyond what that sees."""
+    detector, params = loaded.detector, loaded.params
 
     @jax.jit
     def look(params, boxes):
@@ -92,15 +106,23 @@ def test_every_stage_is_torchvisions(case):
 
     boxes = wanted.proposals if hasattr(wanted, "proposals") else np.zeros((1, 4))
     levels, regions, answers, found = jax.device_get(look(params, boxes))
+    present = []
     for index, (mine, theirs) in enumerate(zip(levels, wanted.pyramid, strict=True)):
-        assert_near(np.moveaxis(mine, -1, 1), theirs, f"level {index}")
+        high, wide = theirs.shape[2:]
+        assert_near(np.moveaxis(mine[:, :high, :wide], -1, 1), theirs, f"level {index}")
+        assert not mine[:, high:].any() and not mine[:, :, wide:].any()
+        cells = np.zeros(mine.shape[1:3], bool)
+        cells[:high, :wide] = True
+        present.append(cells.ravel())
     if hasattr(wanted, "proposals"):
         assert_near(np.roll(answers.logits[0], 1, axis=-1), wanted.class_logits, "class logits")
         assert_near(answers.deltas[0], wanted.box_deltas[:, 1:], "box deltas")
     else:
-        np.testing.assert_allclose(regions.boxes[0], np.concatenate(wanted.anchors), atol=1e-3)
-        assert_near(answers.logits[0], np.concatenate(wanted.logits)[:, 1:], "class logits")
-        assert_near(answers.deltas[0, :, 0], np.concatenate(wanted.deltas), "deltas")
+        present = np.concatenate(present).repeat(regions.boxes.shape[1] // sum(map(len, present)))
+        np.testing.assert_allclose(regions.boxes[0][present], np.concatenate(wanted.anchors), atol=1e-3)
+        np.testing.assert_array_equal(regions.valid[0], present)
+        assert_near(answers.logits[0][present], np.concatenate(wanted.logits)[:, 1:], "class logits")
+        assert_near(answers.deltas[0, present, 0], np.concatenate(wanted.deltas), "deltas")
     valid = found.valid[0]
     mine = found.boxes[0][valid], found.scores[0][valid], found.labels[0][valid] + 1
     assert len(wanted.boxes) > 20
@@ -119,7 +141,7 @@ def test_proposals_are_torchvisions(tmp_path):
         dense = detector._rpn_answers(params, detector.features(params, batch), batch)
         proposals = detector._propose(*dense, batch, before=1000, after=1000)
         anchors, logits, deltas = dense
-        return anchors.boxes, logits, deltas, proposals.boxes[0], proposals.valid[0]
+        return anchors.boxes[0], logits, deltas, proposals.boxes[0], proposals.valid[0]
 
     anchors, logits, deltas, boxes, valid = jax.device_get(propose(loaded.params))
     np.testing.assert_allclose(anchors, np.concatenate(wanted.anchors), atol=1e-3)
@@ -252,9 +274,18 @@ def test_conventions_that_change_answers(tmp_path):
     assert (tv.roi_aligned, tv.anchor_rounded, tv.box_beta, tv.roi_adaptive) == (False, True, 1 / 9, False)
     assert d2.backbone.stride_in_1x1 and d2.pixel_std == (1.0, 1.0, 1.0) and d2.roi_adaptive
     assert not mm.backbone.stride_in_1x1 and mm.pixel_std == (58.395, 57.12, 57.375) and mm.roi_adaptive
+    assert {tv.padding, d2.padding, mm.padding} == {"seen"}
     dense = config_of("retinanet", as_mmdetection)
+    assert dense.padding == config_of("retinanet", as_detectron2).padding == "seen"
     assert dense.neck.extra_relu is False and dense.neck.extra == "conv_p5"
     assert config_of("retinanet", dict).detections == 300
+    assert config_of("retinanet", dict).box_loss == "smooth_l1"
+
+
+def test_torchvisions_second_retinanet_is_trained_with_generalized_iou(tmp_path):
+    torch_writer.save(tmp_path / "detector.pth", state_of("retinanet", 50, 2, False))
+    config = published.load(tmp_path / "detector.pth", classes=NAMES)[0].detector.config
+    assert (config.tower_norm, config.box_loss) == ("group", "giou")
 
 
 def test_cocos_ninety_numbers_become_its_eighty_classes(tmp_path):
@@ -401,6 +432,33 @@ def test_torchvision_itself_finds_the_same(kind, depth, version, tmp_path):
     clear = sized & (detections[1] > detections[1].min() + 1e-4)  # the last ones' order is rounding
     assert clear.sum() > 20
     assert reference.unmatched(mine, [part[clear] for part in detections]) == 0
+
+
+def test_torchvision_itself_has_the_same_box_losses(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+    pytest.importorskip("torchvision", reason="torchvision is not installed: nothing to compare with")
+    from torchvision.models.detection._utils import BoxCoder
+
+    draw = np.random.default_rng(0)
+    corners, sides = draw.uniform(0, 100, (2, 40, 2)), draw.uniform(5, 60, (2, 40, 2))
+    anchors, truth = np.concatenate([corners, corners + sides], axis=-1).astype(np.float32)
+    deltas = draw.normal(0, 0.5, (40, 4)).astype(np.float32)
+    targets = box_ops.encode(jnp.asarray(truth), jnp.asarray(anchors))
+    for version in (1, 2):
+        torch_writer.save(tmp_path / "detector.pth", state_of("retinanet", 50, version, False))
+        detector = published.load(tmp_path / "detector.pth", classes=NAMES)[0].detector
+        everywhere = jnp.ones((1, 40), bool)
+        regions = regions_of(anchors).replace(deltas=targets[None], positive=everywhere, valid=everywhere)
+        answers = Answers(logits=jnp.zeros((1, 40, len(NAMES))), deltas=jnp.asarray(deltas)[None, :, None])
+        head = peer.model_of("retinanet", 50, version).head.regression_head
+        head.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        wanted = head.compute_loss(
+            [{"boxes": torch.from_numpy(truth)}],
+            {"bbox_regression": torch.from_numpy(deltas)[None]},
+            [torch.from_numpy(anchors)],
+            [torch.arange(40)],
+        )
+        np.testing.assert_allclose(detector.losses(answers, regions)["box"].mean(), float(wanted), rtol=1e-5)
 
 
 def test_a_model_zoo_pickle_is_read(tmp_path):
