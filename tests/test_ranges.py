@@ -69,9 +69,11 @@ def outside(kind, limits):
 
 
 def put(value, place, number):
-    """A field's value with another number at a place."""
+    """A field's value with another number at a place, which an empty one gets."""
     if not place:
         return number
+    if not value:
+        return (put(None, place[1:], number),)
     return tuple(put(item, place[1:], number) if index == place[0] else item for index, item in enumerate(value))
 
 

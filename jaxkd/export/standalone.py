@@ -79,7 +79,10 @@ def read(name, exif="turn", levels=(), fourth="alpha"):
     `exif` "ignore" turns nothing, `levels` are the deep grey values that become 0 and 255, and `fourth` "ignore" leaves
     a fourth channel out.
     """
-    with Image.open(name) as file:
+    with (
+        open(name, "rb") as content,
+        Image.open(content) as file,
+    ):  # by its name, a TIFF would be mapped and turned twice
         turn = file.getexif().get(0x0112, 1)  # asked first: Pillow turns a TIFF when it decodes it
         picture = ImageOps.exif_transpose(file) if exif == "turn" else file.copy()
         if exif == "ignore" and file.format == "TIFF" and turn in BACK:
