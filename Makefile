@@ -1,6 +1,8 @@
 # make quickstart   installs jaxkd into .venv and distils a detector on real pictures
 # make test         installs what tests need and runs them
 # make smoke        installs the wheel, alone and with each extra, and runs what README prints there
+# make oldest       quick tests, commands and exports with the oldest versions that pyproject.toml admits
+# make newest       the same with the newest; PYTHON= says which Python
 # make docs         builds the pages of docs/ into site/
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 EXTRAS ?= onnx tflite tensorboard wandb tpu
 
-.PHONY: quickstart test smoke lint docs clean
+QUICK := $(addprefix tests/,ops nets detectors distill data evaluation weights export contracts)
+
+.PHONY: quickstart test smoke oldest newest lint docs clean
 
 quickstart: .venv/.core
 	$(BIN)/jaxkd quickstart
@@ -27,6 +31,16 @@ smoke:
 	  .smoke/$$extra/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls .smoke/*.whl)[$$extra]"; \
 	  $(PYTHON) tests/smoke.py .smoke/$$extra/bin/python $$extra; \
 	done
+
+oldest newest:
+	rm -rf .smoke/$@
+	$(PYTHON) -m venv .smoke/$@
+	.smoke/$@/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.smoke/$@/bin/uv pip install --quiet --python .smoke/$@/bin/python \
+	  --resolution $(if $(filter oldest,$@),lowest-direct,highest) '.[test]'
+	.smoke/$@/bin/uv pip list --python .smoke/$@/bin/python
+	.smoke/$@/bin/python -m pytest -q -n 2 --dist loadfile $(QUICK)
+	set -e; for extra in onnx tflite; do $(PYTHON) tests/smoke.py .smoke/$@/bin/python $$extra; done
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
