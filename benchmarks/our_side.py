@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax import numpy as jnp
-from turns import teacher_pass
+from turns import scheduled, teacher_pass
 
 from jaxkd.detectors.base import Detector, Params
-from jaxkd.distill import decay, task_adaptive
+from jaxkd.distill import task_adaptive
 from jaxkd.nets import fpn, resnet
 from jaxkd.train import mesh, optimizer
 from jaxkd.train.state import State
@@ -22,7 +22,6 @@ from jaxkd.weights.published import recognise
 
 CLASSES = tuple(str(number) for number in range(80))
 MOST_OBJECTS = 100  # truth boxes a picture, padded to; the default of data.loader
-STEPS = 1000
 
 
 @dataclass
@@ -92,11 +91,12 @@ def train(student: Detector, params: Params, batch: Batch, *, taught_by: tuple[D
     devices = mesh.make_mesh(1)
     state = mesh.put_replicated(initial_state(pair, params, jax.random.key(1)), devices)
     frozen = mesh.put_replicated(frozen, devices)
-    step, plan = _compiled(make_step(pair, devices), state, frozen, batch)
+    values = scheduled(pair)
+    step, plan = _compiled(make_step(pair, devices), state, frozen, values, batch)
     holder: list[State] = [jax.tree.map(jnp.copy, state)]  # the step gives its state away
 
     def once() -> float:
-        holder[0], metrics = step(holder[0], frozen, batch)
+        holder[0], metrics = step(holder[0], frozen, values, batch)
         return float(metrics["loss"])
 
     return Program(once, *plan)
@@ -132,10 +132,7 @@ def _pair(student: Detector, taught_by: tuple[Detector, Params] | None) -> tuple
         student=student,
         teacher=taught_by[0] if taught_by else None,
         methods=methods,
-        decays={
-            name: decay.schedule(method.decay, steps=STEPS, steps_per_epoch=STEPS) for name, method in methods.items()
-        },
-        optimizer=optimizer.build(optimizer.Config(learning_rate=1e-4, warmup_steps=0), steps=STEPS),
+        optimizer=optimizer.build(optimizer.Config()),
     )
     return pair, taught_by[1] if taught_by else {}
 

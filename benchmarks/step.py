@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from turns import alternated, medians, teacher_pass
+from turns import alternated, medians, scheduled, teacher_pass
 
 from jaxkd import config as configs
 from jaxkd.data import loader
@@ -48,7 +48,7 @@ def measure(name: str, alone: str, taught: str, repeats: int) -> dict[str, float
     )
     functions: dict[str, Callable[[], object]] = {"teacher_forward": lambda: teacher(frozen, batch)}
     for label, (one, start, weights, pictures) in runs.items():
-        functions[f"step_{label}"] = _stepper(steps.make_step(one, devices), start, weights, pictures)
+        functions[f"step_{label}"] = _stepper(steps.make_step(one, devices), start, weights, scheduled(one), pictures)
     seconds = medians(alternated(functions, rounds=repeats))
     bound = seconds["step_alone"] + seconds["teacher_forward"]
     return seconds | {
@@ -64,7 +64,7 @@ def _prepared(name: str, argument: str, devices):
     source = prepare.load_source(recipe.data.train)
     student = build.detector(recipe.student, source.classes)
     teacher = prepare.load_teacher(recipe)
-    pair = loop.make_pair(recipe, config, student, teacher, pictures=len(source.records))
+    pair = loop.make_pair(recipe, config, student, teacher)
     params, _ = initial.params(student, jax.random.key(0), "")
     state = mesh.put_replicated(steps.initial_state(pair, params, jax.random.key(1)), devices)
     feeding = configs.build(recipe.data.loader)
@@ -74,10 +74,10 @@ def _prepared(name: str, argument: str, devices):
     return pair, state, mesh.put_replicated(teacher.params if teacher else {}, devices), batch
 
 
-def _stepper(step, state, frozen, batch):
+def _stepper(step, state, *others):
     def once():
         nonlocal state
-        state, metrics = step(state, frozen, batch)
+        state, metrics = step(state, *others)
         return metrics
 
     return once

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 
+from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair
 from jaxkd.types import Batch, Regions
 
+LEARNING_RATE = 1e-4  # small enough for any number of steps to stay finite
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
 
 
@@ -55,6 +58,11 @@ def alternated(
 def medians(taken: Mapping[str, list[float]]) -> dict[str, float]:
     """The median of each call's times."""
     return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def scheduled(pair: Pair) -> Scheduled:
+    """What a benchmark's steps are given for the schedules' values."""
+    return Scheduled(np.float32(LEARNING_RATE), dict.fromkeys(pair.methods, np.float32(1)))
 
 
 def resident(call: Callable) -> float | None:

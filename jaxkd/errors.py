@@ -6,6 +6,11 @@ class JaxkdError(Exception):
 
     exit_code = 70
 
+    def __str__(self) -> str:
+        """One line, whatever a file or a flag had in it: line breaks and the like as their escapes."""
+        text = super().__str__()
+        return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
 
 class ConfigError(JaxkdError):
     """A recipe, flag or workdir that does not fit (exit code 64)."""

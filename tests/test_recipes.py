@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxkd import config as configs
-from jaxkd.train import log, loop
+from jaxkd.train import log, loop, unused
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = {
@@ -60,6 +60,7 @@ def test_recipe_is_what_it_was(name, argument):
     assert configs.dump(found) + "\n" == golden(name, argument).read_text()
     for part in (found.student, found.optimizer, found.train, *found.data.values(), *found.distill.values()):
         configs.build(part)
+    assert unused.sentences(found) == []
 
 
 def test_recipes_open_with_a_run_card():

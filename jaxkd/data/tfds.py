@@ -28,6 +28,10 @@ PREPARE = (
     "prepare it once where TensorFlow is installed (pip install tensorflow-cpu) with file_format='array_record', "
     "and set directory to the folder of its version, such as DIR/coco/2017/1.1.0"
 )
+ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
+    "dataset": ("directory", False),
+    "data_dir": ("directory", False),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,10 @@ LIKE = {
     "detectron2": CAFFE_PIXELS | ADAPTIVE | {"padding": "seen"},
     "mmdetection": ADAPTIVE | {"padding": "seen"},
 }
+ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
+    "head_norm": ("head_convs", True),
+    "head_groups": ("head_convs", True),
+}
 
 
 @dataclass(frozen=True)

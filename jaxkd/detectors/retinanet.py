@@ -30,6 +30,12 @@ LIKE = {
     "detectron2": CAFFE_PIXELS | {"padding": "seen"},
     "mmdetection": {"padding": "seen"},
 }
+ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
+    "tower_channels": ("tower_depth", True),
+    "tower_norm": ("tower_depth", True),
+    "tower_groups": ("tower_norm", "group"),
+    "box_beta": ("box_loss", "smooth_l1"),
+}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxkd.errors import ConfigError
 
 Kind = Literal["conv3", "conv3_relu", "conv1", "identity"]
 Init = Literal["small", "lecun", "uniform"]
+TRAINED = get_args(Kind)[:-1]  # those with parameters of their own
 
 
 def init(
@@ -28,7 +29,7 @@ def init(
         if student_channels != teacher_channels:
             raise ConfigError(
                 f"adapt='identity' needs equal widths; the student has {student_channels} channels, the teacher "
-                f"{teacher_channels}; take one of {', '.join(get_args(Kind)[:-1])}."
+                f"{teacher_channels}; take one of {', '.join(TRAINED)}."
             )
         return {}
     side = 1 if kind == "conv1" else 3

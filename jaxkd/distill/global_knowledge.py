@@ -29,6 +29,15 @@ from jaxkd.types import Batch, Features, Outcome, Regions, Shown, Term, Traits, 
 ROUND = 1e-6  # added to a box's relative side in the level rule
 
 ZERO_AT_TEACHER = {"adapt": "identity"}
+ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
+    "alpha": ("prototypes", "pursuit"),
+    "sigma_global": ("global_weight", True),
+    "global_form": ("global_weight", True),
+    "sigma_soft": ("soft_weight", True),
+    "temperature": ("soft_weight", True),
+    "background_area": ("background_weight", True),
+    "adapt_init": ("adapt", adapters.TRAINED),
+}
 
 
 @dataclass(frozen=True)

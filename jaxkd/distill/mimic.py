@@ -12,6 +12,7 @@ from jaxkd.ranges import Natural, NonNegative
 from jaxkd.types import Batch, Outcome, Regions, Term, Traits, Trust, View
 
 ZERO_AT_TEACHER = {"adapt": "identity"}
+ONLY_WITH = {"adapt_init": ("adapt", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,18 @@ from jaxkd.ranges import Finite, Natural, NonNegative, Positive, Whole
 from jaxkd.types import Batch, Outcome, Regions, Shown, Term, Traits, Trust, View
 
 ZERO_AT_TEACHER = {"adapt": "identity"}
+ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
+    **dict.fromkeys(("feat_source", "levels", "feat_norm", "feat_levels", "adapt"), ("w_feat", True)),
+    **dict.fromkeys(("level_assign", "sigma_sq", "mask_grid", "mask_merge"), ("w_feat", True)),
+    **dict.fromkeys(("cls_form", "cls_reduce", "cls_subset", "cls_gate", "cls_norm"), ("w_cls", True)),
+    **dict.fromkeys(("reg_gate", "reg_form", "reg_norm"), ("w_reg", True)),
+    "level_scale": ("level_assign", "roi"),
+    "level_canonical": ("level_assign", "roi"),
+    "adapt_init": ("adapt", adapters.TRAINED),
+    "temperature": ("cls_form", ("kl", "ce")),
+    "reg_margin": ("reg_gate", ("teacher_vs_proposal", "teacher_vs_student", "both")),
+    "reg_beta": ("reg_form", "smooth_l1"),
+}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ from jaxkd.ranges import Count, Natural
 
 LIKE = {"torchvision": {}, "detectron2": {}, "mmdetection": {"extra_relu": False}}
 LECUN_UNIFORM = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
+    "extra_relu": ("extra", ("conv_c5", "conv_p5")),
+    "groups": ("norm", "group"),
+}
 
 
 @dataclass(frozen=True)

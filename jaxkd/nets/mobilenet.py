@@ -19,6 +19,7 @@ from jaxkd.ranges import Count, Positive
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 STEM = 32
 ENDS = (3, 6, 13, 17)  # the last block of each level
+ONLY_WITH = {"groups": ("norm", "group")}  # it does nothing otherwise; see `train.unused`
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ BLOCKS = {  # He et al. 2016, table 1; depth 10 has one basic block a stage
 }
 EXPANSION = 4
 LIKE = {"torchvision": {}, "detectron2": {"stride_in_1x1": True}, "mmdetection": {}}
+ONLY_WITH = {"groups": ("norm", "group")}  # it does nothing otherwise; see `train.unused`
 
 
 @dataclass(frozen=True)

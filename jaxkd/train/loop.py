@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -17,10 +18,11 @@ from jaxkd.detectors.base import Detector
 from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
 from jaxkd.ranges import Count, Natural, PartShare, Seed
-from jaxkd.train import build, checkpoint, hosts, initial, mesh, optimizer, ownership, prepare
+from jaxkd.train import build, checkpoint, hosts, initial, mesh, optimizer, ownership, prepare, unused
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh
+from jaxkd.train.schedules import Schedules
 from jaxkd.train.sinks.base import Sink
 from jaxkd.train.step import Pair, initial_state
 from jaxkd.train.stop import Stop
@@ -103,7 +105,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             processes=jax.process_count(),
         )
         stack.callback(batches.close)
-        pair = make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
+        pair = make_pair(recipe, config, student, teacher)
+        schedules = make_schedules(recipe, config, pair.methods, pictures=len(sources["train"].records))
         key = jax.random.key(config.seed)
         saved = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
         stack.callback(saved.close)
@@ -119,6 +122,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             state = checkpoint.restore(workdir / CHECKPOINTS, found, state)
         origin = f"Going on from the checkpoint at step {found.step}." if found else f"{origin} {inherited}".strip()
         _introduce(log, sources, classes, origin, devices)
+        for said in unused.sentences(recipe):
+            log.say(said)
         if teacher is not None and (said := prepare.shared_classes(teacher.detector.classes, classes)[1]):
             log.say(said)
         refresh = Refresh(
@@ -130,7 +135,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             steps_per_epoch=epoch_steps(len(sources["train"].records), config),
         )
         reading = pictures.reading_of(sources["train"])
-        training = Training(recipe, workdir, pair, devices, saved, log, sources["val"], refresh, stop, facts, reading)
+        split = sources["val"]
+        training = Training(recipe, workdir, pair, schedules, devices, saved, log, split, refresh, stop, facts, reading)
         scored = sources["val"].records[: config.evaluate_limit or None]
         if not any((~record.crowd).any() for record in scored):
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")
@@ -162,24 +168,29 @@ def _agreed(recipe: configs.Recipe, workdir: Path, sources: dict[str, Source]) -
     return facts
 
 
-def make_pair(
-    recipe: configs.Recipe, config: Config, student: Detector, teacher: build.Loaded | None, *, pictures: int
-) -> Pair:
-    """The static side of a step, for a recipe and what was built from it; `pictures` is the length of an epoch."""
+def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher: build.Loaded | None) -> Pair:
+    """The static side of a step, for a recipe and what was built from it."""
     methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
-    per_epoch = epoch_steps(pictures, config)
     return Pair(
         student=student,
         teacher=teacher.detector if teacher else None,
         methods=methods,
-        decays={
-            name: decay.schedule(method.decay, steps=config.steps, steps_per_epoch=per_epoch)
-            for name, method in methods.items()
-        },
-        optimizer=optimizer.build(configs.build(recipe.optimizer), steps=config.steps),
+        optimizer=optimizer.build(configs.build(recipe.optimizer)),
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
         columns=prepare.shared_classes(teacher.detector.classes, student.classes)[0] if teacher else (),
+    )
+
+
+def make_schedules(recipe: configs.Recipe, config: Config, methods: dict[str, Any], *, pictures: int) -> Schedules:
+    """The learning rate and the decay of each method over a run with so many training pictures."""
+    per_epoch = epoch_steps(pictures, config)
+    decays = {
+        name: decay.schedule(method.decay, steps=config.steps, steps_per_epoch=per_epoch)
+        for name, method in methods.items()
+    }
+    return Schedules(
+        optimizer.learning_rate(configs.build(recipe.optimizer), steps=config.steps), decays, steps=config.steps
     )
 
 

@@ -15,7 +15,7 @@ from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.paths import path_of
-from jaxkd.train import build, collectives, largest, loop, mesh, ownership, prepare
+from jaxkd.train import build, collectives, largest, loop, mesh, ownership, prepare, schedules
 from jaxkd.train.chips import Chip
 from jaxkd.train.needs import Memory, Plan, Probe, Program
 from jaxkd.train.published import BY_NUMBER
@@ -78,10 +78,10 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
     config: loop.Config = configs.build(recipe.train)
     if config.accumulate < 1:
         raise ConfigError(f"train.accumulate must be at least 1, not {config.accumulate}.")
-    names, pictures, said = _classes(recipe, classes)
+    names, said = _classes(recipe, classes)
     student = build.detector(recipe.student, names)
     teaching, who = _teacher(recipe, teacher, names)
-    pair = loop.make_pair(recipe, config, student, teaching, pictures=pictures or config.batch * config.steps)
+    pair = loop.make_pair(recipe, config, student, teaching)
     key = jax.eval_shape(lambda: jax.random.key(config.seed))
     state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
     learned, _ = split(state.params, pair.trainable)
@@ -160,7 +160,8 @@ def probe(
     batch = shapes(subject.feeding, bucket=bucket, pictures=pictures * devices.size)
     whole, parts = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
     step = make_step(subject.pair, devices)
-    lowered = step.lower(_laid(subject.state, whole), _laid(subject.frozen, whole), _laid(batch, parts))
+    constant = (_laid(subject.frozen, whole), _laid(schedules.shapes(subject.pair.methods), whole))
+    lowered = step.lower(_laid(subject.state, whole), *constant, _laid(batch, parts))
     began = time.monotonic()
     try:
         compiled = lowered.compile(compiler_options=options)
@@ -197,14 +198,14 @@ def repeated(text: str) -> int:
     return len(REPEATED.findall(text))
 
 
-def _classes(recipe: configs.Recipe, number: int) -> tuple[tuple[str, ...], int, str]:
-    """Names of the classes, pictures of an epoch (0 where unknown), and a sentence on where they are from."""
+def _classes(recipe: configs.Recipe, number: int) -> tuple[tuple[str, ...], str]:
+    """Names of the classes, and a sentence on where they are from."""
     try:
         source = prepare.load_source(recipe.data.train)
     except DataError as error:
         names = BY_NUMBER.get(number, tuple(f"class {place}" for place in range(number)))
-        return names, 0, f"{number} classes, as --classes says, since the data is not here: {error}"
-    return source.classes, len(source.records), f"{len(source.classes)} classes, those of the recipe's data."
+        return names, f"{number} classes, as --classes says, since the data is not here: {error}"
+    return source.classes, f"{len(source.classes)} classes, those of the recipe's data."
 
 
 def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tuple[build.Loaded | None, str]:

@@ -9,26 +9,29 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from jaxkd.train.mesh import AXIS, over_batch
+from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree
 from jaxkd.train.step import Pair, forward, teacher_features
 from jaxkd.types import Batch
 
 
-def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], dict[str, jax.Array]]:
-    """The compiled function (state, teacher's parameters, batch) -> ratios of gradient norms at the neck's output.
+def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch], dict[str, jax.Array]]:
+    """The compiled function (state, teacher's parameters, schedules' values, batch) -> ratios of gradient norms.
+
+    The gradients are those at the neck's output.
 
     One entry "gradient_ratio/METHOD/TERM" for each kind of term of each method, levels taken together: the norm of
     the term's gradient, decayed and weighted as in the step, over that of all detection terms together.
     """
 
-    def probe(state: State, frozen: Tree, batch: Batch) -> dict[str, jax.Array]:
+    def probe(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> dict[str, jax.Array]:
         key = jax.random.fold_in(state.key, state.step)
         target = teacher_features(pair, frozen, batch)
         features = pair.student.features(state.params["detector"], batch)
 
         def groups(neck: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
             seen = features.replace(neck=neck)
-            terms = forward(pair, state.params, frozen, seen, target, batch, state, key).terms
+            terms = forward(pair, state.params, frozen, seen, target, batch, state, key, scheduled.decay).terms
             counts = lax.psum(lax.stop_gradient({name: term.count for name, term in terms.items()}), AXIS)
             sums: dict[str, jax.Array] = {}
             for name, term in terms.items():
@@ -43,7 +46,7 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], dict[st
         own = norms.pop("detection")
         return {f"gradient_ratio/{name}": norm / jnp.maximum(own, 1e-12) for name, norm in norms.items()}
 
-    return jax.jit(over_batch(probe, mesh, replicated=2))
+    return jax.jit(over_batch(probe, mesh, replicated=3))
 
 
 def _group(name: str) -> str:

@@ -65,7 +65,7 @@ def reopen(recipe: configs.Recipe, workdir: Path) -> Reopened:
     if teacher is None or not recipe.distill:
         raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
     student = build.detector(recipe.student, classes)
-    pair = loop.make_pair(recipe, config, student, teacher, pictures=len(sources["train"].records))
+    pair = loop.make_pair(recipe, config, student, teacher)
     folder, key = workdir / loop.CHECKPOINTS, jax.random.key(config.seed)
     found = checkpoint.newest(folder)
     if found is None:

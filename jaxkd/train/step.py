@@ -18,6 +18,7 @@ from jaxkd.distill import base, classes
 from jaxkd.errors import ConfigError
 from jaxkd.train.dependence import needs_first
 from jaxkd.train.mesh import AXIS, over_batch
+from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree, join, moving_average, split
 from jaxkd.types import Answers, Batch, Features, Outcome, Regions, Term, Traits, Trust, View
 
@@ -32,8 +33,7 @@ class Pair:
     student: Detector
     teacher: Detector | None
     methods: dict[str, Any]  # a name of the recipe's choice -> the method's Config
-    decays: dict[str, optax.Schedule]  # for each method
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation  # whose `update` takes a learning_rate
     ema_decay: float = 0.0
     columns: tuple[int, ...] = ()  # of the teacher, for each class of the student; empty where their lists are equal
     accumulate: int = 1  # parts of a batch that a step looks at one after another
@@ -87,8 +87,10 @@ def check_trust(pair: Pair) -> None:
             )
 
 
-def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[State, dict[str, jax.Array]]]:
-    """The compiled step (state, teacher's parameters, batch) -> (state, metrics); the state is given away.
+def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch], tuple[State, dict[str, jax.Array]]]:
+    """The compiled step (state, teacher's parameters, schedules' values, batch) -> (state, metrics).
+
+    The state is given away.
 
     The teacher is asked with nothing that carries a gradient, so the backward pass keeps none of its activations.
     Terms are summed over devices before they are divided, so the number of devices changes no result.
@@ -103,10 +105,10 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
     metrics are of the whole batch.
     """
 
-    def step(state: State, frozen: Tree, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
         learned, fixed = split(state.params, pair.trainable)
-        known = known_counts(pair, frozen, batch, state, key) if pair.accumulate > 1 else {}
+        known = known_counts(pair, frozen, batch, state, key, scheduled.decay) if pair.accumulate > 1 else {}
 
         def gradient(part: Batch) -> tuple[Tree, tuple[Outcome, Counts]]:
             target = teacher_features(pair, frozen, part)
@@ -114,7 +116,7 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
             def objective(learned: Tree) -> tuple[jax.Array, tuple[Outcome, Counts]]:
                 params = join(learned, fixed)
                 features = pair.student.features(params["detector"], part)
-                outcome = forward(pair, params, frozen, features, target, part, state, key)
+                outcome = forward(pair, params, frozen, features, target, part, state, key, scheduled.decay)
                 own = part_counts(outcome, known)
                 squares = {name: count**2 for name, count in own.items()} if pair.accumulate > 1 else {}
                 return total_loss(outcome, known, own, parts=pair.accumulate), (outcome, squares)
@@ -124,7 +126,9 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
         grads, (outcome, squares) = in_parts(gradient, batch, parts=pair.accumulate)
         grads, outcome = lax.psum((grads, outcome), AXIS)
         opt_state: Any
-        updates, opt_state = pair.optimizer.update(grads, state.opt_state, learned)
+        rate = scheduled.learning_rate
+        update = optax.with_extra_args_support(pair.optimizer).update
+        updates, opt_state = update(grads, state.opt_state, learned, learning_rate=rate)
         params = join(optax.apply_updates(learned, updates), fixed)
         ema = state.ema
         if pair.ema_decay:
@@ -134,13 +138,14 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Batch], tuple[St
         metrics["loss"] = sum((term.mean() for term in outcome.terms.values()), jnp.zeros(()))
         if squares:
             metrics["count_spread"] = count_spread(outcome.terms, squares, parts=pair.accumulate)
+        metrics["learning_rate"] = rate
         metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["skipped_steps"] = opt_state.total_notfinite.astype(jnp.float32)
         metrics["skipped_in_a_row"] = opt_state.notfinite_count.astype(jnp.float32)
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
         return new, metrics
 
-    return jax.jit(over_batch(step, mesh, replicated=2), donate_argnums=0)
+    return jax.jit(over_batch(step, mesh, replicated=3), donate_argnums=0)
 
 
 def in_parts(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> Tree:
@@ -177,6 +182,7 @@ def forward(
     batch: Batch,
     state: State,
     key: jax.Array,
+    decay: dict[str, Any],
 ) -> Outcome:
     """Every term of this device's part of the batch, the methods' already decayed."""
     student = params["detector"]
@@ -190,13 +196,15 @@ def forward(
         shared = _Shared(pair, params, frozen, features, target, batch, keys)
         shared.views[OWN] = shared.look(regions, answers, pair.student.traits)
         for index, name in enumerate(pair.methods):
-            outcome = _method_terms(name, shared, params["distill"][name], state, jax.random.fold_in(key, index))
+            outcome = _method_terms(name, shared, params["distill"][name], state, jax.random.fold_in(key, index), decay)
             terms |= {f"{name}/{part}": term for part, term in outcome.terms.items()}
             metrics |= {f"{name}/{part}": term for part, term in outcome.metrics.items()}
     return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
 
 
-def _method_terms(name: str, shared: "_Shared", params: Tree, state: State, key: jax.Array) -> Outcome:
+def _method_terms(
+    name: str, shared: "_Shared", params: Tree, state: State, key: jax.Array, decay: dict[str, Any]
+) -> Outcome:
     """The terms of one method, decayed where they decay, and its metrics."""
     pair, batch = shared.pair, shared.batch
     config = pair.methods[name]
@@ -206,10 +214,9 @@ def _method_terms(name: str, shared: "_Shared", params: Tree, state: State, key:
         trusted = _trusted(pair, config, views, batch, state)
         outcomes.append(module_of(config).losses(config, params, *views, batch, state.memory.get(name), key, **trusted))
     outcome = base.summed(outcomes)
-    factor = jnp.asarray(pair.decays[name](state.step), jnp.float32)
     return Outcome(
-        terms=base.scaled(outcome.terms, factor) | outcome.steady,
-        metrics=outcome.metrics | {"decay": Term(factor, jnp.ones(()))},
+        terms=base.scaled(outcome.terms, decay[name]) | outcome.steady,
+        metrics=outcome.metrics | {"decay": Term(decay[name], jnp.ones(()))},
     )
 
 
@@ -240,14 +247,14 @@ def _translated(pair: Pair, replies: Answers, answers: Answers) -> Answers:
     return classes.translated(replies, answers, pair.columns, background=mine.background is not None, code=code)
 
 
-def known_counts(pair: Pair, frozen: Tree, batch: Batch, state: State, key: jax.Array) -> Counts:
+def known_counts(pair: Pair, frozen: Tree, batch: Batch, state: State, key: jax.Array, decay: dict[str, Any]) -> Counts:
     """Over all devices, the whole batch's counts of the terms that need no net to look at the pictures for them."""
 
     def counts(nets: tuple[Tree, Tree], part: Batch) -> Counts:
         params, frozen = nets
         target = teacher_features(pair, frozen, part)
         features = pair.student.features(params["detector"], part)
-        terms = forward(pair, params, frozen, features, target, part, state, key).terms
+        terms = forward(pair, params, frozen, features, target, part, state, key, decay).terms
         return {name: term.count for name, term in terms.items()}
 
     nets = (state.params, frozen)

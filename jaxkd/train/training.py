@@ -24,6 +24,7 @@ from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log
 from jaxkd.train.probe import make_probe
 from jaxkd.train.refresh import Refresh
+from jaxkd.train.schedules import Scheduled, Schedules
 from jaxkd.train.state import State
 from jaxkd.train.step import Pair, make_step
 from jaxkd.train.stop import Stop
@@ -52,6 +53,7 @@ class Training:
         recipe: configs.Recipe,
         workdir: Path,
         pair: Pair,
+        schedules: Schedules,
         devices: Mesh,
         saved: checkpoint.Checkpoints,
         log: Log,
@@ -62,7 +64,7 @@ class Training:
         reading: pictures.Config,
     ):
         self.recipe, self.config, self.workdir = recipe, configs.build(recipe.train), workdir
-        self.pair, self.devices, self.saved, self.log = pair, devices, saved, log
+        self.pair, self.schedules, self.devices, self.saved, self.log = pair, schedules, devices, saved, log
         self.split, self.refresh, self.stop, self.facts, self.reading = split, refresh, stop, facts, reading
         self.step = make_step(pair, devices)
         self.programs: dict[tuple[int, ...], Callable] = {}  # the step, compiled, by the shape of its pictures
@@ -100,13 +102,14 @@ class Training:
             if due := self.refresh.due(done):
                 state = clock.paused("refreshing", self._refreshed, state, frozen, due)
             batch = mesh.put_batch(clock.waited(batches), self.devices)
+            arguments = (frozen, self.schedules.at(done), batch)
             ratios = {}
             if self.probe is not None and done % config.probe_every == 0:
-                ratios = clock.paused("probing", self.probe, state, frozen, batch)
+                ratios = clock.paused("probing", self.probe, state, *arguments)
             with _explained(done + 1, batch.images.shape, self.devices.size):
                 if batch.images.shape not in self.programs:
-                    clock.paused("compiling", self._compile, state, frozen, batch, batches, done, start)
-                state, metrics = self.programs[batch.images.shape](state, frozen, batch)
+                    clock.paused("compiling", self._compile, state, arguments, batches, done, start)
+                state, metrics = self.programs[batch.images.shape](state, *arguments)
                 if pending:
                     jax.block_until_ready(pending[-1])  # one step in flight: the wait for data is then seen as such
             pending.append(metrics | ratios)
@@ -133,13 +136,14 @@ class Training:
         return done == self.config.steps or bool(every and done % every == 0)
 
     def _compile(
-        self, state: State, frozen: Params, batch: Batch, batches: loader.Loader, done: int, start: int
+        self, state: State, others: tuple[Params, Scheduled, Batch], batches: loader.Loader, done: int, start: int
     ) -> None:
         """Compiles the step for pictures of another size than before; a stop meanwhile saves and ends the run.
 
         Several processes compile together and stop together, so none of them listens while it does.
         """
-        pictures, height, width = batch.images.shape[:3]
+        shape = others[-1].images.shape
+        pictures, height, width = shape[:3]
         number, of = len(self.programs) + 1, len(batches.sizes)
         self.log.say(
             f"Compiling the training step for {pictures} pictures of {height}x{width}: program {number} of {of}, "
@@ -148,10 +152,10 @@ class Training:
         began = time.monotonic()
         try:
             stopped = (lambda: bool(self.stop.asked)) if jax.process_count() == 1 else (lambda: False)
-            program = compiling.compiled(self.step, state, frozen, batch, stopped=stopped)
+            program = compiling.compiled(self.step, state, *others, stopped=stopped)
         except compiling.Interrupted:
             self._end(state, batches, done, start, compiling=True)
-        self.programs[batch.images.shape] = program
+        self.programs[shape] = program
         self.log.say(f"Compiled in {time.monotonic() - began:.0f} s.")
 
     def _end(self, state: State, batches: loader.Loader, done: int, start: int, *, compiling: bool = False) -> NoReturn:

@@ -61,7 +61,7 @@ def test_output_that_goes_nowhere(command, code, said):
     assert (done.returncode, done.stderr.strip()) == (code, said)
 
 
-def test_f26_training_outlives_whoever_reads_its_output(project, tmp_path, run):
+def test_f26_training_outlives_whoever_reads_its_output(project, tmp_path):
     """A pipe whose other end goes away after the first line; the workdir is that of a run that ends soon."""
     words = ["train", f"--config={project.recipe}:alone", f"--workdir={tmp_path / 'run'}", "--config.train.steps=6"]
     shell = f"{' '.join([*PROGRAM, *words])} | head -1; echo ${{PIPESTATUS[0]}}"

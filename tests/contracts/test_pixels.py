@@ -40,6 +40,7 @@ WRITTEN = {
     "deep.tif": lambda file: DEEP.save(file),
     "float.tif": lambda file: Image.fromarray(smooth()[..., 0].astype(np.float32) / 255).save(file),
     "alpha.tif": lambda file: ALPHA.save(file),
+    "turned_alpha.tif": lambda file: ALPHA.save(file, exif=with_orientation(6)),
     "moving.gif": lambda file: COLOUR.save(file, save_all=True, append_images=[COLOUR.rotate(90)]),
     "plain.webp": lambda file: COLOUR.save(file, lossless=True),
     "plain.bmp": lambda file: COLOUR.save(file),

@@ -16,9 +16,9 @@ from jaxkd import config as configs
 from jaxkd import detectors, distill
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
-from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
 from jaxkd.train import build, mesh, optimizer
+from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair, check_trust, initial_state, make_step
 
 
@@ -46,8 +46,7 @@ def make_pair(kind, **changes):
         student=build.detector(recipe(), shapes.CLASSES),
         teacher=build.detector(recipe(width=12, channels=24), shapes.CLASSES),
         methods=methods,
-        decays={name: decay.schedule(method.decay, steps=10, steps_per_epoch=5) for name, method in methods.items()},
-        optimizer=optimizer.build(optimizer.Config(learning_rate=0.01, warmup_steps=0), steps=10),
+        optimizer=optimizer.build(optimizer.Config()),
     )
 
 
@@ -81,10 +80,11 @@ def taught(kind, *, devices, steps=1, bucket=tiny.SIZE):
     state = state.replace(memory=jax.tree.map(fill, jax.device_get(state.memory)))
     frozen = detector_scene.told_apart(pair.teacher.init(jax.random.key(7)))
     state, frozen = (mesh.put_replicated(tree, meshed) for tree in (state, frozen))
-    compiled = make_step(pair, meshed).lower(state, frozen, batch).compile()
+    scheduled = Scheduled(np.float32(0.01), dict.fromkeys(pair.methods, np.float32(1)))
+    compiled = make_step(pair, meshed).lower(state, frozen, scheduled, batch).compile()
     history, params = [], None
     for _ in range(steps):
-        state, metrics = compiled(state.replace(step=0 * state.step), frozen, batch)
+        state, metrics = compiled(state.replace(step=0 * state.step), frozen, scheduled, batch)
         history.append({name: float(value) for name, value in metrics.items()})
         params = params or jax.device_get(state.params)
     return Taught(history, params, compiled.as_text())

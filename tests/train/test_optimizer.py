@@ -12,10 +12,10 @@ PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "frozen": None}
 
 
 def updated(config, grads, *, times=1, steps=10):
-    transform = build(config, steps=steps)
+    transform, rate = build(config), learning_rate(config, steps=steps)
     params, state = PARAMS, transform.init(PARAMS)
-    for _ in range(times):
-        updates, state = transform.update(grads, state, params)
+    for step in range(times):
+        updates, state = transform.update(grads, state, params, learning_rate=jnp.asarray(rate(step)))
         params = optax.apply_updates(params, updates)
     return params, state
 

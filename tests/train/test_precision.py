@@ -13,9 +13,11 @@ from jax.extend.core import jaxprs_in_params
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
-from jaxkd.distill import decay
 from jaxkd.train import build, mesh, optimizer, prepare
+from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair, initial_state, make_step
+
+SCHEDULED = Scheduled(np.float32(0.01), {"tar": np.float32(1)})
 
 # What loses its value in 8 bits: sums of many numbers, orders, and what probabilities are made of.
 DELICATE = {
@@ -43,15 +45,19 @@ class Stepped:
             student=build.detector(recipe(norm="frozen_batch", dtype=dtype), shapes.CLASSES),
             teacher=build.detector(recipe(width=12, channels=24, dtype=dtype), shapes.CLASSES),
             methods={"tar": tar},
-            decays={"tar": decay.schedule(decay.Config(), steps=10, steps_per_epoch=5)},
-            optimizer=optimizer.build(optimizer.Config(learning_rate=0.01, warmup_steps=0), steps=10),
+            optimizer=optimizer.build(optimizer.Config()),
         )
         source = shapes.load(shapes.Config(count=8, size=tiny.SIZE, seed=3))
         batch = next(loader.train_batches(source, configs.build(tiny.loader(flip=0.0)), seed=0, steps=1, batch=4))
         student = detector_scene.told_apart(self.pair.student.init(jax.random.key(0)))
         state = initial_state(self.pair, student, jax.random.key(1))
         frozen = detector_scene.told_apart(self.pair.teacher.init(jax.random.key(7)))
-        placed = (mesh.put_replicated(state, one), mesh.put_replicated(frozen, one), mesh.put_batch(batch, one))
+        placed = (
+            mesh.put_replicated(state, one),
+            mesh.put_replicated(frozen, one),
+            SCHEDULED,
+            mesh.put_batch(batch, one),
+        )
         step = make_step(self.pair, one)
         self.traced = step.trace(*placed).jaxpr
         self.state, metrics = step(*placed)

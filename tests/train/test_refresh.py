@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
-from jaxkd.distill import decay, global_knowledge
+from jaxkd.distill import global_knowledge
 from jaxkd.distill.prototypes import Truth, Vectors, choose, find
 from jaxkd.train import build, mesh, optimizer
 from jaxkd.train.refresh import Refresh
@@ -34,8 +34,7 @@ def make_pair(**fields):
         student=build.detector(tiny.detector(), source.classes),
         teacher=build.detector(tiny.detector(width=12, channels=24), source.classes),
         methods={"gkd": method},
-        decays={"gkd": decay.schedule(method.decay, steps=10, steps_per_epoch=2)},
-        optimizer=optimizer.build(optimizer.Config(learning_rate=0.01), steps=10),
+        optimizer=optimizer.build(optimizer.Config()),
     )
     return source, pair
 
@@ -54,7 +53,7 @@ def refreshed(*, devices):
         jax.process_index() * (4 // jax.process_count()), (jax.process_index() + 1) * (4 // jax.process_count())
     )
     batch = mesh.put_batch(jax.tree.map(lambda leaf: leaf[own], batch), meshed)
-    _, metrics = make_step(pair, meshed)(jax.tree.map(jnp.copy, state), frozen, batch)
+    _, metrics = make_step(pair, meshed)(jax.tree.map(jnp.copy, state), frozen, SCHEDULED, batch)
     return state, rebuild, {name: float(value) for name, value in metrics.items()}
 
 
@@ -105,6 +104,8 @@ import jax
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import test_refresh
+
+SCHEDULED = Scheduled(np.float32(0.01), {"gkd": np.float32(1)})
 print(json.dumps(test_refresh.numbers(test_refresh.refreshed(devices=4))))
 """
 

@@ -12,14 +12,15 @@ from jax import numpy as jnp
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
-from jaxkd.distill import decay
 from jaxkd.train import build, mesh, optimizer
 from jaxkd.train.probe import make_probe
+from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import names
 from jaxkd.train.step import Pair, count_spread, forward, initial_state, make_step, teacher_features
 from jaxkd.types import Term
 
-STEPS = 10
+SCHEDULED = Scheduled(np.float32(0.01), {"tar": np.float32(1)})
+ALONE = Scheduled(np.float32(0.01), {})
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,7 @@ def pair(source):
         student=student,
         teacher=teacher,
         methods={"tar": tar},
-        decays={"tar": decay.schedule(decay.Config(kind="linear_step"), steps=STEPS, steps_per_epoch=2)},
-        optimizer=optimizer.build(optimizer.Config(learning_rate=0.01, warmup_steps=0, weight_decay=0.01), steps=STEPS),
+        optimizer=optimizer.build(optimizer.Config(weight_decay=0.01)),
         ema_decay=0.5,
     )
 
@@ -78,10 +78,10 @@ class Stepper:
         self.frozen = mesh.put_replicated(frozen, self.mesh)
         self.batch = mesh.put_batch(batch, self.mesh)
         self.begin = lambda: begin(self.mesh)
-        self.compiled = make_step(pair, self.mesh).lower(self.begin(), self.frozen, self.batch).compile()
+        self.compiled = make_step(pair, self.mesh).lower(self.begin(), self.frozen, SCHEDULED, self.batch).compile()
 
     def __call__(self, state=None, frozen=None):
-        return self.compiled(state or self.begin(), frozen or self.frozen, self.batch)
+        return self.compiled(state or self.begin(), frozen or self.frozen, SCHEDULED, self.batch)
 
 
 @pytest.fixture(scope="module")
@@ -189,12 +189,10 @@ def decayed(pair, begin, frozen, batch):
 
     @jax.jit
     def compute(state, frozen, batch, factor):
-        fading = dataclasses.replace(pair, decays={"tar": lambda step: factor})
-
         def loss(frozen):
-            target = teacher_features(fading, frozen, batch)
-            features = fading.student.features(state.params["detector"], batch)
-            outcome = forward(fading, state.params, frozen, features, target, batch, state, state.key)
+            target = teacher_features(pair, frozen, batch)
+            features = pair.student.features(state.params["detector"], batch)
+            outcome = forward(pair, state.params, frozen, features, target, batch, state, state.key, {"tar": factor})
             return sum(term.mean() for term in outcome.terms.values()), outcome.terms
 
         return jax.grad(loss, has_aux=True)(frozen)
@@ -236,7 +234,7 @@ def kept_bytes(pair, batch):
 
         def objective(params):
             features = pair.student.features(params["detector"], batch)
-            terms = forward(pair, params, frozen, features, target, batch, state, state.key).terms
+            terms = forward(pair, params, frozen, features, target, batch, state, state.key, SCHEDULED.decay).terms
             return sum(term.mean() for term in terms.values())
 
         return jax.vjp(objective, state.params)[1]
@@ -260,7 +258,7 @@ def sampled(pair, source):
     student = build.detector(tiny.detector(rpn_samples=16, roi_samples=8), source.classes)
     feeding = configs.build(tiny.loader(flip=0.0))
     pictures = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
-    return dataclasses.replace(pair, student=student, teacher=None, methods={}, decays={}, ema_decay=0.0), pictures
+    return dataclasses.replace(pair, student=student, teacher=None, methods={}, ema_decay=0.0), pictures
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +269,7 @@ def accumulated(sampled):
     for devices, parts in ((1, 1), (1, 2), (2, 2)):
         over = mesh.make_mesh(devices)
         state = initial_state(alone, alone.student.init(jax.random.key(0)), jax.random.key(1))
-        placed = (mesh.put_replicated(state, over), {}, mesh.put_batch(pictures, over))
+        placed = (mesh.put_replicated(state, over), {}, ALONE, mesh.put_batch(pictures, over))
         step = make_step(dataclasses.replace(alone, accumulate=parts), over).lower(*placed).compile()
         state, metrics = step(*placed)
         found[devices, parts] = leaves(state.params), jax.device_get(metrics), step
@@ -299,7 +297,7 @@ def test_a_dense_students_step_in_parts_is_that_of_the_whole_batch(source, pair,
     for parts in (1, 4):
         state = initial_state(dense, student.init(jax.random.key(0)), jax.random.key(1))
         step = make_step(dataclasses.replace(dense, accumulate=parts), over)
-        placed = (mesh.put_replicated(frozen, over), mesh.put_batch(batch, over))
+        placed = (mesh.put_replicated(frozen, over), SCHEDULED, mesh.put_batch(batch, over))
         state, metrics = step(mesh.put_replicated(state, over), *placed)
         found[parts] = leaves(state.params), jax.device_get(metrics)
     (params, metrics), (others, seen) = found[1], found[4]
