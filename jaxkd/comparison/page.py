@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jaxkd import html, json_values, words
+from jaxkd import html, json_values, storage, words
 from jaxkd.comparison import answers, charts, layout, mistakes, pictures, tables, training
 from jaxkd.comparison.layout import colours_of, section
 from jaxkd.comparison.records import SCORE, Compared, Comparison
@@ -27,9 +27,8 @@ def write(folder: Path, comparison: Comparison, source: Source, *, most: int) ->
         tables.markdown(comparison),
         f"{json_values.dumps(as_json(comparison), indent=1)}\n",
     )
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in zip(FILES, texts, strict=True):
-        (folder / name).write_text(text, encoding="utf-8")
+        storage.write(folder / name, text)
 
 
 def page(comparison: Comparison, source: Source, *, most: int) -> str:
