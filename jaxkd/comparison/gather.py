@@ -76,10 +76,10 @@ def pictures_of(entries: Sequence[Entry]) -> Source:
         )
     first, *others = runs
     data = first.recipe.data.val
-    source = prepare.load_source(data)
+    source = _validation(first, data)
     for other in others:
         theirs = other.recipe.data.val
-        if theirs.to_dict() != data.to_dict() and (what := _difference(source, prepare.load_source(theirs))):
+        if theirs.to_dict() != data.to_dict() and (what := _difference(source, _validation(other, theirs))):
             raise ConfigError(
                 f"{first.name} and {other.name} have other validation data: in that of {other.name} {what}; "
                 "compare runs whose validation data are the same."
@@ -92,6 +92,11 @@ def pictures_of(entries: Sequence[Entry]) -> Source:
                 "detectors of the same classes in the same order."
             )
     return source
+
+
+def _validation(entry: Entry, data: configs.Recipe) -> Source:
+    """The data with the classes of the entry's detector, to which it is brought by their names."""
+    return prepare.load_source(data, classes=entry.loaded.detector.classes, whose=entry.name)
 
 
 def gather(
