@@ -28,9 +28,13 @@ class Range:
 
     def __str__(self) -> str:
         """Such as "at least 1" or "above 0 and at most 1"."""
-        low = "" if self.low == -math.inf else f"{'above' if self.without_low else 'at least'} {self.low:g}"
-        high = "" if self.high == math.inf else f"{'below' if self.without_high else 'at most'} {self.high:g}"
+        low = "" if self.low == -math.inf else f"{'above' if self.without_low else 'at least'} {_plain(self.low)}"
+        high = "" if self.high == math.inf else f"{'below' if self.without_high else 'at most'} {_plain(self.high)}"
         return " and ".join(part for part in (low, high) if part) or "finite"
+
+
+def _plain(number: int | float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 Whole = Annotated[int, Range()]

@@ -15,7 +15,7 @@ def define(values: flags.FlagValues) -> None:
     """The command's flags."""
     define_path("out", "", "Folder to write.", values=values)
     flags.DEFINE_list("classes", [], "Names of the classes in the file's order.", flag_values=values)
-    flags.DEFINE_string("part", None, "Which detector, where the file holds several.", flag_values=values)
+    flags.DEFINE_string("part", None, "Which detector, where there are several.", flag_values=values)
     flags.DEFINE_float(
         "eps", None, "Epsilon of the backbone's norms, if not the library's.", flag_values=values, lower_bound=0
     )

@@ -6,6 +6,7 @@ ai-edge-litert, tensorflow, or jax with flatbuffers; not jaxkd.
 
 import argparse
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -32,7 +33,7 @@ class Model:
             raise ImportError(f"a model of {kind} needs its runtime: pip install {PACKAGES[kind]} ({error})") from error
 
     def read(self, name):
-        """The picture in a file, uint8 RGB [h w 3], as training reads it."""
+        """The picture in a file, given by its path or opened, uint8 RGB [h w 3], as training reads it."""
         return read(name, **self.about["picture"]["reading"])
 
     def __call__(self, picture, least=0.5):
@@ -76,13 +77,11 @@ BACK = {  # what undoes an orientation of EXIF
 def read(name, exif="turn", levels=(), fourth="alpha"):
     """The picture in a file, uint8 RGB [h w 3]: turned by its EXIF tag, 8 bits of 16, transparent ones over black.
 
-    `exif` "ignore" turns nothing, `levels` are the deep grey values that become 0 and 255, and `fourth` "ignore" leaves
+    `name` is a path, or an open file. `exif` "ignore" turns nothing, `levels` are the deep grey values that become 0 and 255, and `fourth` "ignore" leaves
     a fourth channel out.
     """
-    with (
-        open(name, "rb") as content,
-        Image.open(content) as file,
-    ):  # by its name, a TIFF would be mapped and turned twice
+    content = name if hasattr(name, "read") else io.BytesIO(Path(name).read_bytes())
+    with Image.open(content) as file:  # of its bytes: Pillow maps a TIFF that it opens by name, and turns it twice
         turn = file.getexif().get(0x0112, 1)  # asked first: Pillow turns a TIFF when it decodes it
         picture = ImageOps.exif_transpose(file) if exif == "turn" else file.copy()
         if exif == "ignore" and file.format == "TIFF" and turn in BACK:

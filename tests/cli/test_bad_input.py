@@ -5,8 +5,8 @@ import math
 import shutil
 from pathlib import Path
 
-import conftest
 import numpy as np
+import projects
 import pytest
 
 from jaxkd.train import log, manifest
@@ -56,9 +56,9 @@ def make_folder(file: Path) -> None:
 def test_annotation_files_that_cannot_be_used(project, begun, refused, spoil, words, split):
     file = project.folder / f"{split}.json"
     spoil(file)
-    before = conftest.listing(begun)
+    before = projects.listing(begun)
     refused(project.train(begun), DATA, file, *words)
-    assert conftest.listing(begun) == before
+    assert projects.listing(begun) == before
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_annotation_files_that_cannot_be_used(project, begun, refused, spoil, wo
 )
 def test_annotations_that_contradict_themselves(project, begun, refused, change, words):
     project.edit("train.json", change)
-    before = conftest.listing(begun)
+    before = projects.listing(begun)
     refused(project.train(begun), DATA, project.folder / "train.json", *words)
-    assert conftest.listing(begun) == before
+    assert projects.listing(begun) == before
 
 
 BOX = "<object><name>bar</name><bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
@@ -101,7 +101,7 @@ SIZE = "<size><width>96</width><height>64</height></size>"
 )
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_annotations_of_voc_that_cannot_be_used(project, tmp_path, refused, text, words, split):
-    root = conftest.add_devkit(project)
+    root = projects.add_devkit(project)
     recipe = project.recipe.read_text()
     for name in ("train", "val"):
         given = f'"data.coco", images=pictures, annotations=FOLDER + "/{name}.json"'
@@ -130,7 +130,7 @@ def test_validation_without_an_object_is_said_and_claims_no_score(project, tmp_p
     assert "There is no object on the 2 validation pictures, so no student can be scored." in lines
     assert "step 4: there is no object to score on" in lines
     assert lines[-1] == f"The last student, for there was nothing to score it on, is in {tmp_path / 'run' / 'student'}."
-    assert "AP nan" not in outcome.out and not math.isfinite(conftest.scores_in(tmp_path / "run" / "student")["AP"])
+    assert "AP nan" not in outcome.out and not math.isfinite(projects.scores_in(tmp_path / "run" / "student")["AP"])
 
 
 def test_no_picture_folder(project, tmp_path, refused):
@@ -151,9 +151,9 @@ def test_validation_data_of_other_classes(project, tmp_path, refused):
 def test_a_recipe_that_failed_leaves_the_workdir_to_the_corrected_one(project, tmp_path, refused):
     workdir, missing = tmp_path / "run", tmp_path / "nowhere.json"
     refused(project.train(workdir, f"--config.data.train.annotations={missing}"), DATA, missing)
-    assert conftest.listing(workdir) == {}
+    assert projects.listing(workdir) == {}
     refused(project.train(workdir, "--config.initial=nowhere.npz"), WEIGHTS, "nowhere.npz")
-    assert "config.json" not in conftest.listing(workdir)
+    assert "config.json" not in projects.listing(workdir)
 
 
 def test_one_broken_picture_and_odd_boxes_are_left_out_counted_and_named(project, tmp_path):
@@ -217,7 +217,7 @@ def test_more_broken_pictures_than_the_limit(project, refused, tmp_path):
 def test_teachers_that_cannot_teach(project, teacher, tmp_path, refused, spoil, words):
     spoil(teacher)
     refused(project.train(tmp_path / "run", arg="taught"), WEIGHTS, *words)
-    assert conftest.listing(tmp_path / "run") == {}
+    assert projects.listing(tmp_path / "run") == {}
 
 
 def about(folder: Path, **changes) -> None:
@@ -239,7 +239,7 @@ def test_a_teacher_much_worse_than_it_was(project, teacher, tmp_path, refused):
     workdir = tmp_path / "run"
     outcome = project.train(workdir, arg="taught")
     refused(outcome, WEIGHTS, "teacher scores AP", "90.0 where it was trained", "teacher_check=0")
-    assert "config.json" not in conftest.listing(workdir)  # so that the advice can be followed in this workdir
+    assert "config.json" not in projects.listing(workdir)  # so that the advice can be followed in this workdir
 
 
 def test_methods_without_a_teacher(project, tmp_path, refused):
@@ -273,11 +273,11 @@ def test_initial_weights_that_are_none(project, runs, tmp_path, refused):
 
 
 def test_the_workdir_of_another_recipe(runs, refused):
-    before = conftest.listing(runs.alone)
+    before = projects.listing(runs.alone)
     outcome = runs.project.train(runs.alone, "--config.train.steps=9")
     refused(outcome, CONFIG, runs.alone, "another recipe", "config.train.steps was 4 and is now 9")
     refused(runs.project.train(runs.alone, arg="taught"), CONFIG, "another recipe", "config.distill")
-    assert conftest.listing(runs.alone) == before
+    assert projects.listing(runs.alone) == before
 
 
 def test_a_checkpoint_of_another_form(project, begun, refused):
@@ -285,9 +285,9 @@ def test_a_checkpoint_of_another_form(project, begun, refused):
     about = manifest.check(folder) | {"format": 1}
     (folder / manifest.NAME).unlink()
     manifest.seal(folder, about)
-    before = {name: digest for name, (_, digest) in conftest.listing(begun).items()}
+    before = {name: digest for name, (_, digest) in projects.listing(begun).items()}
     refused(project.train(begun), STORAGE, "has the form 1", "take a new --workdir")
-    assert {name: digest for name, (_, digest) in conftest.listing(begun).items()} == before
+    assert {name: digest for name, (_, digest) in projects.listing(begun).items()} == before
 
 
 def test_a_workdir_that_is_a_file_or_below_one(project, tmp_path, refused):

@@ -3,7 +3,7 @@
 import json
 import shutil
 
-import conftest
+import projects
 import pytest
 
 from jaxkd.evaluation.coco import SUMMARY
@@ -11,7 +11,7 @@ from jaxkd.train import build
 
 
 def compare(*argv, out):
-    return conftest.call("compare", *argv, f"--out={out}", "--resamples=100")
+    return projects.call("compare", *argv, f"--out={out}", "--resamples=100")
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,10 @@ def copies(runs, tmp_path_factory):
     """What is left of comparing a run, a copy of it, and the taught run."""
     folder = tmp_path_factory.mktemp("copies")
     copy = shutil.copytree(runs.alone, folder / "copy")
-    before = [conftest.listing(run) for run in (runs.alone, copy, runs.taught)]
+    before = [projects.listing(run) for run in (runs.alone, copy, runs.taught)]
     outcome = compare(runs.alone, copy, runs.taught, out=folder / "out")
     assert outcome.code == 0, outcome
-    assert [conftest.listing(run) for run in (runs.alone, copy, runs.taught)] == before
+    assert [projects.listing(run) for run in (runs.alone, copy, runs.taught)] == before
     return outcome, folder / "out"
 
 
@@ -66,7 +66,7 @@ def test_what_is_printed_and_written(copies):
 def test_the_scores_are_those_of_the_runs(copies, runs):
     found = read(copies[1])["detectors"]
     for name, folder in (("alone", runs.alone), ("copy", runs.alone), ("taught", runs.taught)):
-        trained = conftest.scores_in(folder / "student")
+        trained = projects.scores_in(folder / "student")
         scores = {key: float("nan") if value is None else value for key, value in found[name]["scores"].items()}
         assert tuple(scores) == SUMMARY
         assert scores == pytest.approx(trained, abs=1e-6, nan_ok=True)
@@ -100,7 +100,7 @@ def test_the_teacher_comes_along_unless_it_is_there_or_not_wanted(copies, runs, 
     assert list(with_it) == ["taught", "run", "teacher"]
     assert with_it["run"]["folder"] == str(run)
     assert (with_it["teacher"]["role"], with_it["teacher"]["curves"]) == ("teacher", None)
-    trained = conftest.scores_in(runs.alone / "student")["AP"]
+    trained = projects.scores_in(runs.alone / "student")["AP"]
     assert with_it["teacher"]["scores"]["AP"] == pytest.approx(trained, abs=1e-6)
     assert compare(*pair, "--noteacher", out=tmp_path / "without").code == 0
     assert list(read(tmp_path / "without")["detectors"]) == ["taught", "run"]
@@ -153,40 +153,43 @@ def test_a_run_that_goes_on_is_said_to(runs, run, tmp_path):
 )
 def test_what_is_refused(runs, tmp_path, refused, argv, said):
     places = {"alone": runs.alone, "taught": runs.taught, "folder": tmp_path}
-    outcome = conftest.call("compare", *(argument.format(**places) for argument in argv))
+    outcome = projects.call("compare", *(argument.format(**places) for argument in argv))
     refused(outcome, 64, said, command="compare")
 
 
 def test_a_run_without_a_finished_checkpoint_is_refused(runs, run, refused):
     shutil.rmtree(run / "student")
-    refused(conftest.call("compare", runs.alone, run), 64, f"The run in {run} has no student yet", command="compare")
+    refused(projects.call("compare", runs.alone, run), 64, f"The run in {run} has no student yet", command="compare")
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(runs, tmp_path, refused):
     (tmp_path / "file").write_text("here first")
     out = tmp_path / "file" / "out"
-    outcome = conftest.call("compare", runs.alone, runs.taught, f"--out={out}")
+    outcome = projects.call("compare", runs.alone, runs.taught, f"--out={out}")
     refused(outcome, 74, f"{out} cannot be written to", command="compare")
     assert outcome.out == ""
 
 
 def test_broken_weights_are_refused(runs, run, refused):
     (run / "student" / "weights.safetensors").write_bytes(b"nothing")
-    refused(conftest.call("compare", runs.alone, run), 66, "weights.safetensors", command="compare")
+    refused(projects.call("compare", runs.alone, run), 66, "weights.safetensors", command="compare")
+
+
+OTHER = "alone and run have other validation data"
 
 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda content: content["images"].pop(), "the number of pictures is 1, not 2"),
-        (lambda content: content["annotations"].pop(), "10.png has 1 object, not 2"),
+        (lambda content: content["images"].pop(), f"{OTHER}: in that of run the number of pictures is 1, not 2"),
+        (lambda content: content["annotations"].pop(), f"{OTHER}: in that of run 10.png has 1 object, not 2"),
         (
             lambda content: content["annotations"][0].update(bbox=[1, 1, 20, 20]),
-            "the objects of 9.png have other places",
+            f"{OTHER}: in that of run the objects of 9.png have other places",
         ),
         (
             lambda content: content["categories"][1].update(name="rod"),
-            "the classes are others: lacking bar and with rod",
+            "The validation data has objects of classes that run does not know: rod (",
         ),
     ],
 )
@@ -197,8 +200,8 @@ def test_runs_over_other_data_are_refused(runs, run, tmp_path, refused, edit, sa
     content["annotations"] = [item for item in content["annotations"] if item["image_id"] in known]
     (tmp_path / "val.json").write_text(json.dumps(content))
     change(run, lambda recipe: recipe["data"]["val"].update(annotations=str(tmp_path / "val.json")))
-    outcome = conftest.call("compare", runs.alone, run, f"--out={tmp_path / 'out'}")
-    refused(outcome, 64, "alone and run have other validation data", said, command="compare")
+    outcome = projects.call("compare", runs.alone, run, f"--out={tmp_path / 'out'}")
+    refused(outcome, 64, said, command="compare")
     assert not (tmp_path / "out").exists()
 
 

@@ -5,9 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
-import conftest
 import cv2
 import numpy as np
+import projects
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
@@ -26,32 +26,32 @@ def picture(runs, number):
 
 
 def test_evaluate_prints_and_writes_the_scores(run):
-    before = conftest.listing(run)
-    outcome = conftest.call("evaluate", f"--workdir={run}")
+    before = projects.listing(run)
+    outcome = projects.call("evaluate", f"--workdir={run}")
     assert (outcome.code, outcome.err) == (0, "")
     assert all(any(line.startswith(name) for line in outcome.out.splitlines()) for name in (*SUMMARY, "square", "bar"))
     written = json.loads((run / "evaluation.json").read_text())
     assert written["pictures"] == 2
     assert tuple(written["scores"]) == SUMMARY
     assert set(written["per_class"]) == {"square", "bar"}
-    after = conftest.listing(run)
+    after = projects.listing(run)
     assert after.pop("evaluation.json")
     assert after == before
 
 
 def test_evaluate_agrees_with_the_run(run):
-    conftest.call("evaluate", f"--workdir={run}")
+    projects.call("evaluate", f"--workdir={run}")
     scores = json.loads((run / "evaluation.json").read_text(), parse_constant=pytest.fail)["scores"]
     scores = {name: float("nan") if value is None else value for name, value in scores.items()}
-    assert scores == pytest.approx(conftest.scores_in(run / "student"), abs=1e-6, nan_ok=True)
+    assert scores == pytest.approx(projects.scores_in(run / "student"), abs=1e-6, nan_ok=True)
 
 
 def test_evaluate_on_the_folders_of_voc_adds_their_numbers(project, run):
     recipe = json.loads((run / "config.json").read_text())
-    voc = {"name": "data.voc", "root": str(conftest.add_devkit(project)), "splits": ["2007_val"]}
+    voc = {"name": "data.voc", "root": str(projects.add_devkit(project)), "splits": ["2007_val"]}
     recipe["data"]["val"] = voc | {"classes": ["square", "bar"]}
     (run / "config.json").write_text(json.dumps(recipe))
-    outcome = conftest.call("evaluate", f"--workdir={run}")
+    outcome = projects.call("evaluate", f"--workdir={run}")
     assert (outcome.code, outcome.err) == (0, "")
     written = json.loads((run / "evaluation.json").read_text())
     assert tuple(written["scores"]) == (*SUMMARY, "VOC AP")
@@ -66,7 +66,7 @@ def test_evaluate_on_the_folders_of_voc_adds_their_numbers(project, run):
 
 def evaluated(*arguments):
     """The scores that are printed, by the first word of their line."""
-    outcome = conftest.call("evaluate", *arguments)
+    outcome = projects.call("evaluate", *arguments)
     assert (outcome.code, outcome.err) == (0, ""), outcome
     return {line.split()[0]: line for line in outcome.out.splitlines()}
 
@@ -78,17 +78,17 @@ def test_evaluate_of_the_student_folder_is_that_of_its_run(run):
     assert evaluated(f"--workdir={run / 'student'}") == scores
     assert (run / "evaluation.json").read_text() == written
     assert json.loads(written)["data"]["annotations"].endswith("val.json")
-    assert "evaluation.json" not in conftest.listing(run / "student")
+    assert "evaluation.json" not in projects.listing(run / "student")
 
 
 def test_evaluate_of_weights_alone_wants_their_data(runs, run, tmp_path, refused, monkeypatch):
     monkeypatch.chdir(runs.project.folder)
     alone = shutil.copytree(run / "student", tmp_path / "weights")
-    before = conftest.listing(alone)
-    refused(conftest.call("evaluate", f"--workdir={alone}"), 64, alone, "--config=RECIPE", command="evaluate")
+    before = projects.listing(alone)
+    refused(projects.call("evaluate", f"--workdir={alone}"), 64, alone, "--config=RECIPE", command="evaluate")
     config = f"--config={runs.project.recipe}"
     assert evaluated(f"--workdir={alone}", config) == evaluated(f"--workdir={run}")
-    assert conftest.listing(alone) == before
+    assert projects.listing(alone) == before
     evaluated(f"--workdir={alone}", config, f"--out={tmp_path / 'new' / 'scores.json'}")
     assert (tmp_path / "new" / "scores.json").read_text() == (run / "evaluation.json").read_text()
 
@@ -96,7 +96,7 @@ def test_evaluate_of_weights_alone_wants_their_data(runs, run, tmp_path, refused
 def test_evaluate_into_what_cannot_be_written(run, tmp_path, refused):
     (tmp_path / "file").write_text("here first")
     for out in (tmp_path, tmp_path / "file" / "scores.json"):
-        outcome = conftest.call("evaluate", f"--workdir={run}", f"--out={out}")
+        outcome = projects.call("evaluate", f"--workdir={run}", f"--out={out}")
         refused(outcome, 74, out if out.is_dir() else out.parent, command="evaluate")
         assert outcome.out == ""  # it was found before the work
 
@@ -112,25 +112,25 @@ def test_evaluate_of_a_run_on_another_recipes_data(runs, run, monkeypatch):
 def test_evaluate_on_data_of_other_classes(project, run, refused, monkeypatch):
     monkeypatch.chdir(project.folder)
     project.edit("val.json", lambda content: content["categories"][0].update(name="disc"))
-    outcome = conftest.call("evaluate", f"--workdir={run}", f"--config={project.recipe}")
+    outcome = projects.call("evaluate", f"--workdir={run}", f"--config={project.recipe}")
     words = ("validation data has objects of classes that the detector does not know: disc (2 objects",)
     refused(outcome, 64, *words, command="evaluate")
 
 
 def test_evaluate_on_other_data_by_fields_of_the_runs_own_recipe(project, run, tmp_path):
     out = tmp_path / "scores.json"
-    outcome = conftest.call("evaluate", f"--workdir={run}", "--config.data.val.limit=1", f"--out={out}")
+    outcome = projects.call("evaluate", f"--workdir={run}", "--config.data.val.limit=1", f"--out={out}")
     assert outcome.code == 0, outcome
     assert "Scored on other data than the run's own validation data: data.coco with annotations=" in outcome.out
     assert json.loads(out.read_text())["pictures"] == 1
-    own = conftest.call("evaluate", f"--workdir={run}", f"--out={out}")
+    own = projects.call("evaluate", f"--workdir={run}", f"--out={out}")
     assert own.code == 0 and "other data" not in own.out
 
 
 def test_evaluate_from_another_folder(project, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "val.json").write_text("{}")  # of nobody's concern
-    assert conftest.call("evaluate", f"--workdir={run}", f"--out={tmp_path / 'scores.json'}").code == 0
+    assert projects.call("evaluate", f"--workdir={run}", f"--out={tmp_path / 'scores.json'}").code == 0
 
 
 def test_evaluate_where_a_class_is_absent(project, run, tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_evaluate_where_a_class_is_absent(project, run, tmp_path, monkeypatch):
 
     project.edit("val.json", absent)
     data = f"--config.data.val.annotations={project.folder / 'val.json'}"
-    outcome = conftest.call("evaluate", f"--workdir={run}", f"--out={tmp_path / 'scores.json'}", data)
+    outcome = projects.call("evaluate", f"--workdir={run}", f"--out={tmp_path / 'scores.json'}", data)
     assert outcome.code == 0, outcome
     assert "val.json: it does not know square, of which nothing can be scored." in outcome.err
     assert re.search(r"^square +AP +nan", outcome.out, re.MULTILINE)
@@ -149,13 +149,13 @@ def test_evaluate_where_a_class_is_absent(project, run, tmp_path, monkeypatch):
 def test_evaluate_without_an_object(project, run, refused):
     project.edit("val.json", lambda content: content.update(annotations=[]))
     data = f"--config.data.val.annotations={project.folder / 'val.json'}"
-    outcome = conftest.call("evaluate", f"--workdir={run}", data)
+    outcome = projects.call("evaluate", f"--workdir={run}", data)
     refused(outcome, 65, "There is no object on the 2 pictures", command="evaluate")
 
 
 def predicted(*arguments):
     """What predict wrote, and what it said."""
-    outcome = conftest.call("predict", *arguments)
+    outcome = projects.call("predict", *arguments)
     assert outcome.code == 0, outcome
     (out,) = (Path(argument.partition("=")[2]) for argument in map(str, arguments) if argument.startswith("--out="))
     return json.loads((out / "predictions.json").read_text()), outcome
@@ -237,7 +237,7 @@ def test_predict_that_is_stopped_keeps_what_it_found(runs, run, tmp_path, monkey
     out = tmp_path / "out"
     out.mkdir()
     (out / "predictions.json").write_text("an earlier one")
-    outcome = conftest.call("predict", f"--workdir={run}", *pictures, f"--out={out}")
+    outcome = projects.call("predict", f"--workdir={run}", *pictures, f"--out={out}")
     assert outcome.code == 130
     found = json.loads((out / "predictions.part").read_text())
     assert 2 <= len(found["images"]) < 10
@@ -250,8 +250,8 @@ def test_predict_names_the_broken_picture_and_looks_at_the_others(runs, run, tmp
     broken, out = tmp_path / "broken.png", tmp_path / "out"
     broken.write_text("no picture")
     good = [picture(runs, 9), picture(runs, 10)]
-    before = conftest.listing(run)
-    outcome = conftest.call("predict", f"--workdir={run}", good[0], broken, good[1], f"--out={out}", "--score=0.05")
+    before = projects.listing(run)
+    outcome = projects.call("predict", f"--workdir={run}", good[0], broken, good[1], f"--out={out}", "--score=0.05")
     assert outcome.code == 0, outcome
     assert outcome.err == f"Left out: {broken} is not a picture; replace it or take it off the list.\n"
     assert f"on 2 pictures, drawn in {out}. 1 could not be read and were left out.\n" in outcome.out
@@ -268,13 +268,13 @@ def test_predict_names_the_broken_picture_and_looks_at_the_others(runs, run, tmp
     assert sorted(file.name for file in out.glob("*.png")) == ["0001_9.png", "0002_10.png"]
     with Image.open(out / "0001_9.png") as drawn:
         assert drawn.size == (96, 64)
-    assert conftest.listing(run) == before
+    assert projects.listing(run) == before
 
 
 def test_predict_of_broken_pictures_only(run, tmp_path, refused):
     broken, missing, out = tmp_path / "broken.png", tmp_path / "missing.png", tmp_path / "out"
     broken.write_bytes(b"")
-    outcome = conftest.call("predict", f"--workdir={run}", broken, missing, f"--out={out}")
+    outcome = projects.call("predict", f"--workdir={run}", broken, missing, f"--out={out}")
     refused(outcome, 65, "Nothing could be read of 2 pictures", command="predict")
     assert f"Left out: {broken} is empty" in outcome.err
     assert f"Left out: There is no picture {missing}" in outcome.err
@@ -284,22 +284,22 @@ def test_predict_of_broken_pictures_only(run, tmp_path, refused):
 def test_predict_into_a_file(runs, run, tmp_path, refused):
     out = tmp_path / "out"
     out.write_text("here first")
-    outcome = conftest.call("predict", f"--workdir={run}", picture(runs, 9), f"--out={out}")
+    outcome = projects.call("predict", f"--workdir={run}", picture(runs, 9), f"--out={out}")
     refused(outcome, 74, out, command="predict")
     assert out.read_text() == "here first"
 
 
 def test_predict_without_pictures(run, refused):
-    refused(conftest.call("predict", f"--workdir={run}"), 64, "Name the pictures", command="predict")
+    refused(projects.call("predict", f"--workdir={run}"), 64, "Name the pictures", command="predict")
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict"])
 def test_a_folder_that_is_no_run(runs, tmp_path, refused, name):
     images = [picture(runs, 9)] if name == "predict" else []
     for folder in (tmp_path, tmp_path / "missing", runs.project.folder):
-        outcome = conftest.call(name, f"--workdir={folder}", *images)
+        outcome = projects.call(name, f"--workdir={folder}", *images)
         refused(outcome, 64, folder, "is not the workdir of a run", command=name)
-    refused(conftest.call(name, *images), 64, "--workdir=DIR", command=name)
+    refused(projects.call(name, *images), 64, "--workdir=DIR", command=name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -308,7 +308,7 @@ def test_a_run_that_is_broken(runs, run, refused, name):
     images = [picture(runs, 9)] if name == "predict" else []
 
     def call():
-        return conftest.call(name, f"--workdir={run}", *images)
+        return projects.call(name, f"--workdir={run}", *images)
 
     weights, about, recipe = (
         run / "student" / "weights.safetensors",
@@ -331,8 +331,8 @@ def test_evaluate_without_its_data(project, runs, run, refused):
     text = (run / "config.json").read_text().replace(str(runs.project.folder), str(project.folder))
     (run / "config.json").write_text(text)
     (project.folder / "val.json").unlink()
-    before = conftest.listing(run)
-    outcome = conftest.call("evaluate", f"--workdir={run}")
+    before = projects.listing(run)
+    outcome = projects.call("evaluate", f"--workdir={run}")
     refused(outcome, 65, "There is no annotation file", project.folder / "val.json", command="evaluate")
-    refused(conftest.call("evaluate", f"--workdir={run}", "--batch=0"), 64, "batch", command="evaluate")
-    assert conftest.listing(run) == before
+    refused(projects.call("evaluate", f"--workdir={run}", "--batch=0"), 64, "batch", command="evaluate")
+    assert projects.listing(run) == before

@@ -5,7 +5,7 @@ import re
 import shutil
 from types import SimpleNamespace
 
-import conftest
+import projects
 import pytest
 from PIL import Image
 
@@ -20,7 +20,7 @@ STRIDES = (4, 8, 16, 32)
 def drawn(runs, tmp_path_factory):
     """What is said and drawn of a picture."""
     out = tmp_path_factory.mktemp("explained") / "out"
-    outcome = conftest.call("explain", f"--workdir={runs.taught}", "some/where/9.png", f"--out={out}")
+    outcome = projects.call("explain", f"--workdir={runs.taught}", "some/where/9.png", f"--out={out}")
     assert outcome.code == 0, outcome
     return outcome, out
 
@@ -75,14 +75,14 @@ def test_why_a_map_is_empty_is_said_and_marked(drawn, runs):
 )
 def test_what_is_refused(runs, refused, tmp_path, which, pictures, words):
     workdir = getattr(runs, which)
-    outcome = conftest.call("explain", f"--workdir={workdir}", *pictures, f"--out={tmp_path / 'out'}")
+    outcome = projects.call("explain", f"--workdir={workdir}", *pictures, f"--out={tmp_path / 'out'}")
     refused(outcome, 64, words, command="explain")
     assert not (tmp_path / "out").exists()
 
 
 def test_weights_alone_teach_nothing(runs, refused, tmp_path):
     weights = shutil.copytree(runs.taught / "student", tmp_path / "weights")
-    outcome = conftest.call("explain", f"--workdir={weights}", "9.png", f"--out={tmp_path / 'out'}")
+    outcome = projects.call("explain", f"--workdir={weights}", "9.png", f"--out={tmp_path / 'out'}")
     refused(outcome, 64, weights, "give the workdir of a taught run", command="explain")
 
 

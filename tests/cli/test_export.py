@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-import conftest
 import cv2
+import projects
 import pytest
 
 from jaxkd.export import folder, onnx, standalone
@@ -20,7 +20,7 @@ def run(runs, tmp_path):
 
 def test_a_file_is_scored_and_described(run, tmp_path):
     out = tmp_path / "out"
-    outcome = conftest.call("export", f"--workdir={run}", "--format=onnx", f"--out={out}")
+    outcome = projects.call("export", f"--workdir={run}", "--format=onnx", f"--out={out}")
     assert (outcome.code, outcome.err) == (0, "")
     assert sorted(file.name for file in out.iterdir()) == ["detect.py", "model.json", "model.onnx"]
     assert not (tmp_path / "out.part").exists()
@@ -37,7 +37,7 @@ def test_a_file_is_scored_and_described(run, tmp_path):
     (out / "__pycache__").mkdir()
     _two_buckets(run)
     weights = shutil.copytree(run / "student", tmp_path / "weights")  # which belong to no run, and have no data
-    again = conftest.call("export", f"--workdir={weights}", "--format=stablehlo", f"--out={link}", "--check=0")
+    again = projects.call("export", f"--workdir={weights}", "--format=stablehlo", f"--out={link}", "--check=0")
     assert (again.code, again.err) == (0, "")
     assert link.is_symlink()
     assert "Its canvas is 64x96, the first of the detector's 2 buckets, for there is no validation data" in again.out
@@ -61,13 +61,13 @@ def test_the_canvas_fits_most_pictures_and_what_another_costs_is_shown(run, tmp_
     recipe["data"]["val"]["annotations"] = str(_answers(run, tmp_path, recipe))
     (run / "config.json").write_text(json.dumps(recipe))
     arguments = ["export", f"--workdir={run}", "--format=stablehlo", f"--out={tmp_path / 'out'}"]
-    outcome = conftest.call(*arguments)
+    outcome = projects.call(*arguments)
     assert (outcome.code, outcome.err) == (0, "")
     assert "Its canvas is 96x64, the one of the detector's 2 buckets that 2 of 2 validation pictures" in outcome.out
     assert "detector in its own 2 buckets" in outcome.out and "costs" not in outcome.out
     checked = json.loads((tmp_path / "out" / "model.json").read_text())["checked"]
     assert checked["ap_own"] == pytest.approx(checked["ap"]) and not checked["shrunk"]
-    outcome = conftest.call(*arguments, "--size=64x96")
+    outcome = projects.call(*arguments, "--size=64x96")
     assert (outcome.code, outcome.err) == (0, "")
     assert "AP: 2 of the 2 pictures shrink to fit on it. --size=96x96 holds all" in outcome.out
     other = json.loads((tmp_path / "out" / "model.json").read_text())["checked"]
@@ -105,7 +105,7 @@ def test_refusals(run, tmp_path, arguments, said):
         arguments = [f"--workdir={run}", *arguments]
     if not any(argument.startswith("--out") for argument in arguments):
         arguments = [f"--out={tmp_path / 'out'}", *arguments]
-    outcome = conftest.call("export", *arguments)
+    outcome = projects.call("export", *arguments)
     assert outcome.code in (64, 66)
     assert said in outcome.err
     assert outcome.err.count("\n") == 1
@@ -138,9 +138,9 @@ def test_a_folder_of_other_things_is_left_alone(run, tmp_path, files, said):
         exported(out, kind, "earlier")
     for name, text in files.items():
         (out / name).write_text(text)
-    before = conftest.listing(out)
-    outcome = conftest.call("export", f"--workdir={run}", "--format=onnx", f"--out={out}")
-    assert (outcome.code, conftest.listing(out)) == (64, before)
+    before = projects.listing(out)
+    outcome = projects.call("export", f"--workdir={run}", "--format=onnx", f"--out={out}")
+    assert (outcome.code, projects.listing(out)) == (64, before)
     assert said in outcome.err
 
 
@@ -155,17 +155,17 @@ def test_an_export_takes_the_place_of_another_or_leaves_it(tmp_path, monkeypatch
 
     with folder.renewed(out) as part:
         exported(part, "stablehlo", "first")
-    before = conftest.listing(out)
+    before = projects.listing(out)
     for last in range(1, 7):
         calls.clear()
         monkeypatch.setattr(os, "replace", functools.partial(failing, last=last))
         with pytest.raises(OSError, match="no more"), folder.renewed(out) as part:
             exported(part, "onnx", "second")
-        assert conftest.listing(out) == before
+        assert projects.listing(out) == before
     monkeypatch.undo()
     with folder.renewed(out) as part:
         exported(part, "onnx", "second")
-    assert set(conftest.listing(out)) == {"detect.py", "model.json", "model.onnx"}
+    assert set(projects.listing(out)) == {"detect.py", "model.json", "model.onnx"}
     with pytest.raises(ZeroDivisionError), folder.renewed(tmp_path / "new") as part:
         _ = 1 / 0
     assert not (tmp_path / "new").exists()
@@ -177,9 +177,19 @@ def test_data_that_cannot_score_is_refused_before_anything_is_written(run, tmp_p
     renamed = [category | {"name": category["name"].upper()} for category in truth["categories"]]
     cases = (
         ("val", truth | {"annotations": []}, [], "There is no object on the first 2 validation pictures"),
-        ("val", truth | {"categories": renamed}, [], "the validation data are not those of the detector"),
+        (
+            "val",
+            truth | {"categories": renamed},
+            [],
+            "The validation data has objects of classes that the detector does not know: SQUARE",
+        ),
         ("val", None, [], "--check=0 to leave the file unscored"),
-        ("train", truth | {"categories": renamed}, ["--int8"], "the training data are not those of the detector"),
+        (
+            "train",
+            truth | {"categories": renamed},
+            ["--int8"],
+            "The training data has objects of classes that the detector does not know: SQUARE",
+        ),
     )
     for split, content, flags, said in cases:
         file = tmp_path / "changed.json"
@@ -187,7 +197,7 @@ def test_data_that_cannot_score_is_refused_before_anything_is_written(run, tmp_p
         changed = recipe["data"] | {split: recipe["data"][split] | {"annotations": str(file)}}
         (run / "config.json").write_text(json.dumps(recipe | {"data": changed}))
         kind = "tflite" if flags else "onnx"
-        outcome = conftest.call("export", f"--workdir={run}", f"--format={kind}", *flags, f"--out={tmp_path / 'out'}")
+        outcome = projects.call("export", f"--workdir={run}", f"--format={kind}", *flags, f"--out={tmp_path / 'out'}")
         assert outcome.code in (64, 65)
         assert said in outcome.err
         assert not (tmp_path / "out").exists()
@@ -206,7 +216,7 @@ def test_a_file_that_scores_otherwise_is_not_kept(run, tmp_path, monkeypatch):
     recipe["data"]["val"]["annotations"] = str(_answers(run, tmp_path, recipe))
     (run / "config.json").write_text(json.dumps(recipe))
     out = tmp_path / "out"
-    outcome = conftest.call("export", f"--workdir={run}", "--format=onnx", f"--out={out}")
+    outcome = projects.call("export", f"--workdir={run}", "--format=onnx", f"--out={out}")
     assert outcome.code == 70
     assert "scores AP 0.0 and its detector" in outcome.err
     assert not out.exists()
@@ -216,7 +226,7 @@ def _answers(run, tmp_path, recipe):
     """Annotations that say what the student finds, so that it has an AP to lose."""
     truth = json.loads(Path(recipe["data"]["val"]["annotations"]).read_text())
     images = [f"{recipe['data']['val']['images']}/{image['file_name']}" for image in truth["images"]]
-    conftest.call("predict", f"--workdir={run}", *images, f"--out={tmp_path / 'found'}", "--score=0")
+    projects.call("predict", f"--workdir={run}", *images, f"--out={tmp_path / 'found'}", "--score=0")
     found = json.loads((tmp_path / "found" / "predictions.json").read_text())["annotations"]
     ids = {number: image["id"] for number, image in enumerate(truth["images"], start=1)}
     kinds = {number: category["id"] for number, category in enumerate(truth["categories"], start=1)}
@@ -238,6 +248,6 @@ def _answers(run, tmp_path, recipe):
 
 def test_a_missing_extra_is_one_line(run, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "NEEDS", ("onnx", "no_such_runtime"))
-    outcome = conftest.call("export", f"--workdir={run}", "--format=onnx", f"--out={tmp_path / 'out'}")
+    outcome = projects.call("export", f"--workdir={run}", "--format=onnx", f"--out={tmp_path / 'out'}")
     assert outcome.code == 64
     assert outcome.err.endswith("pip install 'jaxkd-detection[onnx]'.\n")

@@ -4,7 +4,7 @@ import importlib
 import re
 from pathlib import Path
 
-import conftest
+import projects
 import pytest
 from absl import flags
 
@@ -107,7 +107,7 @@ def test_a_recipe_with_its_argument_and_overrides(project):
         ("student.dtype=float99", ("dtype must be one of 'float32', 'bfloat16'",)),
         ("train.steps=0", ("train.loop.steps must be at least 1, not 0",)),
         ("train.report_every=0", ("train.loop.report_every must be at least 1, not 0",)),
-        ("train.seed=-1", ("train.loop.seed must be at least 0, not -1",)),
+        ("train.seed=-1", ("train.loop.seed must be at least 0 and at most 4294967295, not -1",)),
         ("train.ema_decay=2.0", ("train.loop.ema_decay must be at least 0 and below 1, not 2.0",)),
         ("train.devices=99", ("train.devices asks for 99 devices",)),
         ("train.devices=-1", ("train.loop.devices must be at least 0, not -1",)),
@@ -115,7 +115,7 @@ def test_a_recipe_with_its_argument_and_overrides(project):
 )
 def test_overrides_that_are_refused(project, tmp_path, refused, override, words):
     refused(project.train(tmp_path / "run", f"--config.{override}"), 64, *words)
-    assert conftest.listing(tmp_path / "run") == {}
+    assert projects.listing(tmp_path / "run") == {}
 
 
 def test_a_batch_that_does_not_divide_over_the_devices(project, tmp_path, refused):
@@ -150,7 +150,7 @@ def test_a_batch_that_does_not_divide_over_the_devices(project, tmp_path, refuse
 def test_recipe_files_that_are_refused(tmp_path, refused, text, words):
     file = tmp_path / "odd.py"
     file.write_text(text)
-    refused(conftest.call("train", f"--config={file}", f"--workdir={tmp_path / 'run'}"), 64, *words)
+    refused(projects.call("train", f"--config={file}", f"--workdir={tmp_path / 'run'}"), 64, *words)
     assert not (tmp_path / "run").exists()
 
 
@@ -174,19 +174,19 @@ def test_a_recipe_from_elsewhere_is_announced_before_it_runs(project, tmp_path, 
 @pytest.mark.parametrize("command", ["train", "inspect"])
 def test_a_recipe_is_never_fetched(tmp_path, refused, command, address):
     words = ["inspect", "data", "--out"] if command == "inspect" else ["train", "--workdir"]
-    outcome = conftest.call(*words, tmp_path / "run", f"--config={address}")
+    outcome = projects.call(*words, tmp_path / "run", f"--config={address}")
     refused(outcome, 64, address, "is not on this machine", command=command)
     assert not (tmp_path / "run").exists()
 
 
 def test_recipes_and_arguments_that_do_not_exist(project, tmp_path, refused):
     refused(project.train(tmp_path / "run", arg="tought"), 64, "tiny.py", "'tought'")
-    unknown = conftest.call("train", "--config=bcdc", "--workdir=run")
+    unknown = projects.call("train", "--config=bcdc", "--workdir=run")
     refused(unknown, 64, "There is no recipe bcdc", "bccd")
-    refused(conftest.call("train", f"--config={tmp_path / 'none.py'}", "--workdir=run"), 64, tmp_path / "none.py")
-    refused(conftest.call("train", f"--config={tmp_path}", "--workdir=run"), 64, tmp_path)
-    refused(conftest.call("train", "--workdir=run"), 64, "--config=FILE")
-    refused(conftest.call("train", f"--config={project.recipe}"), 64, "--workdir=DIR")
+    refused(projects.call("train", f"--config={tmp_path / 'none.py'}", "--workdir=run"), 64, tmp_path / "none.py")
+    refused(projects.call("train", f"--config={tmp_path}", "--workdir=run"), 64, tmp_path)
+    refused(projects.call("train", "--workdir=run"), 64, "--config=FILE")
+    refused(projects.call("train", f"--config={project.recipe}"), 64, "--workdir=DIR")
     assert not (tmp_path / "run").exists()
 
 

@@ -5,13 +5,13 @@ import io
 import json
 import re
 
-import conftest
+import projects
 import pytest
 from PIL import Image
 
 
 def inspect(project, out, *flags):
-    return conftest.call("inspect", "data", f"--config={project.recipe}", f"--out={out}", *flags)
+    return projects.call("inspect", "data", f"--config={project.recipe}", f"--out={out}", *flags)
 
 
 @pytest.fixture
@@ -148,4 +148,4 @@ def test_what_training_would_refuse(project, out, change, code, said):
     ],
 )
 def test_what_is_refused(argv, said):
-    refuse(conftest.call("inspect", *argv), 64, said)
+    refuse(projects.call("inspect", *argv), 64, said)

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-import conftest
+import projects
 import pytest
 
 from jaxkd import __version__, errors
@@ -46,10 +46,10 @@ def test_unknown_commands(name, capsys):
 def test_unknown_flags(name, refused, project):
     config = [f"--config={project.recipe}"] if name == "train" else []
     refused(
-        conftest.call(name, *config, "--wrokdir=there"), 64, "no flag --wrokdir; the closest is 'workdir'", command=name
+        projects.call(name, *config, "--wrokdir=there"), 64, "no flag --wrokdir; the closest is 'workdir'", command=name
     )
     if name not in ("predict", "explain"):  # which take pictures
-        refused(conftest.call(name, *config, "stray"), 64, "'stray' is not a flag", command=name)
+        refused(projects.call(name, *config, "stray"), 64, "'stray' is not a flag", command=name)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_faults_become_one_sentence_and_a_code(monkeypatch, refused, raised, cod
         raise raised
 
     monkeypatch.setattr(importlib.import_module("jaxkd.cli.evaluate"), "run", run)
-    refused(conftest.call("evaluate"), code, said, command="evaluate")
+    refused(projects.call("evaluate"), code, said, command="evaluate")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_to_do_where_training_stops(monkeypatch, refused, raised, code, sai
         raise raised
 
     monkeypatch.setattr(importlib.import_module("jaxkd.cli.train"), "run", run)
-    refused(conftest.call("train"), code, said)
+    refused(projects.call("train"), code, said)
 
 
 def test_arguments_of_the_shell(monkeypatch, capsys):

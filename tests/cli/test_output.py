@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-import conftest
+import projects
 import pytest
 
 from jaxkd.cli import output
@@ -68,7 +68,7 @@ def test_f26_training_outlives_whoever_reads_its_output(project, tmp_path):
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=project.folder, check=False)
     assert done.stdout.splitlines()[-1] == "0", done.stdout + done.stderr
     assert (tmp_path / "run" / "student" / "weights.safetensors").is_file()
-    again = conftest.call(*words)
+    again = projects.call(*words)
     assert again.code == 0 and "The run was finished at step 6" in again.out
 
 

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 
-import conftest
 import jax
+import projects
 import pytest
 
 from jaxkd.cli import preflight as command
@@ -20,7 +20,7 @@ from jaxkd.train import chips, collectives, mesh, needs, plan, topology
 
 def check(project, *flags, arg="alone"):
     with contextlib.chdir(project.folder):
-        return conftest.call("preflight", f"--config={project.recipe}:{arg}", *flags)
+        return projects.call("preflight", f"--config={project.recipe}:{arg}", *flags)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def cache_again():
 def asked(tmp_path_factory):
     """A recipe without its pictures, looked at once, with the record that was written."""
     folder = tmp_path_factory.mktemp("preflight")
-    project = conftest.make_project(folder / "project", teacher=str(folder / "teacher"))
+    project = projects.make_project(folder / "project", teacher=str(folder / "teacher"))
     (project.folder / "train.json").unlink()
     outcome = check(project, "--classes=2", "--nosearch", f"--out={folder / 'record.json'}")
     assert outcome.code == 0, outcome
@@ -133,7 +133,9 @@ def test_a_teacher_that_is_not_there(project, refused):
     for name in ("bccd", "other"):
         (project.folder / name).mkdir()
     with contextlib.chdir(project.folder):
-        assert command._teacher("bccd") == load_recipe("bccd").student  # a folder of that name holds no weights
+        assert (
+            command._teacher("bccd").to_dict() == load_recipe("bccd").student.to_dict()
+        )  # a folder of that name holds no weights
     refused(
         check(project, "--teacher=other", arg="taught"), 64, "holds no detector.json, and is no", command="preflight"
     )

@@ -2,7 +2,7 @@
 
 import json
 
-import conftest
+import projects
 import pytest
 from PIL import Image
 
@@ -20,7 +20,7 @@ from jaxkd.paths import path_of
     ],
 )
 def test_arguments_that_are_refused(refused, tmp_path, flag, word):
-    outcome = conftest.call("quickstart", f"--workdir={tmp_path / 'run'}", flag)
+    outcome = projects.call("quickstart", f"--workdir={tmp_path / 'run'}", flag)
     refused(outcome, 64, word, command="quickstart")
     assert not (tmp_path / "run").exists()
 
@@ -29,7 +29,7 @@ def test_arguments_that_are_refused(refused, tmp_path, flag, word):
 def test_four_steps(tmp_path, method, detector):
     if not (path_of("assets:bccd_teacher") / "weights.safetensors").is_file():
         pytest.skip("The quickstart's teacher is not in jaxkd/assets/bccd_teacher yet.")
-    outcome = conftest.call(
+    outcome = projects.call(
         "quickstart", "--steps=4", f"--workdir={tmp_path}", f"--method={method}", f"--detector={detector}"
     )
     assert outcome.code == 0, outcome

@@ -6,7 +6,7 @@ import sys
 import time
 from types import ModuleType
 
-import conftest
+import projects
 import pytest
 
 from jaxkd.errors import ConfigError
@@ -51,14 +51,14 @@ def test_the_saved_recipe_is_complete(runs):
 
 def test_a_finished_run_says_so_and_changes_nothing(runs, tmp_path):
     workdir = shutil.copytree(runs.alone, tmp_path / "again")
-    before = {name: digest for name, (_, digest) in conftest.listing(workdir).items()}
+    before = {name: digest for name, (_, digest) in projects.listing(workdir).items()}
     began = time.monotonic()
     outcome = runs.project.train(workdir)
     assert time.monotonic() - began < 30
     assert outcome.code == 0, outcome
     assert "The run was finished at step 4; there is nothing left to train." in outcome.out
     assert "step 1/4" not in outcome.out
-    after = {name: digest for name, (_, digest) in conftest.listing(workdir).items()}
+    after = {name: digest for name, (_, digest) in projects.listing(workdir).items()}
     assert after.keys() == before.keys()
     assert {name for name in before if before[name] != after[name]} == set()
 
