@@ -77,8 +77,8 @@ BACK = {  # what undoes an orientation of EXIF
 def read(name, exif="turn", levels=(), fourth="alpha"):
     """The picture in a file, uint8 RGB [h w 3]: turned by its EXIF tag, 8 bits of 16, transparent ones over black.
 
-    `name` is a path, or an open file. `exif` "ignore" turns nothing, `levels` are the deep grey values that become 0 and 255, and `fourth` "ignore" leaves
-    a fourth channel out.
+    `name` is a path, or an open file. `exif` "ignore" turns nothing, `levels` are the deep grey values that become 0
+    and 255, and `fourth` "ignore" leaves a fourth channel out.
     """
     content = name if hasattr(name, "read") else io.BytesIO(Path(name).read_bytes())
     with Image.open(content) as file:  # of its bytes: Pillow maps a TIFF that it opens by name, and turns it twice
