@@ -171,8 +171,8 @@ def check_jaxkd(words):
     name, rest = words[0], words[1:]
     assert name in COMMANDS
     module = importlib.import_module(f"jaxkd.cli.{name}")
-    if any(word.startswith("--config=") for word in rest):
-        _, rest = command_line.recipe(rest)
+    chosen, rest = command_line.choice(rest)
+    chosen.recipe(load_recipe("bccd", "tar+gkd"))  # a field that stands alone is one of the run's recipe
     command_line.parse(name, rest, getattr(module, "define", lambda values: flags), positional="ANY")
 
 
