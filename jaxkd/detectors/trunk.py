@@ -44,7 +44,7 @@ class Trunk:
     frozen_stages: int
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
-    padding: Padding
+    padding: Padding = "masked"
 
     @property
     def backbone_strides(self) -> tuple[int, ...]:
