@@ -18,7 +18,7 @@ from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError, JaxkdError
-from jaxkd.train import chips, collectives, largest, mesh, needs, plan, preflight, topology
+from jaxkd.train import chips, collectives, largest, mesh, needs, plan, preflight, schedules, topology
 from jaxkd.train.step import make_step
 
 PROGRAM = needs.Program(needs.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)
@@ -78,7 +78,8 @@ def compiled(subject):
     """The same step, compiled without any of what is tested here."""
     devices = mesh.make_mesh(4)
     batch = preflight.shapes(subject.feeding, bucket=tiny.SIZE, pictures=4)
-    return make_step(subject.pair, devices).lower(subject.state, subject.frozen, batch).compile()
+    values = schedules.shapes(subject.pair.methods)
+    return make_step(subject.pair, devices).lower(subject.state, subject.frozen, values, batch).compile()
 
 
 def test_nothing_of_full_size_is_there(subject):

@@ -330,7 +330,7 @@ def test_parts_need_less_memory_and_add_gradients_up_once(accumulated):
 
 def test_gradient_ratios(pair, begin, four):
     probe = make_probe(pair, four.mesh)
-    ratios = probe(begin(four.mesh), four.frozen, four.batch)
+    ratios = probe(begin(four.mesh), four.frozen, SCHEDULED, four.batch)
     assert set(ratios) == {f"gradient_ratio/tar/{term}" for term in ("feature", "class", "box")}
     for name, ratio in ratios.items():
         assert np.isfinite(ratio) and ratio > 0, name
