@@ -11,15 +11,7 @@ def sentences(recipe: configs.Recipe) -> list[str]:
     A component's module says in ONLY_WITH on which other field each of its fields hangs: {field: (other, value)}, where
     the value is one, a tuple of several, or True for all that is not 0, empty or False.
     """
-    found = [sentence for name, part in recipe.items() for sentence in _of(part, f"config.{name}")]
-    if not recipe.distill:
-        default = configs.module_of(configs.build(recipe.train)).Config()
-        found += [
-            f"config.train.{name}={recipe.train[name]!r} has no effect, since the recipe teaches nothing."
-            for name in ("probe_every", "teacher_check")
-            if recipe.train[name] not in (0, getattr(default, name))
-        ]
-    return found
+    return [sentence for name, part in recipe.items() for sentence in _of(part, f"config.{name}")]
 
 
 def _of(part: Any, path: str) -> list[str]:
