@@ -86,6 +86,8 @@ for name in {pictures!r}:
 for name, classes in (("fasterrcnn_resnet50_fpn_coco.pth", 91), ("mine.pth", 3)):
     state = torchvision_state.random_state_dict("faster_rcnn", 18, 1, classes, 0, width=8, channels=16, hidden=32)
     torch_writer.save(pathlib.Path(name), state)
+both = {{f"{{part}}.{{name}}": array for part in ("student", "teacher") for name, array in state.items()}}
+torch_writer.save(pathlib.Path("both.pth"), both)
 """
 
 
@@ -93,7 +95,9 @@ def commands_of_readme():
     """Every line of README's blocks that a shell would run, comments taken off."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = []
-    for block in re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if language:
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
                 found.append(shlex.join(words))
