@@ -64,10 +64,9 @@ def test_a_convolution_in_parts_is_one_convolution_of_each_part():
     np.testing.assert_allclose(convolved(x, kernel, 3), jnp.concatenate(single, -1), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("fields", [{"depth": 18, "cardinality": 2}, {"depth": 50, "cardinality": 0}])
-def test_parts_that_cannot_be_are_refused(fields):
+def test_parts_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="cardinality"):
-        resnet.build(resnet.Config(**fields))
+        resnet.build(resnet.Config(depth=18, cardinality=2))
 
 
 def test_mobilenet_has_the_published_number_of_parameters():
