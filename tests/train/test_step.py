@@ -234,7 +234,9 @@ def kept_bytes(pair, batch):
 
         def objective(params):
             features = pair.student.features(params["detector"], batch)
-            terms = forward(pair, params, frozen, features, target, batch, state, state.key, SCHEDULED.decay).terms
+            terms = forward(
+                pair, params, frozen, features, target, batch, state, state.key, {"tar": jnp.float32(1)}
+            ).terms
             return sum(term.mean() for term in terms.values())
 
         return jax.vjp(objective, state.params)[1]
