@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from jaxkd.config import component
 from jaxkd.errors import ConfigError, DataError, DivergedError, StorageError, WeightsError
 from jaxkd.evaluation.coco import Scores
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, log, look, loop, prepare, training
+from jaxkd.train import build, log, look, loop, ownership, prepare, training
 from jaxkd.weights.tree import flatten
 
 CLASSES = ("circle", "square", "triangle")
@@ -261,7 +262,7 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path, taught):
 def test_methods_without_a_teacher_are_refused(taught):
     other = ConfigDict(taught.to_dict())
     other.teacher = ""
-    with pytest.raises(ConfigError, match=r"no teacher; set config\.teacher"):
+    with pytest.raises(ConfigError, match=r"and no teacher; name its folder or file with --config\.teacher=PATH"):
         prepare.load_teacher(other)
 
 
