@@ -44,6 +44,7 @@ oldest newest:
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --quiet --isolated --select F821 tests
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright

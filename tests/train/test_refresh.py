@@ -26,6 +26,9 @@ from jaxkd.train.step import Pair, initial_state, make_step
 COUNT = 3
 
 
+SCHEDULED = Scheduled(np.float32(0.01), {"gkd": np.float32(1)})
+
+
 def make_pair(**fields):
     """A student and a wider teacher that are taught global knowledge."""
     source = shapes.load(shapes.Config(count=11, size=tiny.SIZE, seed=3))
