@@ -21,6 +21,7 @@ from jaxkd.distill import global_knowledge
 from jaxkd.distill.prototypes import Truth, Vectors, choose, find
 from jaxkd.train import build, mesh, optimizer
 from jaxkd.train.refresh import Refresh
+from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair, initial_state, make_step
 
 COUNT = 3
@@ -107,8 +108,6 @@ import jax
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import test_refresh
-
-SCHEDULED = Scheduled(np.float32(0.01), {"gkd": np.float32(1)})
 print(json.dumps(test_refresh.numbers(test_refresh.refreshed(devices=4))))
 """
 
