@@ -155,3 +155,9 @@ WRITERS = {  # what writes a file other than by jaxkd.storage, and why it may
 def test_files_are_written_whole():
     writes = re.compile(r"\.write_text\(|\.write_bytes\(|open\([^)]*\"[wax]b?\"")
     assert {str(file.relative_to(ROOT)) for file in FILES if writes.search(file.read_text())} == set(WRITERS)
+
+
+def test_modules_of_tests_have_names_of_their_own():
+    """For pytest imports them by these alone."""
+    names = [file.name for file in Path(__file__).parent.rglob("*.py") if file.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))

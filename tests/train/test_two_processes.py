@@ -90,7 +90,7 @@ def started(folder, workdir, *, at=0, number=signal.SIGTERM, only=(0, 1), flags=
 
 def ended(processes):
     """Exit codes and what was said."""
-    said = [process.communicate(timeout=300)[0] for process in processes]
+    said = [process.communicate(timeout=1200)[0] for process in processes]
     return [process.returncode for process in processes], said
 
 
