@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 COLABS = Path(__file__).parents[1] / "colabs"
 NAMES = ("methods", "quickstart", "your_data")
 ADDRESS = "https://colab.research.google.com/github/jaxkd/jaxkd/blob/main/colabs/"
-PATIENCE = 240  # seconds of a cell; and of a whole notebook on two cores that have nothing else to do
+PATIENCE = 960  # seconds of a cell, and of a core for a whole notebook; a quarter of that on a machine of today
 LINES = {  # what is to be installed on a machine with each kind of chip
     "cpu": '"jaxkd-detection[onnx] @ git+https://github.com/jaxkd/jaxkd"',
     "gpu": '"jaxkd-detection[onnx] @ git+https://github.com/jaxkd/jaxkd" "jax[cuda12]"',
@@ -115,7 +115,7 @@ def execute(tmp_path, monkeypatch, record_property):
         seconds, used = time.monotonic() - began, _used() - before
         print(f"{name}: {seconds:.0f} s, {used:.0f} s of a core")
         record_property("seconds", seconds)
-        assert used < 2 * PATIENCE  # on a machine with other work to do, it may take longer by the clock
+        assert used < PATIENCE  # on a machine with other work to do, it may take longer by the clock
         return book
 
     return run

@@ -214,7 +214,7 @@ def run(line, folder):
     while re.match(r"\w+=", words[0]):
         words.pop(0)
     if words[0] == "python":
-        done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, cwd=folder, timeout=120)
+        done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, cwd=folder, timeout=600)
         assert done.returncode == 0, done.stderr
         return
     if words[0] == "bash":
@@ -374,7 +374,7 @@ def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", f"--site-dir={out}"]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=900)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return {file.relative_to(out): Links(file.read_text()) for file in out.rglob("*.html")}, out
 

@@ -157,7 +157,7 @@ build.save(Path(sys.argv[1]), params, config=found.config, classes=("cat 2", "do
 
 def test_a_kill_between_weights_and_description(written):
     folder = written(1)
-    killed = subprocess.run([sys.executable, "-c", DYING, folder], timeout=120, check=False)
+    killed = subprocess.run([sys.executable, "-c", DYING, folder], timeout=600, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (folder / build.ABOUT).exists()
     assert number_of(folder) == 2

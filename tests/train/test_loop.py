@@ -134,7 +134,7 @@ def test_a_killed_run_ends_like_a_whole_one(taught, whole, tmp_path):
 
     def start(*, die_at):
         command = [sys.executable, "-c", DYING, tmp_path / "recipe.json", tmp_path / "run", str(die_at)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
 
     killed = start(die_at=9)  # when the checkpoint of step 8 may be half written
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -132,7 +132,7 @@ def test_two_processes_agree(one):
         )
         for index in range(2)
     ]
-    outputs = [process.communicate(timeout=300) for process in processes]
+    outputs = [process.communicate(timeout=1200) for process in processes]
     for process, (out, error) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, error
         assert_same(json.loads(out.splitlines()[-1]), numbers(one))
