@@ -112,7 +112,8 @@ print(json.dumps(test_refresh.numbers(test_refresh.refreshed(devices=4))))
 """
 
 
-def test_two_processes_agree(one):
+def two_processes():
+    """What each of two processes leaves: exit code, output and errors."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -120,6 +121,8 @@ def test_two_processes_agree(one):
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": os.pathsep.join([tests, os.path.dirname(__file__)]),
     }
     processes = [
@@ -133,8 +136,17 @@ def test_two_processes_agree(one):
         for index in range(2)
     ]
     outputs = [process.communicate(timeout=1200) for process in processes]
-    for process, (out, error) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, error
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def test_two_processes_agree(one):
+    """Where one waits too long for the other to compile, its collectives give up; then it is compiled the next time."""
+    for _ in range(3):
+        ended = two_processes()
+        if not any(code for code, _, _ in ended):
+            break
+    for code, out, error in ended:
+        assert code == 0, error
         assert_same(json.loads(out.splitlines()[-1]), numbers(one))
 
 
