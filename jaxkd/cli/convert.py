@@ -32,11 +32,11 @@ def run(argv: Sequence[str]) -> int:
     if len(files) != 1 or not values.out:
         raise ConfigError("Give one file and the folder to write: jaxkd convert FILE --out=DIR.")
     from jaxkd.train import build, published
-    from jaxkd.weights import parts, unsaid
+    from jaxkd.weights import assumptions, parts
 
     file, part = parts.split(files[0])
     sizes, ratios = _numbers("anchors", values.anchors), _numbers("ratios", values.ratios)
-    given = unsaid.Unsaid(eps=values.eps, anchor_sizes=sizes, anchor_ratios=ratios)
+    given = assumptions.Overrides(eps=values.eps, anchor_sizes=sizes, anchor_ratios=ratios)
     part = part if values.part is None else values.part
     loaded, report = published.load(file, part=part, classes=values.classes, given=given)
     out, classes = Path(values.out), loaded.detector.classes

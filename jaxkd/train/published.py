@@ -12,17 +12,17 @@ from jaxkd.class_lists import COCO, VOC
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.train import build
-from jaxkd.weights import names, parts, tree, unsaid
+from jaxkd.weights import assumptions, names, parts, tree
+from jaxkd.weights.assumptions import Overrides
 from jaxkd.weights.parts import Part, few
 from jaxkd.weights.published import COCO_WITH_HOLES, Published, recognise, with_classes
-from jaxkd.weights.unsaid import Unsaid
 
 BY_NUMBER = {len(COCO): tuple(COCO.values()), len(VOC): VOC}
 ANCHORS = ("anchor_sizes", "anchor_ratios")
 
 
 def load(
-    path: str | Path, *, part: str | None = None, classes: Sequence[str] = (), given: Unsaid | None = None
+    path: str | Path, *, part: str | None = None, classes: Sequence[str] = (), given: Overrides | None = None
 ) -> tuple[build.Loaded, str]:
     """The detector in a file of torchvision's, detectron2's or mmdetection's names, and what became of its arrays.
 
@@ -38,7 +38,7 @@ def load(
     Raises WeightsError where the file is broken, holds no known detector, it is not clear which one is meant, or a leaf
     is missing, unused or misshapen; ConfigError where what is given does not fit.
     """
-    path, given = Path(path), given or Unsaid()
+    path, given = Path(path), given or Overrides()
     net = parts.taken(path, part=part)
     if net.kind == "backbone":
         _, flavour = names.to_ours(net.arrays)
@@ -52,8 +52,8 @@ def load(
         found, kept, of_classes = _named(found, classes, net)
         config = _config(found, given)
         loaded, report = _filled(config, kept, found, given)
-        usual = found.backbone.get("eps", unsaid.EPS)
-        of_eps = unsaid.of_epsilon(found.arrays, path=path, given=given.eps, usual=usual, family=found.family)
+        usual = found.backbone.get("eps", assumptions.EPS)
+        of_eps = assumptions.of_epsilon(found.arrays, path=path, given=given.eps, usual=usual, family=found.family)
     except WeightsError as error:
         raise WeightsError(f"{path.name}: {error}") from error
     where = net.where and f" {net.where}"
@@ -68,13 +68,13 @@ def load(
 
 
 def _filled(
-    config: configs.Recipe, classes: Sequence[str], found: Published, given: Unsaid
+    config: configs.Recipe, classes: Sequence[str], found: Published, given: Overrides
 ) -> tuple[build.Loaded, tree.Report]:
     """The detector with its parameters; ConfigError where what is given is at fault, WeightsError where the file is."""
     try:
         detector = build.detector(config, classes)
     except ConfigError as error:
-        if given != Unsaid():
+        if given != Overrides():
             raise
         raise WeightsError(f"The weights are those of no detector that can be built: {error}") from error
     params, report = tree.match(_wanted(detector), found.arrays, allow_unused=names.BEYOND["resnet"])
@@ -86,11 +86,11 @@ def _wanted(detector: Detector) -> Params:
     return jax.eval_shape(detector.init, jax.random.key(0))
 
 
-def _config(found: Published, given: Unsaid) -> configs.Recipe:
+def _config(found: Published, given: Overrides) -> configs.Recipe:
     """The recipe's component of the detector; ConfigError where what is given contradicts what the file tells."""
     chosen = {name: value for name in ANCHORS if (value := getattr(given, name))}
     for name, value in chosen.items():
-        if name in found.told and not np.allclose(found.fields[name], value, rtol=0.01):
+        if name in found.stated and not np.allclose(found.fields[name], value, rtol=0.01):
             raise ConfigError(f"{name} is given as {_listed(value)}, and the file says {_listed(found.fields[name])}.")
     eps = {} if given.eps is None else {"eps": given.eps}
     return configs.component(
@@ -141,14 +141,14 @@ def _not_needed(found: Published, report: tree.Report) -> list[str]:
     return said
 
 
-def _of_anchors(config: configs.Recipe, found: Published, given: Unsaid) -> str:
-    """What is taken for the anchors that no array shows; empty where all is told or given."""
+def _of_anchors(config: configs.Recipe, found: Published, given: Overrides) -> str:
+    """What is taken for the anchors that no array shows; empty where all is stated or given."""
     said = []
-    if "anchor_sizes" not in found.told and not given.anchor_sizes:
+    if "anchor_sizes" not in found.stated and not given.anchor_sizes:
         octaves = found.fields.get("octaves", 1)
         more = f" and {octaves - 1} larger ones within an octave" if octaves > 1 else ""
         said.append(f"of {_listed(config.anchor_sizes)} pixels{more} (--anchors of jaxkd convert)")
-    if "anchor_ratios" not in found.told and not given.anchor_ratios:
+    if "anchor_ratios" not in found.stated and not given.anchor_ratios:
         said.append(f"with ratios of {_listed(config.anchor_ratios)} (--ratios)")
     return f"Anchors {' '.join(said)}, as {found.family} has them; the file does not say it." if said else ""
 

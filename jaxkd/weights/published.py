@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from jaxkd.errors import WeightsError
-from jaxkd.weights import caffe
-from jaxkd.weights import told as told_by
+from jaxkd.weights import caffe, conventions
+from jaxkd.weights.assumptions import EPS
 from jaxkd.weights.names import COUNTER, resnet_place, translated
 from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields
-from jaxkd.weights.unsaid import EPS
 
 Arrays = dict[str, np.ndarray]
 Rule = tuple[str, str | Callable[[re.Match], str]]
@@ -44,7 +43,7 @@ class Published:
       classes: number of classes, background not among them.
       arrays: under our leaf names; what has no place keeps its name, so that a strict match lists it.
       idle: names of arrays in the file that take no part in a forward pass.
-      told: names of those fields that the file itself tells.
+      stated: names of those fields that the file itself states.
       said: a sentence on what it tells, where it does.
     """
 
@@ -56,7 +55,7 @@ class Published:
     classes: int
     arrays: Arrays
     idle: tuple[str, ...] = ()
-    told: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
 
 
@@ -78,12 +77,12 @@ def recognise(
     buffers = {name: array for name, array in arrays.items() if any(part in name for part in BUFFERS)}
     leaves = {name: array for name, array in arrays.items() if name not in buffers}
     try:
-        told = told_by.by_buffers(buffers) if family == "detectron2" else told_by.by_config(about or {})
-        ratios = ratios or len(told.fields.get("anchor_ratios", ())) or RATIOS
+        stated = conventions.by_buffers(buffers) if family == "detectron2" else conventions.by_config(about or {})
+        ratios = ratios or len(stated.fields.get("anchor_ratios", ())) or RATIOS
         found = FAMILIES[family](leaves, ratios=ratios)
         if found.classes < 1:
             raise WeightsError("The weights have no outputs for classes.")
-        found = _as_told(found, told)
+        found = _as_stated(found, stated)
     except KeyError as error:
         raise WeightsError(f"The weights are named as {family}'s and lack {error}.") from error
     except (ValueError, IndexError, ZeroDivisionError) as error:
@@ -92,28 +91,28 @@ def recognise(
     return replace(found, idle=(*counters, *buffers))
 
 
-def _as_told(found: Published, told: told_by.Told) -> Published:
+def _as_stated(found: Published, stated: conventions.Conventions) -> Published:
     """The detector with the conventions that its file tells.
 
     Raises WeightsError where anchors among the weights are of another number than the weights have outputs for.
     """
-    fields, kernel = dict(told.fields), "backbone/conv1/kernel"
+    fields, kernel = dict(stated.fields), "backbone/conv1/kernel"
     levels = sum(re.fullmatch(r"neck/lateral_\d/kernel", name) is not None for name in found.arrays)
     levels += 1 if found.neck["extra"] == "pool" else 2
     octaves = found.fields.get("octaves", 1)
-    if "anchor_sizes" in fields and (told.octaves, len(fields["anchor_sizes"])) != (octaves, levels):
+    if "anchor_sizes" in fields and (stated.octaves, len(fields["anchor_sizes"])) != (octaves, levels):
         if found.family == "detectron2":
             raise WeightsError(
-                f"The weights' anchors are {told.octaves} sizes on {len(fields['anchor_sizes'])} levels, and their "
+                f"The weights' anchors are {stated.octaves} sizes on {len(fields['anchor_sizes'])} levels, and their "
                 f"outputs are for {octaves} on {levels}."
             )
         fields = {name: value for name, value in fields.items() if not name.startswith("anchor_")}  # of another part
-    if told.bgr is not None and told.bgr != (found.family == "detectron2"):
+    if stated.bgr is not None and stated.bgr != (found.family == "detectron2"):
         found.arrays[kernel] = found.arrays[kernel][:, :, ::-1]
-    known = [f"{name} {_listed(value)}" for name, value in (fields | told.backbone).items()]
+    known = [f"{name} {_listed(value)}" for name, value in (fields | stated.backbone).items()]
     said = (f"The file tells these conventions: {'; '.join(known)}.",) if known else ()
     return replace(
-        found, fields=found.fields | fields, backbone=found.backbone | told.backbone, told=tuple(fields), said=said
+        found, fields=found.fields | fields, backbone=found.backbone | stated.backbone, stated=tuple(fields), said=said
     )
 
 

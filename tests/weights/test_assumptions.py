@@ -11,9 +11,9 @@ from test_published import NAMES, as_detectron2, as_mmdetection
 
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.train import published
-from jaxkd.weights import told, unsaid
+from jaxkd.weights import assumptions, conventions
+from jaxkd.weights.assumptions import Overrides
 from jaxkd.weights.published import recognise
-from jaxkd.weights.unsaid import Unsaid
 
 NARROW = {"width": 8, "channels": 16, "hidden": 32}
 VAR = "backbone.body.layer1.0.bn1.running_var"
@@ -41,7 +41,7 @@ def epsilon(variances, *, usual=1e-5, given=None, scales=None, path=Path("a.pth"
         "backbone/bn1/var": np.asarray(variances, np.float32),
         "backbone/bn1/scale": np.asarray(scales, np.float32),
     }
-    return unsaid.of_epsilon(arrays, path=path, given=given, usual=usual, family="torchvision")
+    return assumptions.of_epsilon(arrays, path=path, given=given, usual=usual, family="torchvision")
 
 
 def test_the_usual_epsilon_is_said_to_be_no_more_than_usual():
@@ -76,10 +76,10 @@ def test_an_epsilon_of_0_and_a_variance_of_0_are_refused(tmp_path):
 def test_torchvisions_own_file_is_known_by_its_sum(tmp_path, monkeypatch):
     path = tmp_path / "renamed.pth"
     path.write_bytes(b"weights")
-    assert set(unsaid.COCO_V1) == {"258fb6c6", "eeacb38b"}
+    assert set(assumptions.COCO_V1) == {"258fb6c6", "eeacb38b"}
     other = epsilon([1.0, 1e-7], usual=0.0, path=path)
     assert "does not say it" in other and "epsilon of 1e-05 would change" in other
-    monkeypatch.setitem(unsaid.COCO_V1, hashlib.sha256(b"weights").hexdigest()[:8], "theirs.pth")
+    monkeypatch.setitem(assumptions.COCO_V1, hashlib.sha256(b"weights").hexdigest()[:8], "theirs.pth")
     known = epsilon([1.0, 1e-7], usual=0.0, path=path)
     assert known.endswith("torchvision sets for theirs.pth, this file by its sum.")
 
@@ -98,7 +98,7 @@ def test_a_fine_tuned_detector_is_told_of(tmp_path):
     loaded, report = published.load(saved(tmp_path, state), classes=NAMES)
     said = note(loaded, "Epsilon")
     assert loaded.config.backbone.eps == 1e-5 and f"It matters here: {len(state[VAR])} of" in said and said in report
-    loaded, _ = published.load(tmp_path / "a.pth", classes=NAMES, given=Unsaid(eps=0.0))
+    loaded, _ = published.load(tmp_path / "a.pth", classes=NAMES, given=Overrides(eps=0.0))
     assert loaded.config.backbone.eps == 0.0 and note(loaded, "Epsilon").endswith("0, as given.")
 
 
@@ -112,7 +112,7 @@ def test_anchors_are_the_librarys_or_those_given(tmp_path):
         "Anchors of 32, 64, 128, 256, 512 pixels (--anchors of jaxkd convert) with ratios of 0.5, 1, 2 (--ratios), as "
         "torchvision has them; the file does not say it."
     )
-    given = Unsaid(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0))
+    given = Overrides(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0))
     loaded, _ = published.load(path, classes=NAMES, given=given)
     assert (
         loaded.config.anchor_sizes == given.anchor_sizes and loaded.detector.config.anchor_sizes == given.anchor_sizes
@@ -122,11 +122,11 @@ def test_anchors_are_the_librarys_or_those_given(tmp_path):
         == "Anchors with ratios of 0.5, 1, 2 (--ratios), as torchvision has them; the file does not say it."
     )
     loaded, _ = published.load(
-        path, classes=NAMES, given=Unsaid(anchor_sizes=(8.0,) * 5, anchor_ratios=(0.2, 1.0, 5.0))
+        path, classes=NAMES, given=Overrides(anchor_sizes=(8.0,) * 5, anchor_ratios=(0.2, 1.0, 5.0))
     )
     assert loaded.config.anchor_ratios == (0.2, 1.0, 5.0) and not note(loaded, "Anchors")
     with pytest.raises(ConfigError, match="anchor_sizes has 2 entries, the pyramid 5 levels"):
-        published.load(path, classes=NAMES, given=Unsaid(anchor_sizes=(8.0, 16.0)))
+        published.load(path, classes=NAMES, given=Overrides(anchor_sizes=(8.0, 16.0)))
 
 
 def with_anchors(state, name, count, *, ratios, of=1):
@@ -201,7 +201,7 @@ def test_detectron2s_buffers_are_followed(tmp_path):
     stem = np.asarray(loaded.params["backbone"]["conv1"]["kernel"])
     np.testing.assert_array_equal(stem, state["backbone.bottom_up.stem.conv1.weight"].transpose(2, 3, 1, 0)[:, :, ::-1])
     with pytest.raises(ConfigError, match="anchor_sizes is given as 8, 8, 8, 8, 8, and the file says 16"):
-        published.load(tmp_path / "a.pth", classes=NAMES, given=Unsaid(anchor_sizes=(8.0,) * 5))
+        published.load(tmp_path / "a.pth", classes=NAMES, given=Overrides(anchor_sizes=(8.0,) * 5))
 
 
 def test_a_mean_that_falls_from_its_first_channel_is_of_rgb():
@@ -251,7 +251,7 @@ DENSE = "anchor_generator=dict(octave_base_scale=8, ratios=[1.0], scales_per_oct
 
 
 def test_mmdetections_config_is_read_and_not_executed():
-    found = told.by_config({"cfg": CAFFE})
+    found = conventions.by_config({"cfg": CAFFE})
     assert found.bgr is True and found.backbone == {"stride_in_1x1": True} and found.octaves == 1
     assert found.fields == {
         "pixel_mean": (123.675, 116.28, 103.53),
@@ -259,9 +259,9 @@ def test_mmdetections_config_is_read_and_not_executed():
         "anchor_sizes": (16.0, 32.0, 64.0, 128.0, 256.0),
         "anchor_ratios": (0.5, 1.0, 2.0),
     }
-    found = told.by_config({"config": OLD})
+    found = conventions.by_config({"config": OLD})
     assert found.bgr is False and found.fields["pixel_std"] == (58.395, 57.12, 57.375) and not found.backbone
-    found = told.by_config({"cfg": DENSE})
+    found = conventions.by_config({"cfg": DENSE})
     assert found.fields == {"anchor_sizes": (64.0, 128.0), "anchor_ratios": (1.0,)} and found.octaves == 2
     for text in (
         "",
@@ -270,7 +270,7 @@ def test_mmdetections_config_is_read_and_not_executed():
         "anchor_generator=dict(strides=[f(4)], scales=[8])",
         "to_rgb=3",
     ):
-        assert told.by_config({"cfg": text}) == told.Told()
+        assert conventions.by_config({"cfg": text}) == conventions.Conventions()
 
 
 def test_mmdetections_conventions_are_those_of_its_config():

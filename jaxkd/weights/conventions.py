@@ -1,4 +1,4 @@
-"""What a published file tells of its detector's conventions beside the weights: pixels, anchors, place of strides."""
+"""What a published file states of its detector's conventions beside the weights: pixels, anchors, place of strides."""
 
 import ast
 import re
@@ -15,14 +15,14 @@ TEXTS = ("cfg", "config")  # of "meta" in a file of mmdetection 3 and 2
 
 
 @dataclass(frozen=True)
-class Told:
-    """Conventions that a file tells.
+class Conventions:
+    """Conventions that a file states.
 
     Attributes:
       fields: of the detector.
       backbone: fields of `nets.resnet`.
-      octaves: sizes of a level's anchors; None where it is not told.
-      bgr: whether the first convolution sees blue first; None where it is not told.
+      octaves: sizes of a level's anchors; None where it is not stated.
+      bgr: whether the first convolution sees blue first; None where it is not stated.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Told:
     bgr: bool | None = None
 
 
-def by_buffers(buffers: Mapping[str, np.ndarray]) -> Told:
+def by_buffers(buffers: Mapping[str, np.ndarray]) -> Conventions:
     """What detectron2 stores among the weights: pixel_mean and pixel_std, and cell_anchors [a 4] of each level.
 
     Only a mean that falls from its first channel to its last, as ImageNet's does from red to blue, shows RGB.
@@ -47,15 +47,15 @@ def by_buffers(buffers: Mapping[str, np.ndarray]) -> Told:
     numbered = {int(match[1]): name for name in buffers if (match := re.search(r"cell_anchors\.(\d+)$", name))}
     levels = [_level(buffers[name]) for _, name in sorted(numbered.items())]
     if not levels:
-        return Told(fields, bgr=bgr)
+        return Conventions(fields, bgr=bgr)
     ratios, octaves = levels[0][1:]
     if any(level[1:] != (ratios, octaves) for level in levels):
         raise WeightsError("The weights' anchors differ between levels in more than size, which is not supported.")
     fields |= {"anchor_sizes": tuple(level[0] for level in levels), "anchor_ratios": ratios}
-    return Told(fields, octaves=octaves, bgr=bgr)
+    return Conventions(fields, octaves=octaves, bgr=bgr)
 
 
-def by_config(about: Mapping[str, str]) -> Told:
+def by_config(about: Mapping[str, str]) -> Conventions:
     """What mmdetection's "meta" says, which holds the text of the training's config; nothing in it is executed."""
     text = next((about[key] for key in TEXTS if key in about), "")
     caffe = re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", text) is not None
@@ -70,7 +70,7 @@ def by_config(about: Mapping[str, str]) -> Told:
         anchors, octaves = _anchors_of(match[1])
         fields |= anchors
     backbone = {"stride_in_1x1": True} if caffe else {}
-    return Told(fields, backbone, octaves, (not rgb) if type(rgb) is bool else None)
+    return Conventions(fields, backbone, octaves, (not rgb) if type(rgb) is bool else None)
 
 
 def _anchors_of(text: str) -> tuple[dict[str, Any], int | None]:

@@ -20,7 +20,7 @@ NOTICED = 1.01  # a factor on a channel's scale that is worth a word
 
 
 @dataclass(frozen=True)
-class Unsaid:
+class Overrides:
     """What somebody who knows it says of a detector in place of its file.
 
     Attributes:
