@@ -72,7 +72,7 @@ def started(folder, workdir, *, at=0, number=signal.SIGTERM, only=(0, 1), flags=
     port, found = free_port(), []
     for process in only:
         environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=4", "count=2"),
             "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "AT": str(at if process == 1 else 0),
