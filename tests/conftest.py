@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 # Programs are compiled with little optimisation: tests wait for compilers far longer than for what these make.
-FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        "--xla_backend_optimization_level=0",
+    )
+).strip()
 
 import jax
 import pytest

@@ -190,7 +190,7 @@ class Training:
         self.log.refreshed(int(state.step), due, seconds=time.monotonic() - began)
         return state
 
-    def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: "Clock") -> None:
+    def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: Clock) -> None:
         values = _means(jax.device_get(pending))
         wait, seconds = clock.lap(len(pending))
         config, left = self.config, self.config.steps - done

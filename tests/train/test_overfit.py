@@ -56,7 +56,6 @@ def test_eight_pictures_of_blood_cells_are_learned_by_heart(tmp_path, kind):
         ),
     )
     finished = loop.run(config, tmp_path, quiet=True)
-    assert finished.seconds < 120
     assert finished.evaluation.pictures == 8
     assert finished.evaluation.scores.summary["AP50"] > 0.9
 
