@@ -4,7 +4,8 @@
     python tests/smoke.py PYTHON onnx        # those that need the extra, in an environment that has it alone
 
 PYTHON is the interpreter of the environment. Commands run in a folder of their own, with a home folder of their own;
-only their sizes are changed, so that each takes seconds. `make smoke` builds the environments.
+only their sizes are changed, and what XLA makes of their programs: little optimised, and kept between commands, so
+that each takes seconds. `make smoke` builds the environments.
 """
 
 import os
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = ROOT / ".smoke" / "programs"  # what XLA compiled, for all environments
 # What a command of README needs beyond the declared dependencies, by a word of it.
 NEEDS = {
     "make": "the repository, and is what calls this",
@@ -110,7 +112,14 @@ class Environment:
     def __init__(self, python, folder):
         self.python, self.folder, self.ran = python, folder, 0
         keep = {name: os.environ[name] for name in ("PATH", "LANG", "SSL_CERT_FILE") if name in os.environ}
-        self.variables = keep | {"HOME": str(folder / "home"), "WANDB_MODE": "offline", "NO_COLOR": "1"}
+        self.variables = keep | {
+            "HOME": str(folder / "home"),
+            "WANDB_MODE": "offline",
+            "NO_COLOR": "1",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(PROGRAMS),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         (folder / "home").mkdir()
 
     def call(self, words):
