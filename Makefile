@@ -3,6 +3,7 @@
 # make smoke        installs the wheel, alone and with each extra, and runs what README prints there
 # make oldest       quick tests, commands and exports with the oldest versions that pyproject.toml admits
 # make newest       the same with the newest; PYTHON= says which Python
+# make notebooks    runs the notebooks at their full length
 # make docs         builds the pages of docs/ into site/
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ EXTRAS ?= onnx tflite tensorboard wandb tpu
 
 QUICK := $(addprefix tests/,ops nets detectors distill data evaluation weights export contracts)
 
-.PHONY: quickstart test smoke oldest newest lint docs clean
+.PHONY: quickstart test smoke oldest newest notebooks lint docs clean
 
 quickstart: .venv/.core
 	$(BIN)/jaxkd quickstart
@@ -41,6 +42,9 @@ oldest newest:
 	.smoke/$@/bin/uv pip list --python .smoke/$@/bin/python
 	.smoke/$@/bin/python -m pytest -q -n 2 --dist loadfile $(QUICK)
 	set -e; for extra in onnx tflite; do $(PYTHON) tests/smoke.py .smoke/$@/bin/python $$extra; done
+
+notebooks: .venv/.test
+	JAXKD_WHOLE_NOTEBOOKS=1 $(BIN)/python -m pytest -q tests/test_colabs.py -k from_top_to_bottom
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
