@@ -3,13 +3,10 @@
 import os
 from pathlib import Path
 
-# Programs are compiled with little optimisation: tests wait for compilers far longer than for what these make.
+import quick_compile
+
 os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
-        "--xla_backend_optimization_level=0",
-    )
+    (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=4", quick_compile.FLAGS)
 ).strip()
 
 import jax

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import quick_compile
+
 FOLDER = Path(__file__).parent / "golden" / "losses"
 RUNS = ("alone", "tar", "gkd", "tar+gkd", "retinanet-tar", "mimic")
 STEPS = 40
@@ -78,5 +80,5 @@ def main(*flags):
 
 
 if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = quick_compile.FLAGS
     sys.exit(main(*sys.argv[1:]))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import quick_compile
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
@@ -99,7 +100,7 @@ def environment(folder):
     """That of the kernel: one device, the tests' compiled programs, and nothing of the user's own Jupyter."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
     places = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "MPLCONFIGDIR")
-    flags = {"XLA_FLAGS": "" if WHOLE else "--xla_backend_optimization_level=0"}
+    flags = {"XLA_FLAGS": "" if WHOLE else quick_compile.FLAGS}
     return kept | dict.fromkeys(places, str(folder)) | flags | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
