@@ -111,12 +111,13 @@ class Environment:
 
     def __init__(self, python, folder):
         self.python, self.folder, self.ran = python, folder, 0
+        flags = subprocess.check_output([python, ROOT / "tests" / "quick_compile.py"], text=True)
         keep = {name: os.environ[name] for name in ("PATH", "LANG", "SSL_CERT_FILE") if name in os.environ}
         self.variables = keep | {
             "HOME": str(folder / "home"),
             "WANDB_MODE": "offline",
             "NO_COLOR": "1",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": flags.strip(),
             "JAX_COMPILATION_CACHE_DIR": str(PROGRAMS),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
