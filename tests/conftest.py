@@ -1,6 +1,7 @@
 """What every test shares: four devices, a compile cache, and the folder of real data."""
 
 import os
+import signal
 from pathlib import Path
 
 import quick_compile
@@ -21,6 +22,18 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 settings.register_profile(
     "fuzz", max_examples=500, deadline=None
 )  # pytest --hypothesis-profile=fuzz, for more examples
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_are_heard():
+    """Where the tests were started to ignore signals, as nohup and background jobs are, they hear them all the same."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
