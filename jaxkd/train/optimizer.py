@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import optax
+from jax import numpy as jnp
 
 from jaxkd.ranges import Count, Natural, NonNegative, PartShare, Share, SomeShare
 
@@ -67,16 +68,32 @@ def learning_rate(config: Config, *, steps: int) -> optax.Schedule:
 
 
 def build(config: Config) -> optax.GradientTransformation:
-    """The optax transformation for a tree of trainable parameters, whose updates are those of a learning rate of 1."""
-    one = optax.constant_schedule(1.0)  # and not 1.0: with a schedule's count in its state, as checkpoints have it
+    """The optax transformation for a tree of trainable parameters; `update` wants a `learning_rate`."""
     decayed = None if config.decay_norms else _matrices
     chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.kind == "sgd":
         chain += [optax.add_decayed_weights(config.weight_decay, mask=decayed)] if config.weight_decay else []
-        chain.append(optax.sgd(one, momentum=config.momentum or None))
+        moved = [optax.trace(config.momentum)] if config.momentum else [optax.identity()]
     else:
-        chain.append(optax.adamw(one, weight_decay=config.weight_decay, mask=decayed))
+        moved = [optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay, mask=decayed)]
+    chain.append(optax.chain(*moved, _scale_by_rate()))
     return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=NEVER)
+
+
+def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the `learning_rate` of the update, and counts as optax's schedules do."""
+
+    def init(params: optax.Params) -> optax.OptState:
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        del params
+        rate = more["learning_rate"]
+        scaled = jax.tree.map(lambda leaf: (-rate).astype(leaf.dtype) * leaf, updates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _matrices(params: Any) -> Any:

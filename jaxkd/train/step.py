@@ -33,7 +33,7 @@ class Pair:
     student: Detector
     teacher: Detector | None
     methods: dict[str, Any]  # a name of the recipe's choice -> the method's Config
-    optimizer: optax.GradientTransformation  # its updates are those of a learning rate of 1
+    optimizer: optax.GradientTransformation  # whose `update` takes a learning_rate
     ema_decay: float = 0.0
     columns: tuple[int, ...] = ()  # of the teacher, for each class of the student; empty where their lists are equal
     accumulate: int = 1  # parts of a batch that a step looks at one after another
@@ -127,8 +127,9 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
         grads, outcome = lax.psum((grads, outcome), AXIS)
         opt_state: Any
         rate = scheduled.learning_rate
-        updates, opt_state = pair.optimizer.update(grads, state.opt_state, learned)
-        params = join(optax.apply_updates(learned, optax.tree.scale(rate, updates)), fixed)
+        update = optax.with_extra_args_support(pair.optimizer).update
+        updates, opt_state = update(grads, state.opt_state, learned, learning_rate=rate)
+        params = join(optax.apply_updates(learned, updates), fixed)
         ema = state.ema
         if pair.ema_decay:
             moved = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)

@@ -15,8 +15,8 @@ def updated(config, grads, *, times=1, steps=10):
     transform, rate = build(config), learning_rate(config, steps=steps)
     params, state = PARAMS, transform.init(PARAMS)
     for step in range(times):
-        updates, state = transform.update(grads, state, params)
-        params = optax.apply_updates(params, optax.tree.scale(rate(step), updates))
+        updates, state = transform.update(grads, state, params, learning_rate=jnp.asarray(rate(step)))
+        params = optax.apply_updates(params, updates)
     return params, state
 
 
