@@ -19,7 +19,7 @@ import jaxkd
 from jaxkd.cli.main import COMMANDS
 from jaxkd.config import component, load_recipe
 from jaxkd.data.voc import SIDES
-from jaxkd.train import prepare
+from jaxkd.loading import prepare
 
 ROOT = Path(jaxkd.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -98,7 +98,7 @@ def test_flags_and_fields_in_messages_exist():
 def test_data_is_loaded_in_one_place():
     """So that no command can leave unsaid what a source repaired."""
     loads = re.compile(r"module_of\([^)]*\)\.load\(|\b(?:coco|voc|tfds|shapes)\.load\(")
-    assert [str(file.relative_to(ROOT)) for file in FILES if loads.search(file.read_text())] == ["train/prepare.py"]
+    assert [str(file.relative_to(ROOT)) for file in FILES if loads.search(file.read_text())] == ["loading/prepare.py"]
     alone = re.compile(r"prepare\.(?!load_source\b|load_sources\b)_loaded\b")
     assert not [file for file in FILES if alone.search(file.read_text())]
 
@@ -142,7 +142,7 @@ WRITERS = {  # what writes a file other than by jaxkd.storage, and why it may
     "export/standalone.py": "a program of its own",
     "export/stablehlo.py": "as export/folder.py",
     "export/tflite.py": "as export/folder.py",
-    "train/build.py": "in a folder that takes its place when it is whole",
+    "loading/build.py": "in a folder that takes its place when it is whole",
     "train/checkpoint.py": "to see whether the disk can be written",
     "train/log.py": "whole lines at the end",
     "train/manifest.py": "a spare, which takes the place of the file at the end",

@@ -25,7 +25,8 @@ def run(argv: Sequence[str]) -> int:
     values, _ = parse("evaluate", rest, define, with_recipe=True)
     from jaxkd import json_values, storage
     from jaxkd.cli.workdir import check_file, is_other, open_run
-    from jaxkd.train import look, mesh, prepare
+    from jaxkd.loading import prepare
+    from jaxkd.train import look, mesh
 
     found = open_run(values.workdir)
     recipe = chosen.recipe(found.recipe)

@@ -78,7 +78,7 @@ def _sources(config: Any, subject: "Subject", values: flags.FlagValues) -> "dict
     Raises JaxkdError where the data is not there, or is not for this detector.
     """
     from jaxkd.export import check
-    from jaxkd.train import prepare
+    from jaxkd.loading import prepare
 
     needed = [*(["train"] if values.int8 else []), *(["val"] if values.check else [])]
     if needed and config is None:
@@ -105,7 +105,7 @@ def _on_canvas(subject: "Subject", recipe: Any, sources: "dict[str, Source]", *,
     A canvas that was `chosen` stays. Data that is needed for nothing else and is not there leaves the first bucket.
     """
     from jaxkd.export import base, check
-    from jaxkd.train import prepare
+    from jaxkd.loading import prepare
 
     buckets = subject.loaded.sizes.get("buckets") or ()
     if chosen or len(buckets) < 2:

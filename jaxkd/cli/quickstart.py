@@ -31,7 +31,8 @@ def run(argv: Sequence[str]) -> int:
     if values.steps < 0:
         raise ConfigError(f"--steps must be 0 or more, not {values.steps}.")
     from jaxkd.cli import report
-    from jaxkd.train import build, look, loop, mesh, prepare
+    from jaxkd.loading import build, prepare
+    from jaxkd.train import look, loop, mesh
     from jaxkd.train.sinks.tensorboard import TensorBoard
 
     began = time.monotonic()

@@ -56,7 +56,8 @@ def run(argv: Sequence[str]) -> int:
     keeper.guard()
     import jax
 
-    from jaxkd.train import build, hosts, loop, rescale, training
+    from jaxkd.loading import build
+    from jaxkd.train import hosts, loop, rescale, training
 
     workdir = Path(values.workdir)
     sinks = _sinks(values, workdir)

@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxkd import config as configs
 from jaxkd.errors import JaxkdError, first_line
-from jaxkd.train import chips, collectives, needs, preflight, topology
+from jaxkd.preflight import chips, collectives, needs, preflight, topology
 
 LONGEST = 3600.0  # seconds
 PAUSE = 0.2  # seconds between two looks into the folder
