@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,51 @@ WRITERS = {  # what writes a file other than by jaxkd.storage, and why it may
 def test_files_are_written_whole():
     writes = re.compile(r"\.write_text\(|\.write_bytes\(|open\([^)]*\"[wax]b?\"")
     assert {str(file.relative_to(ROOT)) for file in FILES if writes.search(file.read_text())} == set(WRITERS)
+
+
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def imports(file, modules):
+    """The modules of the package that a file imports, also inside functions and for types alone."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file} has a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_no_circle_of_files():
+    places = (file.relative_to(ROOT.parent).with_suffix("") for file in FILES)
+    modules = {".".join(place.parts).removesuffix(".__init__"): file for place, file in zip(places, FILES, strict=True)}
+    graph = {name: {*imports(file, modules)} & modules.keys() - {name} for name, file in modules.items()}
+    assert sum(map(len, graph.values())) > 500
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names a circle
+
+
+def inner_imports(file):
+    """Every import inside a function without a comment on its line or above: (line, text).
+
+    Imports that follow each other share the comment of the first.
+    """
+    text = file.read_text(encoding="utf-8")
+    lines, tree = text.splitlines(), ast.parse(text)
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    inner = {node.lineno: node for one in functions for node in ast.walk(one) if isinstance(node, IMPORTS)}
+    said = 0  # the last line of the imports that a comment covers
+    for first, node in sorted(inner.items()):
+        follows = bool(said) and not any(line.strip() for line in lines[said : first - 1])
+        if follows or lines[first - 2].lstrip().startswith("#") or "#" in lines[first - 1]:
+            said = node.end_lineno
+        else:
+            yield first, lines[first - 1].strip()
+
+
+def test_an_import_inside_a_function_says_why():
+    assert {str(file.relative_to(ROOT)): found for file in FILES if (found := [*inner_imports(file)])} == {}
 
 
 def test_modules_of_tests_have_names_of_their_own():

@@ -32,6 +32,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _data(config: configs.Recipe, out: Path, *, look: int) -> int:
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli import data_page
     from jaxkd.data import loader, survey
     from jaxkd.loading import prepare

@@ -45,6 +45,7 @@ def run(argv: Sequence[str]) -> int:
     slices = values.topology != "here"
     if values.plan and not slices:
         raise ConfigError("--plan is of a slice of TPUs; give one, such as --topology=v5e:2x4, or leave out --plan.")
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli.workdir import check_file
     from jaxkd.preflight import chips, plan, preflight, topology
 
@@ -202,7 +203,7 @@ def _refusal(found: "Preflight", *, parts: int) -> str:
 
 def _teacher(name: str) -> Any:
     """What --teacher names: weights as they stand, or a folder that describes some; else the student of a recipe."""
-    from jaxkd.loading import build
+    from jaxkd.loading import build  # late, as in `run`
 
     place = path_of(name)
     described = any(file.is_file() for file in (build.file_of(place, build.ABOUT), place / build.RECIPE))
