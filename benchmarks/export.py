@@ -24,7 +24,7 @@ from jaxkd import json_values
 from jaxkd.cli.workdir import open_run
 from jaxkd.data import loader
 from jaxkd.export import base, check, folder, standalone
-from jaxkd.train import prepare
+from jaxkd.loading import prepare
 
 BATCHES = (1, 5)
 

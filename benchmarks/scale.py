@@ -82,7 +82,7 @@ def main() -> None:
 def whole(case: Case) -> dict[str, Any]:
     """The record of a preflight, with the text that `jaxkd preflight` prints of it."""
     from jaxkd.cli.preflight import as_dict, table
-    from jaxkd.train import chips, preflight
+    from jaxkd.preflight import chips, preflight
 
     subject, devices = _subject(case)
     chip = chips.chip_of(devices.devices.flat[0])
@@ -94,7 +94,7 @@ def whole(case: Case) -> dict[str, Any]:
 
 def plan(case: Case) -> dict[str, Any]:
     """The record of a plan."""
-    from jaxkd.train import plan, preflight
+    from jaxkd.preflight import plan, preflight
 
     subject, devices = _subject(case)
     bucket = preflight.areas(subject.feeding)[0][0]
@@ -104,7 +104,7 @@ def plan(case: Case) -> dict[str, Any]:
 
 def largest(case: Case, whole: dict[str, Any]) -> dict[str, Any]:
     """The record of a search that begins with the record of a whole preflight."""
-    from jaxkd.train import largest, needs, plan
+    from jaxkd.preflight import largest, needs, plan
 
     probe = needs.Probe(**{field.name: whole["probes"][0][field.name] for field in dataclasses.fields(needs.Probe)})
     number, beside, plans = largest.planned(functools.partial(plan.plan, _step(case)), probe)
@@ -133,7 +133,7 @@ def _record(case: Case, keep: Path) -> dict[str, Any]:
 def _step(case: Case) -> Any:
     """The case's step, for a process to build."""
     from jaxkd import config as configs
-    from jaxkd.train import plan
+    from jaxkd.preflight import plan
 
     (name, argument), (teacher_name, teacher_argument) = RECIPES[case.recipe]
     recipe = configs.load_recipe(name, argument)
@@ -145,7 +145,7 @@ def _step(case: Case) -> Any:
 
 
 def _subject(case: Case) -> tuple[Any, Any]:
-    from jaxkd.train import preflight, topology
+    from jaxkd.preflight import preflight, topology
 
     step = _step(case)
     return preflight.subject(step.recipe, teacher=step.teacher), topology.mesh_of(case.topology)

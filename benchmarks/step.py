@@ -18,7 +18,8 @@ from turns import alternated, medians, scheduled, teacher_pass
 
 from jaxkd import config as configs
 from jaxkd.data import loader
-from jaxkd.train import build, initial, loop, mesh, prepare
+from jaxkd.loading import build, initial, prepare
+from jaxkd.train import loop, mesh
 from jaxkd.train import step as steps
 
 

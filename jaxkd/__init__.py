@@ -10,6 +10,6 @@ def load(path, *, classes=()):
 
     See `jaxkd.predictor.load`, which this is; jax is imported only when it is called.
     """
-    from jaxkd import predictor
+    from jaxkd import predictor  # late, for jax is slow to load, and `jaxkd --help` and `--version` do without it
 
     return predictor.load(path, classes=classes)

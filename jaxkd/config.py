@@ -68,7 +68,7 @@ def recipe(
       initial: folder or file of weights that the student starts from; empty to start from random numbers.
       inherit: parts that the student takes over from its teacher after that: "none", "neck", "head" or "neck+head".
     """
-    from ml_collections import ConfigDict
+    from ml_collections import ConfigDict  # late: `module_of` works without it
 
     missing = {"train", "val"} - set(data)
     if missing:
@@ -91,7 +91,7 @@ def recipe(
 
 def describe(config: Any) -> Recipe:
     """The ConfigDict of a `Config` instance, nested ones included; `build` is its inverse."""
-    from ml_collections import ConfigDict, config_dict
+    from ml_collections import ConfigDict, config_dict  # late: `module_of` works without it
 
     module = type(config).__module__.removeprefix("jaxkd.")
     out = ConfigDict({NAME: module})
@@ -112,7 +112,7 @@ def build(config: Recipe) -> Any:
     Raises ConfigError where a field is unknown, missing its component, outside its choices or out of its range
     (`ranges`), and for a number that is not finite.
     """
-    from ml_collections import ConfigDict
+    from ml_collections import ConfigDict  # late: `module_of` works without it
 
     if NAME not in config:
         raise ConfigError(f"A component needs the field '{NAME}'; {_short(config)} has none.")
@@ -142,7 +142,7 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     A bare name finds a shipped recipe: "tar_coco" is configs/tar_coco.py.
     Raises ConfigError where there is no such file, it fails, has no get_config, or that returns no recipe.
     """
-    from ml_collections import ConfigDict
+    from ml_collections import ConfigDict  # late: `module_of` works without it
 
     file = locate(path)
     spec = importlib.util.spec_from_file_location(f"jaxkd_recipe_{file.stem}", file)
@@ -205,7 +205,7 @@ def dump(config: Recipe) -> str:
 
 def parse(text: str) -> Recipe:
     """The inverse of `dump`; lists become tuples again."""
-    from ml_collections import ConfigDict
+    from ml_collections import ConfigDict  # late: `module_of` works without it
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
@@ -226,7 +226,7 @@ def path_fields(name: str) -> frozenset[str]:
 
 def with_absolute_paths(config: Recipe) -> Recipe:
     """A copy of a recipe, whole or of one part, whose paths mean the same from any folder."""
-    from ml_collections import ConfigDict
+    from ml_collections import ConfigDict  # late: `module_of` works without it
 
     out = config.copy_and_resolve_references()
     held = path_fields(out[NAME]) if NAME in out else PATHS
@@ -281,7 +281,7 @@ def _conventions(config: type, like: str) -> dict[str, Any]:
 
 
 def _assign(config: Recipe, key: str, value: Any, *, where: str) -> None:
-    from ml_collections import ConfigDict
+    from ml_collections import ConfigDict  # late: `module_of` works without it
 
     names = set(config.keys()) - {NAME}
     if key not in names:

@@ -12,7 +12,8 @@ from jaxkd import config as configs
 from jaxkd.data import files, loader
 from jaxkd.data.files import Origin, Shot
 from jaxkd.errors import DataError
-from jaxkd.train import build, look, mesh, prepare
+from jaxkd.loading import build, prepare
+from jaxkd.train import look, mesh
 from jaxkd.types import Batch, Detections
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ LATE = 4  # batches that may be done before one that waits to be full
 
 
 def load(path: str | Path, *, classes: Sequence[str] = ()) -> "Predictor":
-    """The detector that `train.prepare.load_detector` finds there, to be called."""
+    """The detector that `loading.prepare.load_detector` finds there, to be called."""
     return Predictor(prepare.load_detector(path, classes=classes))
 
 

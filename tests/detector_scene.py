@@ -9,7 +9,7 @@ import numpy as np
 import tiny
 from jax import numpy as jnp
 
-from jaxkd.train import build
+from jaxkd.loading import build
 from jaxkd.types import Batch
 
 CLASSES = ("circle", "square", "triangle")

@@ -6,7 +6,7 @@ import tiny
 
 from jaxkd import config as configs
 from jaxkd.export import base
-from jaxkd.train import build
+from jaxkd.loading import build
 
 
 def subjects():

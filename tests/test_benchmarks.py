@@ -1,6 +1,7 @@
-"""The peer benchmark on a machine that has jax and flax and little else."""
+"""The table of benchmarks, and the peer benchmark on a machine that has jax and flax and little else."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,15 @@ def test_peers_are_timed_without_data_packages_and_without_torch(tmp_path):
 def test_cases_that_no_longer_fit_into_the_time_are_listed(tmp_path):
     options = ["--tiny", "--minutes", "0", "--cases", "nms", "--batches", "1", "--sizes", "64x64"]
     assert "nms, float32, batch 1, 64x64: no time left of 0 minutes" in run_bare("peers.py", *options)
+
+
+def test_the_table_has_one_row_for_each_file_with_flags_that_exist():
+    text = (ROOT / "benchmarks/README.md").read_text()
+    rows = re.findall(r"^\| `(\w+\.py)` \| ([^|]+) \| (?:`([^|`]+)`)? ?\|$", text, re.MULTILINE)
+    assert [name for name, _, _ in rows] == sorted(file.name for file in (ROOT / "benchmarks").glob("*.py"))
+    for name, what, command in rows:
+        script = (ROOT / "benchmarks" / name).read_text()
+        assert what.strip()
+        assert bool(command) == ("__main__" in script), f"{name} has a command if it is a program"
+        assert not command or command.startswith(f"python benchmarks/{name}")
+        assert all(f'"{flag}"' in script for flag in re.findall(r"(?<=\s)--[\w-]+", command)), name

@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ import jaxkd
 from jaxkd.cli.main import COMMANDS
 from jaxkd.config import component, load_recipe
 from jaxkd.data.voc import SIDES
-from jaxkd.train import prepare
+from jaxkd.loading import prepare
 
 ROOT = Path(jaxkd.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -98,7 +99,7 @@ def test_flags_and_fields_in_messages_exist():
 def test_data_is_loaded_in_one_place():
     """So that no command can leave unsaid what a source repaired."""
     loads = re.compile(r"module_of\([^)]*\)\.load\(|\b(?:coco|voc|tfds|shapes)\.load\(")
-    assert [str(file.relative_to(ROOT)) for file in FILES if loads.search(file.read_text())] == ["train/prepare.py"]
+    assert [str(file.relative_to(ROOT)) for file in FILES if loads.search(file.read_text())] == ["loading/prepare.py"]
     alone = re.compile(r"prepare\.(?!load_source\b|load_sources\b)_loaded\b")
     assert not [file for file in FILES if alone.search(file.read_text())]
 
@@ -142,7 +143,7 @@ WRITERS = {  # what writes a file other than by jaxkd.storage, and why it may
     "export/standalone.py": "a program of its own",
     "export/stablehlo.py": "as export/folder.py",
     "export/tflite.py": "as export/folder.py",
-    "train/build.py": "in a folder that takes its place when it is whole",
+    "loading/build.py": "in a folder that takes its place when it is whole",
     "train/checkpoint.py": "to see whether the disk can be written",
     "train/log.py": "whole lines at the end",
     "train/manifest.py": "a spare, which takes the place of the file at the end",
@@ -155,6 +156,51 @@ WRITERS = {  # what writes a file other than by jaxkd.storage, and why it may
 def test_files_are_written_whole():
     writes = re.compile(r"\.write_text\(|\.write_bytes\(|open\([^)]*\"[wax]b?\"")
     assert {str(file.relative_to(ROOT)) for file in FILES if writes.search(file.read_text())} == set(WRITERS)
+
+
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def imports(file, modules):
+    """The modules of the package that a file imports, also inside functions and for types alone."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file} has a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_no_circle_of_files():
+    places = (file.relative_to(ROOT.parent).with_suffix("") for file in FILES)
+    modules = {".".join(place.parts).removesuffix(".__init__"): file for place, file in zip(places, FILES, strict=True)}
+    graph = {name: {*imports(file, modules)} & modules.keys() - {name} for name, file in modules.items()}
+    assert sum(map(len, graph.values())) > 500
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names a circle
+
+
+def inner_imports(file):
+    """Every import inside a function without a comment on its line or above: (line, text).
+
+    Imports that follow each other share the comment of the first.
+    """
+    text = file.read_text(encoding="utf-8")
+    lines, tree = text.splitlines(), ast.parse(text)
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    inner = {node.lineno: node for one in functions for node in ast.walk(one) if isinstance(node, IMPORTS)}
+    said = 0  # the last line of the imports that a comment covers
+    for first, node in sorted(inner.items()):
+        follows = bool(said) and not any(line.strip() for line in lines[said : first - 1])
+        if follows or lines[first - 2].lstrip().startswith("#") or "#" in lines[first - 1]:
+            said = node.end_lineno
+        else:
+            yield first, lines[first - 1].strip()
+
+
+def test_an_import_inside_a_function_says_why():
+    assert {str(file.relative_to(ROOT)): found for file in FILES if (found := [*inner_imports(file)])} == {}
 
 
 def test_modules_of_tests_have_names_of_their_own():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from jaxkd import words
 from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 from jaxkd.paths import path_of
@@ -38,6 +39,7 @@ def run(argv: Sequence[str]) -> int:
     values, places = parse("compare", argv, define, positional="DIR...")
     if len(places) < 2:
         raise ConfigError(f"Name two or more workdirs of runs, or folders of weights: {USAGE}.")
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli.workdir import check_folder
     from jaxkd.comparison import gather, page
 
@@ -54,6 +56,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _open(places: Sequence[str]) -> "list[Entry]":
     """The detector in each folder; raises ConfigError for one that holds none."""
+    # Late, as in `run`.
     from jaxkd.cli.workdir import open_run
     from jaxkd.comparison import gather
     from jaxkd.comparison.records import Entry
@@ -72,7 +75,7 @@ def _open(places: Sequence[str]) -> "list[Entry]":
 
 def _show(comparison: "Comparison") -> None:
     """Prints the table and what it means."""
-    from jaxkd import words
+    # Late, as in `run`.
     from jaxkd.cli import terminal
     from jaxkd.comparison import tables
 

@@ -31,7 +31,8 @@ def run(argv: Sequence[str]) -> int:
     values, files = parse("convert", argv, define, positional="FILE")
     if len(files) != 1 or not values.out:
         raise ConfigError("Give one file and the folder to write: jaxkd convert FILE --out=DIR.")
-    from jaxkd.train import build, published
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
+    from jaxkd.loading import build, published
     from jaxkd.weights import assumptions, parts
 
     file, part = parts.split(files[0])

@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from jaxkd import config as configs
+from jaxkd import json_values, storage
 from jaxkd.cli.flags import choice, define_path, parse
 from jaxkd.errors import ConfigError, DataError
 
@@ -23,9 +24,10 @@ def run(argv: Sequence[str]) -> int:
     """Prints the twelve numbers, VOC's where it has a say, and each class; writes them as JSON too."""
     chosen, rest = choice(argv)
     values, _ = parse("evaluate", rest, define, with_recipe=True)
-    from jaxkd import json_values, storage
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli.workdir import check_file, is_other, open_run
-    from jaxkd.train import look, mesh, prepare
+    from jaxkd.loading import prepare
+    from jaxkd.train import look, mesh
 
     found = open_run(values.workdir)
     recipe = chosen.recipe(found.recipe)

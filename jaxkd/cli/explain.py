@@ -31,6 +31,7 @@ def run(argv: Sequence[str]) -> int:
     values, names = parse("explain", argv, define, positional="PICTURE")
     if len(names) != 1:
         raise ConfigError("Name one picture of the run's data: jaxkd explain --workdir=DIR PICTURE --out=DIR.")
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd import letters
     from jaxkd.cli import method_panels, sheet
     from jaxkd.cli.workdir import check_folder, open_run

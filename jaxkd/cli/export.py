@@ -9,6 +9,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from jaxkd import config as configs
 from jaxkd.cli.flags import choice, define_path, parse
 from jaxkd.errors import ConfigError, DataError, JaxkdError
 from jaxkd.export import FORMATS
@@ -48,6 +49,7 @@ def run(argv: Sequence[str]) -> int:
     if not values.out:
         raise ConfigError("--out is empty; give a folder for the file, model.json and detect.py.")
     size = _size(values.size)
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli.workdir import open_run
     from jaxkd.export import base, folder
 
@@ -77,8 +79,9 @@ def _sources(config: Any, subject: "Subject", values: flags.FlagValues) -> "dict
 
     Raises JaxkdError where the data is not there, or is not for this detector.
     """
+    # Late, as in `run`.
     from jaxkd.export import check
-    from jaxkd.train import prepare
+    from jaxkd.loading import prepare
 
     needed = [*(["train"] if values.int8 else []), *(["val"] if values.check else [])]
     if needed and config is None:
@@ -104,8 +107,9 @@ def _on_canvas(subject: "Subject", recipe: Any, sources: "dict[str, Source]", *,
 
     A canvas that was `chosen` stays. Data that is needed for nothing else and is not there leaves the first bucket.
     """
+    # Late, as in `run`.
     from jaxkd.export import base, check
-    from jaxkd.train import prepare
+    from jaxkd.loading import prepare
 
     buckets = subject.loaded.sizes.get("buckets") or ()
     if chosen or len(buckets) < 2:
@@ -125,7 +129,7 @@ def _export(
     subject: "Subject", part: Path, recipe: Any, sources: "dict[str, Source]", values: flags.FlagValues
 ) -> "Checked | None":
     """Writes the folder, and scores it where that is asked for."""
-    from jaxkd import config as configs
+    # Late, as in `run`.
     from jaxkd.export import check, folder
 
     pairs = check.calibration(subject, sources["train"], limit=values.calibration) if values.int8 else ()
@@ -146,6 +150,7 @@ def _export(
 
 def _show(checked: "Checked", subject: "Subject", name: str) -> None:
     """The table, and below it what has to be known of the numbers in it."""
+    # Late, as in `run`.
     from jaxkd.export import check
 
     buckets = list(subject.loaded.sizes.get("buckets") or ())

@@ -32,9 +32,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _data(config: configs.Recipe, out: Path, *, look: int) -> int:
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli import data_page
     from jaxkd.data import loader, survey
-    from jaxkd.train import prepare
+    from jaxkd.loading import prepare
 
     sources = prepare.load_sources(config.data, aloud=False)  # the remarks say it
     feeding: loader.Config = configs.build(config.data.loader)

@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
     values, names = parse("predict", argv, define, positional="PICTURE|FOLDER|VIDEO...")
     if not names:
         raise ConfigError("Name the pictures to look at: jaxkd predict --workdir=DIR PICTURE... --out=DIR.")
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd import letters
     from jaxkd.cli.predictions import CocoFile
     from jaxkd.cli.progress import Steps
@@ -87,10 +88,11 @@ def _counted(shot: "Shot", rows: list[dict], categories: list[dict], number: int
 
 def _drawn(shot: "Shot", rows: list[dict], categories: list[dict], number: int, values: flags.FlagValues) -> int:
     """The same, drawn."""
+    # Late, as in `run`.
     from jaxkd import draw
 
     boxes = draw.from_results(rows, categories, least=values.score).get(number, [])
     frame = "" if shot.frame is None else f"_{shot.frame:06d}"
     file = Path(values.out) / f"{number:04d}_{Path(shot.file).stem}{frame}.png"
-    draw.boxes_on(shot.image, boxes).save(file, compress_level=1)  # a quarter of the time of the default
+    draw.boxes_on(shot.image, boxes).save(file, compress_level=1)  # faster than the default, and a larger file
     return len(boxes)

@@ -14,9 +14,9 @@ from jaxkd.errors import ConfigError, TooLargeError
 from jaxkd.paths import path_of
 
 if TYPE_CHECKING:
-    from jaxkd.train.chips import Chip
-    from jaxkd.train.needs import Plan, Probe, Program, Size
-    from jaxkd.train.preflight import Preflight, Subject
+    from jaxkd.preflight.chips import Chip
+    from jaxkd.preflight.needs import Plan, Probe, Program, Size
+    from jaxkd.preflight.preflight import Preflight, Subject
 
 
 def define(values: flags.FlagValues) -> None:
@@ -45,8 +45,9 @@ def run(argv: Sequence[str]) -> int:
     slices = values.topology != "here"
     if values.plan and not slices:
         raise ConfigError("--plan is of a slice of TPUs; give one, such as --topology=v5e:2x4, or leave out --plan.")
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli.workdir import check_file
-    from jaxkd.train import chips, plan, preflight, topology
+    from jaxkd.preflight import chips, plan, preflight, topology
 
     if values.out:
         check_file(Path(values.out))  # compiling takes minutes
@@ -202,10 +203,10 @@ def _refusal(found: "Preflight", *, parts: int) -> str:
 
 def _teacher(name: str) -> Any:
     """What --teacher names: weights as they stand, or a folder that describes some; else the student of a recipe."""
-    from jaxkd.train import build, ownership
+    from jaxkd.loading import build  # late, as in `run`
 
     place = path_of(name)
-    described = any(file.is_file() for file in (build.file_of(place, build.ABOUT), place / ownership.RECIPE))
+    described = any(file.is_file() for file in (build.file_of(place, build.ABOUT), place / build.RECIPE))
     if not name or described or (place.is_file() and place.suffix != ".py"):
         return name
     try:

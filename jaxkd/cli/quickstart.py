@@ -30,8 +30,10 @@ def run(argv: Sequence[str]) -> int:
     values, _ = parse("quickstart", argv, define)
     if values.steps < 0:
         raise ConfigError(f"--steps must be 0 or more, not {values.steps}.")
+    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli import report
-    from jaxkd.train import build, look, loop, mesh, prepare
+    from jaxkd.loading import build, prepare
+    from jaxkd.train import look, loop, mesh
     from jaxkd.train.sinks.tensorboard import TensorBoard
 
     began = time.monotonic()

@@ -16,7 +16,7 @@ from jaxkd.data import loader
 from jaxkd.data.base import Source
 from jaxkd.evaluation import cost
 from jaxkd.evaluation.coco import Scores
-from jaxkd.train import build
+from jaxkd.loading import build
 
 PICTURES = 4
 

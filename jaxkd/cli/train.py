@@ -54,9 +54,10 @@ def run(argv: Sequence[str]) -> int:
         command = [sys.executable, "-m", "jaxkd.cli.main", "train", *argv]
         return keeper.keep(RollCall(mine, patience=values.patience), command)
     keeper.guard()
-    import jax
+    import jax  # late, for it is slow to load: --help and the process that keeps this one do without it
 
-    from jaxkd.train import build, hosts, loop, rescale, training
+    from jaxkd.loading import build
+    from jaxkd.train import hosts, loop, rescale, training
 
     workdir = Path(values.workdir)
     sinks = _sinks(values, workdir)
@@ -83,6 +84,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _sinks(values: flags.FlagValues, workdir: Path) -> list:
     """What the run is shown in; ConfigError where a package is missing."""
+    # Late, as in `run`.
     from jaxkd.train.sinks.tensorboard import TensorBoard
     from jaxkd.train.sinks.wandb import WeightsAndBiases
 

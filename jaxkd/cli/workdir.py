@@ -9,8 +9,9 @@ from pathlib import Path
 from jaxkd import config as configs
 from jaxkd.data.base import Source, digest
 from jaxkd.errors import ConfigError, StorageError
+from jaxkd.loading import build, prepare
 from jaxkd.paths import path_of
-from jaxkd.train import build, checkpoint, loop, ownership, prepare
+from jaxkd.train import checkpoint, loop
 from jaxkd.weights import parts
 
 
@@ -32,16 +33,16 @@ def open_run(workdir: str, *, advice: str = "give --workdir=DIR") -> Run:
     WeightsError where the weights are.
     """
     place = path_of(workdir)
-    if place.name == build.STUDENT and (place.parent / ownership.RECIPE).is_file():
+    if place.name == build.STUDENT and (place.parent / build.RECIPE).is_file():
         place = place.parent
-    if workdir and (place / ownership.RECIPE).is_file():
+    if workdir and (place / build.RECIPE).is_file():
         if not build.file_of(place / build.STUDENT, build.ABOUT).is_file():
             raise ConfigError(f"The run in {place} has no student yet; it is written at the first evaluation.")
-        return Run(_recipe(place / ownership.RECIPE), build.load(place / build.STUDENT), place)
+        return Run(_recipe(place / build.RECIPE), build.load(place / build.STUDENT), place)
     if workdir and (parts.split(place)[0].is_file() or build.file_of(place, build.ABOUT).is_file()):
         return Run(None, prepare.load_detector(workdir), place)
     raise ConfigError(
-        f"'{workdir}' is not the workdir of a run, which holds {ownership.RECIPE}, and no weights, beside which is "
+        f"'{workdir}' is not the workdir of a run, which holds {build.RECIPE}, and no weights, beside which is "
         f"{build.ABOUT}; {advice}."
     )
 

@@ -16,8 +16,9 @@ from jaxkd.data.base import PictureError, Record, Source, digest
 from jaxkd.errors import ConfigError, DataError, JaxkdError
 from jaxkd.evaluation import bootstrap, errors, matches
 from jaxkd.evaluation.run import Evaluation
+from jaxkd.loading import build, prepare
 from jaxkd.paths import path_of
-from jaxkd.train import build, look, mesh, ownership, prepare
+from jaxkd.train import look, mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _taught(entries: Sequence[Entry]) -> list[Entry]:
 def _where(place: str) -> Path:
     """The folder or file of weights that a place stands for."""
     path = path_of(place)
-    return (path / build.STUDENT if (path / ownership.RECIPE).is_file() else path).resolve()
+    return (path / build.STUDENT if (path / build.RECIPE).is_file() else path).resolve()
 
 
 def _scored(ready: Sequence[_Ready], source: Source, options: Options, say: Callable[[str], None]) -> list[_Scored]:

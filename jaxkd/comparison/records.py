@@ -11,7 +11,7 @@ from jaxkd.evaluation import coco, voc
 from jaxkd.evaluation.bootstrap import Interval
 from jaxkd.evaluation.cost import Cost
 from jaxkd.evaluation.errors import Confusion, Errors
-from jaxkd.train import build
+from jaxkd.loading import build
 
 SCORE = 0.5  # from which on a detection is drawn and counted, where only sure ones are
 BATCHES = (1, 8)  # pictures at once whose time is taken

@@ -58,7 +58,7 @@ def flip(sample: Sample) -> Sample:
     width = sample.image.shape[1]
     x0, y0, x1, y1 = sample.boxes.T
     boxes = np.stack([width - x1, y0, width - x0, y1], -1).astype(np.float32)
-    return Sample(image=cv2.flip(sample.image, 1), boxes=boxes)  # a copy by numpy takes 18 times as long
+    return Sample(image=cv2.flip(sample.image, 1), boxes=boxes)  # much faster than a copy by numpy
 
 
 def pad(image: UInt8[np.ndarray, "h w 3"], *, bucket: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 
 from jaxkd.data.pictures import MOST_PIXELS
 from jaxkd.errors import ConfigError, first_line
-from jaxkd.train import build
+from jaxkd.loading import build
 from jaxkd.types import Batch
 from jaxkd.version import VERSION, install_line
 

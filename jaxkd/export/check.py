@@ -16,7 +16,7 @@ from jaxkd.errors import ConfigError, DataError, JaxkdError, first_line
 from jaxkd.evaluation import coco
 from jaxkd.evaluation.run import evaluate
 from jaxkd.export import base, standalone
-from jaxkd.train import build, prepare
+from jaxkd.loading import build, prepare
 from jaxkd.types import Batch, Detections
 
 Run = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # images and sizes to outputs

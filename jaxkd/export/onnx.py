@@ -14,6 +14,7 @@ FILE, EXTRA, NEEDS = "model.onnx", "onnx", ("onnx", "onnxruntime")
 
 def write(subject: Subject, file: Path) -> None:
     """Writes the graph, checked, with the description of `base.describe` in its metadata as "jaxkd"."""
+    # Late, for onnx is an optional dependency.
     import onnx
     from onnx import TensorProto, helper
 

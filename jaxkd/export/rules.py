@@ -2,181 +2,179 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from jaxkd.export.context import Context
 from jaxkd.export.lookup import gather, scatter
 from jaxkd.export.ops import REDUCTIONS, Handle, Number
 from jaxkd.export.values import Size, Value, ints, plain
 
-if TYPE_CHECKING:
-    from jaxkd.export.lowering import Lowering
+
+def dim_as_value(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
+    return ctx.number(equation.params["dim"])
 
 
-def dim_as_value(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
-    return walk.number(equation.params["dim"])
-
-
-def iota(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def iota(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     params, aval = equation.params, equation.outvars[0].aval
-    (count,) = walk.numbers([aval.shape[params["dimension"]]])
-    handle = walk.ops.arange(count)
+    (count,) = ctx.numbers([aval.shape[params["dimension"]]])
+    handle = ctx.ops.arange(count)
     if aval.dtype != np.int32:
-        handle = walk.ops.cast(handle, np.dtype(aval.dtype))
+        handle = ctx.ops.cast(handle, np.dtype(aval.dtype))
     held: list[Number] = [1] * len(aval.shape)
     held[params["dimension"]] = count
-    handle = walk.ops.reshape(handle, held)
-    return walk.ops.expand(handle, walk.numbers(aval.shape)) if len(held) > 1 else handle
+    handle = ctx.ops.reshape(handle, held)
+    return ctx.ops.expand(handle, ctx.numbers(aval.shape)) if len(held) > 1 else handle
 
 
-def reshape(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
-    return walk.ops.reshape(walk.whole(inputs[0]), walk.numbers(equation.outvars[0].aval.shape))
+def reshape(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
+    return ctx.ops.reshape(ctx.whole(inputs[0]), ctx.numbers(equation.outvars[0].aval.shape))
 
 
-def transpose(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
-    return walk.ops.transpose(walk.whole(inputs[0]), ints(equation.params["permutation"]))
+def transpose(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
+    return ctx.ops.transpose(ctx.whole(inputs[0]), ints(equation.params["permutation"]))
 
 
-def concatenate(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
-    return walk.ops.concatenate([walk.whole(value) for value in inputs], equation.params["dimension"])
+def concatenate(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
+    return ctx.ops.concatenate([ctx.whole(value) for value in inputs], equation.params["dimension"])
 
 
-def stack(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def stack(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     axis, shape = equation.params["axis"], list(inputs[0].shape)
     shape.insert(axis, 1)
-    parts = [walk.ops.reshape(walk.whole(value), walk.numbers(shape)) for value in inputs]
-    return walk.ops.concatenate(parts, axis)
+    parts = [ctx.ops.reshape(ctx.whole(value), ctx.numbers(shape)) for value in inputs]
+    return ctx.ops.concatenate(parts, axis)
 
 
-def tile(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def tile(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     before, between = [], []
     for size, times in zip(inputs[0].shape, equation.params["reps"], strict=True):
         before += [1, size]
         between += [times, size]
-    out = walk.ops.reshape(walk.whole(inputs[0]), walk.numbers(before))
-    out = walk.ops.expand(out, walk.numbers(between))
-    return walk.ops.reshape(out, walk.numbers(equation.outvars[0].aval.shape))
+    out = ctx.ops.reshape(ctx.whole(inputs[0]), ctx.numbers(before))
+    out = ctx.ops.expand(out, ctx.numbers(between))
+    return ctx.ops.reshape(out, ctx.numbers(equation.outvars[0].aval.shape))
 
 
-def split(walk: "Lowering", equation: Any, inputs: list[Value]) -> list[Handle]:
-    axis, x, start, parts = equation.params["axis"], walk.whole(inputs[0]), 0, []
+def split(ctx: Context, equation: Any, inputs: list[Value]) -> list[Handle]:
+    axis, x, start, parts = equation.params["axis"], ctx.whole(inputs[0]), 0, []
     for size in equation.params["sizes"]:
-        parts.append(_cut(walk, x, inputs[0].shape, axis, start, start + size))
+        parts.append(_cut(ctx, x, inputs[0].shape, axis, start, start + size))
         start += size
     return parts
 
 
-def unstack(walk: "Lowering", equation: Any, inputs: list[Value]) -> list[Handle]:
-    axis, x, shape = equation.params["axis"], walk.whole(inputs[0]), inputs[0].shape
-    parts = [_cut(walk, x, shape, axis, place, place + 1) for place in range(len(equation.outvars))]
-    return [walk.ops.reshape(part, walk.numbers([*shape[:axis], *shape[axis + 1 :]])) for part in parts]
+def unstack(ctx: Context, equation: Any, inputs: list[Value]) -> list[Handle]:
+    axis, x, shape = equation.params["axis"], ctx.whole(inputs[0]), inputs[0].shape
+    parts = [_cut(ctx, x, shape, axis, place, place + 1) for place in range(len(equation.outvars))]
+    return [ctx.ops.reshape(part, ctx.numbers([*shape[:axis], *shape[axis + 1 :]])) for part in parts]
 
 
-def _cut(walk: "Lowering", x: Handle, shape: Sequence[Size], axis: int, start: Size, stop: Size) -> Handle:
+def _cut(ctx: Context, x: Handle, shape: Sequence[Size], axis: int, start: Size, stop: Size) -> Handle:
     """Cells from `start` to `stop` along one axis of a tensor of this shape."""
     low, high = [0] * len(shape), list(shape)
     low[axis], high[axis] = start, stop
-    return walk.ops.slice(x, low, walk.numbers(high), [1] * len(shape))
+    return ctx.ops.slice(x, low, ctx.numbers(high), [1] * len(shape))
 
 
-def sliced(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def sliced(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     params = equation.params
-    start, stop = walk.numbers(params["start_indices"]), walk.numbers(params["limit_indices"])
-    return walk.ops.slice(walk.whole(inputs[0]), start, stop, params["strides"] or [1] * len(start))
+    start, stop = ctx.numbers(params["start_indices"]), ctx.numbers(params["limit_indices"])
+    return ctx.ops.slice(ctx.whole(inputs[0]), start, stop, params["strides"] or [1] * len(start))
 
 
-def dynamic_slice(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def dynamic_slice(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     x, start = inputs[0], inputs[1:]
     sizes, low, high = equation.params["slice_sizes"], [], []
     for value, length, size in zip(start, x.shape, sizes, strict=True):
-        first = walk.held_inside(walk.whole(value), length - size)
+        first = ctx.held_inside(ctx.whole(value), length - size)
         low.append(first)
-        high.append(walk.int("add", first, walk.of_size(size)))
-    return walk.ops.slice(walk.whole(x), low, high, [1] * len(low))
+        high.append(ctx.int("add", first, ctx.of_size(size)))
+    return ctx.ops.slice(ctx.whole(x), low, high, [1] * len(low))
 
 
-def pad(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def pad(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     before, after, between = zip(*equation.params["padding_config"], strict=True)
     if any(between) or any(isinstance(size, int) and size < 0 for size in (*before, *after)):
-        raise walk.refusal("a padding between cells, or a negative one")
-    return walk.ops.pad(walk.whole(inputs[0]), walk.numbers(before), walk.numbers(after), walk.whole(inputs[1]))
+        raise ctx.refusal("a padding between cells, or a negative one")
+    return ctx.ops.pad(ctx.whole(inputs[0]), ctx.numbers(before), ctx.numbers(after), ctx.whole(inputs[1]))
 
 
-def rev(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
-    return walk.ops.reverse(walk.whole(inputs[0]), ints(equation.params["dimensions"]))
+def rev(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
+    return ctx.ops.reverse(ctx.whole(inputs[0]), ints(equation.params["dimensions"]))
 
 
-def reduce(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def reduce(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     name, axes = equation.primitive.name, ints(equation.params["axes"])
     if name in ("reduce_and", "reduce_or") and inputs[0].dtype.kind != "b":
-        raise walk.refusal(f"the operation {name} of integers")
-    return walk.ops.reduce(name, walk.whole(inputs[0]), axes, inputs[0].dtype)
+        raise ctx.refusal(f"the operation {name} of integers")
+    return ctx.ops.reduce(name, ctx.whole(inputs[0]), axes, inputs[0].dtype)
 
 
-def cumsum(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
-    return walk.ops.cumsum(walk.whole(inputs[0]), equation.params["axis"], equation.params["reverse"])
+def cumsum(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
+    return ctx.ops.cumsum(ctx.whole(inputs[0]), equation.params["axis"], equation.params["reverse"])
 
 
-def top_k(walk: "Lowering", equation: Any, inputs: list[Value]) -> list[Handle]:
+def top_k(ctx: Context, equation: Any, inputs: list[Value]) -> list[Handle]:
     if equation.params.get("axis", -1) not in (-1, len(inputs[0].shape) - 1):
-        raise walk.refusal("the largest along an axis that is not the last")
-    return list(walk.ops.top_k(walk.whole(inputs[0]), equation.params["k"]))
+        raise ctx.refusal("the largest along an axis that is not the last")
+    return list(ctx.ops.top_k(ctx.whole(inputs[0]), equation.params["k"]))
 
 
-def sort(walk: "Lowering", equation: Any, inputs: list[Value]) -> list[Handle]:
+def sort(ctx: Context, equation: Any, inputs: list[Value]) -> list[Handle]:
     """The rows of the last axis in rising order of the first operand."""
     params, shape = equation.params, inputs[0].shape
     if params["num_keys"] != 1 or params["dimension"] != len(shape) - 1 or not isinstance(plain(shape[-1]), int):
-        raise walk.refusal("a sort by several keys or not along the last axis")
-    key, *others = [walk.whole(value) for value in inputs]
-    values, place = walk.ops.top_k(walk.ops.unary("neg", key), int(shape[-1]))
-    return [walk.ops.unary("neg", values), *(_along_last(walk, other, place, shape) for other in others)]
+        raise ctx.refusal("a sort by several keys or not along the last axis")
+    key, *others = [ctx.whole(value) for value in inputs]
+    values, place = ctx.ops.top_k(ctx.ops.unary("neg", key), int(shape[-1]))
+    return [ctx.ops.unary("neg", values), *(_along_last(ctx, other, place, shape) for other in others)]
 
 
-def _along_last(walk: "Lowering", x: Handle, place: Handle, shape: Sequence[Size]) -> Handle:
+def _along_last(ctx: Context, x: Handle, place: Handle, shape: Sequence[Size]) -> Handle:
     """x[..., place] for places of each row."""
-    rows = walk.ops.arange(walk.numbers([math.prod(shape[:-1])])[0])
-    rows = walk.int("mul", rows, walk.of_size(shape[-1]))
-    rows = walk.ops.reshape(rows, [*walk.numbers(shape[:-1]), 1])
-    index = walk.ops.reshape(walk.int("add", rows, place), [-1])
-    return walk.ops.reshape(walk.ops.take(walk.ops.reshape(x, [-1]), index), walk.numbers(shape))
+    rows = ctx.ops.arange(ctx.numbers([math.prod(shape[:-1])])[0])
+    rows = ctx.int("mul", rows, ctx.of_size(shape[-1]))
+    rows = ctx.ops.reshape(rows, [*ctx.numbers(shape[:-1]), 1])
+    index = ctx.ops.reshape(ctx.int("add", rows, place), [-1])
+    return ctx.ops.reshape(ctx.ops.take(ctx.ops.reshape(x, [-1]), index), ctx.numbers(shape))
 
 
-def dot_general(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def dot_general(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     (left_sum, right_sum), (left_batch, right_batch) = (
         [ints(axes) for axes in pair] for pair in equation.params["dimension_numbers"]
     )
     left, right = inputs
     if left_sum == [len(left.shape) - 1] and right_sum == [0] and not left_batch and len(right.shape) == 2:
-        return walk.ops.matmul(walk.whole(left), walk.whole(right))
-    left_free, left_handle = _as_matrices(walk, left, left_batch, left_sum, last="sum")
-    right_free, right_handle = _as_matrices(walk, right, right_batch, right_sum, last="free")
+        return ctx.ops.matmul(ctx.whole(left), ctx.whole(right))
+    left_free, left_handle = _as_matrices(ctx, left, left_batch, left_sum, last="sum")
+    right_free, right_handle = _as_matrices(ctx, right, right_batch, right_sum, last="free")
     shape = [left.shape[axis] for axis in (*left_batch, *left_free)] + [right.shape[axis] for axis in right_free]
-    return walk.ops.reshape(walk.ops.matmul(left_handle, right_handle), walk.numbers(shape))
+    return ctx.ops.reshape(ctx.ops.matmul(left_handle, right_handle), ctx.numbers(shape))
 
 
-def _as_matrices(walk: "Lowering", value: Value, batch: Sequence[int], summed: Sequence[int], *, last: str):
+def _as_matrices(ctx: Context, value: Value, batch: Sequence[int], summed: Sequence[int], *, last: str):
     """The axes that are neither, and the handle of [*batch free sum] or [*batch sum free]."""
     free = [axis for axis in range(len(value.shape)) if axis not in (*batch, *summed)]
     parts = (free, summed) if last == "sum" else (summed, free)
-    handle = walk.whole(value)
+    handle = ctx.whole(value)
     order = [*batch, *parts[0], *parts[1]]
     if order != sorted(order):
-        handle = walk.ops.transpose(handle, order)
+        handle = ctx.ops.transpose(handle, order)
     sides = [math.prod(value.shape[axis] for axis in part) for part in parts]
-    return free, walk.ops.reshape(handle, walk.numbers([*(value.shape[axis] for axis in batch), *sides]))
+    return free, ctx.ops.reshape(handle, ctx.numbers([*(value.shape[axis] for axis in batch), *sides]))
 
 
-def conv_general_dilated(walk: "Lowering", equation: Any, inputs: list[Value]) -> Handle:
+def conv_general_dilated(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     params, (x, kernel) = equation.params, inputs
     numbers = params["dimension_numbers"]
     usual = numbers.lhs_spec == (0, 3, 1, 2) and numbers.rhs_spec == (3, 2, 0, 1) and numbers.out_spec == (0, 3, 1, 2)
     dilated = set(params["lhs_dilation"]) | set(params["rhs_dilation"]) != {1}
     if not usual or dilated or params["batch_group_count"] != 1 or not kernel.known:
-        raise walk.refusal("a convolution that is dilated or not of [b h w c]")
-    return walk.ops.conv(
-        walk.whole(x),
+        raise ctx.refusal("a convolution that is dilated or not of [b h w c]")
+    return ctx.ops.conv(
+        ctx.whole(x),
         np.broadcast_to(kernel.array, kernel.shape),
         strides=params["window_strides"],
         padding=params["padding"],
@@ -184,7 +182,7 @@ def conv_general_dilated(walk: "Lowering", equation: Any, inputs: list[Value]) -
     )
 
 
-RULES: dict[str, Callable[["Lowering", Any, list[Value]], Any]] = {
+RULES: dict[str, Callable[[Context, Any, list[Value]], Any]] = {
     "concatenate": concatenate,
     "conv_general_dilated": conv_general_dilated,
     "cumsum": cumsum,

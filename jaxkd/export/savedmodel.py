@@ -11,7 +11,7 @@ FILE, EXTRA, NEEDS = "model", "tflite", ("tensorflow",)
 
 def write(subject: Subject, file: Path, *, exact: bool = False) -> None:
     """Writes the folder of a SavedModel with one signature, "serving_default"; for `exact` see `tf_ops.TfOps`."""
-    import tensorflow as tf
+    import tensorflow as tf  # late, for it is an optional dependency
 
     traced = function(subject, exact=exact).get_concrete_function()
     # The signature alone: a function that belongs to what is saved would be traced, and written, a second time.
@@ -20,6 +20,7 @@ def write(subject: Subject, file: Path, *, exact: bool = False) -> None:
 
 def function(subject: Subject, *, exact: bool = False) -> Any:
     """The detector as a function of TensorFlow."""
+    # Late, for tensorflow is an optional dependency.
     import tensorflow as tf
 
     from jaxkd.export.tf_ops import TfOps

@@ -136,7 +136,7 @@ def drawn(picture, found):
 
 def onnx(file):
     """Through onnxruntime."""
-    import onnxruntime
+    import onnxruntime  # late: only the runtime of the file at hand has to be installed
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -147,7 +147,7 @@ def onnx(file):
 
 def tflite(file):
     """Through LiteRT, the runtime that was called TensorFlow Lite."""
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter  # late: only the runtime of the file at hand has to be installed
 
     runner = Interpreter(model_path=file, num_threads=2).get_signature_runner()
     return lambda images, sizes: runner(images=images, sizes=sizes)
@@ -155,7 +155,7 @@ def tflite(file):
 
 def savedmodel(file):
     """Through TensorFlow."""
-    import tensorflow as tf
+    import tensorflow as tf  # late: only the runtime of the file at hand has to be installed
 
     loaded = tf.saved_model.load(file)  # its variables live as long as this does
     run = loaded.signatures["serving_default"]
@@ -166,7 +166,7 @@ def savedmodel(file):
 
 def stablehlo(file):
     """Through JAX, on whatever it runs on."""
-    import jax
+    import jax  # late: only the runtime of the file at hand has to be installed
     import jax.export
 
     run = jax.jit(jax.export.deserialize(bytearray(Path(file).read_bytes())).call)

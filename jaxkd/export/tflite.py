@@ -36,6 +36,7 @@ def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarra
 
 
 def _converted(folder: str, calibration: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
+    # Late, for tensorflow is an optional dependency.
     import tensorflow as tf
     from tensorflow.lite.python import schema_py_generated as schema
 

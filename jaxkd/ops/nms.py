@@ -134,7 +134,7 @@ def _sorted(boxes, scores, classes, valid, *, size):
 def _overlap(a, b, threshold):
     """[a b] bool: of one class, and more than `threshold` of IoU.
 
-    By columns and without a quotient: in the loops of `nms` a CPU takes 6 to 10 times as long for rows of [n 4].
+    By columns and without a quotient: in the loops of `nms` a CPU takes several times as long for rows of [n 4].
     """
     width = jnp.minimum(a[2][:, None], b[2]) - jnp.maximum(a[0][:, None], b[0])
     height = jnp.minimum(a[3][:, None], b[3]) - jnp.maximum(a[1][:, None], b[1])

@@ -48,7 +48,7 @@ def sample(
     lots = jax.vmap(lambda name: jax.random.bits(jax.random.fold_in(key, name), dtype=jnp.uint32))(
         ids.astype(jnp.uint32)
     )
-    lots = (lots >> 8).astype(jnp.float32)  # top_k of floats is 400 times faster on a CPU than of integers
+    lots = (lots >> 8).astype(jnp.float32)  # top_k of floats is much faster on a CPU than of integers
     negative = negative & ~positive
     limit = int(size * fraction)
     positives = jnp.minimum(jnp.sum(positive), limit)

@@ -17,8 +17,9 @@ from jaxkd.data.base import Source, digest
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
+from jaxkd.loading import build, initial, prepare
 from jaxkd.ranges import Count, Natural, PartShare, Seed
-from jaxkd.train import build, checkpoint, hosts, initial, mesh, optimizer, ownership, prepare, unused
+from jaxkd.train import checkpoint, hosts, mesh, optimizer, ownership, unused
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh

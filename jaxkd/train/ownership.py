@@ -9,11 +9,10 @@ from typing import Any
 from jaxkd import config as configs
 from jaxkd import storage
 from jaxkd.errors import ConfigError, DataError, StorageError
+from jaxkd.loading import build
 from jaxkd.paths import path_of
-from jaxkd.train import build
 from jaxkd.weights import parts
 
-RECIPE = "config.json"  # in a workdir: the resolved recipe
 # Fields that change no number of a run: it may go on with others.
 FREE = {
     "train": ("devices", "report_every", "checkpoint_every", "keep"),
@@ -26,7 +25,7 @@ def refuse_other(workdir: Path, recipe: configs.Recipe) -> None:
 
     Raises ConfigError where it belongs to another recipe, StorageError where it cannot be used.
     """
-    file = workdir / RECIPE
+    file = workdir / build.RECIPE
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not file.exists():
@@ -50,7 +49,7 @@ def claim(workdir: Path, recipe: configs.Recipe) -> None:
     A recipe that fails before its first step leaves the workdir free for another. Raises as `refuse_other` does.
     """
     refuse_other(workdir, recipe)
-    storage.write(workdir / RECIPE, configs.dump(recipe) + "\n")
+    storage.write(workdir / build.RECIPE, configs.dump(recipe) + "\n")
 
 
 def binding(recipe: Any, *, part: str = "") -> Any:
@@ -82,7 +81,7 @@ def teacher_digest(recipe: configs.Recipe) -> str:
         return ""
     place, _ = parts.split(path_of(recipe.teacher))
     if place.is_dir():
-        place = build.file_of(place / build.STUDENT if (place / RECIPE).is_file() else place, build.WEIGHTS)
+        place = build.file_of(place / build.STUDENT if (place / build.RECIPE).is_file() else place, build.WEIGHTS)
     if not place.is_file():
         return ""  # whoever loads it says so
     with place.open("rb") as file:

@@ -11,7 +11,8 @@ from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.data.base import Part, Source
 from jaxkd.errors import ConfigError
-from jaxkd.train import build, checkpoint, loop, mesh, prepare
+from jaxkd.loading import build, prepare
+from jaxkd.train import checkpoint, loop, mesh
 from jaxkd.train.refresh import Objects, Refresh
 from jaxkd.train.state import State
 from jaxkd.train.step import Pair, initial_state, shared_views

@@ -18,7 +18,8 @@ from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, checkpoint, compiling, hosts, look, mesh
+from jaxkd.loading import build
+from jaxkd.train import checkpoint, compiling, hosts, look, mesh
 from jaxkd.train.album import Album
 from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log

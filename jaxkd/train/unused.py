@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxkd import config as configs
 
 
@@ -15,8 +17,6 @@ def sentences(recipe: configs.Recipe) -> list[str]:
 
 
 def _of(part: Any, path: str) -> list[str]:
-    from ml_collections import ConfigDict
-
     if not isinstance(part, ConfigDict):
         return []
     below = [sentence for name, inner in part.items() for sentence in _of(inner, f"{path}.{name}")]

@@ -7,7 +7,7 @@ import projects
 import pytest
 
 from jaxkd.evaluation.coco import SUMMARY
-from jaxkd.train import build
+from jaxkd.loading import build
 
 
 def compare(*argv, out):

@@ -8,7 +8,7 @@ import torchvision_reference as reference
 from torch_writer import Call, Global
 
 import jaxkd
-from jaxkd.train import build
+from jaxkd.loading import build
 
 NARROW = {"width": 8, "channels": 16, "hidden": 32}
 

@@ -15,7 +15,8 @@ import pytest
 
 from jaxkd.cli import preflight as command
 from jaxkd.config import load_recipe
-from jaxkd.train import chips, collectives, mesh, needs, plan, topology
+from jaxkd.preflight import chips, collectives, needs, plan, topology
+from jaxkd.train import mesh
 
 
 def check(project, *flags, arg="alone"):

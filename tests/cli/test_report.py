@@ -11,7 +11,7 @@ from jaxkd.data import shapes
 from jaxkd.data.loader import Config as LoaderConfig
 from jaxkd.evaluation.coco import SUMMARY, Scores
 from jaxkd.evaluation.cost import Cost
-from jaxkd.train import build
+from jaxkd.loading import build
 
 COLUMNS = ["detector", "AP", "AP50", "AP75", "AP cat", "AP dog", "parameters", "GFLOPs", "ms/image"]
 

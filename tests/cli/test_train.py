@@ -10,7 +10,8 @@ import projects
 import pytest
 
 from jaxkd.errors import ConfigError
-from jaxkd.train import build, log, loop
+from jaxkd.loading import build
+from jaxkd.train import log, loop
 
 
 def test_a_run_alone(runs):

@@ -9,7 +9,7 @@ from jaxkd import words
 from jaxkd.comparison import gather
 from jaxkd.comparison.records import Entry
 from jaxkd.data import shapes
-from jaxkd.train import build, prepare
+from jaxkd.loading import build, prepare
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from jaxkd import detectors
 from jaxkd.detectors.base import Detector
 from jaxkd.errors import ConfigError
-from jaxkd.train import build
+from jaxkd.loading import build
 from jaxkd.weights.tree import flatten
 
 MODULES = {

@@ -17,7 +17,8 @@ from jaxkd import detectors, distill
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError
-from jaxkd.train import build, mesh, optimizer
+from jaxkd.loading import build
+from jaxkd.train import mesh, optimizer
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair, check_trust, initial_state, make_step
 

@@ -9,7 +9,7 @@ from detector_scene import CLASSES, KEYS, SIZES, assert_equal, batch_in
 from jax import numpy as jnp
 
 from jaxkd.config import component
-from jaxkd.train import build
+from jaxkd.loading import build
 from jaxkd.weights.tree import flatten
 
 

@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from jaxkd.config import component
 from jaxkd.errors import ConfigError
-from jaxkd.train import build
+from jaxkd.loading import build
 from jaxkd.types import Answers, Regions
 from jaxkd.weights.tree import flatten
 

@@ -22,7 +22,7 @@ from jaxkd.data import pictures as picture_files
 from jaxkd.errors import ConfigError, JaxkdError
 from jaxkd.export import base, check, folder, standalone
 from jaxkd.export import onnx as onnx_format
-from jaxkd.train import build, prepare
+from jaxkd.loading import build, prepare
 
 FORMATS = ("stablehlo", "onnx", "tflite", "savedmodel")
 

@@ -13,7 +13,7 @@ from jaxkd import config as configs
 from jaxkd import detectors, nets
 from jaxkd.errors import ConfigError
 from jaxkd.export import base, lowering, ops
-from jaxkd.train import build
+from jaxkd.loading import build
 
 CLASSES = ("round", "square", "long")
 FULL, TINY = (800, 1344), (64, 96)

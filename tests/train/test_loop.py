@@ -20,7 +20,8 @@ from jaxkd.config import component
 from jaxkd.errors import ConfigError, DataError, DivergedError, StorageError, WeightsError
 from jaxkd.evaluation.coco import Scores
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.train import build, log, look, loop, ownership, prepare, training
+from jaxkd.loading import build, prepare
+from jaxkd.train import log, look, loop, ownership, training
 from jaxkd.weights.tree import flatten
 
 CLASSES = ("circle", "square", "triangle")

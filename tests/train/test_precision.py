@@ -13,7 +13,8 @@ from jax.extend.core import jaxprs_in_params
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
-from jaxkd.train import build, mesh, optimizer, prepare
+from jaxkd.loading import build, prepare
+from jaxkd.train import mesh, optimizer
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair, initial_state, make_step
 

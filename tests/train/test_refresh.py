@@ -19,7 +19,8 @@ from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.distill import global_knowledge
 from jaxkd.distill.prototypes import Truth, Vectors, choose, find
-from jaxkd.train import build, mesh, optimizer
+from jaxkd.loading import build
+from jaxkd.train import mesh, optimizer
 from jaxkd.train.refresh import Refresh
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair, initial_state, make_step

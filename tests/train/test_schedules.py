@@ -8,7 +8,9 @@ import tiny
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import shapes
-from jaxkd.train import build, loop, mesh, optimizer, preflight, schedules
+from jaxkd.loading import build
+from jaxkd.preflight import preflight
+from jaxkd.train import loop, mesh, optimizer, schedules
 from jaxkd.train.step import initial_state, make_step
 
 

@@ -12,7 +12,8 @@ from jax import numpy as jnp
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
-from jaxkd.train import build, mesh, optimizer
+from jaxkd.loading import build
+from jaxkd.train import mesh, optimizer
 from jaxkd.train.probe import make_probe
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import names

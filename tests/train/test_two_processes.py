@@ -15,7 +15,8 @@ from ports import free_port
 
 from jaxkd import config as configs
 from jaxkd.config import component
-from jaxkd.train import build, checkpoint, log, look, loop, mesh, prepare
+from jaxkd.loading import build, prepare
+from jaxkd.train import checkpoint, log, look, loop, mesh
 
 STEPS = 12
 PROGRAM = """

@@ -10,7 +10,7 @@ import torchvision_reference as reference
 from test_published import NAMES, as_detectron2, as_mmdetection
 
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.train import published
+from jaxkd.loading import published
 from jaxkd.weights import assumptions, conventions
 from jaxkd.weights.assumptions import Overrides
 from jaxkd.weights.published import recognise

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from torch_writer import Call, Global, Raw
 
 from jaxkd.errors import JaxkdError
-from jaxkd.train import published
+from jaxkd.loading import published
 
 EXAMPLES = max(settings().max_examples, 100) if settings().max_examples > 100 else 60
 CLASSES = ("cat", "dog")

@@ -13,8 +13,8 @@ import torchvision_reference as reference
 from jax import numpy as jnp
 
 from jaxkd.errors import ConfigError, WeightsError
+from jaxkd.loading import published
 from jaxkd.ops import boxes as box_ops
-from jaxkd.train import published
 from jaxkd.types import Answers, Batch, Regions
 from jaxkd.weights.published import recognise
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from jaxkd.train.needs import Plan, Probe, Size
+from jaxkd.preflight.needs import Plan, Probe, Size
 
 MOST = 1024  # pictures a chip; no search goes further
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
+from jaxkd.loading import build
 from jaxkd.paths import path_of
-from jaxkd.train import build
 from jaxkd.weights import names, parts, read, tree
 from jaxkd.weights.published import recognise
 

@@ -12,7 +12,7 @@ import jaxkd
 from jaxkd.cli.workdir import open_run
 from jaxkd.config import component
 from jaxkd.errors import WeightsError
-from jaxkd.train import build, initial, prepare
+from jaxkd.loading import build, initial, prepare
 from jaxkd.weights import read
 from jaxkd.weights.tree import flatten
 

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from jaxkd.errors import StorageError, WeightsError
-from jaxkd.train import build, initial
+from jaxkd.loading import build, initial
 from jaxkd.weights.tree import flatten
 
 
@@ -139,7 +139,7 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 import jax, numpy as np
-from jaxkd.train import build
+from jaxkd.loading import build
 
 found = build.load(sys.argv[1])
 replace = Path.replace

@@ -23,6 +23,7 @@ from jaxkd.weights import read, tree
 FORMAT = 1  # of detector.json
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
 STUDENT = "student"  # the folder of weights in a workdir
+RECIPE = "config.json"  # in a workdir: the resolved recipe
 FRESH = ".fresh"  # below a folder of weights: its next weights and description, whole, until they are moved up
 SIZES = ("buckets", "short", "long")  # of `data.loader`
 

@@ -15,9 +15,8 @@ from jaxkd.data.relabelled import Relabelled
 from jaxkd.data.repairs import Repairs
 from jaxkd.distill.classes import LACKING, columns
 from jaxkd.errors import ConfigError
+from jaxkd.loading import build, published
 from jaxkd.paths import path_of
-from jaxkd.train import build, published
-from jaxkd.train.ownership import RECIPE
 from jaxkd.weights import parts
 
 GROUPED = "categories_that_only_group"  # an entry among the repairs of a source
@@ -154,7 +153,7 @@ def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loa
         loaded, _ = published.load(place, part=part, classes=classes)
         log.warning("%s: %s", place.name, " ".join(loaded.notes))
         return loaded
-    return build.load(place / build.STUDENT if (place / RECIPE).is_file() else str(path))
+    return build.load(place / build.STUDENT if (place / build.RECIPE).is_file() else str(path))
 
 
 def own_sizes(loaded: build.Loaded, feeding: loader.Config) -> loader.Config:

@@ -1,7 +1,7 @@
-"""A step's memory and collectives as a TPU's compiler plans them: a minute's work, since no code is written.
+"""A step's memory and collectives as a TPU's compiler plans them, before it writes any code.
 
-A compiler takes some ten times as long to write the code as for all that comes before, and nothing tells it to leave
-that out. So it runs in a process of its own, which ends once the compiler has left its report in a folder.
+A compiler takes much longer to write the code than for all that comes before, and nothing tells it to leave that out.
+So it runs in a process of its own, which ends once the compiler has left its report in a folder.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxkd import config as configs
 from jaxkd.errors import JaxkdError, first_line
-from jaxkd.train import chips, collectives, needs, preflight, topology
+from jaxkd.preflight import chips, collectives, needs, preflight, topology
 
 LONGEST = 3600.0  # seconds
 PAUSE = 0.2  # seconds between two looks into the folder

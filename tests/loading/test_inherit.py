@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxkd.config import component
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.train import build, initial, prepare
+from jaxkd.loading import build, initial, prepare
 from jaxkd.weights.tree import flatten
 
 CLASSES = ("circle", "square", "triangle")

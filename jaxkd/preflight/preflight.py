@@ -14,11 +14,13 @@ from jax.sharding import PartitionSpec as P
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.errors import ConfigError, DataError
+from jaxkd.loading import build, prepare
+from jaxkd.loading.published import BY_NUMBER
 from jaxkd.paths import path_of
-from jaxkd.train import build, collectives, largest, loop, mesh, ownership, prepare, schedules
-from jaxkd.train.chips import Chip
-from jaxkd.train.needs import Memory, Plan, Probe, Program
-from jaxkd.train.published import BY_NUMBER
+from jaxkd.preflight import collectives, largest
+from jaxkd.preflight.chips import Chip
+from jaxkd.preflight.needs import Memory, Plan, Probe, Program
+from jaxkd.train import loop, mesh, schedules
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
 from jaxkd.types import Batch
@@ -221,7 +223,7 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
         return prepare.beside(found, recipe.student), "The teacher has the shape of a recipe's student."
     name = given or recipe.teacher
     place = path_of(name)
-    folder = place / build.STUDENT if (place / ownership.RECIPE).is_file() else place
+    folder = place / build.STUDENT if (place / build.RECIPE).is_file() else place
     if name and build.file_of(folder, build.ABOUT).is_file():
         found = prepare.beside(build.described(folder), recipe.student)
         return found, f"The teacher is described in {folder / build.ABOUT}."

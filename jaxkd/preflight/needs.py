@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from jaxkd.train.chips import Chip
-from jaxkd.train.collectives import Collectives
+from jaxkd.preflight.chips import Chip
+from jaxkd.preflight.collectives import Collectives
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError, JaxkdError
-from jaxkd.train import chips, collectives, largest, mesh, needs, plan, preflight, schedules, topology
+from jaxkd.preflight import chips, collectives, largest, needs, plan, preflight, topology
+from jaxkd.train import mesh, schedules
 from jaxkd.train.step import make_step
 
 PROGRAM = needs.Program(needs.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)

@@ -11,7 +11,7 @@ from jaxkd import config as configs
 from jaxkd.class_lists import COCO, VOC
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.train import build
+from jaxkd.loading import build
 from jaxkd.weights import assumptions, names, parts, tree
 from jaxkd.weights.assumptions import Overrides
 from jaxkd.weights.parts import Part, few

@@ -1,0 +1,1 @@
+"""What a training step needs of chips that are not here: its memory, operations and collectives, by compiling it."""
