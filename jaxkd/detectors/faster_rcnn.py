@@ -23,7 +23,7 @@ from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors
 from jaxkd.ops.match import match
-from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.ops.roi_align import Pooling, roi_align_batch
 from jaxkd.ops.sample import sample
 from jaxkd.ranges import Count, Finite, Natural, NonNegative, Positive, Share, SomeShare, Whole
 from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
@@ -190,19 +190,13 @@ class FasterRCNN(Anchored):
 
     def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
         """Class logits [b r k+1], background last, and box deltas [b r m 4] of any regions."""
-        config, levels = self.config, len(self.traits.backbone_strides) - self.config.neck.first
+        levels = len(self.traits.backbone_strides) - self.config.neck.first
         pooled = roi_align_batch(
             features.neck[:levels],
             regions.boxes,
             strides=self.traits.strides[:levels],
-            resolution=config.roi_resolution,
-            sampling_ratio=config.roi_sampling,
-            adaptive=config.roi_adaptive,
-            aligned=config.roi_aligned,
-            canonical_scale=config.roi_scale,
-            canonical_level=config.roi_level,
-            first_level=2 + config.neck.first,
             extents=self.extents(batch),
+            pooling=self._pooling,
         )
         b, r = pooled.shape[:2]
         logits, deltas = apply(self._head, params["head"], pooled.reshape(b * r, *pooled.shape[2:]))
@@ -239,6 +233,19 @@ class FasterRCNN(Anchored):
         )
         answers = self.answer(params, features, regions, batch)
         return jax.vmap(self._detections)(answers, regions, batch.sizes)
+
+    @functools.cached_property
+    def _pooling(self) -> Pooling:
+        config = self.config
+        return Pooling(
+            resolution=config.roi_resolution,
+            sampling_ratio=config.roi_sampling,
+            adaptive=config.roi_adaptive,
+            aligned=config.roi_aligned,
+            canonical_scale=config.roi_scale,
+            canonical_level=config.roi_level,
+            first_level=2 + config.neck.first,
+        )
 
     @functools.cached_property
     def _rpn(self):

@@ -22,7 +22,7 @@ from jaxkd.distill.prototypes import Kind, Prototypes
 from jaxkd.errors import ConfigError
 from jaxkd.ops.box_mean import box_mean
 from jaxkd.ops.masks import box_level, extent_mask, overlay
-from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.ops.roi_align import Pooling, roi_align_batch
 from jaxkd.ranges import Count, Natural, NonNegative, Positive, Seed
 from jaxkd.types import Batch, Features, Outcome, Regions, Shown, Term, Traits, Trust, View
 
@@ -385,17 +385,14 @@ def _of_regions(
     levels = min(4, len(strides)) if student.traits.anchors is None else len(strides)
     level = level_of(config, positives.boxes, levels=levels, wider=0.0)
 
+    # One bin, the mean of 7 x 7 cells of 2 x 2 samples.
+    pooling = Pooling(
+        resolution=1, sampling_ratio=14, canonical_scale=config.level_scale, canonical_level=0, first_level=0
+    )
+
     def crops(maps: list[Array]) -> Array:
         pooled = roi_align_batch(
-            maps[:levels],
-            positives.boxes,
-            strides=strides[:levels],
-            resolution=1,
-            sampling_ratio=14,  # the mean of 7 x 7 cells of 2 x 2 samples
-            canonical_scale=config.level_scale,
-            canonical_level=0,
-            first_level=0,
-            extents=batch.sizes,
+            maps[:levels], positives.boxes, strides=strides[:levels], extents=batch.sizes, pooling=pooling
         )
         return pooled[:, :, 0, 0].astype(jnp.float32)
 
