@@ -28,9 +28,9 @@ def roi_align(
     Raises:
         ValueError: if there is not one stride a level.
     """
+    maps, boxes = [level[None] for level in pyramid], boxes[None]
     extents = None if extents is None else extents[None]
-    maps = [level[None] for level in pyramid]
-    return roi_align_batch(maps, boxes[None], strides=strides, extents=extents, pooling=pooling)[0]
+    return roi_align_batch(maps, boxes, strides=strides, extents=extents, pooling=pooling)[0]
 
 
 def roi_align_batch(
@@ -150,8 +150,8 @@ def roi_align_dense(
     """
     check_strides(pyramid, strides)
     shapes = [(level.shape[0], level.shape[1]) for level in pyramid]
-    extents = None if extents is None else extents[None]
-    regions = region_maps(shapes, boxes[None], strides=strides, extents=extents, pooling=pooling)
+    boxes, extents = boxes[None], None if extents is None else extents[None]
+    regions = region_maps(shapes, boxes, strides=strides, extents=extents, pooling=pooling)
 
     def pool(region: RegionMaps) -> Float[Array, "i i c"]:
         """The bins of one region."""

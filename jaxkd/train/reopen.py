@@ -14,7 +14,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.train import build, checkpoint, loop, mesh, prepare
 from jaxkd.train.refresh import Objects, Refresh
 from jaxkd.train.state import State
-from jaxkd.train.step import Pair, initial_state, shared_views
+from jaxkd.train.step import OWN, Pair, StepInputs, initial_state, on_regions, teacher_features
 from jaxkd.types import Regions, Shown
 
 
@@ -36,13 +36,16 @@ class Reopened:
         batches.close()
 
         def look(params, frozen, memory, batch, key):
-            student, teacher, regions = shared_views(self.pair, params, frozen, batch, key)
+            inputs = StepInputs(batch=batch, frozen=frozen, key=key)
+            inputs = inputs.replace(teacher_features=teacher_features(self.pair, frozen, batch))
+            features = self.pair.student.features(params, batch)
+            shared = on_regions(self.pair, params, features, inputs, OWN)
             shown = {}
             for name, config in self.pair.methods.items():
                 module = configs.module_of(config)
                 if hasattr(module, "explain"):
-                    shown[name] = module.explain(config, student, teacher, regions, batch, memory.get(name))
-            return regions, shown
+                    shown[name] = module.explain(config, shared.replace(memory=memory.get(name)))
+            return shared.regions, shown
 
         found = jax.jit(look)(self.state.params["detector"], self.frozen, self.state.memory, batch, self.state.key)
         return *jax.device_get(found), float(batch.scales.min())
