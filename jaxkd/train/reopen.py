@@ -14,7 +14,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.train import build, checkpoint, loop, mesh, prepare
 from jaxkd.train.refresh import Objects, Refresh
 from jaxkd.train.state import State
-from jaxkd.train.step import OWN, Pair, StepInputs, initial_state, on_regions, teacher_features
+from jaxkd.train.step import OWN, Pair, StepInputs, image_keys, initial_state, on_regions, teacher_features
 from jaxkd.types import Regions, Shown
 
 
@@ -39,7 +39,8 @@ class Reopened:
             inputs = StepInputs(batch=batch, frozen=frozen, key=key)
             inputs = inputs.replace(teacher_features=teacher_features(self.pair, frozen, batch))
             features = self.pair.student.features(params, batch)
-            shared = on_regions(self.pair, params, features, inputs, OWN)
+            keys = image_keys(inputs)
+            shared = on_regions(self.pair, params, features, inputs, sharing=OWN, keys=keys)
             shown = {}
             for name, config in self.pair.methods.items():
                 module = configs.module_of(config)

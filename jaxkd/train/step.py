@@ -201,19 +201,41 @@ def forward(pair: Pair, params: Tree, features: Features, inputs: StepInputs) ->
       inputs: all else.
     """
     student, batch, traits = params["detector"], inputs.batch, pair.student.traits
-    regions, terms = pair.student.regions(student, features, batch, image_keys(inputs))
+    keys = image_keys(inputs)
+    regions, terms = pair.student.regions(student, features, batch, keys)
     answers = pair.student.answer(student, features, regions, batch)
     terms = terms | pair.student.losses(answers, regions)
     metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
     if inputs.teacher_features is not None:
         view = View(features=features, answers=answers, traits=traits)
-        shared = {OWN: _beside_teacher(pair, inputs, view, regions, owner=traits)}
-        shared |= {sharing: on_regions(pair, student, features, inputs, sharing) for sharing in _other_sharings(pair)}
-        for name in pair.methods:
-            outcome = _method_terms(pair, name, params["distill"][name], shared, inputs)
-            terms |= {f"{name}/{part}": term for part, term in outcome.terms.items()}
-            metrics |= {f"{name}/{part}": term for part, term in outcome.metrics.items()}
+        own = _beside_teacher(pair, inputs, view, regions, owner=traits)
+        taught = _taught(pair, params, inputs, own, keys=keys)
+        terms, metrics = terms | taught.terms, metrics | taught.metrics
     return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
+
+
+def _taught(pair: Pair, params: Tree, inputs: StepInputs, own: Inputs, *, keys: Key[Array, "b"]) -> Outcome:
+    """The terms of all methods, decayed where they decay, and their metrics, by METHOD/NAME.
+
+    `own` are both detectors on the regions of the student's own loss.
+    """
+    shared: dict[base.Sharing, Inputs] = {OWN: own}
+    terms, metrics = {}, {}
+    for index, (name, config) in enumerate(pair.methods.items()):
+        module, key, outcomes = module_of(config), jax.random.fold_in(inputs.key, index), []
+        for sharing in module.sharing(config):
+            if sharing not in shared:  # not earlier: gradients are added up in the reverse order of their uses
+                features = own.student.features
+                shared[sharing] = on_regions(pair, params["detector"], features, inputs, sharing=sharing, keys=keys)
+            given = shared[sharing].replace(memory=inputs.memory.get(name), key=key)
+            given = given.replace(trust=_trust(pair, config, given, inputs.memory))
+            outcomes.append(module.losses(config, params["distill"][name], given))
+        outcome, factor = base.summed(outcomes), inputs.decay[name]
+        decayed = base.scaled(outcome.terms, factor) | outcome.steady
+        reported = outcome.metrics | {"decay": Term(factor, jnp.ones(()))}
+        terms |= {f"{name}/{part}": term for part, term in decayed.items()}
+        metrics |= {f"{name}/{part}": term for part, term in reported.items()}
+    return Outcome(terms=terms, metrics=metrics)
 
 
 def image_keys(inputs: StepInputs) -> Key[Array, "b"]:
@@ -221,7 +243,9 @@ def image_keys(inputs: StepInputs) -> Key[Array, "b"]:
     return jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, inputs.batch.ids)
 
 
-def on_regions(pair: Pair, params: Tree, features: Features, inputs: StepInputs, sharing: base.Sharing) -> Inputs:
+def on_regions(
+    pair: Pair, params: Tree, features: Features, inputs: StepInputs, *, sharing: base.Sharing, keys: Key[Array, "b"]
+) -> Inputs:
     """Both detectors on a set of regions, to which a method's memory, key and trust are added; a teacher is needed.
 
     Args:
@@ -230,6 +254,7 @@ def on_regions(pair: Pair, params: Tree, features: Features, inputs: StepInputs,
       features: the student's, of the batch.
       inputs: all else, with the teacher's features.
       sharing: whose regions, and which.
+      keys: what `image_keys` gives.
     """
     student, teacher = pair.student, pair.teacher
     assert teacher is not None and inputs.teacher_features is not None
@@ -237,7 +262,7 @@ def on_regions(pair: Pair, params: Tree, features: Features, inputs: StepInputs,
         owner, seen = teacher, (inputs.frozen, inputs.teacher_features)
     else:
         owner, seen = student, (params, features)
-    regions, _ = owner.regions(*seen, inputs.batch, image_keys(inputs), stage=sharing.stage)
+    regions, _ = owner.regions(*seen, inputs.batch, keys, stage=sharing.stage)
     regions = lax.stop_gradient(regions)
     if sharing.source == "teacher" and pair.columns:  # the teacher counts another background
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
@@ -259,30 +284,6 @@ def _beside_teacher(pair: Pair, inputs: StepInputs, student: View, regions: Regi
             answers = _translated(pair, answers, student.answers)
     view = View(features=features, answers=answers, traits=pair.teacher_traits)
     return Inputs(student=student, teacher=view, regions=regions, batch=inputs.batch)
-
-
-def _other_sharings(pair: Pair) -> list[base.Sharing]:
-    """The sets of regions that methods ask for beside that of the student's own loss, each once."""
-    asked = [sharing for config in pair.methods.values() for sharing in module_of(config).sharing(config)]
-    return [sharing for sharing in dict.fromkeys(asked) if sharing != OWN]
-
-
-def _method_terms(
-    pair: Pair, name: str, params: Tree, shared: dict[base.Sharing, Inputs], inputs: StepInputs
-) -> Outcome:
-    """The terms of one method, decayed where they decay, and its metrics."""
-    config, memory, factor = pair.methods[name], inputs.memory, inputs.decay[name]
-    key = jax.random.fold_in(inputs.key, list(pair.methods).index(name))
-    outcomes = []
-    for sharing in module_of(config).sharing(config):
-        given = shared[sharing].replace(memory=memory.get(name), key=key)
-        given = given.replace(trust=_trust(pair, config, given, memory))
-        outcomes.append(module_of(config).losses(config, params, given))
-    outcome = base.summed(outcomes)
-    return Outcome(
-        terms=base.scaled(outcome.terms, factor) | outcome.steady,
-        metrics=outcome.metrics | {"decay": Term(factor, jnp.ones(()))},
-    )
 
 
 def _trust(pair: Pair, config: Any, inputs: Inputs, memory: dict[str, Any]) -> Trust | None:
