@@ -230,7 +230,13 @@ def trust(config: Config, inputs: Inputs) -> Trust:
         sigma, _ = seen_from_prototypes(config, levels, truth, memory, index)
         weight, shape = jnp.where(truth.valid, jnp.maximum(sigma, 0.0), 0.0), student[index].shape[1:3]
 
-        def draw(boxes: Array, weight: Array, valid: Array, shape=shape, stride=stride) -> Array:
+        def draw(
+            boxes: Float[Array, "g 4"],
+            weight: Float[Array, "g"],
+            valid: Bool[Array, "g"],
+            shape: tuple[int, ...] = shape,
+            stride: int = stride,
+        ) -> Float[Array, "h w"]:
             covered = overlay(boxes, jnp.ones_like(weight), valid=valid, shape=shape, stride=stride)
             return jnp.where(covered > 0, overlay(boxes, weight, valid=valid, shape=shape, stride=stride), 1.0)
 
@@ -327,7 +333,13 @@ def object_masks(
         here = found.valid & (level == index)
         weight = jnp.where(here, jnp.maximum(sigma, 0.0), 0.0)
 
-        def draw(boxes: Array, weight: Array, here: Array, shape=shape, stride=stride) -> Array:
+        def draw(
+            boxes: Float[Array, "n 4"],
+            weight: Float[Array, "n"],
+            here: Bool[Array, "n"],
+            shape: tuple[int, ...] = shape,
+            stride: int = stride,
+        ) -> Float[Array, "h w"]:
             return overlay(boxes, weight, valid=here, shape=shape, stride=stride, merge=config.overlap)
 
         masks.append(jax.vmap(draw)(found.boxes, weight, here))
@@ -373,13 +385,13 @@ def _of_regions(config: Config, inputs: Inputs, levels: Levels, positives: Insta
         resolution=1, sampling_ratio=14, canonical_scale=config.level_scale, canonical_level=0, first_level=0
     )
 
-    def crops(maps: list[Array]) -> Float[Array, "b n _"]:
+    def crops(maps: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b n c"]:
         pooled = roi_align_batch(
             maps[:count], positives.boxes, strides=strides[:count], extents=inputs.batch.sizes, pooling=pooling
         )
         return pooled[:, :, 0, 0].astype(jnp.float32)
 
-    def cells(maps: list[Array], index: int) -> Float[Array, "b n _"]:
+    def cells(maps: list[Float[Array, "b _ _ c"]], index: int) -> Float[Array, "b n c"]:
         return jax.vmap(lambda one, own: box_mean(one, own, scale=1 / strides[index]))(maps[index], positives.boxes)
 
     mine, theirs = lax.stop_gradient((levels.student, levels.teacher))

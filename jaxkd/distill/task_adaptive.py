@@ -186,7 +186,12 @@ def level_masks(
     for index, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
         here = batch.valid if config.level_assign == "all" else batch.valid & (level == index)
 
-        def draw(boxes: Array, valid: Array, shape: tuple[int, ...] = shape, stride: int = stride) -> Array:
+        def draw(
+            boxes: Float[Array, "g 4"],
+            valid: Bool[Array, "g"],
+            shape: tuple[int, ...] = shape,
+            stride: int = stride,
+        ) -> Float[Array, "h w"]:
             return gaussian_mask(
                 boxes,
                 valid=valid,

@@ -7,7 +7,7 @@ import jax
 import jax.export
 from jax import lax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxkd.ops.roi_regions import DEFAULT, Pooling, RegionMaps, check_strides, region_maps, samples
 from jaxkd.ops.roi_windows import roi_align_windows
@@ -176,7 +176,7 @@ def _chunked(
     chunks = -(-count // chunk)
     spare = chunks * chunk - count
 
-    def split(x):
+    def split(x: Shaped[Array, "n *rest"]) -> Shaped[Array, "chunks chunk *rest"]:
         return jnp.pad(x, [(0, spare)] + [(0, 0)] * (x.ndim - 1)).reshape(chunks, chunk, *x.shape[1:])
 
     out = lax.map(pool, jax.tree.map(split, regions))

@@ -183,12 +183,17 @@ def _pool(
     for number, level in enumerate(levels):
         blocks = _blocked(level, walk, number)
 
-        def image(index, out, blocks=blocks, number=number):
+        def image(
+            index: Int[Array, ""],
+            out: Float[Array, "n chunk i i c"],
+            blocks: Float[Array, "b h w 8 c"] = blocks,
+            number: int = number,
+        ) -> Float[Array, "n chunk i i c"]:
             own = lax.dynamic_slice_in_dim(blocks, index, 1)
             shape = (1, *_window(walk, number), *own.shape[3:])
 
-            def chunk(index, out):
-                def add(step, total):
+            def chunk(index: Int[Array, ""], out: Float[Array, "n chunk i i c"]) -> Float[Array, "n chunk i i c"]:
+                def add(step: Int[Array, ""], total: Float[Array, "chunk i i c"]) -> Float[Array, "chunk i i c"]:
                     at, weights = _weights(plan, walk, number, index, step)
                     cells = lax.dynamic_slice(own, at, shape).reshape(*weights.shape[3:], -1)
                     return total + _product("gijhw,hwc->gijc", weights, cells)
@@ -217,9 +222,15 @@ def _pool_backward(
         blocks = jnp.zeros((1, height, walk.width(number) // SUBLANES, SUBLANES, walk.channels), jnp.float32)
         shape = (1, *_window(walk, number), *blocks.shape[3:])
 
-        def image(index, blocks=blocks, shape=shape, number=number, width=width):
-            def chunk(index, blocks):
-                def add(step, blocks):
+        def image(
+            index: Int[Array, ""],
+            blocks: Float[Array, "1 h w 8 c"] = blocks,
+            shape: tuple = shape,
+            number: int = number,
+            width: int = width,
+        ) -> Float[Array, "h {width} c"]:
+            def chunk(index: Int[Array, ""], blocks: Float[Array, "1 h w 8 c"]) -> Float[Array, "1 h w 8 c"]:
+                def add(step: Int[Array, ""], blocks: Float[Array, "1 h w 8 c"]) -> Float[Array, "1 h w 8 c"]:
                     at, weights = _weights(plan, walk, number, index, step)
                     cells = _product("gijhw,gijc->hwc", weights, gradient[index]).reshape(shape)
                     return lax.dynamic_update_slice(blocks, lax.dynamic_slice(blocks, at, shape) + cells, at)
