@@ -89,7 +89,7 @@ class Inputs(struct.PyTreeNode):
     regions: Regions  # what both are asked about
     batch: Batch
     memory: Any = None  # what the method remembers between epochs; None where it has no memory
-    key: Array = None  # [] the random key of this step and this method
+    key: Array = None  # [] the random key of this step and this method; None outside of training
     trust: Trust | None = None  # of the method that `sigma_from` names; None where objects count wholly
 
 

@@ -56,7 +56,7 @@ class Pair:
 
 
 class StepInputs(struct.PyTreeNode):
-    """What the terms of a batch, or of a part of it, are worked out from beside the student and its features."""
+    """What `forward` needs beside the student: a batch, or a part of it, and all that is fixed in a step."""
 
     batch: Batch
     frozen: Tree  # the teacher's parameters; {} without one
@@ -67,7 +67,7 @@ class StepInputs(struct.PyTreeNode):
 
 
 def step_inputs(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
-    """All of it for the next step of `state` but the teacher's features."""
+    """The inputs of the next step of `state`, without the teacher's features."""
     key = jax.random.fold_in(state.key, state.step)
     return StepInputs(batch=batch, frozen=frozen, memory=state.memory, key=key, decay=scheduled.decay)
 
