@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxkd.ops import roi_windows
 from jaxkd.ops.nms import nms, nms_matrix
-from jaxkd.ops.roi_align import roi_align_batch, roi_align_dense
+from jaxkd.ops.roi_align import DEFAULT, Pooling, roi_align_batch, roi_align_dense
 from jaxkd.ops.roi_regions import region_maps
 from jaxkd.ops.sample import sample
 
@@ -139,15 +139,12 @@ def random_boxes(batch: int, regions: int):
     return jnp.asarray(np.clip(boxes, 0, np.tile(extent, 2)), jnp.float32)
 
 
-def window_turns(boxes, chunk: int, window: tuple[int, int]):
+def window_turns(boxes, pooling: Pooling, window: tuple[int, int]):
     """How often the loops over chunks and over windows of each level run for these boxes, as `turns` of a Program."""
     walk = roi_windows.Walk(
-        chunk=chunk, resolution=7, images=len(boxes), shapes=SHAPES, window=window, channels=1, dtype=jnp.float32
+        pooling=pooling, images=len(boxes), shapes=SHAPES, window=window, channels=1, dtype=jnp.float32
     )
-    maps = region_maps(
-        SHAPES, boxes, STRIDES, None, aligned=True, canonical_scale=224.0, canonical_level=4, first_level=2
-    )
-    plan, _ = roi_windows._plan(walk, maps, 2, False)
+    plan, _ = roi_windows._plan(walk, region_maps(SHAPES, boxes, strides=STRIDES, extents=None, pooling=pooling))
     ends, sizes, turns = np.asarray(plan.ends), np.asarray(plan.size), {}
     for level in range(len(SHAPES)):
         own = sizes[ends[level * len(boxes)] : ends[(level + 1) * len(boxes)]]
@@ -173,7 +170,7 @@ def pooling(row, batch: int, regions: int, channels: int) -> None:
     forms = {
         "gather": functools.partial(roi_align_batch, strides=STRIDES, formulation="gather"),
         "gather, no chunks": functools.partial(
-            roi_align_batch, strides=STRIDES, formulation="gather", chunk=batch * regions
+            roi_align_batch, strides=STRIDES, formulation="gather", pooling=Pooling(chunk=batch * regions)
         ),
         "windows": functools.partial(roi_align_batch, strides=STRIDES, formulation="windows"),
         "dense": dense,
@@ -184,7 +181,7 @@ def pooling(row, batch: int, regions: int, channels: int) -> None:
             out, pull = jax.vjp(lambda levels: form(levels, boxes), pyramid)
             return out, pull(gradient)
 
-        turns = window_turns(boxes, 16, (64, 128))
+        turns = window_turns(boxes, DEFAULT, (64, 128))
         row(f"RoIAlign, {name}: forward", form, (pyramid, boxes), turns=turns)
         row(f"RoIAlign, {name}: forward + backward", both, (pyramid, boxes, back), turns=turns)
 

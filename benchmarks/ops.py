@@ -20,7 +20,7 @@ from jax import numpy as jnp
 from turns import find_peer, machine, resident
 
 from jaxkd.ops.nms import nms, nms_matrix
-from jaxkd.ops.roi_align import roi_align, roi_align_dense
+from jaxkd.ops.roi_align import Pooling, roi_align, roi_align_dense
 
 STRIDES = (4, 8, 16, 32)
 PICTURE = (800, 1344)  # height, width: a COCO picture at the size of He et al. 2017, padded to a multiple of 32
@@ -78,9 +78,11 @@ def pooling(peer, *, regions: int, channels: int) -> list[Entrant]:
     pyramid, boxes, gradient = pooling_inputs(regions, channels)
     arguments = (tuple(map(jnp.asarray, pyramid)), jnp.asarray(boxes), jnp.asarray(gradient))
 
-    def formulation(name, function, **options):
+    def formulation(name, function, *, chunk=16):
+        pooling = Pooling(aligned=False, chunk=chunk)
+
         def forward(pyramid, boxes, _):
-            return function(pyramid, boxes, strides=STRIDES, aligned=False, **options)
+            return function(pyramid, boxes, strides=STRIDES, pooling=pooling)
 
         def both(pyramid, boxes, gradient):
             out, back = jax.vjp(lambda levels: forward(levels, boxes, gradient), pyramid)

@@ -28,7 +28,7 @@ from peers_table import Case, Row, label, line, table
 from turns import alternated, find_peer, machine, medians, resident
 
 from jaxkd.ops.nms import nms
-from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.ops.roi_align import Pooling, roi_align_batch
 
 CASES = ("train", "infer", "taught", "roi_align", "nms")
 DETECTORS = ("faster_rcnn", "retinanet")
@@ -141,7 +141,8 @@ def pooling(case: Case, peer: Any, flags: argparse.Namespace) -> tuple[dict[str,
     dtype = "bfloat16" if case.precision == "mixed" else "float32"
 
     def ours(levels, boxes, gradient):
-        out, back = jax.vjp(lambda maps: roi_align_batch(maps, boxes, strides=STRIDES, aligned=False), levels)
+        pooling = Pooling(aligned=False)
+        out, back = jax.vjp(lambda maps: roi_align_batch(maps, boxes, strides=STRIDES, pooling=pooling), levels)
         return out, back(gradient)[0]
 
     narrow = [jax.numpy.asarray(x, dtype) for x in (*levels, gradient)]

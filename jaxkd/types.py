@@ -81,6 +81,18 @@ class Trust(struct.PyTreeNode):
     cells: dict[int, Array]  # by stride of a neck's level [b h w] float32, 1 where there is no object
 
 
+class Inputs(struct.PyTreeNode):
+    """What a distillation method is given: both detectors on the same regions of one batch."""
+
+    student: View
+    teacher: View  # nothing of it carries a gradient
+    regions: Regions  # what both are asked about
+    batch: Batch
+    memory: Any = None  # what the method remembers between epochs; None where it has no memory
+    key: Array = None  # [] the random key of this step and this method; None outside of training
+    trust: Trust | None = None  # of the method that `sigma_from` names; None where objects count wholly
+
+
 class Term(struct.PyTreeNode):
     """A sum and what it is to be divided by, so that devices add up before anybody divides."""
 

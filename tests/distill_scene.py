@@ -7,7 +7,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from jaxkd.ops import boxes as box_ops
-from jaxkd.types import Answers, Batch, Features, Outcome, Regions, Traits, View
+from jaxkd.types import Answers, Batch, Features, Inputs, Outcome, Regions, Traits, View
 
 SIDE = 128
 CLASSES = ("red", "white", "blue")
@@ -110,9 +110,12 @@ def _view(rng, traits, regions, noise):
 
 def ask(module, config, params, scene, memory=None) -> Outcome:
     memory = remembered(module, config, scene) if memory is None else memory
-    return module.losses(
-        config, params, scene.student, scene.teacher, scene.regions, scene.batch, memory, jax.random.key(1)
-    )
+    return module.losses(config, params, inputs(scene, memory=memory, key=jax.random.key(1)))
+
+
+def inputs(scene, **more) -> Inputs:
+    """What a method is given on the scene; `more` is its memory, its key and trust."""
+    return Inputs(**scene._asdict(), **more)
 
 
 def remembered(module, config, scene):

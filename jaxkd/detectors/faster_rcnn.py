@@ -9,7 +9,7 @@ import jax
 import optax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Key
+from jaxtyping import Bool, Float, Int, Key
 
 from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored, Code, Stages
 from jaxkd.detectors.base import Params, Stage
@@ -22,8 +22,8 @@ from jaxkd.nets.norm import valid_cells
 from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors
-from jaxkd.ops.match import match
-from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.ops.match import Matches, match
+from jaxkd.ops.roi_align import Pooling, roi_align_batch
 from jaxkd.ops.sample import sample
 from jaxkd.ranges import Count, Finite, Natural, NonNegative, Positive, Share, SomeShare, Whole
 from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
@@ -190,19 +190,13 @@ class FasterRCNN(Anchored):
 
     def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
         """Class logits [b r k+1], background last, and box deltas [b r m 4] of any regions."""
-        config, levels = self.config, len(self.traits.backbone_strides) - self.config.neck.first
+        levels = len(self.traits.backbone_strides) - self.config.neck.first
         pooled = roi_align_batch(
             features.neck[:levels],
             regions.boxes,
             strides=self.traits.strides[:levels],
-            resolution=config.roi_resolution,
-            sampling_ratio=config.roi_sampling,
-            adaptive=config.roi_adaptive,
-            aligned=config.roi_aligned,
-            canonical_scale=config.roi_scale,
-            canonical_level=config.roi_level,
-            first_level=2 + config.neck.first,
             extents=self.extents(batch),
+            pooling=self._pooling,
         )
         b, r = pooled.shape[:2]
         logits, deltas = apply(self._head, params["head"], pooled.reshape(b * r, *pooled.shape[2:]))
@@ -241,14 +235,27 @@ class FasterRCNN(Anchored):
         return jax.vmap(self._detections)(answers, regions, batch.sizes)
 
     @functools.cached_property
-    def _rpn(self):
+    def _pooling(self) -> Pooling:
+        config = self.config
+        return Pooling(
+            resolution=config.roi_resolution,
+            sampling_ratio=config.roi_sampling,
+            adaptive=config.roi_adaptive,
+            aligned=config.roi_aligned,
+            canonical_scale=config.roi_scale,
+            canonical_level=config.roi_level,
+            first_level=2 + config.neck.first,
+        )
+
+    @functools.cached_property
+    def _rpn(self) -> RPNHead:
         config = self.config
         return RPNHead(
             config.neck.channels, anchors=len(config.anchor_ratios), depth=config.rpn_depth, dtype=config.dtype
         )
 
     @functools.cached_property
-    def _head(self):
+    def _head(self) -> BoxHead:
         classes, config = len(self.classes), self.config
         return BoxHead(
             classes + 1,
@@ -263,8 +270,8 @@ class FasterRCNN(Anchored):
 
     def _rpn_answers(
         self, params: Params, features: Features, batch: Batch
-    ) -> tuple[Anchors, list[Array], list[Array]]:
-        """Anchors of all levels, and for each level logits [b a] and deltas [b a 4]."""
+    ) -> tuple[Anchors, list[Float[Array, "b _"]], list[Float[Array, "b _ 4"]]]:
+        """Anchors of all levels, and for each level logits and deltas of its anchors."""
         logits, deltas, extents = [], [], self.extents(batch)
         for level, stride in zip(features.neck, self.traits.strides, strict=True):
             valid = valid_cells(extents, stride=stride, shape=level.shape[1:3])
@@ -274,13 +281,27 @@ class FasterRCNN(Anchored):
         anchors = self.anchors(features, batch, sizes=[(size,) for size in self.config.anchor_sizes])
         return anchors, logits, deltas
 
-    def _rpn_losses(self, anchors, logits, deltas, batch: Batch, keys) -> dict[str, Term]:
+    def _rpn_losses(
+        self,
+        anchors: Anchors,
+        logits: list[Float[Array, "b _"]],
+        deltas: list[Float[Array, "b _ 4"]],
+        batch: Batch,
+        keys: Key[Array, "b"],
+    ) -> dict[str, Term]:
         terms = jax.vmap(self._rpn_loss, (anchors.axes, 0, 0, 0, 0))(
             anchors, jnp.concatenate(logits, 1), jnp.concatenate(deltas, 1), batch, keys
         )
         return jax.tree.map(jnp.sum, terms)
 
-    def _rpn_loss(self, anchors: Anchors, logits, deltas, batch: Batch, key) -> dict[str, Term]:
+    def _rpn_loss(
+        self,
+        anchors: Anchors,
+        logits: Float[Array, "a"],
+        deltas: Float[Array, "a 4"],
+        batch: Batch,
+        key: Key[Array, ""],
+    ) -> dict[str, Term]:
         """Terms of one picture; `anchors` and `batch` without their leading axes."""
         config = self.config
         matches, here = self.matched(anchors, batch, positive=config.rpn_positive, negative=config.rpn_negative)
@@ -302,7 +323,16 @@ class FasterRCNN(Anchored):
             "rpn_box": Term(config.rpn_box_weight * jnp.where(chosen.positive, boxes, 0.0).sum(), count),
         }
 
-    def _propose(self, anchors: Anchors, logits, deltas, batch: Batch, *, before: int, after: int) -> Proposals:
+    def _propose(
+        self,
+        anchors: Anchors,
+        logits: list[Float[Array, "b _"]],
+        deltas: list[Float[Array, "b _ 4"]],
+        batch: Batch,
+        *,
+        before: int,
+        after: int,
+    ) -> Proposals:
         config = self.config
         return propose(
             anchors,
@@ -317,12 +347,12 @@ class FasterRCNN(Anchored):
             min_size=config.rpn_min_size,
         )
 
-    def _sampled(self, proposals: Proposals, batch: Batch, keys) -> Regions:
+    def _sampled(self, proposals: Proposals, batch: Batch, keys: Key[Array, "b"]) -> Regions:
         """Regions sampled from proposals and truth boxes."""
         boxes = jax.lax.stop_gradient(jnp.concatenate([proposals.boxes, batch.boxes], axis=1))
         present = jnp.concatenate([proposals.valid, batch.valid], axis=1)
 
-        def choose(boxes, present, batch, key):
+        def choose(boxes: Float[Array, "p 4"], present: Bool[Array, "p"], batch: Batch, key: Key[Array, ""]) -> Regions:
             matches = self._matches(boxes, batch)
             chosen = sample(
                 key,
@@ -336,11 +366,11 @@ class FasterRCNN(Anchored):
 
         return jax.vmap(choose)(boxes, present, batch, keys)
 
-    def _best(self, proposals: Proposals, batch: Batch, keys) -> Regions:
+    def _best(self, proposals: Proposals, batch: Batch, keys: Key[Array, "b"]) -> Regions:
         """The proposals of the highest scores, labelled and not sampled."""
         del keys
 
-        def choose(boxes, present, batch):
+        def choose(boxes: Float[Array, "p 4"], present: Bool[Array, "p"], batch: Batch) -> Regions:
             matches = self._matches(boxes, batch)
             valid = present & (matches.positive | matches.negative)
             return self._labelled(boxes, matches.truth, matches.positive & present, valid, batch)
@@ -348,7 +378,7 @@ class FasterRCNN(Anchored):
         count = self.config.roi_samples
         return jax.vmap(choose)(proposals.boxes[:, :count], proposals.valid[:, :count], batch)
 
-    def _matches(self, boxes, batch: Batch):
+    def _matches(self, boxes: Float[Array, "p 4"], batch: Batch) -> Matches:
         return match(
             boxes,
             batch.boxes,
@@ -358,7 +388,15 @@ class FasterRCNN(Anchored):
             negative=self.config.roi_negative,
         )
 
-    def _labelled(self, boxes, truth, positive, valid, batch: Batch) -> Regions:
+    def _labelled(
+        self,
+        boxes: Float[Array, "r 4"],
+        truth: Int[Array, "r"],
+        positive: Bool[Array, "r"],
+        valid: Bool[Array, "r"],
+        batch: Batch,
+    ) -> Regions:
+        """The regions of one picture with the class and the deltas of the truth that each answers for."""
         deltas = box_ops.encode(batch.boxes[truth], boxes, weights=self.config.box_weights)
         return Regions(
             boxes=jnp.where(valid[:, None], boxes, 0.0),
@@ -369,7 +407,7 @@ class FasterRCNN(Anchored):
             valid=valid,
         )
 
-    def _detections(self, answers: Answers, regions: Regions, size) -> Detections:
+    def _detections(self, answers: Answers, regions: Regions, size: Int[Array, "2"]) -> Detections:
         """Detections of one picture."""
         config, classes = self.config, len(self.classes)
         scores = jax.nn.softmax(answers.logits, axis=-1)[:, :classes]

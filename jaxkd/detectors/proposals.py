@@ -62,7 +62,16 @@ def propose(
     return Proposals(*jax.vmap(keep)(boxes, scores, level, sizes))
 
 
-def _suppressed(boxes, scores, level, size, *, limit: int, threshold: float, min_size: float):
+def _suppressed(
+    boxes: Float[Array, "p 4"],
+    scores: Float[Array, "p"],
+    level: Int[Array, "p"],
+    size: Int[Array, "2"],
+    *,
+    limit: int,
+    threshold: float,
+    min_size: float,
+) -> tuple[Float[Array, "{limit} 4"], Bool[Array, "{limit}"]]:
     """What is left of the boxes of one picture, and which of them are valid."""
     boxes = box_ops.clip(boxes, size)
     large = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(-1)

@@ -10,7 +10,7 @@ import jax
 import optax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 
 from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored, Code, Stages
 from jaxkd.detectors.base import Params, Stage
@@ -199,7 +199,9 @@ class RetinaNet(Anchored):
             levels.append((boxes, scores, label))
         boxes, scores, labels = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
 
-        def select(boxes, scores, labels, size):
+        def select(
+            boxes: Float[Array, "n 4"], scores: Float[Array, "n"], labels: Int[Array, "n"], size: Int[Array, "2"]
+        ) -> Detections:
             return best_of(
                 box_ops.clip(boxes, size),
                 scores,
@@ -249,8 +251,10 @@ class RetinaNet(Anchored):
             valid=(matches.negative & here) | positive,
         )
 
-    def _dense(self, params: Params, features: Features, batch: Batch) -> tuple[list[Array], list[Array]]:
-        """For each level logits [b a k] and deltas [b a 4]."""
+    def _dense(
+        self, params: Params, features: Features, batch: Batch
+    ) -> tuple[list[Float[Array, "b _ k"]], list[Float[Array, "b _ 4"]]]:
+        """For each level logits and deltas of its anchors."""
         logits, deltas, extents = [], [], self.extents(batch)
         for level, stride in zip(features.neck, self.traits.strides, strict=True):
             valid = valid_cells(extents, stride=stride, shape=level.shape[1:3])

@@ -6,17 +6,18 @@ A method is a module in this folder with
 * `sharing(config)`: the sets of regions that both heads are to be asked about;
 * `init(config, key, student, teacher)`: its own parameters (adapters), {} if it has none; raises ConfigError where
   the two detectors do not fit the method;
-* `losses(config, params, student, teacher, regions, batch, memory, key)`: an Outcome. It is called once for each set
-  of regions, with the views that belong to it; nothing of the teacher's carries a gradient;
+* `losses(config, params, inputs)`: an Outcome. It is called once for each set of regions, with the `Inputs` that belong
+  to it: `student`, `teacher`, `regions`, `batch`, `memory`, `key` and `trust`; nothing of the teacher's carries a
+  gradient;
 * optionally `memory(config, student, teacher)`: what it remembers between epochs, before the first of them. Then also
   `choose(config, truth, pictures, classes)`, the objects of the training set that it wants to see;
   `describe(config, student, teacher, features, batch, who)`, their vectors for one of the detectors; and
   `refresh(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`;
-* optionally `trust(config, student, teacher, regions, batch, memory)`: a Trust, with which another method of the recipe
-  that names this one in its `sigma_from` is called as `losses(..., trust=...)`;
+* optionally `trust(config, inputs)`: a Trust, which another method of the recipe that names this one in its
+  `sigma_from` is given as `inputs.trust`;
 * optionally `ZERO_AT_TEACHER`: fields of its Config with which all its terms are 0 for a student that shows and answers
   what the teacher does;
-* optionally `explain(config, student, teacher, regions, batch, memory)`: what of it can be drawn, a Shown.
+* optionally `explain(config, inputs)`: what of it can be drawn, a Shown; there is no key outside of training.
 
 A method sees two views, the regions and the batch, and never the inside of a detector.
 """
@@ -29,7 +30,7 @@ from jax import numpy as jnp
 from jaxtyping import Float, Key
 
 from jaxkd.errors import ConfigError
-from jaxkd.types import Batch, Features, Outcome, Regions, Term, Traits, View
+from jaxkd.types import Features, Inputs, Outcome, Term, Traits
 
 Source = Literal["neck", "backbone"]
 Who = Literal["student", "teacher"]
@@ -55,17 +56,7 @@ class Method(Protocol):
         """The method's own parameters."""
         ...
 
-    def losses(
-        self,
-        config: Any,
-        params: dict,
-        student: View,
-        teacher: View,
-        regions: Regions,
-        batch: Batch,
-        memory: Any,
-        key: Key[Array, ""],
-    ) -> Outcome:
+    def losses(self, config: Any, params: dict, inputs: Inputs) -> Outcome:
         """Terms to be minimised and metrics to be reported."""
         ...
 

@@ -29,7 +29,10 @@ def class_gate(
     return lax.stop_gradient(theirs > mine)
 
 
-def _truth_probability(logits: Array, labels: Array, background: int | None) -> Array:
+def _truth_probability(
+    logits: Float[Array, "*r k"], labels: Int[Array, "*r"], background: int | None
+) -> Float[Array, "*r"]:
+    """The probability of each region's own class; for background without a column, that it is no other's."""
     if background is not None:
         return jnp.take_along_axis(jax.nn.softmax(logits), labels[..., None], axis=-1)[..., 0]
     probability = jax.nn.sigmoid(logits)
@@ -67,7 +70,7 @@ def class_term(
     mine = jnp.where(taught[..., None], student, 0.0) / temperature
     theirs = lax.stop_gradient(teacher / temperature)
 
-    def value(logits: Array) -> Array:
+    def value(logits: Float[Array, "*r k"]) -> Float[Array, ""]:
         per_class = _divergence(logits, theirs, form, softmax)
         per_region = per_class.mean(-1) if reduce == "mean" else per_class.sum(-1)
         return jnp.where(taught, weights * per_region, 0.0).sum() * temperature**2
@@ -76,7 +79,9 @@ def class_term(
     return Term(value(mine), count), value(theirs)
 
 
-def _divergence(mine: Array, theirs: Array, form: str, softmax: bool) -> Array:
+def _divergence(
+    mine: Float[Array, "*r k"], theirs: Float[Array, "*r k"], form: str, softmax: bool
+) -> Float[Array, "*r k"]:
     """What each class of each region contributes."""
     if softmax:
         log_p, log_not_p = jax.nn.log_softmax(mine), log_one_minus_softmax(mine)
@@ -115,7 +120,7 @@ def box_gate(
     if kind == "none":
         return jnp.ones(boxes.shape[:-1], bool)
 
-    def quality(refined: Array) -> Array:
+    def quality(refined: Float[Array, "*r 4"]) -> Float[Array, "*r"]:
         return box_ops.paired_iou(refined, truth)
 
     theirs = quality(box_ops.decode(teacher, boxes, weights=weights))

@@ -22,9 +22,9 @@ from jaxkd.distill.prototypes import Kind, Prototypes
 from jaxkd.errors import ConfigError
 from jaxkd.ops.box_mean import box_mean
 from jaxkd.ops.masks import box_level, extent_mask, overlay
-from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.ops.roi_align import Pooling, roi_align_batch
 from jaxkd.ranges import Count, Natural, NonNegative, Positive, Seed
-from jaxkd.types import Batch, Features, Outcome, Regions, Shown, Term, Traits, Trust, View
+from jaxkd.types import Batch, Features, Inputs, Outcome, Regions, Shown, Term, Traits, Trust
 
 ROUND = 1e-6  # added to a box's relative side in the level rule
 
@@ -105,6 +105,14 @@ class Instances(NamedTuple):
     valid: Bool[Array, "b n"]
 
 
+class Levels(NamedTuple):
+    """The levels that both detectors have, finest first."""
+
+    strides: list[int]
+    student: list[Float[Array, "b h w _"]]
+    teacher: list[Float[Array, "b h w _"]]
+
+
 def sharing(config: Config) -> tuple[base.Sharing, ...]:
     """The student's own regions."""
     del config
@@ -168,25 +176,16 @@ def refresh(config: Config, vectors: prototypes.Vectors, *, classes: int) -> Pro
     )
 
 
-def losses(
-    config: Config,
-    params: dict,
-    student: View,
-    teacher: View,
-    regions: Regions,
-    batch: Batch,
-    memory: Prototypes,
-    key: Key[Array, ""],
-) -> Outcome:
+def losses(config: Config, params: dict, inputs: Inputs) -> Outcome:
     """The terms global, foreground_{stride} and background_{stride}, which decay, and soft, which does not."""
-    del key
-    memory = lax.stop_gradient(memory)
-    pairs, strides, mine, theirs = _levels(config, student, teacher)
-    positives, picked = _positives(config, regions)
+    inputs = inputs.replace(memory=lax.stop_gradient(inputs.memory))
+    batch = inputs.batch
+    pairs, levels = _levels(config, inputs)
+    positives, picked = _positives(config, inputs.regions)
     found = positives if config.instances == "positives" else Instances(batch.boxes, batch.labels, batch.valid)
     sigmas, parts = [], []
-    for index, stride in enumerate(strides):
-        sigma, term = seen_from_prototypes(config, mine[index], theirs[index], found, memory, index, stride)
+    for index in range(len(levels.strides)):
+        sigma, term = seen_from_prototypes(config, levels, found, inputs.memory, index)
         sigmas.append(sigma)
         parts.append(term)
     terms, steady = {}, {}
@@ -196,15 +195,16 @@ def losses(
     if config.foreground_weight or config.background_weight:
         adapted = [
             adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapt)
-            for pair, level in zip(pairs, mine, strict=True)
+            for pair, level in zip(pairs, levels.student, strict=True)
         ]
         weights = sigmas if config.sigma_local else [jnp.ones_like(sigma) for sigma in sigmas]
-        terms |= local_terms(config, adapted, theirs, found, weights, batch, strides)
+        terms |= local_terms(config, levels._replace(student=adapted), found, weights, batch)
     if config.soft_weight:
         weights = jnp.ones(positives.valid.shape)
         if config.sigma_soft:
-            weights = _of_regions(config, student, teacher, mine, theirs, positives, memory, batch, strides)
-        logits = [jnp.take_along_axis(view.answers.logits, picked[..., None], axis=1) for view in (student, teacher)]
+            weights = _of_regions(config, inputs, levels, positives)
+        views = inputs.student, inputs.teacher
+        logits = [jnp.take_along_axis(view.answers.logits, picked[..., None], axis=1) for view in views]
         term = reliability.soft_term(*logits, sigma=weights, valid=positives.valid, temperature=config.temperature)
         steady = base.scaled({"soft": term}, config.soft_weight)
     count = found.valid.sum().astype(jnp.float32)
@@ -212,23 +212,31 @@ def losses(
     return Outcome(terms=terms, metrics={"sigma": Term(mean, count)}, steady=steady)
 
 
-def trust(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, memory: Prototypes) -> Trust:
+def trust(config: Config, inputs: Inputs) -> Trust:
     """The reliability of positive regions and, on every level, the greatest of the truth boxes over a cell."""
-    _, strides, mine, theirs = _levels(config, student, teacher)
-    mine, memory = lax.stop_gradient((mine, memory))
+    batch, regions = inputs.batch, inputs.regions
+    _, levels = _levels(config, inputs)
+    student, memory = lax.stop_gradient((levels.student, inputs.memory))
+    levels, inputs = levels._replace(student=student), inputs.replace(memory=memory)
     positives, picked = _positives(config, regions)
-    sigma = _of_regions(config, student, teacher, mine, theirs, positives, memory, batch, strides)
+    sigma = _of_regions(config, inputs, levels, positives)
     whole = jnp.ones(regions.positive.shape)
     scattered = jax.vmap(lambda row, index, own: row.at[index].set(own))(
         whole, picked, jnp.where(positives.valid, jnp.maximum(sigma, 0.0), 1.0)
     )
     truth = Instances(batch.boxes, batch.labels, batch.valid)
     cells = {}
-    for index, stride in enumerate(strides):
-        sigma, _ = seen_from_prototypes(config, mine[index], theirs[index], truth, memory, index, stride)
-        weight, shape = jnp.where(truth.valid, jnp.maximum(sigma, 0.0), 0.0), mine[index].shape[1:3]
+    for index, stride in enumerate(levels.strides):
+        sigma, _ = seen_from_prototypes(config, levels, truth, memory, index)
+        weight, shape = jnp.where(truth.valid, jnp.maximum(sigma, 0.0), 0.0), student[index].shape[1:3]
 
-        def draw(boxes: Array, weight: Array, valid: Array, shape=shape, stride=stride) -> Array:
+        def draw(
+            boxes: Float[Array, "g 4"],
+            weight: Float[Array, "g"],
+            valid: Bool[Array, "g"],
+            shape: tuple[int, ...] = shape,
+            stride: int = stride,
+        ) -> Float[Array, "h w"]:
             covered = overlay(boxes, jnp.ones_like(weight), valid=valid, shape=shape, stride=stride)
             return jnp.where(covered > 0, overlay(boxes, weight, valid=valid, shape=shape, stride=stride), 1.0)
 
@@ -236,20 +244,20 @@ def trust(config: Config, student: View, teacher: View, regions: Regions, batch:
     return Trust(regions=scattered, cells=cells)
 
 
-def explain(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, memory: Prototypes) -> Shown:
+def explain(config: Config, inputs: Inputs) -> Shown:
     """How far each cell's objects are relied on, on the one level where each object is imitated."""
-    _, strides, mine, theirs = _levels(config, student, teacher)
+    batch = inputs.batch
+    _, levels = _levels(config, inputs)
     found = Instances(batch.boxes, batch.labels, batch.valid)
     if config.instances == "positives":
-        found, _ = _positives(config, regions)
+        found, _ = _positives(config, inputs.regions)
     sigmas = [
-        seen_from_prototypes(config, mine[index], theirs[index], found, memory, index, stride)[0]
-        for index, stride in enumerate(strides)
+        seen_from_prototypes(config, levels, found, inputs.memory, index)[0] for index in range(len(levels.strides))
     ]
-    shapes = [level.shape[1:3] for level in mine]
-    masks = object_masks(config, found, sigmas, shapes=shapes, strides=strides)
+    shapes = [level.shape[1:3] for level in levels.student]
+    masks = object_masks(config, found, sigmas, shapes=shapes, strides=levels.strides)
     return Shown(
-        cells={f"sigma_{stride}": mask for stride, mask in zip(strides, masks, strict=True)},
+        cells={f"sigma_{stride}": mask for stride, mask in zip(levels.strides, masks, strict=True)},
         regions={},
         captions=(("sigma", "how far the object in a cell is relied on"),),
         empty=f"no {'region with an object' if config.instances == 'positives' else 'object'} lies on this level",
@@ -265,14 +273,13 @@ def _pairs(config: Config, student: Traits, teacher: Traits) -> tuple[base.Level
     return base.level_pairs(student, teacher, source="neck")
 
 
-def _levels(
-    config: Config, student: View, teacher: View
-) -> tuple[tuple[base.LevelPair, ...], list[int], list[Array], list[Array]]:
-    """The pairs of levels, their strides, and the student's and the teacher's maps of them."""
+def _levels(config: Config, inputs: Inputs) -> tuple[tuple[base.LevelPair, ...], Levels]:
+    """The pairs of levels, and the maps of them; the teacher's without a gradient."""
+    student, teacher = inputs.student, inputs.teacher
     pairs = _pairs(config, student.traits, teacher.traits)
     mine = [student.features.neck[pair.student] for pair in pairs]
     theirs = [lax.stop_gradient(teacher.features.neck[pair.teacher]) for pair in pairs]
-    return pairs, [pair.stride for pair in pairs], mine, theirs
+    return pairs, Levels([pair.stride for pair in pairs], mine, theirs)
 
 
 def _positives(config: Config, regions: Regions) -> tuple[Instances, Int[Array, "b n"]]:
@@ -286,19 +293,13 @@ def _positives(config: Config, regions: Regions) -> tuple[Instances, Int[Array, 
 
 
 def seen_from_prototypes(
-    config: Config,
-    mine: Array,
-    theirs: Array,
-    found: Instances,
-    memory: Prototypes,
-    index: int,
-    stride: int,
+    config: Config, levels: Levels, found: Instances, memory: Prototypes, index: int
 ) -> tuple[Float[Array, "b n"], Term]:
-    """Reliabilities of the objects on one level, and its part of the global term."""
+    """Reliabilities of the objects on the level at place `index`, and its part of the global term."""
     boxes = jnp.where(found.valid[..., None], found.boxes, 0.0)
-    mean = jax.vmap(lambda level, own: box_mean(level, own, scale=1 / stride))
-    x = reliability.coordinates(mean(mine, boxes), memory.student[index])
-    y = reliability.coordinates(mean(theirs, boxes), memory.teacher[index])
+    mean = jax.vmap(lambda level, own: box_mean(level, own, scale=1 / levels.strides[index]))
+    x = reliability.coordinates(mean(levels.student[index], boxes), memory.student[index])
+    y = reliability.coordinates(mean(levels.teacher[index], boxes), memory.teacher[index])
     sigma = reliability.reliability(x, y, found.labels, known=memory.known)
     weight = sigma if config.sigma_global else jnp.ones_like(sigma)
     term = reliability.global_term(x, y, sigma=weight, valid=found.valid, known=memory.known, form=config.global_form)
@@ -332,7 +333,13 @@ def object_masks(
         here = found.valid & (level == index)
         weight = jnp.where(here, jnp.maximum(sigma, 0.0), 0.0)
 
-        def draw(boxes: Array, weight: Array, here: Array, shape=shape, stride=stride) -> Array:
+        def draw(
+            boxes: Float[Array, "n 4"],
+            weight: Float[Array, "n"],
+            here: Bool[Array, "n"],
+            shape: tuple[int, ...] = shape,
+            stride: int = stride,
+        ) -> Float[Array, "h w"]:
             return overlay(boxes, weight, valid=here, shape=shape, stride=stride, merge=config.overlap)
 
         masks.append(jax.vmap(draw)(found.boxes, weight, here))
@@ -340,18 +347,16 @@ def object_masks(
 
 
 def local_terms(
-    config: Config,
-    adapted: list[Array],
-    theirs: list[Array],
-    found: Instances,
-    weights: list[Array],
-    batch: Batch,
-    strides: list[int],
+    config: Config, levels: Levels, found: Instances, weights: list[Float[Array, "b n"]], batch: Batch
 ) -> dict[str, Term]:
-    """Imitation of objects and of all that lies between them, a mean square each a level."""
-    masks = object_masks(config, found, weights, shapes=[level.shape[1:3] for level in adapted], strides=strides)
+    """Imitation of objects and of all that lies between them, a mean square each a level.
+
+    The student's maps are adapted ones, as wide as the teacher's.
+    """
+    strides, shapes = levels.strides, [level.shape[1:3] for level in levels.student]
+    masks = object_masks(config, found, weights, shapes=shapes, strides=strides)
     terms = {}
-    for level, target, mask, stride in zip(adapted, theirs, masks, strides, strict=True):
+    for level, target, mask, stride in zip(levels.student, levels.teacher, masks, strides, strict=True):
         where = 1.0
         if config.background_area == "picture":
             where = extent_mask(batch.sizes, shape=mask.shape[1:], stride=stride)
@@ -366,46 +371,33 @@ def local_terms(
     return terms
 
 
-def _of_regions(
-    config: Config,
-    student: View,
-    teacher: View,
-    mine: list[Array],
-    theirs: list[Array],
-    positives: Instances,
-    memory: Prototypes,
-    batch: Batch,
-    strides: list[int],
-) -> Float[Array, "b n"]:
+def _of_regions(config: Config, inputs: Inputs, levels: Levels, positives: Instances) -> Float[Array, "b n"]:
     """Reliabilities of positive regions, each on the level that its head pools it from, up to the fourth.
 
     With a two-stage student the vector is the mean of what RoIAlign samples in the box, with a dense one that of the
     cells under its anchor.
     """
-    levels = min(4, len(strides)) if student.traits.anchors is None else len(strides)
-    level = level_of(config, positives.boxes, levels=levels, wider=0.0)
+    strides, memory, two_stage = levels.strides, inputs.memory, inputs.student.traits.anchors is None
+    count = min(4, len(strides)) if two_stage else len(strides)
+    level = level_of(config, positives.boxes, levels=count, wider=0.0)
+    # One bin, the mean of 7 x 7 cells of 2 x 2 samples.
+    pooling = Pooling(
+        resolution=1, sampling_ratio=14, canonical_scale=config.level_scale, canonical_level=0, first_level=0
+    )
 
-    def crops(maps: list[Array]) -> Array:
+    def crops(maps: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b n c"]:
         pooled = roi_align_batch(
-            maps[:levels],
-            positives.boxes,
-            strides=strides[:levels],
-            resolution=1,
-            sampling_ratio=14,  # the mean of 7 x 7 cells of 2 x 2 samples
-            canonical_scale=config.level_scale,
-            canonical_level=0,
-            first_level=0,
-            extents=batch.sizes,
+            maps[:count], positives.boxes, strides=strides[:count], extents=inputs.batch.sizes, pooling=pooling
         )
         return pooled[:, :, 0, 0].astype(jnp.float32)
 
-    def cells(maps: list[Array], index: int) -> Array:
+    def cells(maps: list[Float[Array, "b _ _ c"]], index: int) -> Float[Array, "b n c"]:
         return jax.vmap(lambda one, own: box_mean(one, own, scale=1 / strides[index]))(maps[index], positives.boxes)
 
-    mine, theirs = lax.stop_gradient((mine, theirs))
-    pooled = (crops(mine), crops(theirs)) if student.traits.anchors is None else None
+    mine, theirs = lax.stop_gradient((levels.student, levels.teacher))
+    pooled = (crops(mine), crops(theirs)) if two_stage else None
     sigma = jnp.ones(positives.valid.shape)
-    for index in range(levels):
+    for index in range(count):
         vectors = pooled or (cells(mine, index), cells(theirs, index))
         x = reliability.coordinates(vectors[0], memory.student[index])
         y = reliability.coordinates(vectors[1], memory.teacher[index])

@@ -9,7 +9,7 @@ from jaxkd.distill import base
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops.masks import extent_mask
 from jaxkd.ranges import Natural, NonNegative
-from jaxkd.types import Batch, Outcome, Regions, Term, Traits, Trust, View
+from jaxkd.types import Inputs, Outcome, Term, Traits
 
 ZERO_AT_TEACHER = {"adapt": "identity"}
 ONLY_WITH = {"adapt_init": ("adapt", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
@@ -50,26 +50,16 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
     return adapters.init_levels(key, pairs, kind=config.adapt, start=config.adapt_init)
 
 
-def losses(
-    config: Config,
-    params: dict,
-    student: View,
-    teacher: View,
-    regions: Regions,
-    batch: Batch,
-    memory: None,
-    key: Key[Array, ""],
-    trust: Trust | None = None,
-) -> Outcome:
+def losses(config: Config, params: dict, inputs: Inputs) -> Outcome:
     """Half the squared distance to the teacher's features a cell, averaged over levels."""
-    del regions, memory, key
+    student, teacher, trust = inputs.student, inputs.teacher, inputs.trust
     pairs = base.level_pairs(student.traits, teacher.traits, source=config.source, limit=config.levels)
     terms = {}
     for pair in pairs:
         mine = base.maps(student.features, config.source)[pair.student]
         theirs = base.maps(teacher.features, config.source)[pair.teacher]
         mine = adapters.apply(params[adapters.of_level(pair)], mine, kind=config.adapt)
-        mask = extent_mask(batch.sizes, shape=mine.shape[1:3], stride=pair.stride)
+        mask = extent_mask(inputs.batch.sizes, shape=mine.shape[1:3], stride=pair.stride)
         if trust is not None:
             mask = mask * trust.cells.get(pair.stride, 1.0)
         term = base.masked_square(mine, theirs, mask)

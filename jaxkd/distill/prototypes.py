@@ -126,7 +126,16 @@ def find(vectors: Vectors, *, classes: int, count: int, alpha: float, kind: Kind
     )
 
 
-def _level(places, student, teacher, *, count: int, alpha: float, kind: Kind, seed: int):
+def _level(
+    places: Int[np.ndarray, "k most"],
+    student: Float[np.ndarray, "n d_student"],
+    teacher: Float[np.ndarray, "n d_teacher"],
+    *,
+    count: int,
+    alpha: float,
+    kind: Kind,
+    seed: int,
+) -> tuple[Float[np.ndarray, "m d_student"], Float[np.ndarray, "m d_teacher"], Int[np.ndarray, "m"]]:
     """Student's rows, teacher's rows and objects of one level."""
     known = (places >= 0).any(1)
     if kind == "class_mean":
@@ -154,10 +163,18 @@ def _level(places, student, teacher, *, count: int, alpha: float, kind: Kind, se
 
 
 @functools.partial(jax.jit, static_argnames=("count", "alpha", "pursuing"))
-def _search(places, student, teacher, *, count: int, alpha: float, pursuing: bool) -> Int[Array, "k count"]:
+def _search(
+    places: Int[Array, "k most"],
+    student: Float[Array, "n d_student"],
+    teacher: Float[Array, "n d_teacher"],
+    *,
+    count: int,
+    alpha: float,
+    pursuing: bool,
+) -> Int[Array, "k {count}"]:
     """For each class the places, in its own row of `places`, of its prototypes."""
 
-    def one(own: Array) -> Array:
+    def one(own: Int[Array, "most"]) -> Int[Array, "count"]:
         valid = own >= 0
         cosines = [pursuit.gram(space[jnp.maximum(own, 0)], valid=valid) for space in (student, teacher)]
         candidate = pursuit.candidates(*cosines, valid=valid)

@@ -85,7 +85,9 @@ def pursue(
     Where several gain the same, the first is taken; where there is no candidate, object 0.
     """
 
-    def choose(place: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def choose(
+        place: Int[Array, ""], carry: tuple[Float[Array, "n n"], Float[Array, "n n"], Int[Array, "count"]]
+    ) -> tuple[Float[Array, "n n"], Float[Array, "n n"], Int[Array, "count"]]:
         left_student, left_teacher, chosen = carry
         worth = jnp.where(candidate, gains(left_student, left_teacher, alpha=alpha), -jnp.inf)
         best = jnp.argmax(worth).astype(jnp.int32)

@@ -34,7 +34,7 @@ def reliability(
     """
     label = jnp.clip(labels, 0, len(known) - 1)
 
-    def nearest(coordinate: Array) -> Array:
+    def nearest(coordinate: Float[Array, "*n m"]) -> Float[Array, "*n"]:
         best = coordinate.reshape(*coordinate.shape[:-1], len(known), -1).max(-1)
         return jnp.take_along_axis(best, label[..., None], axis=-1)[..., 0]
 

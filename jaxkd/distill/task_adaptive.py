@@ -20,7 +20,7 @@ from jaxkd.distill.gated import box_gate, box_term, class_gate, class_term
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.masks import box_level, extent_mask, gaussian_mask
 from jaxkd.ranges import Finite, Natural, NonNegative, Positive, Whole
-from jaxkd.types import Batch, Outcome, Regions, Shown, Term, Traits, Trust, View
+from jaxkd.types import Batch, Inputs, Outcome, Shown, Term, Traits
 
 ZERO_AT_TEACHER = {"adapt": "identity"}
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
@@ -123,44 +123,34 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
     return adapters.init_levels(key, _pairs(config, student, teacher), kind=config.adapt, start=config.adapt_init)
 
 
-def losses(
-    config: Config,
-    params: dict,
-    student: View,
-    teacher: View,
-    regions: Regions,
-    batch: Batch,
-    memory: None,
-    key: Key[Array, ""],
-    trust: Trust | None = None,
-) -> Outcome:
+def losses(config: Config, params: dict, inputs: Inputs) -> Outcome:
     """The terms feature_{stride}, class and box, already weighted and not yet decayed."""
-    del memory, key
-    weights = jnp.ones(regions.valid.shape) if trust is None else lax.stop_gradient(trust.regions)
+    trust = inputs.trust
+    weights = jnp.ones(inputs.regions.valid.shape) if trust is None else lax.stop_gradient(trust.regions)
     outcomes = []
     if config.w_feat:
-        outcomes.append(_feature(config, params, student, teacher, batch, {} if trust is None else trust.cells))
+        outcomes.append(_feature(config, params, inputs))
     if config.w_cls:
-        outcomes.append(_class(config, student, teacher, regions, weights))
+        outcomes.append(_class(config, inputs, weights))
     if config.w_reg:
-        outcomes.append(_box(config, student, teacher, regions, batch, weights))
+        outcomes.append(_box(config, inputs, weights))
     return Outcome(
         terms={name: term for outcome in outcomes for name, term in outcome.terms.items()},
         metrics={name: term for outcome in outcomes for name, term in outcome.metrics.items()},
     )
 
 
-def explain(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, memory: None) -> Shown:
+def explain(config: Config, inputs: Inputs) -> Shown:
     """The Gaussian masks of the levels, and the regions whose class and whose box are taught."""
-    del memory
+    student, teacher, regions = inputs.student, inputs.teacher, inputs.regions
     pairs, source = _pairs(config, student.traits, teacher.traits), _source(config)
     shapes = [base.maps(student.features, source)[pair.student].shape[1:3] for pair in pairs]
-    masks = level_masks(config, batch, shapes=shapes, strides=[pair.stride for pair in pairs])
+    masks = level_masks(config, inputs.batch, shapes=shapes, strides=[pair.stride for pair in pairs])
     gates = {}
     if config.w_cls:
-        gates["class_gate"] = _class_open(config, student, teacher, regions) & regions.positive
+        gates["class_gate"] = _class_open(config, inputs) & regions.positive
     if config.w_reg:
-        gates["box_gate"] = _refined(config, student, teacher, regions, batch)[2] & regions.positive
+        gates["box_gate"] = _refined(config, inputs)[2] & regions.positive
     return Shown(
         cells={f"mask_{pair.stride}": mask for pair, mask in zip(pairs, masks, strict=True)},
         regions=gates,
@@ -196,7 +186,12 @@ def level_masks(
     for index, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
         here = batch.valid if config.level_assign == "all" else batch.valid & (level == index)
 
-        def draw(boxes: Array, valid: Array, shape: tuple[int, ...] = shape, stride: int = stride) -> Array:
+        def draw(
+            boxes: Float[Array, "g 4"],
+            valid: Bool[Array, "g"],
+            shape: tuple[int, ...] = shape,
+            stride: int = stride,
+        ) -> Float[Array, "h w"]:
             return gaussian_mask(
                 boxes,
                 valid=valid,
@@ -215,9 +210,9 @@ def _level_number(stride: int) -> int:
     return stride.bit_length() - 1
 
 
-def _feature(
-    config: Config, params: dict, student: View, teacher: View, batch: Batch, trusted: dict[int, Array]
-) -> Outcome:
+def _feature(config: Config, params: dict, inputs: Inputs) -> Outcome:
+    student, teacher, batch = inputs.student, inputs.teacher, inputs.batch
+    trusted = {} if inputs.trust is None else inputs.trust.cells
     pairs, source = _pairs(config, student.traits, teacher.traits), _source(config)
     mine = [base.maps(student.features, source)[pair.student] for pair in pairs]
     theirs = [base.maps(teacher.features, source)[pair.teacher] for pair in pairs]
@@ -239,12 +234,13 @@ def _feature(
     return Outcome(terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)})
 
 
-def _class(config: Config, student: View, teacher: View, regions: Regions, weights: Array) -> Outcome:
+def _class(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Outcome:
+    regions = inputs.regions
     chosen = regions.positive if config.cls_subset == "positives" else regions.valid
-    open_ = _class_open(config, student, teacher, regions)
+    open_ = _class_open(config, inputs)
     term, floor = class_term(
-        student.answers.logits,
-        teacher.answers.logits,
+        inputs.student.answers.logits,
+        inputs.teacher.answers.logits,
         chosen=chosen,
         gate=open_,
         weights=weights,
@@ -252,7 +248,7 @@ def _class(config: Config, student: View, teacher: View, regions: Regions, weigh
         reduce=config.cls_reduce,
         temperature=config.temperature,
         norm=config.cls_norm,
-        softmax=student.traits.background is not None,
+        softmax=inputs.student.traits.background is not None,
     )
     count = chosen.sum().astype(jnp.float32)
     return Outcome(
@@ -264,8 +260,9 @@ def _class(config: Config, student: View, teacher: View, regions: Regions, weigh
     )
 
 
-def _box(config: Config, student: View, teacher: View, regions: Regions, batch: Batch, weights: Array) -> Outcome:
-    mine, theirs, open_ = _refined(config, student, teacher, regions, batch)
+def _box(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Outcome:
+    regions = inputs.regions
+    mine, theirs, open_ = _refined(config, inputs)
     term = box_term(
         mine,
         theirs,
@@ -284,28 +281,27 @@ def _box(config: Config, student: View, teacher: View, regions: Regions, batch: 
     )
 
 
-def _class_open(config: Config, student: View, teacher: View, regions: Regions) -> Bool[Array, "b r"]:
+def _class_open(config: Config, inputs: Inputs) -> Bool[Array, "b r"]:
     """The regions whose class the teacher is let to teach."""
     return class_gate(
-        student.answers.logits,
-        teacher.answers.logits,
-        regions.labels,
+        inputs.student.answers.logits,
+        inputs.teacher.answers.logits,
+        inputs.regions.labels,
         kind=config.cls_gate,
-        background=student.traits.background,
+        background=inputs.student.traits.background,
     )
 
 
-def _refined(
-    config: Config, student: View, teacher: View, regions: Regions, batch: Batch
-) -> tuple[Float[Array, "b r 4"], Float[Array, "b r 4"], Bool[Array, "b r"]]:
+def _refined(config: Config, inputs: Inputs) -> tuple[Float[Array, "b r 4"], Float[Array, "b r 4"], Bool[Array, "b r"]]:
     """The student's and the teacher's deltas for each region's class, in the student's code, and the gate between."""
+    student, teacher, regions = inputs.student, inputs.teacher, inputs.regions
     weights = student.traits.box_weights
     mine = box_ops.of_class(student.answers.deltas, regions.labels)
     theirs = box_ops.of_class(teacher.answers.deltas, regions.labels)
     if teacher.traits.box_weights != weights:
         refined = box_ops.decode(theirs, regions.boxes, weights=teacher.traits.box_weights)
         theirs = box_ops.encode(refined, regions.boxes, weights=weights)
-    truth = jnp.take_along_axis(batch.boxes, regions.truth[..., None], axis=1)
+    truth = jnp.take_along_axis(inputs.batch.boxes, regions.truth[..., None], axis=1)
     gate = box_gate(mine, theirs, regions.boxes, truth, weights=weights, kind=config.reg_gate, margin=config.reg_margin)
     return mine, theirs, gate
 

@@ -116,7 +116,8 @@ class Lowering(Context):
         of_one = classes[0] if classes else known(np.zeros((1, 1), np.int32))
         limit, count = index.shape[-1], boxes.shape[-2]
         given = [self._leading(value, boxes.shape[0]) for value in (boxes, scores, valid)]
-        handles = suppress(*given, self._leading(of_one, boxes.shape[0], count), float(threshold.array), limit, count)
+        given.append(self._leading(of_one, boxes.shape[0], count))
+        handles = suppress(*given, threshold=float(threshold.array), limit=limit, count=count)
         return [self.wrapped(handle, variable.aval) for handle, variable in zip(handles, equation.outvars, strict=True)]
 
     def _leading(self, value: Value, batch: Size, count: Size | None = None) -> Handle:

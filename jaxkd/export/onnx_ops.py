@@ -176,7 +176,7 @@ class OnnxOps:
         return [found] if len(made) == 1 else found
 
     def suppress(
-        self, boxes: str, scores: str, valid: str, classes: str, threshold: float, limit: int, count: int
+        self, boxes: str, scores: str, valid: str, classes: str, *, threshold: float, limit: int, count: int
     ) -> tuple[str, str]:
         """Places [b limit] and their validity, by the standard's NonMaxSuppression.
 

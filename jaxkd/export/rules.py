@@ -60,18 +60,18 @@ def tile(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
 def split(ctx: Context, equation: Any, inputs: list[Value]) -> list[Handle]:
     axis, x, start, parts = equation.params["axis"], ctx.whole(inputs[0]), 0, []
     for size in equation.params["sizes"]:
-        parts.append(_cut(ctx, x, inputs[0].shape, axis, start, start + size))
+        parts.append(_cut(ctx, x, inputs[0].shape, axis=axis, start=start, stop=start + size))
         start += size
     return parts
 
 
 def unstack(ctx: Context, equation: Any, inputs: list[Value]) -> list[Handle]:
     axis, x, shape = equation.params["axis"], ctx.whole(inputs[0]), inputs[0].shape
-    parts = [_cut(ctx, x, shape, axis, place, place + 1) for place in range(len(equation.outvars))]
+    parts = [_cut(ctx, x, shape, axis=axis, start=place, stop=place + 1) for place in range(len(equation.outvars))]
     return [ctx.ops.reshape(part, ctx.numbers([*shape[:axis], *shape[axis + 1 :]])) for part in parts]
 
 
-def _cut(ctx: Context, x: Handle, shape: Sequence[Size], axis: int, start: Size, stop: Size) -> Handle:
+def _cut(ctx: Context, x: Handle, shape: Sequence[Size], *, axis: int, start: Size, stop: Size) -> Handle:
     """Cells from `start` to `stop` along one axis of a tensor of this shape."""
     low, high = [0] * len(shape), list(shape)
     low[axis], high[axis] = start, stop

@@ -72,7 +72,7 @@ class Conv(nn.Module):
         return (out + bias).astype(self.dtype)  # the bias in float32, so that its gradient is summed in float32
 
 
-def _cells(x: Array) -> int:
+def _cells(x: Float[Array, "b h w c"]) -> int:
     """Cells of the maps of a batch; of one map where the program is exported for any number of them."""
     return math.prod(x.shape[jax.export.is_symbolic_dim(x.shape[0]) : -1])
 
@@ -101,15 +101,19 @@ def convolved_wide(x: Float[Array, "b h w c"], kernel: Float[Array, "s s c d"]) 
     return convolved(x, kernel)
 
 
-def _wide_forward(x, kernel):
+def _wide_forward(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c d"]
+) -> tuple[Float[Array, "b h w d"], tuple[Float[Array, "b h w c"], Float[Array, "s s c d"]]]:
     return convolved(x, kernel), (x, kernel)
 
 
-def _wide_backward(saved, gradient):
+def _wide_backward(
+    saved: tuple[Float[Array, "b h w c"], Float[Array, "s s c d"]], gradient: Float[Array, "b h w d"]
+) -> tuple[Float[Array, "b h w c"], Float[Array, "s s c d"]]:
     x, kernel = saved
     (to_x,) = jax.linear_transpose(lambda x: convolved(x, kernel), x)(gradient)
 
-    def by_conv(x, gradient):
+    def by_conv(x: Float[Array, "b h w c"], gradient: Float[Array, "b h w d"]) -> Float[Array, "s s c d"]:
         return jax.linear_transpose(lambda kernel: convolved(x, kernel), kernel)(gradient)[0]
 
     return to_x, jax.lax.platform_dependent(x, gradient, cpu=_by_taps(kernel.shape[0]), default=by_conv)
@@ -118,7 +122,7 @@ def _wide_backward(saved, gradient):
 def _by_taps(size: int) -> Callable[[Array, Array], Array]:
     """The kernel's gradient as size * size products of matrices."""
 
-    def summed(x, gradient):
+    def summed(x: Float[Array, "b h w c"], gradient: Float[Array, "b h w d"]) -> Float[Array, "s s c d"]:
         _, height, width, channels = x.shape
         x = jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
         rows = gradient.reshape(-1, gradient.shape[-1])

@@ -86,7 +86,7 @@ class FPN(nn.Module):
         used = tuple(level.astype(self.dtype) for level in levels[config.first :])
         steps = strides(config, self.backbone_strides)
 
-        def valid_at(index: int, x: Array) -> Array:
+        def valid_at(index: int, x: Float[Array, "b h w _"]) -> Float[Array, "b h w 1"]:
             return valid_cells(extents, stride=steps[index], shape=x.shape[1:3], dtype=self.dtype)
 
         valid = [valid_at(index, level) for index, level in enumerate(used)]
@@ -110,8 +110,15 @@ class FPN(nn.Module):
         return tuple(out)
 
     def _conv(
-        self, x: Array, valid: Array, *, size: int, name: str, stride: int = 1, norm_kind: str | None = None
-    ) -> Array:
+        self,
+        x: Float[Array, "b h w c"],
+        valid: Float[Array, "b i j 1"],
+        *,
+        size: int,
+        name: str,
+        stride: int = 1,
+        norm_kind: str | None = None,
+    ) -> Float[Array, "b i j d"]:
         config, kind = self.config, norm_kind or self.config.norm
         options = {"stride": stride, "bias": kind == "none", "dtype": self.dtype, "init": LECUN_UNIFORM}
         x = conv(config.channels, size, name=name, **options)(x)
@@ -120,6 +127,6 @@ class FPN(nn.Module):
         return norm(kind, groups=config.groups, dtype=self.dtype, name=f"{name}_norm")(x, valid)
 
 
-def _doubled(x: Array, *, like: Array) -> Array:
+def _doubled(x: Float[Array, "b h w c"], *, like: Float[Array, "b i j c"]) -> Float[Array, "b i j c"]:
     """`x` with every cell repeated 2 x 2, cropped to the size of the finer level `like`."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, : like.shape[1], : like.shape[2]]

@@ -78,7 +78,7 @@ class DenseHead(nn.Module):
         place = level.shape[:3]
         return logits.reshape(*place, self.anchors, self.classes), deltas.reshape(*place, self.anchors, 4)
 
-    def _tower(self, x: Array, valid: Array, name: str) -> Array:
+    def _tower(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], name: str) -> Float[Array, "b h w d"]:
         plain = self.norm == "none"
         valid = valid.astype(self.dtype)
         for index in range(self.depth):

@@ -77,7 +77,7 @@ class MobileNetV2(nn.Module):
         """
         config = self.config
 
-        def valid_at(stride: int, x: Array) -> Array:
+        def valid_at(stride: int, x: Float[Array, "b h w _"]) -> Float[Array, "b h w 1"]:
             return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=self.dtype)
 
         x = images.astype(self.dtype) * valid_at(1, images)
@@ -157,7 +157,7 @@ class DepthwiseConv(nn.Module):
         return kept(out.astype(self.dtype))
 
 
-def _products(x: Array, kernel: Array, stride: int) -> Array:
+def _products(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c"], stride: int) -> Float[Array, "b i j c"]:
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     parts = [_shifted(padded, i, j, stride) * kernel[i, j] for i in range(3) for j in range(3)]
     return functools.reduce(jnp.add, parts)
@@ -173,20 +173,24 @@ def shifted_products(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c"], 
     return _products(x, kernel, stride)
 
 
-def _shifted(padded: Array, i: int, j: int, stride: int) -> Array:
+def _shifted(padded: Float[Array, "b h w c"], i: int, j: int, stride: int) -> Float[Array, "b y x c"]:
     return padded[:, i : padded.shape[1] - 2 + i : stride, j : padded.shape[2] - 2 + j : stride]
 
 
-def _products_forward(x, kernel, stride):
+def _products_forward(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c"], stride: int
+) -> tuple[Float[Array, "b i j c"], tuple[Float[Array, "b h w c"], Float[Array, "3 3 c"]]]:
     return _products(x, kernel, stride), (x, kernel)
 
 
-def _products_backward(stride, saved, gradient):
+def _products_backward(
+    stride: int, saved: tuple[Float[Array, "b h w c"], Float[Array, "3 3 c"]], gradient: Float[Array, "b i j c"]
+) -> tuple[Float[Array, "b h w c"], Float[Array, "3 3 c"]]:
     x, kernel = saved
     (to_x,) = jax.vjp(lambda x: _products(x, kernel, stride), x)[1](gradient)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-    def add_row(total, row):
+    def add_row(total: Float[Array, "3 3 c"], row: Int[Array, ""]) -> tuple[Float[Array, "3 3 c"], None]:
         band = lax.dynamic_slice_in_dim(padded, row * stride, 3, axis=1)
         here = lax.dynamic_index_in_dim(gradient, row, axis=1, keepdims=False)
         parts = [

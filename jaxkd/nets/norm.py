@@ -56,11 +56,15 @@ def scaled(x: Float[Array, "b h w c"], factor: Float[Array, "c"], shift: Float[A
     return x * factor.astype(x.dtype) + shift.astype(x.dtype)
 
 
-def _scaled_forward(x, factor, shift):
+def _scaled_forward(
+    x: Float[Array, "b h w c"], factor: Float[Array, "c"], shift: Float[Array, "c"]
+) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, "b h w c"], Float[Array, "c"]]]:
     return x * factor.astype(x.dtype) + shift.astype(x.dtype), (x, factor)
 
 
-def _scaled_backward(saved, gradient):
+def _scaled_backward(
+    saved: tuple[Float[Array, "b h w c"], Float[Array, "c"]], gradient: Float[Array, "b h w c"]
+) -> tuple[Float[Array, "b h w c"], Float[Array, "c"], Float[Array, "c"]]:
     x, factor = saved
     gradient = jax.lax.optimization_barrier(gradient)
     exact = gradient.astype(jnp.float32)
@@ -92,7 +96,7 @@ class GroupNorm(nn.Module):
         exact = x.astype(jnp.float32) * valid.astype(jnp.float32)
         cells = jnp.maximum(valid.astype(jnp.float32).sum((1, 2)), 1.0) * (channels // groups)
 
-        def mean_of(sums: Array) -> Array:
+        def mean_of(sums: Float[Array, "b c"]) -> Float[Array, "b c"]:
             return jnp.repeat(sums.reshape(-1, groups, channels // groups).sum(-1) / cells, channels // groups, axis=1)
 
         mean = mean_of(exact.sum((1, 2)))

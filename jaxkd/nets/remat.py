@@ -7,12 +7,13 @@ import flax.linen as nn
 import jax
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float
 
 Remat = Literal["none", "convolutions", "blocks"]
 CONVOLUTION = "convolution"  # the name of their results
 
 
-def kept(convolved: Array) -> Array:
+def kept(convolved: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """The result of a convolution, marked as what `remat` "convolutions" keeps."""
     return checkpoint_name(convolved, CONVOLUTION)
 

@@ -102,7 +102,7 @@ class ResNet(nn.Module):
         """
         config = self.config
 
-        def valid_at(stride: int, x: Array) -> Array:
+        def valid_at(stride: int, x: Float[Array, "b h w _"]) -> Float[Array, "b h w 1"]:
             return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=self.dtype)
 
         x = images.astype(self.dtype) * valid_at(1, images)
@@ -190,7 +190,9 @@ class Bottleneck(nn.Module):
         return nn.relu(y + _shortcut(self, x, after, width=self.width * EXPANSION)) * after
 
 
-def _shortcut(block: Basic | Bottleneck, x: Array, after: Array, *, width: int) -> Array:
+def _shortcut(
+    block: Basic | Bottleneck, x: Float[Array, "b h w c"], after: Float[Array, "b i j 1"], *, width: int
+) -> Float[Array, "b i j {width}"]:
     if block.stride == 1 and x.shape[-1] == width:
         return x
     y = conv(width, 1, stride=block.stride, dtype=block.dtype, name="downsample_conv")(x)

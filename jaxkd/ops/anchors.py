@@ -116,7 +116,9 @@ def inside(anchors: Anchors, size: Num[Array, "2"]) -> Bool[Array, "a"]:
     return jnp.all(anchors.cells < size.astype(jnp.float32), axis=-1)
 
 
-def _level_anchors(level, shape, stride, base, offset):
+def _level_anchors(
+    level: int, shape: tuple[int, ...], stride: int | tuple[int, int], base: Float[Array, "k 4"], offset: float
+) -> Anchors:
     (height, width), kinds = shape, base.shape[0]
     if height > 2**_ROW_BITS or width > 2**_COLUMN_BITS or kinds > 2**_KIND_BITS:
         raise ValueError(

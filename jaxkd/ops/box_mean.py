@@ -34,7 +34,7 @@ def cell_range(
     scale = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), (2,))
     boxes = lax.stop_gradient(boxes.astype(jnp.float32))
 
-    def profile(low: Array, high: Array, side: int) -> Array:
+    def profile(low: Float[Array, "n"], high: Float[Array, "n"], side: int) -> Bool[Array, "n {side}"]:
         first = jnp.clip(jnp.floor(low), 0, side - 1)[:, None]
         last = jnp.clip(jnp.floor(high), 0, side - 1)[:, None]
         cells = jnp.arange(side)

@@ -120,35 +120,37 @@ def smooth_l1(gap: Float[Array, "*n"], *, beta: float) -> Float[Array, "*n"]:
     return jnp.where(size < beta, 0.5 * gap**2 / beta, size - 0.5 * beta)
 
 
-def _corners(boxes):
+def _corners(boxes: Float[Array, "*n 4"]) -> Float[Array, "4 *n"]:
     return jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
 
 
-def _center(boxes):
+def _center(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
     boxes = boxes.astype(jnp.float32)
     return 0.5 * (boxes[..., :2] + boxes[..., 2:])
 
 
-def _sides(boxes):
+def _sides(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
     boxes = boxes.astype(jnp.float32)
     return jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
 
 
-def _shared(a, b):
+def _shared(a: Float[Array, "... 4"], b: Float[Array, "... 4"]) -> Float[Array, "..."]:
+    """The area that boxes share, whose leading axes are broadcast."""
     low = jnp.maximum(a[..., :2], b[..., :2])
     high = jnp.minimum(a[..., 2:], b[..., 2:])
     return area(jnp.concatenate([low, high], axis=-1))
 
 
-def _ratio(shared, total):
+def _ratio(shared: Float[Array, "*n"], total: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return _quotient(shared, total - shared)
 
 
-def _quotient(part, whole):
+def _quotient(part: Float[Array, "*n"], whole: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """0 where the whole is."""
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)
 
 
-def _weights(weights):
+def _weights(weights: Sequence[float]) -> Float[Array, "4"]:
     if len(weights) != 4:
         raise ValueError(f"The box code takes four weights, for dx, dy, dw and dh, and was given {len(weights)}.")
     return jnp.asarray(weights, jnp.float32)

@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from jaxkd.ops import boxes as box_ops
 
@@ -114,7 +114,7 @@ def overlay(
     """
     cells = jnp.floor(jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0) / stride)
 
-    def profile(low, high, side):
+    def profile(low: Float[Array, "g"], high: Float[Array, "g"], side: int) -> Bool[Array, "g {side}"]:
         return (jnp.arange(side) >= low[:, None]) & (jnp.arange(side) < high[:, None])
 
     rows, columns = profile(cells[:, 1], cells[:, 3], shape[0]), profile(cells[:, 0], cells[:, 2], shape[1])
@@ -124,7 +124,7 @@ def overlay(
     rows = jnp.where(single[:, None], home_rows, rows) & valid[:, None]
     columns = jnp.where(single[:, None], home_columns, columns)
 
-    def add(mask, box):
+    def add(mask: Float[Array, "h w"], box: tuple[Array, Array, Array, Array]) -> tuple[Float[Array, "h w"], None]:
         rows, columns, weight, gentle = box
         covered = rows[:, None] & columns
         return jnp.where(covered, jnp.where(gentle, jnp.maximum(mask, weight), weight), mask), None
@@ -179,47 +179,58 @@ def box_level(
     return sum(reached, jnp.zeros(side.shape, jnp.int32))
 
 
-def _between(points, low, high):
+def _between(points: Float[Array, "c"], low: Float[Array, "g"], high: Float[Array, "g"]) -> Bool[Array, "g c"]:
+    """The points in each interval, its ends included."""
     return (points >= low[:, None]) & (points <= high[:, None])
 
 
-def _from_until(points, low, high):
+def _from_until(points: Float[Array, "c"], low: Float[Array, "g"], high: Float[Array, "g"]) -> Bool[Array, "g c"]:
+    """The points in each interval, its upper end left out."""
     return (points >= low[:, None]) & (points < high[:, None])
 
 
-def _bump(points, low, high, sigma_sq):
+def _bump(
+    points: Float[Array, "c"], low: Float[Array, "g"], high: Float[Array, "g"], sigma_sq: float
+) -> Float[Array, "g c"]:
+    """A Gaussian over each interval, 1 in its middle."""
     half = 0.5 * (high - low)[:, None]
     distance = points - 0.5 * (low + high)[:, None]
     return jnp.exp(-((distance / jnp.where(half > 0, half, 1.0)) ** 2) / sigma_sq)
 
 
-def _empty(rows, columns):
+def _empty(rows: Bool[Array, "g h"], columns: Bool[Array, "g w"]) -> Bool[Array, "g 1"]:
     """Whether a box holds no cell, by the profiles of those inside it."""
     return ~(jnp.any(rows, axis=1) & jnp.any(columns, axis=1))[:, None]
 
 
-def _or_home_cells(rows, columns, *, empty, boxes):
+def _or_home_cells(
+    rows: Shaped[Array, "g h"], columns: Shaped[Array, "g w"], *, empty: Bool[Array, "g 1"], boxes: Float[Array, "g 4"]
+) -> tuple[Float[Array, "g h"], Float[Array, "g w"]]:
     """Profiles in which an empty box has the cells that hold its centre; `boxes` are measured in cells."""
     center = 0.5 * (boxes[:, :2] + boxes[:, 2:])
 
-    def home(index, length):
+    def home(index: int, length: int) -> Bool[Array, "g {length}"]:
         return jnp.abs(jnp.arange(length) + 0.5 - center[:, index, None]) <= 0.5
 
     rows = jnp.where(empty, home(1, rows.shape[1]), rows)
     return rows * 1.0, jnp.where(empty, home(0, columns.shape[1]), columns) * 1.0
 
 
-def _or_home_cell(rows, columns, *, empty, boxes):
+def _or_home_cell(
+    rows: Shaped[Array, "g h"], columns: Shaped[Array, "g w"], *, empty: Bool[Array, "g 1"], boxes: Float[Array, "g 4"]
+) -> tuple[Float[Array, "g h"], Float[Array, "g w"]]:
     """The same with a single cell, of several the last."""
     home = jnp.floor(0.5 * (boxes[:, :2] + boxes[:, 2:]))
     rows = jnp.where(empty, jnp.arange(rows.shape[1]) == home[:, 1:], rows)
     return rows * 1.0, jnp.where(empty, jnp.arange(columns.shape[1]) == home[:, :1], columns) * 1.0
 
 
-def _merge(rows, columns, merge):
+def _merge(rows: Float[Array, "g h"], columns: Float[Array, "g w"], merge: str) -> Float[Array, "h w"]:
     """One map from a pair of profiles per box, one box at a time: all maps at once would be large."""
 
-    def add(mask, profiles):
+    def add(
+        mask: Float[Array, "h w"], profiles: tuple[Float[Array, "h"], Float[Array, "w"]]
+    ) -> tuple[Float[Array, "h w"], None]:
         bump = profiles[0][:, None] * profiles[1]
         return jnp.maximum(mask, bump) if merge == "max" else mask + bump, None
 

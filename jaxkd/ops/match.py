@@ -7,7 +7,7 @@ import jax
 from flax import struct
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jaxkd.ops import boxes as box_ops
 
@@ -84,8 +84,14 @@ class _Found(NamedTuple):
     forced: Array  # [a] int32: 1 where no box overlaps one of the truths more
 
 
-def _looked_at(boxes: Array, found: _Found, rows: tuple[Array, ...], *, low_quality: bool) -> _Found:
-    """What is known after these truths too: their boxes [n 4], which are valid, which are crowd, their numbers."""
+def _looked_at(
+    boxes: Float[Array, "a 4"],
+    found: _Found,
+    rows: tuple[Float[Array, "g 4"], Bool[Array, "g"], Bool[Array, "g"], Int[Array, "g"]],
+    *,
+    low_quality: bool,
+) -> _Found:
+    """What is known after these truths too: their boxes, which are valid, which are crowd, their numbers."""
     truth, valid, crowd, numbers = rows
     # Without the barrier the uses of `overlap` are compiled apart, and may round apart.
     overlap = lax.optimization_barrier(jnp.where(valid[:, None], box_ops.iou(truth, boxes), 0.0))

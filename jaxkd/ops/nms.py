@@ -55,23 +55,36 @@ def nms(
     return greedy(boxes, scores, valid, classes, jnp.float32(threshold), limit=limit, tile=tile)
 
 
+# Tiles walked, boxes kept, their indices, and the columns of their table.
+_Carry = tuple[Int32[Array, ""], Int32[Array, ""], Int32[Array, "slots"], Float[Array, "sides slots"]]
+
+
 @functools.partial(jax.jit, static_argnames=("limit", "tile"))
-def greedy(boxes, scores, valid, classes, threshold, *, limit: int, tile: int) -> Kept:
+def greedy(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    valid: Bool[Array, " n"],
+    classes: Int[Array, " n"] | None,
+    threshold: Float[Array, ""],
+    *,
+    limit: int,
+    tile: int,
+) -> Kept:
     """What `nms` returns; a function of its own in a traced program, so that an exporter knows it by its name."""
     tile = min(tile, max(len(boxes), 1))
     tiles = max(-(-len(boxes) // tile), 1)
     slots = -(-limit // tile) * tile
     order, table, valid = _sorted(boxes, scores, classes, valid, size=tiles * tile)
 
-    def unfinished(carry):
+    def unfinished(carry: _Carry) -> Bool[Array, ""]:
         step, count, _, _ = carry
         return (step < tiles) & (count < limit)
 
-    def walk(carry):
+    def walk(carry: _Carry) -> _Carry:
         step, count, index, kept = carry
         mine, ours, candidate = (lax.dynamic_slice_in_dim(x, step * tile, tile, -1) for x in (order, table, valid))
 
-        def by_kept(block, candidate):
+        def by_kept(block: Int[Array, ""], candidate: Bool[Array, "tile"]) -> Bool[Array, "tile"]:
             theirs = lax.dynamic_slice_in_dim(kept, block * tile, tile, -1)
             return candidate & ~_overlap(theirs, ours, threshold).any(0)  # slots not yet filled have no area
 
@@ -119,8 +132,15 @@ def nms_matrix(
     return Kept(index=index, valid=jnp.arange(limit) < keep.sum())
 
 
-def _sorted(boxes, scores, classes, valid, *, size):
-    """Index [size], table [4 size] of x0, y0, x1, y1 (and class, [5 size]), valid [size]: best first, the rest zero."""
+def _sorted(
+    boxes: Float[Array, "n 4"],
+    scores: Float[Array, " n"],
+    classes: Int[Array, " n"] | None,
+    valid: Bool[Array, " n"],
+    *,
+    size: int,
+) -> tuple[Int32[Array, "{size}"], Float[Array, "sides {size}"], Bool[Array, "{size}"]]:
+    """Indices, a table of x0, y0, x1, y1 (and the class, where given), and valid: best first, the rest zero."""
     valid = jnp.asarray(valid) & ~jnp.isnan(scores)
     order = jnp.argsort(jnp.where(valid, -jnp.asarray(scores, jnp.float32), jnp.inf), stable=True).astype(jnp.int32)
     table = lax.stop_gradient(jnp.asarray(boxes, jnp.float32)).T
@@ -131,8 +151,10 @@ def _sorted(boxes, scores, classes, valid, *, size):
     return jnp.pad(order, (0, spare)), jnp.pad(table, ((0, 0), (0, spare))), jnp.pad(valid[order], (0, spare))
 
 
-def _overlap(a, b, threshold):
-    """[a b] bool: of one class, and more than `threshold` of IoU.
+def _overlap(
+    a: Float[Array, "sides a"], b: Float[Array, "sides b"], threshold: Float[Array, ""] | float
+) -> Bool[Array, "a b"]:
+    """Whether two boxes are of one class, and have more than `threshold` of IoU.
 
     By columns and without a quotient: in the loops of `nms` a CPU takes several times as long for rows of [n 4].
     """
@@ -143,16 +165,16 @@ def _overlap(a, b, threshold):
     return over & (a[4][:, None] == b[4]) if len(a) == 5 else over
 
 
-def _area(table):
+def _area(table: Float[Array, "sides n"]) -> Float[Array, " n"]:
     return jnp.maximum(table[2] - table[0], 0.0) * jnp.maximum(table[3] - table[1], 0.0)
 
 
-def _fixed_point(overlap, candidate):
-    """[n] bool: the candidates, in order, that overlap no kept candidate before them."""
+def _fixed_point(overlap: Bool[Array, "n n"], candidate: Bool[Array, " n"]) -> Bool[Array, " n"]:
+    """The candidates, in order, that overlap no kept candidate before them."""
     n = len(candidate)
     before = overlap & (jnp.arange(n)[:, None] < jnp.arange(n)[None, :])
 
-    def sweep(carry):
+    def sweep(carry: tuple[Bool[Array, " n"], Bool[Array, ""]]) -> tuple[Bool[Array, " n"], Bool[Array, ""]]:
         keep, _ = carry
         new = candidate & ~(before & keep[:, None]).any(0)
         return new, (new != keep).any()

@@ -4,7 +4,7 @@ import jax
 from flax import struct
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Bool, Integer, Key
+from jaxtyping import Bool, Float, Int, Integer, Key
 
 
 class Sample(struct.PyTreeNode):
@@ -63,7 +63,7 @@ def sample(
     return Sample(index=jnp.where(valid, index, 0), positive=place < positives, valid=valid)
 
 
-def _draw(lots, candidates, limit, size):
+def _draw(lots: Float[Array, "n"], candidates: Bool[Array, "n"], limit: int, size: int) -> Int[Array, "{size}"]:
     """Indices of the `limit` candidates with the highest lots, padded to [size]."""
     count = min(limit, candidates.shape[0])
     _, index = jax.lax.top_k(jnp.where(candidates, lots, -1), count)

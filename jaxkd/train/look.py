@@ -53,6 +53,7 @@ def score_on(
     source: Source,
     feeding: loader.Config,
     devices: Mesh,
+    *,
     batch: int,
     limit: int = 0,
     stopped: Callable[[], bool] = lambda: False,
@@ -62,7 +63,7 @@ def score_on(
     Processes share the pictures, and all of them get the scores. Raises Interrupted before the next batch where
     `stopped` says so, which has to be the same on all of them.
     """
-    with _looking(detector, params, source, feeding, devices, batch, limit) as (detect, batches):
+    with _looking(detector, params, source, feeding, devices, batch=batch, limit=limit) as (detect, batches):
         evaluation = evaluate(detect, _until(stopped, batches), source, whole=hosts.whole)
         unreadable = hosts.total(len(batches.skipped))
     wanted = min(limit or len(source.records), len(source.records))
@@ -89,6 +90,7 @@ def _looking(
     source: Source,
     feeding: loader.Config,
     devices: Mesh,
+    *,
     batch: int,
     limit: int,
 ) -> Iterator[tuple[Callable[[Batch], Detections], loader.Loader]]:

@@ -135,9 +135,20 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             batch=config.batch,
             steps_per_epoch=epoch_steps(len(sources["train"].records), config),
         )
-        reading = pictures.reading_of(sources["train"])
-        split = sources["val"]
-        training = Training(recipe, workdir, pair, schedules, devices, saved, log, split, refresh, stop, facts, reading)
+        training = Training(
+            recipe=recipe,
+            workdir=workdir,
+            pair=pair,
+            schedules=schedules,
+            devices=devices,
+            saved=saved,
+            log=log,
+            split=sources["val"],
+            refresh=refresh,
+            stop=stop,
+            facts=facts,
+            reading=pictures.reading_of(sources["train"]),
+        )
         scored = sources["val"].records[: config.evaluate_limit or None]
         if not any((~record.crowd).any() for record in scored):
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree
-from jaxkd.train.step import Pair, forward, teacher_features
+from jaxkd.train.step import Pair, forward, step_inputs, teacher_features
 from jaxkd.types import Batch
 
 
@@ -25,13 +25,13 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batc
     """
 
     def probe(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> dict[str, jax.Array]:
-        key = jax.random.fold_in(state.key, state.step)
-        target = teacher_features(pair, frozen, batch)
+        inputs = step_inputs(state, frozen, scheduled, batch)
+        inputs = inputs.replace(teacher_features=teacher_features(pair, frozen, batch))
         features = pair.student.features(state.params["detector"], batch)
 
         def groups(neck: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
             seen = features.replace(neck=neck)
-            terms = forward(pair, state.params, frozen, seen, target, batch, state, key, scheduled.decay).terms
+            terms = forward(pair, state.params, seen, inputs).terms
             counts = lax.psum(lax.stop_gradient({name: term.count for name, term in terms.items()}), AXIS)
             sums: dict[str, jax.Array] = {}
             for name, term in terms.items():

@@ -15,7 +15,7 @@ from jaxkd.loading import build, prepare
 from jaxkd.train import checkpoint, loop, mesh
 from jaxkd.train.refresh import Objects, Refresh
 from jaxkd.train.state import State
-from jaxkd.train.step import Pair, initial_state, shared_views
+from jaxkd.train.step import OWN, Pair, StepInputs, image_keys, initial_state, on_regions, teacher_features
 from jaxkd.types import Regions, Shown
 
 
@@ -37,13 +37,17 @@ class Reopened:
         batches.close()
 
         def look(params, frozen, memory, batch, key):
-            student, teacher, regions = shared_views(self.pair, params, frozen, batch, key)
+            inputs = StepInputs(batch=batch, frozen=frozen, key=key)
+            inputs = inputs.replace(teacher_features=teacher_features(self.pair, frozen, batch))
+            features = self.pair.student.features(params, batch)
+            keys = image_keys(inputs)
+            shared = on_regions(self.pair, params, features, inputs, sharing=OWN, keys=keys)
             shown = {}
             for name, config in self.pair.methods.items():
                 module = configs.module_of(config)
                 if hasattr(module, "explain"):
-                    shown[name] = module.explain(config, student, teacher, regions, batch, memory.get(name))
-            return regions, shown
+                    shown[name] = module.explain(config, shared.replace(memory=memory.get(name)))
+            return shared.regions, shown
 
         found = jax.jit(look)(self.state.params["detector"], self.frozen, self.state.memory, batch, self.state.key)
         return *jax.device_get(found), float(batch.scales.min())

@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import optax
+from flax import struct
 from jax import lax
 from jax import numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
 from jaxkd.config import module_of
 from jaxkd.detectors.base import Detector
@@ -20,7 +22,7 @@ from jaxkd.train.dependence import needs_first
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree, join, moving_average, split
-from jaxkd.types import Answers, Batch, Features, Outcome, Regions, Term, Traits, Trust, View
+from jaxkd.types import Answers, Batch, Features, Inputs, Outcome, Regions, Term, Traits, Trust, View
 
 OWN = base.Sharing()
 Counts = dict[str, jax.Array]  # what the terms of these names are divided by
@@ -51,6 +53,23 @@ class Pair:
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` of State.params is to be trained."""
         return path[0] == "distill" or self.student.trainable(path[1:])
+
+
+class StepInputs(struct.PyTreeNode):
+    """What `forward` needs beside the student: a batch, or a part of it, and all that is fixed in a step."""
+
+    batch: Batch
+    frozen: Tree  # the teacher's parameters; {} without one
+    teacher_features: Features | None = None  # of the batch, without a gradient; None where no method asks for them
+    memory: dict[str, Any] = struct.field(default_factory=dict)  # by the methods that have one
+    key: Any = None  # [] of the step
+    decay: dict[str, Any] = struct.field(default_factory=dict)  # the factor [] of each method
+
+
+def step_inputs(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
+    """The inputs of the next step of `state`, without the teacher's features."""
+    key = jax.random.fold_in(state.key, state.step)
+    return StepInputs(batch=batch, frozen=frozen, memory=state.memory, key=key, decay=scheduled.decay)
 
 
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
@@ -106,17 +125,17 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
     """
 
     def step(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        key = jax.random.fold_in(state.key, state.step)
+        whole = step_inputs(state, frozen, scheduled, batch)
         learned, fixed = split(state.params, pair.trainable)
-        known = known_counts(pair, frozen, batch, state, key, scheduled.decay) if pair.accumulate > 1 else {}
+        known = known_counts(pair, state.params, whole) if pair.accumulate > 1 else {}
 
         def gradient(part: Batch) -> tuple[Tree, tuple[Outcome, Counts]]:
-            target = teacher_features(pair, frozen, part)
+            inputs = whole.replace(batch=part, teacher_features=teacher_features(pair, frozen, part))
 
             def objective(learned: Tree) -> tuple[jax.Array, tuple[Outcome, Counts]]:
                 params = join(learned, fixed)
                 features = pair.student.features(params["detector"], part)
-                outcome = forward(pair, params, frozen, features, target, part, state, key, scheduled.decay)
+                outcome = forward(pair, params, features, inputs)
                 own = part_counts(outcome, known)
                 squares = {name: count**2 for name, count in own.items()} if pair.accumulate > 1 else {}
                 return total_loss(outcome, known, own, parts=pair.accumulate), (outcome, squares)
@@ -173,68 +192,108 @@ def teacher_features(pair: Pair, frozen: Tree, batch: Batch) -> Features | None:
     return lax.stop_gradient(pair.teacher.features(frozen, batch))
 
 
-def forward(
-    pair: Pair,
-    params: Tree,
-    frozen: Tree,
-    features: Features,
-    target: Features | None,
-    batch: Batch,
-    state: State,
-    key: jax.Array,
-    decay: dict[str, Any],
-) -> Outcome:
-    """Every term of this device's part of the batch, the methods' already decayed."""
-    student = params["detector"]
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.ids)
+def forward(pair: Pair, params: Tree, features: Features, inputs: StepInputs) -> Outcome:
+    """Every term of this device's part of the batch, the methods' already decayed.
+
+    Args:
+      pair: who learns, who teaches, how.
+      params: the student's and the methods', as in `State.params`.
+      features: the student's, of the batch.
+      inputs: all else.
+    """
+    student, batch, traits = params["detector"], inputs.batch, pair.student.traits
+    keys = image_keys(inputs)
     regions, terms = pair.student.regions(student, features, batch, keys)
     answers = pair.student.answer(student, features, regions, batch)
     terms = terms | pair.student.losses(answers, regions)
     metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
-    if target is not None:
-        assert pair.teacher is not None
-        shared = _Shared(pair, params, frozen, features, target, batch, keys)
-        shared.views[OWN] = shared.look(regions, answers, pair.student.traits)
-        for index, name in enumerate(pair.methods):
-            outcome = _method_terms(name, shared, params["distill"][name], state, jax.random.fold_in(key, index), decay)
-            terms |= {f"{name}/{part}": term for part, term in outcome.terms.items()}
-            metrics |= {f"{name}/{part}": term for part, term in outcome.metrics.items()}
+    if inputs.teacher_features is not None:
+        view = View(features=features, answers=answers, traits=traits)
+        own = _beside_teacher(pair, inputs, view, regions, owner=traits)
+        taught = _taught(pair, params, inputs, own, keys=keys)
+        terms, metrics = terms | taught.terms, metrics | taught.metrics
     return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
 
 
-def _method_terms(
-    name: str, shared: "_Shared", params: Tree, state: State, key: jax.Array, decay: dict[str, Any]
-) -> Outcome:
-    """The terms of one method, decayed where they decay, and its metrics."""
-    pair, batch = shared.pair, shared.batch
-    config = pair.methods[name]
-    outcomes = []
-    for sharing in module_of(config).sharing(config):
-        views = shared.of(sharing)
-        trusted = _trusted(pair, config, views, batch, state)
-        outcomes.append(module_of(config).losses(config, params, *views, batch, state.memory.get(name), key, **trusted))
-    outcome = base.summed(outcomes)
-    return Outcome(
-        terms=base.scaled(outcome.terms, decay[name]) | outcome.steady,
-        metrics=outcome.metrics | {"decay": Term(decay[name], jnp.ones(()))},
-    )
+def _taught(pair: Pair, params: Tree, inputs: StepInputs, own: Inputs, *, keys: Key[Array, "b"]) -> Outcome:
+    """The terms of all methods, decayed where they decay, and their metrics, by METHOD/NAME.
+
+    `own` are both detectors on the regions of the student's own loss.
+    """
+    shared: dict[base.Sharing, Inputs] = {OWN: own}
+    terms, metrics = {}, {}
+    for index, (name, config) in enumerate(pair.methods.items()):
+        module, key, outcomes = module_of(config), jax.random.fold_in(inputs.key, index), []
+        for sharing in module.sharing(config):
+            if sharing not in shared:  # not earlier: gradients are added up in the reverse order of their uses
+                features = own.student.features
+                shared[sharing] = on_regions(pair, params["detector"], features, inputs, sharing=sharing, keys=keys)
+            given = shared[sharing].replace(memory=inputs.memory.get(name), key=key)
+            given = given.replace(trust=_trust(pair, config, given, inputs.memory))
+            outcomes.append(module.losses(config, params["distill"][name], given))
+        outcome, factor = base.summed(outcomes), inputs.decay[name]
+        decayed = base.scaled(outcome.terms, factor) | outcome.steady
+        reported = outcome.metrics | {"decay": Term(factor, jnp.ones(()))}
+        terms |= {f"{name}/{part}": term for part, term in decayed.items()}
+        metrics |= {f"{name}/{part}": term for part, term in reported.items()}
+    return Outcome(terms=terms, metrics=metrics)
 
 
-def shared_views(pair: Pair, params: Tree, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[View, View, Regions]:
-    """Both views on the student's regions, outside of training; the teacher has to be there."""
-    target = teacher_features(pair, frozen, batch)
-    features = pair.student.features(params, batch)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.ids)
-    return _Shared(pair, {"detector": params}, frozen, features, target, batch, keys).of(OWN)
+def image_keys(inputs: StepInputs) -> Key[Array, "b"]:
+    """A key for each picture, the same wherever in the batch it lies."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, inputs.batch.ids)
 
 
-def _trusted(pair: Pair, config: Any, views: tuple, batch: Batch, state: State) -> dict[str, Trust]:
-    """How far the method that `config` names in `sigma_from` relies on each object, as an argument of `losses`."""
+def on_regions(
+    pair: Pair, params: Tree, features: Features, inputs: StepInputs, *, sharing: base.Sharing, keys: Key[Array, "b"]
+) -> Inputs:
+    """Both detectors on a set of regions, to which a method's memory, key and trust are added; a teacher is needed.
+
+    Args:
+      pair: who learns and who teaches.
+      params: the student's.
+      features: the student's, of the batch.
+      inputs: all else, with the teacher's features.
+      sharing: whose regions, and which.
+      keys: what `image_keys` gives.
+    """
+    student, teacher = pair.student, pair.teacher
+    assert teacher is not None and inputs.teacher_features is not None
+    if sharing.source == "teacher":
+        owner, seen = teacher, (inputs.frozen, inputs.teacher_features)
+    else:
+        owner, seen = student, (params, features)
+    regions, _ = owner.regions(*seen, inputs.batch, keys, stage=sharing.stage)
+    regions = lax.stop_gradient(regions)
+    if sharing.source == "teacher" and pair.columns:  # the teacher counts another background
+        regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
+    answers = None
+    if base.answers_about(student.traits, owner.traits):
+        answers = student.answer(params, features, regions, inputs.batch)
+    view = View(features=features, answers=answers, traits=student.traits)
+    return _beside_teacher(pair, inputs, view, regions, owner=owner.traits)
+
+
+def _beside_teacher(pair: Pair, inputs: StepInputs, student: View, regions: Regions, *, owner: Traits) -> Inputs:
+    """The student's view on the `regions` of `owner`, and the teacher's beside it."""
+    teacher, features = pair.teacher, inputs.teacher_features
+    assert teacher is not None and features is not None
+    answers = None
+    if base.answers_about(teacher.traits, owner):
+        answers = lax.stop_gradient(teacher.answer(inputs.frozen, features, regions, inputs.batch))
+        if pair.columns and student.answers is not None:
+            answers = _translated(pair, answers, student.answers)
+    view = View(features=features, answers=answers, traits=pair.teacher_traits)
+    return Inputs(student=student, teacher=view, regions=regions, batch=inputs.batch)
+
+
+def _trust(pair: Pair, config: Any, inputs: Inputs, memory: dict[str, Any]) -> Trust | None:
+    """How far the method that `config` names in `sigma_from` relies on each object; None where it names none."""
     source = getattr(config, "sigma_from", "")
     if not source:
-        return {}
+        return None
     other = pair.methods[source]
-    return {"trust": lax.stop_gradient(module_of(other).trust(other, *views, batch, state.memory.get(source)))}
+    return lax.stop_gradient(module_of(other).trust(other, inputs.replace(memory=memory.get(source))))
 
 
 def _translated(pair: Pair, replies: Answers, answers: Answers) -> Answers:
@@ -247,24 +306,25 @@ def _translated(pair: Pair, replies: Answers, answers: Answers) -> Answers:
     return classes.translated(replies, answers, pair.columns, background=mine.background is not None, code=code)
 
 
-def known_counts(pair: Pair, frozen: Tree, batch: Batch, state: State, key: jax.Array, decay: dict[str, Any]) -> Counts:
+def known_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
     """Over all devices, the whole batch's counts of the terms that need no net to look at the pictures for them."""
 
     def counts(nets: tuple[Tree, Tree], part: Batch) -> Counts:
         params, frozen = nets
         target = teacher_features(pair, frozen, part)
         features = pair.student.features(params["detector"], part)
-        terms = forward(pair, params, frozen, features, target, part, state, key, decay).terms
+        given = inputs.replace(batch=part, frozen=frozen, teacher_features=target)
+        terms = forward(pair, params, features, given).terms
         return {name: term.count for name, term in terms.items()}
 
-    nets = (state.params, frozen)
-    needing = needs_first(counts, nets, batch)
+    nets = (params, inputs.frozen)
+    needing = needs_first(counts, nets, inputs.batch)
 
     def known(part: Batch) -> Counts:
         return {name: count for name, count in counts(nets, part).items() if not needing[name]}
 
     # The compiler leaves out what these counts do not need: all of the nets.
-    return lax.psum(in_parts(known, batch, parts=pair.accumulate), AXIS)
+    return lax.psum(in_parts(known, inputs.batch, parts=pair.accumulate), AXIS)
 
 
 def part_counts(outcome: Outcome, known: Counts) -> Counts:
@@ -292,43 +352,3 @@ def count_spread(terms: dict[str, Term], squares: Counts, *, parts: int) -> jax.
     """
     ratios = [Term(parts * square, terms[name].count ** 2).mean() for name, square in squares.items()]
     return jnp.sqrt(jnp.maximum(jnp.stack(ratios).max() - 1.0, 0.0))
-
-
-class _Shared:
-    """The views of both detectors on each set of regions that a method asks for, computed once."""
-
-    def __init__(self, pair, params, frozen, features, target, batch, keys):
-        self.pair, self.params, self.frozen = pair, params["detector"], frozen
-        self.features, self.target, self.batch, self.keys = features, target, batch, keys
-        self.views: dict[base.Sharing, tuple[View, View, Regions]] = {}
-
-    def of(self, sharing: base.Sharing) -> tuple[View, View, Regions]:
-        """Student's view, teacher's view, regions."""
-        if sharing not in self.views:
-            teaching = sharing.source == "teacher"
-            finder = self.pair.teacher if teaching else self.pair.student
-            params, features = (self.frozen, self.target) if teaching else (self.params, self.features)
-            regions, _ = finder.regions(params, features, self.batch, self.keys, stage=sharing.stage)
-            regions = lax.stop_gradient(regions)
-            if teaching and self.pair.columns:  # the teacher counts another background
-                background = len(self.pair.student.classes)
-                regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, background))
-            answers = None
-            if base.answers_about(self.pair.student.traits, finder.traits):
-                answers = self.pair.student.answer(self.params, self.features, regions, self.batch)
-            self.views[sharing] = self.look(regions, answers, finder.traits)
-        return self.views[sharing]
-
-    def look(self, regions: Regions, answers: Answers | None, owner: Traits) -> tuple[View, View, Regions]:
-        """Both views on the `regions` of `owner`, given the student's answers about them."""
-        student, teacher = self.pair.student, self.pair.teacher
-        replies = None
-        if base.answers_about(teacher.traits, owner):
-            replies = lax.stop_gradient(teacher.answer(self.frozen, self.target, regions, self.batch))
-            if self.pair.columns and answers is not None:
-                replies = _translated(self.pair, replies, answers)
-        return (
-            View(features=self.features, answers=answers, traits=student.traits),
-            View(features=self.target, answers=replies, traits=self.pair.teacher_traits),
-            regions,
-        )

@@ -46,32 +46,31 @@ class Finished:
     compilations: int  # of the step
 
 
+@dataclass(kw_only=True, eq=False)
 class Training:
     """The loop over steps, with what it needs on the way."""
 
-    def __init__(
-        self,
-        recipe: configs.Recipe,
-        workdir: Path,
-        pair: Pair,
-        schedules: Schedules,
-        devices: Mesh,
-        saved: checkpoint.Checkpoints,
-        log: Log,
-        split: Source,
-        refresh: Refresh,
-        stop: Stop,
-        facts: dict[str, str],
-        reading: pictures.Config,
-    ):
-        self.recipe, self.config, self.workdir = recipe, configs.build(recipe.train), workdir
-        self.pair, self.schedules, self.devices, self.saved, self.log = pair, schedules, devices, saved, log
-        self.split, self.refresh, self.stop, self.facts, self.reading = split, refresh, stop, facts, reading
-        self.step = make_step(pair, devices)
+    recipe: configs.Recipe  # a whole one, locked
+    workdir: Path
+    pair: Pair
+    schedules: Schedules
+    devices: Mesh
+    saved: checkpoint.Checkpoints
+    log: Log
+    split: Source  # what the student is scored on
+    refresh: Refresh
+    stop: Stop
+    facts: dict[str, str]  # what has to be the same when the run goes on
+    reading: pictures.Config  # how files became the pictures of the training data
+
+    def __post_init__(self):
+        self.config = configs.build(self.recipe.train)
+        self.step = make_step(self.pair, self.devices)
         self.programs: dict[tuple[int, ...], Callable] = {}  # the step, compiled, by the shape of its pictures
-        self.probe = make_probe(pair, devices) if self.config.probe_every and pair.methods else None
-        self.vote = hosts.Vote(devices)
-        self.album = Album(split, limit=self.config.evaluate_limit)
+        probed = self.config.probe_every and self.pair.methods
+        self.probe = make_probe(self.pair, self.devices) if probed else None
+        self.vote = hosts.Vote(self.devices)
+        self.album = Album(self.split, limit=self.config.evaluate_limit)
         self.best_ap = UNSCORED
         self.spread_said = False
 
@@ -180,9 +179,9 @@ class Training:
             self.split,
             configs.build(self.recipe.data.loader),
             self.devices,
-            self.config.evaluate_batch,
-            limit,
-            lambda: self.vote.cast(bool(self.stop.asked)),
+            batch=self.config.evaluate_batch,
+            limit=limit,
+            stopped=lambda: self.vote.cast(bool(self.stop.asked)),
         )
 
     def _refreshed(self, state: State, frozen: Params, due: list[str]) -> State:

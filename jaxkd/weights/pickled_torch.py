@@ -108,14 +108,14 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> 
     return _view(storage, offset, shape, strides, dtype=getattr(storage, "dtype", None), note=more[2:])
 
 
-def _tensor_of_dtype(
-    storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, dtype: Any, *note: Any
-) -> _Tensor | Unread:
-    if type(dtype) is not Name:
+def _tensor_of_dtype(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor | Unread:
+    """Torch's arguments; `more` is as in `_tensor`, with the number type before the note."""
+    if len(more) < 3 or type(more[2]) is not Name:
         raise ValueError("it holds a tensor of an odd number type")
-    if dtype.text not in NUMBERS:
-        return Unread(dtype.text)
-    return _view(storage, offset, shape, strides, dtype=NUMBERS[dtype.text], note=note)
+    dtype = more[2].text
+    if dtype not in NUMBERS:
+        return Unread(dtype)
+    return _view(storage, offset, shape, strides, dtype=NUMBERS[dtype], note=more[3:])
 
 
 def _view(

@@ -79,7 +79,8 @@ def test_local_terms_of_example_6(wide, merge, foreground):
     adapted = jnp.asarray(np.stack([ramp / 10, -ramp / 20], -1))[None]
     config = gkd.Config(overlap=merge)
     sigmas = [jnp.asarray([SIGMAS], jnp.float64)]
-    terms = gkd.local_terms(config, [adapted], [jnp.zeros_like(adapted)], three(), sigmas, pictures(1, 32), [8])
+    levels = gkd.Levels([8], [adapted], [jnp.zeros_like(adapted)])
+    terms = gkd.local_terms(config, levels, three(), sigmas, pictures(1, 32))
     # The maps are compared in float32.
     np.testing.assert_allclose(terms["foreground_8"].mean(), foreground, rtol=1e-6)
     np.testing.assert_allclose(terms["background_8"].mean(), 1.630357142857, rtol=1e-6)
@@ -89,23 +90,21 @@ def test_local_terms_without_objects_and_with_equal_weights():
     draw = np.random.default_rng(0)
     adapted, target = (jnp.asarray(draw.normal(size=(1, 4, 4, 3)), jnp.float32) for _ in range(2))
     half = 0.5 * ((adapted - target) ** 2).mean()
-    config, batch = gkd.Config(), pictures(1, 32)
+    config, batch, levels = gkd.Config(), pictures(1, 32), gkd.Levels([8], [adapted], [target])
     nobody = three()._replace(valid=jnp.zeros((1, 3), bool))
-    terms = gkd.local_terms(config, [adapted], [target], nobody, [jnp.ones((1, 3))], batch, [8])
+    terms = gkd.local_terms(config, levels, nobody, [jnp.ones((1, 3))], batch)
     assert terms["foreground_8"].mean() == 0
     np.testing.assert_allclose(terms["background_8"].mean(), 4 * half, rtol=1e-5)
     whole = instances([[[0.0, 0, 32, 32]]], [[0]], [[True]])
-    terms = gkd.local_terms(config, [adapted], [target], whole, [jnp.ones((1, 1))], batch, [8])
+    terms = gkd.local_terms(config, levels, whole, [jnp.ones((1, 1))], batch)
     np.testing.assert_allclose(terms["foreground_8"].mean(), half, rtol=1e-5)
     assert terms["background_8"].mean() == 0
     sigmas = jnp.asarray([SIGMAS])
-    usual, halved = (
-        gkd.local_terms(config, [adapted], [target], three(), [factor * sigmas], batch, [8]) for factor in (1.0, 0.5)
-    )
+    usual, halved = (gkd.local_terms(config, levels, three(), [factor * sigmas], batch) for factor in (1.0, 0.5))
     for name in usual:
         np.testing.assert_allclose(usual[name].mean(), halved[name].mean(), rtol=1e-5)
     shuffled = three()._replace(boxes=three().boxes[:, ::-1])
-    again = gkd.local_terms(config, [adapted], [target], shuffled, [sigmas[:, ::-1]], batch, [8])
+    again = gkd.local_terms(config, levels, shuffled, [sigmas[:, ::-1]], batch)
     np.testing.assert_allclose(again["foreground_8"].mean(), usual["foreground_8"].mean(), rtol=1e-6)
 
 
@@ -117,9 +116,8 @@ def test_padding_is_background_only_where_asked_for(area, cells):
     batch = pictures(1, 32).replace(sizes=jnp.full((1, 2), 16, jnp.int32))
     nobody = three()._replace(valid=jnp.zeros((1, 3), bool))
     config = gkd.Config(background_area=area, background_weight=1.0)
-    terms = gkd.local_terms(
-        config, [jnp.asarray(gap)], [jnp.zeros((1, 4, 4, 2))], nobody, [jnp.ones((1, 3))], batch, [8]
-    )
+    levels = gkd.Levels([8], [jnp.asarray(gap)], [jnp.zeros((1, 4, 4, 2))])
+    terms = gkd.local_terms(config, levels, nobody, [jnp.ones((1, 3))], batch)
     assert terms["background_8"].count == 2 * cells
     np.testing.assert_allclose(terms["background_8"].mean(), 0.5 * (4 + 9 * (cells - 4)) / cells, rtol=1e-6)
 
@@ -127,9 +125,9 @@ def test_padding_is_background_only_where_asked_for(area, cells):
 def test_a_divisor_of_the_imitation_is_at_least_one():
     """One object of a single cell in which the two channels differ by 1, hardly relied on."""
     one = instances([[[1.0, 1, 2, 2]]], [[0]], [[True]])
-    maps = [jnp.ones((1, 4, 4, 2))], [jnp.zeros((1, 4, 4, 2))]
+    levels = gkd.Levels([8], [jnp.ones((1, 4, 4, 2))], [jnp.zeros((1, 4, 4, 2))])
     for sigma, wanted in ((0.5, 0.5), (0.25, 0.5), (0.1, 0.2), (0.0, 0.0)):
-        terms = gkd.local_terms(gkd.Config(), *maps, one, [jnp.full((1, 1), sigma)], pictures(1, 32), [8])
+        terms = gkd.local_terms(gkd.Config(), levels, one, [jnp.full((1, 1), sigma)], pictures(1, 32))
         np.testing.assert_allclose(terms["foreground_8"].mean(), wanted, rtol=1e-6)
 
 
@@ -152,8 +150,9 @@ def test_whole_objective_of_example_8(wide):
     boxes = [[[5.0, 7, 60, 50], [10, 10, 126, 120]], [[40, 30, 41, 100], [0, 0, 0, 0]]]
     found = instances(boxes, [[0, 1], [1, 0]], [[True, True], [True, False]])
     sigmas, parts = [], []
-    for index, stride in enumerate((8, 16)):
-        sigma, term = gkd.seen_from_prototypes(config, student[index], teacher[index], found, memory, index, stride)
+    levels = gkd.Levels([8, 16], student, teacher)
+    for index in range(2):
+        sigma, term = gkd.seen_from_prototypes(config, levels, found, memory, index)
         sigmas.append(sigma)
         parts.append(term)
     for sigma, wanted in zip(
@@ -165,7 +164,7 @@ def test_whole_objective_of_example_8(wide):
     fade = 1 - 6 / 24
     everything = fade * config.global_weight * sum(part.mean() for part in parts)
     np.testing.assert_allclose(everything, 0.364386562112, rtol=1e-9)
-    local = gkd.local_terms(config, adapted, teacher, found, sigmas, pictures(2, 128), [8, 16])
+    local = gkd.local_terms(config, levels._replace(student=adapted), found, sigmas, pictures(2, 128))
     foreground = fade * (local["foreground_8"].mean() + local["foreground_16"].mean())
     background = fade * (local["background_8"].mean() + local["background_16"].mean())
     np.testing.assert_allclose(foreground, 0.057130216227, rtol=1e-5)
@@ -220,12 +219,13 @@ def test_reliability_can_be_left_out_of_each_term(scene, switch, term):
 def test_trust_lies_between_nothing_and_all(scene):
     config = gkd.Config()
     memory = scenes.remembered(gkd, config, scene)
-    trusted = jax.jit(lambda: gkd.trust(config, scene.student, scene.teacher, scene.regions, scene.batch, memory))()
+    inputs = scenes.inputs(scene, memory=memory)
+    trusted = jax.jit(lambda: gkd.trust(config, inputs))()
     for part in (trusted.regions, *trusted.cells.values()):
         assert (part >= 0).all() and (part <= 1).all() and (part < 1).any()
     assert (trusted.regions[~scene.regions.positive] == 1).all()
     assert trusted.cells[4][1, -1, -1] == 1  # no object there
-    shown = jax.jit(lambda: gkd.explain(config, scene.student, scene.teacher, scene.regions, scene.batch, memory))()
+    shown = jax.jit(lambda: gkd.explain(config, inputs))()
     assert set(shown.cells) == {"sigma_4", "sigma_8"}
 
 
@@ -239,8 +239,7 @@ def test_other_methods_weigh_by_trust(scene, module):
             regions=jnp.full(scene.regions.valid.shape, regions),
             cells={4: jnp.full((2, 32, 32), cells), 8: jnp.full((2, 16, 16), cells)},
         )
-        views = scene.student, scene.teacher, scene.regions, scene.batch
-        return module.losses(config, params, *views, None, jax.random.key(1), trust=trusted).terms
+        return module.losses(config, params, scenes.inputs(scene, trust=trusted)).terms
 
     usual, wholly, halved = scenes.ask(module, config, params, scene).terms, ask(1.0, 1.0), ask(0.5, 0.25)
     for name, term in usual.items():

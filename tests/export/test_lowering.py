@@ -18,7 +18,7 @@ from jaxkd.export.lowering import lower
 from jaxkd.export.onnx_ops import IR, OPSET, OnnxOps
 from jaxkd.export.tf_ops import TfOps
 from jaxkd.ops.nms import nms
-from jaxkd.ops.roi_align import roi_align_batch
+from jaxkd.ops.roi_align import Pooling, roi_align_batch
 
 TABLE = np.linspace(-2, 2, 24, dtype=np.float32).reshape(6, 4)
 
@@ -145,9 +145,8 @@ def test_suppression_and_pooling(told):
         kept = jax.vmap(lambda b, s, c: suppress(b, s, valid=s > -1, classes=c))(corners, scores, labels)
         boxes = jnp.take_along_axis(corners, kept.index[..., None], 1)
         level = x[:, :, :16].reshape(-1, 8, 8, 10)
-        pooled = roi_align_batch(
-            [level], boxes, strides=[4], resolution=2, first_level=2, extents=jnp.full((x.shape[0], 2), 29), chunk=4
-        )
+        extents, pooling = jnp.full((x.shape[0], 2), 29), Pooling(resolution=2, chunk=4)
+        pooled = roi_align_batch([level], boxes, strides=[4], extents=extents, pooling=pooling)
         return jnp.where(kept.valid[..., None], pooled.reshape(pooled.shape[0], 25, -1), -1.0)
 
     rng = np.random.default_rng(3)

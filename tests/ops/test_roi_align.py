@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from jax import numpy as jnp
 
 from jaxkd.ops import roi_align as ops
+from jaxkd.ops.roi_align import Pooling
 from jaxkd.ops.roi_windows import roi_align_windows
 
-STATIC = ("strides", "resolution", "sampling_ratio", "adaptive", "aligned", "chunk")
+STATIC = ("strides", "pooling")
 roi_align = jax.jit(ops.roi_align, static_argnames=STATIC)
 roi_align_dense = jax.jit(ops.roi_align_dense, static_argnames=STATIC)
 roi_align_batch = jax.jit(ops.roi_align_batch, static_argnames=(*STATIC, "formulation"))
@@ -94,7 +95,7 @@ def test_golden(form):
             [2.0, 2.0, 6.0, 6.0],  # the last bins are centred on 5, more than a cell outside
         ]
     )
-    out = form([level], boxes, strides=(1,), resolution=2, sampling_ratio=1)[..., 0]
+    out = form([level], boxes, strides=(1,), pooling=Pooling(resolution=2, sampling_ratio=1))[..., 0]
     want = [
         [[0, 1], [10, 11]],
         [[5.5, 6.5], [15.5, 16.5]],
@@ -108,7 +109,8 @@ def test_golden(form):
 def test_golden_without_half_pixel(form):
     level = (10.0 * jnp.arange(4)[:, None] + jnp.arange(4))[..., None]
     boxes = jnp.array([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0]])  # the second grows to one cell
-    out = form([level], boxes, strides=(1,), resolution=2, sampling_ratio=1, aligned=False)[..., 0]
+    pooling = Pooling(resolution=2, sampling_ratio=1, aligned=False)
+    out = form([level], boxes, strides=(1,), pooling=pooling)[..., 0]
     np.testing.assert_allclose(out, [[[5.5, 6.5], [15.5, 16.5]], [[13.75, 14.25], [18.75, 19.25]]], atol=1e-5)
 
 
@@ -122,7 +124,7 @@ def test_equals_the_definition(form, aligned, resolution, sampling_ratio, extent
     sizes = {"resolution": resolution, "sampling_ratio": sampling_ratio, "aligned": aligned}
     want = slow_roi_align(pyramid, boxes, extent=extent, **sizes)
     given = None if extent is None else jnp.array(extent)
-    got = form(pyramid, boxes, strides=STRIDES, extents=given, chunk=8, **sizes)
+    got = form(pyramid, boxes, strides=STRIDES, extents=given, pooling=Pooling(chunk=8, **sizes))
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
@@ -133,8 +135,8 @@ def test_as_many_samples_as_cells(form, aligned):
     pyramid, boxes = random_pyramid(rng), random_boxes(rng, 19)
     sizes = {"resolution": 3, "sampling_ratio": 5, "adaptive": True, "aligned": aligned}
     want = slow_roi_align(pyramid, boxes, **sizes)
-    np.testing.assert_allclose(form(pyramid, boxes, strides=STRIDES, **sizes), want, atol=2e-5)
-    fixed = form(pyramid, boxes, strides=STRIDES, **(sizes | {"adaptive": False}))
+    np.testing.assert_allclose(form(pyramid, boxes, strides=STRIDES, pooling=Pooling(**sizes)), want, atol=2e-5)
+    fixed = form(pyramid, boxes, strides=STRIDES, pooling=Pooling(**(sizes | {"adaptive": False})))
     assert np.abs(fixed - want).max() > 1e-2
 
 
@@ -172,9 +174,10 @@ def test_padding_never_changes_a_result(form):
 def test_chunk_changes_nothing(form):
     rng = np.random.default_rng(3)
     pyramid, boxes = random_pyramid(rng), random_boxes(rng, 10)
-    want = roi_align(pyramid, boxes, strides=STRIDES, chunk=100)
+    want = roi_align(pyramid, boxes, strides=STRIDES, pooling=Pooling(chunk=100))
     for chunk in (1, 3, 10):
-        np.testing.assert_allclose(form(pyramid, boxes, strides=STRIDES, chunk=chunk), want, atol=1e-5)
+        got = form(pyramid, boxes, strides=STRIDES, pooling=Pooling(chunk=chunk))
+        np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 @pytest.mark.parametrize("formulation", ["gather", "windows"])
@@ -187,9 +190,8 @@ def test_batch_and_vmap_equal_one_image_at_a_time(with_extents, formulation):
     extents = jnp.array([[96, 80], [50, 80], [33, 61]]) if with_extents else None
 
     def alone(pyramid, boxes, extents):
-        if formulation == "windows":
-            return windows(pyramid, boxes, strides=STRIDES, extents=extents, chunk=4)
-        return roi_align(pyramid, boxes, strides=STRIDES, extents=extents, chunk=4)
+        form = windows if formulation == "windows" else roi_align
+        return form(pyramid, boxes, strides=STRIDES, extents=extents, pooling=Pooling(chunk=4))
 
     want = jnp.stack([alone(images[i], boxes[i], extents[i] if with_extents else None) for i in range(3)])
     together = roi_align_batch(pyramids, boxes, strides=STRIDES, extents=extents, formulation=formulation)
@@ -203,10 +205,10 @@ def test_batch_and_vmap_equal_one_image_at_a_time(with_extents, formulation):
 def test_gradient_equals_finite_differences(form, chunk):
     rng = np.random.default_rng(5)
     pyramid, boxes = random_pyramid(rng, channels=1), random_boxes(rng, 9)
-    weights = np.asarray(rng.normal(size=(9, 2, 2, 1)))
+    weights, pooling = np.asarray(rng.normal(size=(9, 2, 2, 1))), Pooling(resolution=2, chunk=chunk)
 
     def loss(pyramid):
-        return (form(pyramid, boxes, strides=STRIDES, resolution=2, chunk=chunk) * weights).sum()
+        return (form(pyramid, boxes, strides=STRIDES, pooling=pooling) * weights).sum()
 
     def slow(pyramid):
         return (slow_roi_align(pyramid, boxes, resolution=2, sampling_ratio=2, aligned=True) * weights).sum()
@@ -270,10 +272,20 @@ def test_refusals(form):
     pyramid, boxes = random_pyramid(np.random.default_rng(10)), jnp.zeros((1, 4))
     with pytest.raises(ValueError, match="3 strides for 4 levels"):
         form(pyramid, boxes, strides=STRIDES[:3])
-    with pytest.raises(ValueError, match="sampling_ratio=0"):
-        form(pyramid, boxes, strides=STRIDES, sampling_ratio=0)
     with pytest.raises(ValueError, match="formulation='fast'"):
         ops.roi_align_batch([x[None] for x in pyramid], boxes[None], strides=STRIDES, formulation="fast")
+
+
+@pytest.mark.parametrize("name", ["resolution", "sampling_ratio", "chunk"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=0; it must be at least 1"):
+        Pooling(**{name: 0})
+
+
+def test_windows_without_cells_are_refused():
+    pyramid = random_pyramid(np.random.default_rng(10))
+    with pytest.raises(ValueError, match="window=0"):
+        windows(pyramid, jnp.zeros((1, 4)), strides=STRIDES, window=(0, 8))
 
 
 def pooled_and_gradient(form, pyramid, boxes, gradient, **options):
@@ -287,14 +299,14 @@ def pooled_and_gradient(form, pyramid, boxes, gradient, **options):
 
 
 @pytest.mark.parametrize("form", [windows, small_windows, roi_align_dense], ids=["windows", "small windows", "dense"])
-@pytest.mark.parametrize("options", [{}, {"aligned": False}, {"sampling_ratio": 4, "adaptive": True}])
-def test_formulations_agree_forward_and_backward(form, options):
+@pytest.mark.parametrize("pooling", [Pooling(), Pooling(aligned=False), Pooling(sampling_ratio=4, adaptive=True)])
+def test_formulations_agree_forward_and_backward(form, pooling):
     rng = np.random.default_rng(12)
     pyramid, boxes, gradient = random_pyramid(rng), random_boxes(rng, 60), rng.normal(size=(60, 7, 7, 3))
     given = (pyramid, boxes, jnp.asarray(gradient, jnp.float32))
-    extents = {"extents": jnp.array([90, 71])}
-    want = pooled_and_gradient(roi_align, *given, **options, **extents)
-    for got, expected in zip(pooled_and_gradient(form, *given, **options, **extents), want, strict=True):
+    options = {"extents": jnp.array([90, 71]), "pooling": pooling}
+    want = pooled_and_gradient(roi_align, *given, **options)
+    for got, expected in zip(pooled_and_gradient(form, *given, **options), want, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
 
 
@@ -376,7 +388,8 @@ def test_equals_torchvision(form):
     maps = {str(i): torch.tensor(np.asarray(x).transpose(2, 0, 1)[None].copy()) for i, x in enumerate(pyramid)}
     pooler = peer.MultiScaleRoIAlign(list(maps), 7, 2)
     want = pooler(maps, [torch.tensor(np.asarray(boxes))], [(96, 80)]).numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(form(pyramid, boxes, strides=STRIDES, aligned=False), want, atol=4e-5)
+    got = form(pyramid, boxes, strides=STRIDES, pooling=Pooling(aligned=False))
+    np.testing.assert_allclose(got, want, atol=4e-5)
     one = torch.tensor(np.asarray(boxes))
     want = peer.roi_align(maps["0"], [one], 7, 0.25, 2, aligned=True).numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(form(pyramid[:1], boxes, strides=STRIDES[:1]), want, atol=4e-5)

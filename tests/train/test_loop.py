@@ -192,7 +192,7 @@ def alone():
 def test_the_best_student_and_its_checkpoint_are_kept(alone, tmp_path, monkeypatch):
     seen, scores = [], iter([0.1, 0.5, 0.2, float("nan")])
 
-    def score_on(detector, params, *rest):
+    def score_on(detector, params, *rest, **options):
         seen.append(jax.device_get(params))
         return evaluation(next(scores))
 
@@ -211,11 +211,11 @@ def test_the_best_student_and_its_checkpoint_are_kept(alone, tmp_path, monkeypat
 def test_steps_outlive_an_evaluation_that_fails(tmp_path, monkeypatch):
     alone = tiny.run(steps=2, train={"checkpoint_every": 0})
     with monkeypatch.context() as patch:
-        patch.setattr(look, "score_on", lambda *args: _raise(DataError("None of the pictures can be read.")))
+        patch.setattr(look, "score_on", lambda *args, **options: _raise(DataError("None of the pictures can be read.")))
         with pytest.raises(DataError):
             loop.run(alone, tmp_path, quiet=True)
     assert not (tmp_path / "student").exists()
-    monkeypatch.setattr(look, "score_on", lambda *args: evaluation(0.3))
+    monkeypatch.setattr(look, "score_on", lambda *args, **options: evaluation(0.3))
     finished = loop.run(alone, tmp_path, quiet=True)
     assert (finished.steps, finished.best_ap) == (0, 0.3)
     assert (tmp_path / "student").exists()
@@ -313,7 +313,7 @@ def test_a_teacher_that_scores_less_than_it_did_is_refused(taught, teacher, tmp_
     (tmp_path / "weights.safetensors").write_bytes((teacher / "weights.safetensors").read_bytes())
     other = ConfigDict(taught.to_dict())
     other.teacher, other.train.teacher_check = str(tmp_path), 4
-    monkeypatch.setattr(look, "score_on", lambda *args: evaluation(0.1))
+    monkeypatch.setattr(look, "score_on", lambda *args, **options: evaluation(0.1))
     with pytest.raises(WeightsError, match=r"scores AP 10\.0 on this data and 40\.0"):
         loop.run(other, tmp_path / "run", quiet=True)
 

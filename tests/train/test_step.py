@@ -17,7 +17,7 @@ from jaxkd.train import mesh, optimizer
 from jaxkd.train.probe import make_probe
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import names
-from jaxkd.train.step import Pair, count_spread, forward, initial_state, make_step, teacher_features
+from jaxkd.train.step import Pair, StepInputs, count_spread, forward, initial_state, make_step, teacher_features
 from jaxkd.types import Term
 
 SCHEDULED = Scheduled(np.float32(0.01), {"tar": np.float32(1)})
@@ -183,6 +183,12 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(four):
         np.testing.assert_array_equal(leaf, average[name])
 
 
+def inputs(pair, state, frozen, batch, decay):
+    """What `forward` is given in a step."""
+    target = teacher_features(pair, frozen, batch)
+    return StepInputs(batch, frozen, teacher_features=target, memory=state.memory, key=state.key, decay=decay)
+
+
 @pytest.fixture(scope="module")
 def decayed(pair, begin, frozen, batch):
     """All terms, and the gradient of their sum to the teacher, for a factor of choice."""
@@ -191,9 +197,8 @@ def decayed(pair, begin, frozen, batch):
     @jax.jit
     def compute(state, frozen, batch, factor):
         def loss(frozen):
-            target = teacher_features(pair, frozen, batch)
             features = pair.student.features(state.params["detector"], batch)
-            outcome = forward(pair, state.params, frozen, features, target, batch, state, state.key, {"tar": factor})
+            outcome = forward(pair, state.params, features, inputs(pair, state, frozen, batch, {"tar": factor}))
             return sum(term.mean() for term in outcome.terms.values()), outcome.terms
 
         return jax.grad(loss, has_aux=True)(frozen)
@@ -231,13 +236,11 @@ def kept_bytes(pair, batch):
     """Bytes that the forward pass of a step hands to its backward pass."""
 
     def pulled_back(state, frozen, batch):
-        target = teacher_features(pair, frozen, batch)
+        given = inputs(pair, state, frozen, batch, {"tar": jnp.float32(1)})
 
         def objective(params):
             features = pair.student.features(params["detector"], batch)
-            terms = forward(
-                pair, params, frozen, features, target, batch, state, state.key, {"tar": jnp.float32(1)}
-            ).terms
+            terms = forward(pair, params, features, given).terms
             return sum(term.mean() for term in terms.values())
 
         return jax.vjp(objective, state.params)[1]

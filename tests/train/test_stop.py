@@ -139,11 +139,11 @@ def test_an_evaluation_that_is_stopped_is_made_up_for(tmp_path, monkeypatch, ste
     loop.run(config, tmp_path / "whole", quiet=True)
     score_on, seen = look.score_on, []
 
-    def stopping(*args):
+    def stopping(*args, **options):
         seen.append(args)
         if 4 * len(seen) == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return score_on(*args)
+        return score_on(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(look, "score_on", stopping)

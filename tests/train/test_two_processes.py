@@ -128,7 +128,7 @@ def test_the_scores_do_not_depend_on_the_batch(whole):
     source = prepare.load_source(component("data.shapes", count=19, size=tiny.SIZE, seed=1))
     feeding = configs.build(tiny.loader())
     found = [
-        look.score_on(student.detector, student.params, source, feeding, mesh.make_mesh(devices), batch)
+        look.score_on(student.detector, student.params, source, feeding, mesh.make_mesh(devices), batch=batch)
         for devices, batch in ((1, 1), (1, 8), (4, 8))
     ]
     assert [one.pictures for one in found] == [19] * 3
