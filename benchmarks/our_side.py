@@ -87,16 +87,16 @@ def batch_of(images: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> Batch
 
 def train(student: Detector, params: Params, batch: Batch, *, taught_by: tuple[Detector, Params] | None = None):
     """A step of SGD as training runs it, alone or taught by task adaptive distillation; the call returns its loss."""
-    pair, frozen = _pair(student, taught_by)
+    pair, teacher_params = _pair(student, taught_by)
     devices = mesh.make_mesh(1)
     state = mesh.put_replicated(initial_state(pair, params, jax.random.key(1)), devices)
-    frozen = mesh.put_replicated(frozen, devices)
+    teacher_params = mesh.put_replicated(teacher_params, devices)
     values = scheduled(pair)
-    step, plan = _compiled(make_step(pair, devices), state, frozen, values, batch)
+    step, plan = _compiled(make_step(pair, devices), state, teacher_params, values, batch)
     holder: list[State] = [jax.tree.map(jnp.copy, state)]  # the step gives its state away
 
     def once() -> float:
-        holder[0], metrics = step(holder[0], frozen, values, batch)
+        holder[0], metrics = step(holder[0], teacher_params, values, batch)
         return float(metrics["loss"])
 
     return Program(once, *plan)
@@ -104,9 +104,9 @@ def train(student: Detector, params: Params, batch: Batch, *, taught_by: tuple[D
 
 def teacher(student: Detector, taught_by: tuple[Detector, Params], batch: Batch) -> Program:
     """The teacher's part of a taught step."""
-    pair, frozen = _pair(student, taught_by)
-    look, plan = _compiled(jax.jit(lambda weights, one: teacher_pass(pair, weights, one)), frozen, batch)
-    return Program(lambda: look(frozen, batch), *plan)
+    pair, teacher_params = _pair(student, taught_by)
+    look, plan = _compiled(jax.jit(lambda weights, one: teacher_pass(pair, weights, one)), teacher_params, batch)
+    return Program(lambda: look(teacher_params, batch), *plan)
 
 
 def infer(found: Detector, params: Params, batch: Batch) -> Program:

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
-from jaxkd.distill import pursuit
+from jaxkd.distill import matching_pursuit
 
 CHANNELS, COUNT, ALPHA = 256, 10, 10.0
 
@@ -81,22 +81,24 @@ def vectors(n: int) -> list[jax.Array]:
 
 
 def ours(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """The search of `distill.pursuit`."""
+    """The search of `distill.matching_pursuit`."""
     valid = jnp.ones(len(student), bool)
-    cosines = [pursuit.gram(space, valid=valid) for space in (student, teacher)]
-    candidate = pursuit.candidates(*cosines, valid=valid)
-    return pursuit.pursue(*cosines, candidate=candidate, count=COUNT, alpha=ALPHA)
+    cosines = [matching_pursuit.gram(space, valid=valid) for space in (student, teacher)]
+    candidate = matching_pursuit.candidates(*cosines, valid=valid)
+    return matching_pursuit.select(*cosines, candidate=candidate, count=COUNT, alpha=ALPHA)
 
 
 def direct(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """The same choice from the whole cost of every candidate."""
     valid = jnp.ones(len(student), bool)
-    a, b = pursuit.unit(student), pursuit.unit(teacher)
-    candidate = pursuit.candidates(pursuit.gram(a, valid=valid), pursuit.gram(b, valid=valid), valid=valid)
+    a, b = matching_pursuit.unit(student), matching_pursuit.unit(teacher)
+    candidate = matching_pursuit.candidates(
+        matching_pursuit.gram(a, valid=valid), matching_pursuit.gram(b, valid=valid), valid=valid
+    )
 
     def cost(left, k):
         left_a, left_b = left
-        u, v = pursuit.coefficients(left_a @ a[k], left_b @ b[k], alpha=ALPHA)
+        u, v = matching_pursuit.coefficients(left_a @ a[k], left_b @ b[k], alpha=ALPHA)
         rest = jnp.square(left_a - u[:, None] * a[k]).sum() + jnp.square(left_b - v[:, None] * b[k]).sum()
         return rest + ALPHA * jnp.square(u - v).sum()
 
@@ -104,7 +106,7 @@ def direct(student: jax.Array, teacher: jax.Array) -> jax.Array:
         left_a, left_b, chosen = carry
         costs = lax.map(functools.partial(cost, (left_a, left_b)), jnp.arange(len(a)))
         best = jnp.argmin(jnp.where(candidate, costs, jnp.inf)).astype(jnp.int32)
-        u, v = pursuit.coefficients(left_a @ a[best], left_b @ b[best], alpha=ALPHA)
+        u, v = matching_pursuit.coefficients(left_a @ a[best], left_b @ b[best], alpha=ALPHA)
         return left_a - u[:, None] * a[best], left_b - v[:, None] * b[best], chosen.at[place].set(best)
 
     return lax.fori_loop(0, COUNT, choose, (a, b, jnp.zeros(COUNT, jnp.int32)))[2]

@@ -43,11 +43,11 @@ def measure(name: str, alone: str, taught: str, repeats: int) -> dict[str, float
     """Medians in seconds, and their ratio."""
     devices = mesh.make_mesh(1)
     runs = {"alone": _prepared(name, alone, devices), "taught": _prepared(name, taught, devices)}
-    pair, _, frozen, batch = runs["taught"]
+    pair, _, teacher_params, batch = runs["taught"]
     teacher = jax.jit(
         mesh.over_batch(lambda weights, one: teacher_pass(pair, weights, one), devices, replicated=1, gathered=True)
     )
-    functions: dict[str, Callable[[], object]] = {"teacher_forward": lambda: teacher(frozen, batch)}
+    functions: dict[str, Callable[[], object]] = {"teacher_forward": lambda: teacher(teacher_params, batch)}
     for label, (one, start, weights, pictures) in runs.items():
         functions[f"step_{label}"] = _stepper(steps.make_step(one, devices), start, weights, scheduled(one), pictures)
     seconds = medians(alternated(functions, rounds=repeats))

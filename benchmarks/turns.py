@@ -141,4 +141,4 @@ def teacher_pass(pair: Pair, weights: Any, batch: Batch) -> Any:
     flags = jnp.ones(boxes.shape[:2], bool)
     numbers = flags.astype(jnp.int32)
     regions = Regions(boxes=boxes, labels=numbers, deltas=boxes, truth=numbers, positive=flags, valid=flags)
-    return pair.teacher.answer(weights, features, regions, batch).logits
+    return pair.teacher.predict(weights, features, regions.boxes, batch).logits

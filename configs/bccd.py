@@ -13,7 +13,7 @@ from jaxkd.config import component, recipe
 
 SIZE = (144, 192)
 # Weights for 3 classes and small boxes, where those of the paper would drown the detection loss.
-TAR = {"level_scale": 56.0, "adapt_init": "lecun", "w_feat": 0.1, "w_cls": 2.0, "w_reg": 2.0}
+TAR = {"level_scale": 56.0, "adapter_init": "lecun", "w_feat": 0.1, "w_cls": 2.0, "w_reg": 2.0}
 # The student starts from random numbers, among which there are no prototypes worth having.
 GKD = {"level_scale": 14.0, "start_epoch": 5, "refresh_every": 5}
 BOXES = {"anchor_sizes": (8.0, 16.0, 32.0, 64.0), "detections": 60}
@@ -57,7 +57,7 @@ def gkd(**options):
 
 
 def mimic(**options):
-    return component("distill.mimic", adapt_init="lecun", weight=TAR["w_feat"], **options)
+    return component("distill.mimic", adapter_init="lecun", weight=TAR["w_feat"], **options)
 
 
 METHODS = {

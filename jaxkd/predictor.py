@@ -13,7 +13,7 @@ from jaxkd.data import files, loader
 from jaxkd.data.files import Origin, Shot
 from jaxkd.errors import DataError
 from jaxkd.loading import build, prepare
-from jaxkd.train import look, mesh
+from jaxkd.train import evaluate, mesh
 from jaxkd.types import Batch, Detections
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Predictor:
         """What is found in pictures of one bucket, with their numbers; the last one stands in for those that lack."""
         rows = [row.batch for _, row in group]
         whole = jax.tree.map(lambda *parts: np.stack(parts), *rows, *rows[-1:] * (batch - len(rows)))
-        detect = look.compiled_detect(self._loaded.detector, self._devices)
+        detect = evaluate.compiled_detect(self._loaded.detector, self._devices)
         found = jax.device_get(detect(self._loaded.params, mesh.put_batch(whole, self._devices)))
         for place, (number, row) in enumerate(group):
             one = jax.tree.map(lambda leaf, place=place: leaf[place], found)

@@ -38,10 +38,10 @@ class Regions(struct.PyTreeNode):
     valid: Array  # [b r] bool: positive or background; False for padding and for regions to ignore
 
 
-class Answers(struct.PyTreeNode):
+class Predictions(struct.PyTreeNode):
     """A head's answers about regions."""
 
-    logits: Array  # [b r k] float32; with a background column where View.background says so
+    logits: Array  # [b r k] float32; with a background column where DetectorOutputs.background says so
     deltas: Array  # [b r m 4] float32: m is the number of classes, or 1 if all classes share one box
 
 
@@ -52,11 +52,11 @@ class Features(struct.PyTreeNode):
     neck: tuple[Array, ...]  # the feature pyramid, levels of [b h w c]
 
 
-class View(struct.PyTreeNode):
+class DetectorOutputs(struct.PyTreeNode):
     """What a distillation method sees of one detector on one batch."""
 
     features: Features
-    answers: Any  # Answers; None where the detector cannot answer about the other's regions
+    predictions: Any  # Predictions; None where the detector cannot answer about the other's regions
     traits: "Traits" = struct.field(pytree_node=False)
 
 
@@ -69,28 +69,30 @@ class Traits:
     channels: tuple[int, ...]  # of the neck's levels
     backbone_strides: tuple[int, ...]
     backbone_channels: tuple[int, ...]
-    box_weights: tuple[float, ...]  # of the box code of `Answers.deltas`
-    background: int | None  # column of `Answers.logits`; None where classes are independent
+    box_weights: tuple[float, ...]  # of the box code of `Predictions.deltas`
+    background: int | None  # column of `Predictions.logits`; None where classes are independent
     anchors: tuple | None = None  # what it can answer about: the anchors with this description; None for any boxes
 
 
-class Trust(struct.PyTreeNode):
+class Reliability(struct.PyTreeNode):
     """How far a method relies on each object, for another method to weigh its own terms with; 1 is wholly."""
 
     regions: Array  # [b r] float32, 1 where a region is not positive
-    cells: dict[int, Array]  # by stride of a neck's level [b h w] float32, 1 where there is no object
+    maps: dict[int, Array]  # by stride of a neck's level [b h w] float32, 1 where there is no object
 
 
 class Inputs(struct.PyTreeNode):
     """What a distillation method is given: both detectors on the same regions of one batch."""
 
-    student: View
-    teacher: View  # nothing of it carries a gradient
+    student: DetectorOutputs
+    teacher: DetectorOutputs  # nothing of it carries a gradient
     regions: Regions  # what both are asked about
     batch: Batch
     memory: Any = None  # what the method remembers between epochs; None where it has no memory
     key: Array = None  # [] the random key of this step and this method; None outside of training
-    trust: Trust | None = None  # of the method that `sigma_from` names; None where objects count wholly
+    reliability: Reliability | None = (
+        None  # of the method that `reliability_from` names; None where objects count wholly
+    )
 
 
 class Term(struct.PyTreeNode):
@@ -106,19 +108,19 @@ class Term(struct.PyTreeNode):
         return jnp.where(count > 0, self.total / jnp.where(count > 0, count, 1.0), 0.0)
 
 
-class Outcome(struct.PyTreeNode):
+class Losses(struct.PyTreeNode):
     """What a method returns: terms that are minimised, and metrics that are only reported."""
 
     terms: dict[str, Term]
     metrics: dict[str, Term]
-    steady: dict[str, Term] = struct.field(default_factory=dict)  # terms that are minimised and never decay
+    undecayed: dict[str, Term] = struct.field(default_factory=dict)  # terms that are minimised and never decay
 
 
-class Shown(struct.PyTreeNode):
+class Explanation(struct.PyTreeNode):
     """What a method does on a batch, to be drawn."""
 
-    cells: dict[str, Array]  # by name [b h w] in [0, 1]: how much each cell of a level counts
-    regions: dict[str, Array]  # by name [b r] bool: the positive regions that a gate lets the teacher teach
+    masks: dict[str, Array]  # by name [b h w] in [0, 1]: the weight of each cell of a level
+    gates: dict[str, Array]  # by name [b r] bool: the positive regions that pass a gate
     captions: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())  # how names begin, meaning
     empty: str = struct.field(pytree_node=False, default="no cell counts")  # why there may be nothing on a level
 

@@ -47,15 +47,15 @@ def everything(detector):
 
     def look(params, batch, keys):
         features = detector.features(params, batch)
-        regions, terms = detector.regions(params, features, batch, keys)
-        best, _ = detector.regions(params, features, batch, keys, stage="proposals")
-        answers = detector.answer(params, features, regions, batch)
+        regions, terms = detector.sample_regions(params, features, batch, keys)
+        best, _ = detector.sample_regions(params, features, batch, keys, stage="proposals")
+        predictions = detector.predict(params, features, regions.boxes, batch)
         return {
             "features": features,
             "regions": regions,
             "best": best,
-            "answers": answers,
-            "terms": terms | detector.losses(answers, regions),
+            "predictions": predictions,
+            "terms": terms | detector.losses(predictions, regions),
             "detections": detector.detect(params, batch),
         }
 

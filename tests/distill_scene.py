@@ -7,7 +7,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from jaxkd.ops import boxes as box_ops
-from jaxkd.types import Answers, Batch, Features, Inputs, Outcome, Regions, Traits, View
+from jaxkd.types import Batch, DetectorOutputs, Features, Inputs, Losses, Predictions, Regions, Traits
 
 SIDE = 128
 CLASSES = ("red", "white", "blue")
@@ -17,8 +17,8 @@ POSITIVE, BACKGROUND, PADDING = 8, 5, 3
 
 
 class Scene(NamedTuple):
-    student: View
-    teacher: View
+    student: DetectorOutputs
+    teacher: DetectorOutputs
     regions: Regions
     batch: Batch
 
@@ -95,12 +95,12 @@ def _view(rng, traits, regions, noise):
 
     classes, dense = len(traits.classes), traits.background is None
     many = regions.labels.shape
-    return View(
+    return DetectorOutputs(
         features=Features(
             backbone=levels(traits.backbone_strides, traits.backbone_channels),
             neck=levels(traits.strides, traits.channels),
         ),
-        answers=Answers(
+        predictions=Predictions(
             logits=draw(*many, classes + (not dense), scale=2.0),
             deltas=regions.deltas[..., None, :] + draw(*many, 1 if dense else classes, 4, scale=noise),
         ),
@@ -108,7 +108,7 @@ def _view(rng, traits, regions, noise):
     )
 
 
-def ask(module, config, params, scene, memory=None) -> Outcome:
+def ask(module, config, params, scene, memory=None) -> Losses:
     memory = remembered(module, config, scene) if memory is None else memory
     return module.losses(config, params, inputs(scene, memory=memory, key=jax.random.key(1)))
 
@@ -120,9 +120,9 @@ def inputs(scene, **more) -> Inputs:
 
 def remembered(module, config, scene):
     """A method's memory of a random past; None for a method without one."""
-    if not hasattr(module, "memory"):
+    if not hasattr(module, "init_memory"):
         return None
-    empty = module.memory(config, scene.student.traits, scene.teacher.traits)
+    empty = module.init_memory(config, scene.student.traits, scene.teacher.traits)
     rng = np.random.default_rng(3)
     filled = {
         np.dtype("float32"): lambda leaf: jnp.array(rng.normal(0, 1, leaf.shape), jnp.float32),
@@ -140,10 +140,10 @@ def with_junk_in_padding(scene):
     """The scene with NaN, infinities and wild indices wherever neither truth nor a region is valid."""
 
     def spoil(view):
-        answers = view.answers
-        logits = jnp.where(scene.regions.valid[..., None], answers.logits, jnp.nan)
-        deltas = jnp.where(scene.regions.valid[..., None, None], answers.deltas, jnp.inf)
-        return view.replace(answers=answers.replace(logits=logits, deltas=deltas))
+        predictions = view.predictions
+        logits = jnp.where(scene.regions.valid[..., None], predictions.logits, jnp.nan)
+        deltas = jnp.where(scene.regions.valid[..., None, None], predictions.deltas, jnp.inf)
+        return view.replace(predictions=predictions.replace(logits=logits, deltas=deltas))
 
     batch, regions = scene.batch, scene.regions
     wild = jnp.array([jnp.nan, -jnp.inf, jnp.inf, 1e30])

@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
     # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli.workdir import check_file, is_other, open_run
     from jaxkd.loading import prepare
-    from jaxkd.train import look, mesh
+    from jaxkd.train import evaluate, mesh
 
     found = open_run(values.workdir)
     recipe = chosen.recipe(found.recipe)
@@ -41,7 +41,9 @@ def run(argv: Sequence[str]) -> int:
     if is_other(found, source):
         print(f"Scored on other data than the run's own validation data: {_named(recipe.data.val)}.")
     feeding = prepare.own_sizes(student, configs.build(recipe.data.loader))
-    evaluation = look.score_on(student.detector, student.params, source, feeding, mesh.make_mesh(), batch=values.batch)
+    evaluation = evaluate.evaluate_source(
+        student.detector, student.params, source, feeding, mesh.make_mesh(), batch=values.batch
+    )
     if math.isnan(evaluation.summary["AP"]):
         raise DataError(f"There is no object on the {evaluation.pictures} pictures, so there is nothing to score.")
     scores, voc = evaluation.scores, evaluation.voc

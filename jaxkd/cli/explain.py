@@ -35,12 +35,12 @@ def run(argv: Sequence[str]) -> int:
     from jaxkd import letters
     from jaxkd.cli import method_panels, sheet
     from jaxkd.cli.workdir import check_folder, open_run
-    from jaxkd.train.reopen import reopen
+    from jaxkd.train.finished_run import open_finished
 
     run_of, out = open_run(values.workdir), Path(values.out)
     if run_of.recipe is None:
         raise ConfigError(f"{values.workdir} holds weights and no run; give the workdir of a taught run.")
-    found = reopen(run_of.recipe, run_of.folder)
+    found = open_finished(run_of.recipe, run_of.folder)
     splits = (values.split,) if values.split else SPLITS
     split, index = _place({split: found.sources[split] for split in splits}, names[0])
     check_folder(out)

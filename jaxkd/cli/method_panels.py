@@ -9,9 +9,9 @@ from jaxkd import draw, letters, words
 from jaxkd.cli.sheet import INK, Panel, Part
 from jaxkd.data.base import Source
 from jaxkd.errors import ConfigError
+from jaxkd.train.finished_run import FinishedRun
 from jaxkd.train.refresh import Objects
-from jaxkd.train.reopen import Reopened
-from jaxkd.types import Regions, Shown
+from jaxkd.types import Explanation, Regions
 
 COLUMNS = 8  # prototypes of a class that are drawn
 CROP, NAME, GAP = 96, 160, 6  # pixels: a prototype's side, the room for the name of its class, and between two
@@ -28,7 +28,7 @@ class _Seen:
     scale: float  # of these to a pixel of the picture
 
 
-def parts(found: Reopened, split: str, index: int) -> list[Part]:
+def parts(found: FinishedRun, split: str, index: int) -> list[Part]:
     """Everything that can be drawn of a picture of a split.
 
     Raises ConfigError where no method of the run has anything to draw, and DataError where the picture cannot be read.
@@ -44,11 +44,11 @@ def parts(found: Reopened, split: str, index: int) -> list[Part]:
     return made + ([Part("Not drawn", [], [f"What {silent} does on a picture."])] if silent else [])
 
 
-def _part(found: Reopened, method: str, shown: Shown, seen: _Seen) -> Part:
+def _part(found: FinishedRun, method: str, shown: Explanation, seen: _Seen) -> Part:
     """Maps from the finest level on, gates in the order of their captions, and prototypes."""
     order = [stem for stem, _ in shown.captions]
-    gates = sorted(shown.regions, key=lambda name: order.index(name) if name in order else len(order))
-    panels = [_map(shown, seen, method=method, name=name) for name in sorted(shown.cells, key=_stride)]
+    gates = sorted(shown.gates, key=lambda name: order.index(name) if name in order else len(order))
+    panels = [_map(shown, seen, method=method, name=name) for name in sorted(shown.masks, key=_stride)]
     panels += [_gate(shown, seen, method=method, name=name) for name in gates]
     notes = [f"{panel.title}: empty, {panel.empty}." for panel in panels if panel.empty]
     if method in found.state.memory:
@@ -68,9 +68,9 @@ def _truth(source: Source, image: np.ndarray, index: int) -> Panel:
     return Panel("truth", "truth", said, draw.boxes_on(image, boxes))
 
 
-def _map(shown: Shown, seen: _Seen, *, method: str, name: str) -> Panel:
+def _map(shown: Explanation, seen: _Seen, *, method: str, name: str) -> Panel:
     """How much each cell of a level counts, glowing over the picture."""
-    cells, stride = shown.cells[name][0], _stride(name)
+    cells, stride = shown.masks[name][0], _stride(name)
     picture = draw.heat_on(seen.image, cells, stride=stride / seen.scale)
     empty = "" if (cells > 0).any() else shown.empty
     title = f"{name.removesuffix(f'_{stride}')}, stride {stride}"
@@ -82,9 +82,9 @@ def _stride(name: str) -> int:
     return int(name.rpartition("_")[2])
 
 
-def _gate(shown: Shown, seen: _Seen, *, method: str, name: str) -> Panel:
+def _gate(shown: Explanation, seen: _Seen, *, method: str, name: str) -> Panel:
     """Positive regions: green where the teacher teaches, red where it is not let to."""
-    open_, places = shown.regions[name][0], np.flatnonzero(seen.regions.positive[0])
+    open_, places = shown.gates[name][0], np.flatnonzero(seen.regions.positive[0])
     boxes = []
     for place in places:
         x0, y0, x1, y1 = (float(side) / seen.scale for side in seen.regions.boxes[0, place])
@@ -95,11 +95,11 @@ def _gate(shown: Shown, seen: _Seen, *, method: str, name: str) -> Panel:
     return Panel(f"{method}_{name}", name.replace("_", " "), caption, picture, empty)
 
 
-def _caption(shown: Shown, name: str) -> str:
+def _caption(shown: Explanation, name: str) -> str:
     return next((said for stem, said in shown.captions if name.startswith(stem)), "")
 
 
-def _prototypes(found: Reopened, method: str) -> Panel | None:
+def _prototypes(found: FinishedRun, method: str) -> Panel | None:
     """A row of crops for each class, from the finest level; None where there are none."""
     source = found.sources["train"]
     numbers = np.asarray(found.state.memory[method].objects[0]).reshape(len(source.classes), -1)

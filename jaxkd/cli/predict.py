@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     from jaxkd.cli.progress import Steps
     from jaxkd.cli.workdir import open_run
     from jaxkd.data import files
-    from jaxkd.data.ahead import ahead
+    from jaxkd.data.prefetch import in_order
     from jaxkd.predictor import Predictor
 
     detector, out = Predictor(open_run(values.workdir).student), Path(values.out)
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
             steps.advance()
 
         found = detector.stream(paths, every=values.every, batch=values.batch, left_out=leave_out)
-        for shown in ahead(_tasks(found, file, values), threads=DRAWING, depth=DRAWING):
+        for shown in in_order(_tasks(found, file, values), threads=DRAWING, depth=DRAWING):
             boxes += shown
             steps.advance()
     if not file.images:

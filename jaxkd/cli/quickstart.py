@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
     # Late, for jax is slow to load: --help and a wrong flag are answered without it.
     from jaxkd.cli import report
     from jaxkd.loading import build, prepare
-    from jaxkd.train import look, loop, mesh
+    from jaxkd.train import evaluate, loop, mesh
     from jaxkd.train.sinks.tensorboard import TensorBoard
 
     began = time.monotonic()
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     teacher = build.load(taught.teacher)
     devices = mesh.make_mesh()
     print("1/3 The teacher looks at the validation pictures.", flush=True)
-    found = {"teacher": look.score_on(teacher.detector, teacher.params, source, feeding, devices, batch=8)}
+    found = {"teacher": evaluate.evaluate_source(teacher.detector, teacher.params, source, feeding, devices, batch=8)}
     detectors = {"teacher": teacher}
     finished = {}
     for number, (name, recipe) in enumerate(recipes.items(), start=2):

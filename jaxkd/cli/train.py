@@ -8,8 +8,8 @@ from pathlib import Path
 from absl import flags
 
 from jaxkd.cli.flags import define_path, parse, recipe
-from jaxkd.cluster import keeper, place
-from jaxkd.cluster.roll_call import PATIENCE, RollCall
+from jaxkd.cluster import place, supervisor
+from jaxkd.cluster.heartbeat import PATIENCE, Heartbeat
 from jaxkd.errors import ConfigError, JaxkdError
 
 
@@ -50,10 +50,10 @@ def run(argv: Sequence[str]) -> int:
         process=values.process,
         environment=os.environ,
     )
-    if mine is not None and not keeper.is_kept():
+    if mine is not None and not supervisor.is_kept():
         command = [sys.executable, "-m", "jaxkd.cli.main", "train", *argv]
-        return keeper.keep(RollCall(mine, patience=values.patience), command)
-    keeper.guard()
+        return supervisor.keep(Heartbeat(mine, patience=values.patience), command)
+    supervisor.guard()
     import jax  # late, for it is slow to load: --help and the process that keeps this one do without it
 
     from jaxkd.loading import build

@@ -9,14 +9,14 @@ from jaxkd.data import loader
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
 from jaxkd.evaluation import cost
-from jaxkd.train import look
+from jaxkd.train import evaluate
 
 
 @dataclass(frozen=True)
 class Subject:
     """A detector, and how pictures are prepared for it."""
 
-    detector: look.Finder
+    detector: evaluate.HasDetect
     params: Params
     feeding: loader.Config
 
@@ -26,7 +26,7 @@ def costs_of(subjects: Mapping[str, Subject], source: Source, *, batch: int) -> 
 
     Those of the source's first `batch` pictures that are of one bucket are repeated until there are so many.
     """
-    measured: dict[tuple[look.Finder, loader.Config], cost.Cost] = {}
+    measured: dict[tuple[evaluate.HasDetect, loader.Config], cost.Cost] = {}
     for subject in subjects.values():
         key = (subject.detector, subject.feeding)
         if key not in measured:

@@ -18,7 +18,7 @@ from jaxkd.evaluation import bootstrap, errors, matches
 from jaxkd.evaluation.run import Evaluation
 from jaxkd.loading import build, prepare
 from jaxkd.paths import path_of
-from jaxkd.train import look, mesh
+from jaxkd.train import evaluate, mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _teachers(entries: Sequence[Entry], source: Source) -> tuple[list[_Ready], l
         if any(column < 0 for column in columns):
             remarks.append(f"{said.replace('The teacher', f'The {name}', 1)} Its AP counts these as never found.")
         feeding = prepare.own_sizes(loaded, configs.build(pupil.recipe.data.loader))
-        finder = look.Renamed(loaded.detector, columns) if columns else loaded.detector
+        finder = evaluate.RelabelledDetector(loaded.detector, columns) if columns else loaded.detector
         subject = costs.Subject(finder, loaded.params, feeding)
         found.append(_Ready(Entry(name, pupil.recipe.teacher, loaded), "teacher", subject))
     return found, remarks
@@ -258,7 +258,7 @@ def _scored(ready: Sequence[_Ready], source: Source, options: Options, say: Call
     for one in ready:
         say(f"{one.entry.name} looks at {words.counted(len(source.records), 'validation picture')}.")
         detector, params, feeding = one.subject.detector, one.subject.params, one.subject.feeding
-        evaluations.append(look.score_on(detector, params, source, feeding, devices, batch=options.batch))
+        evaluations.append(evaluate.evaluate_source(detector, params, source, feeding, devices, batch=options.batch))
     only = _readable(source, evaluations)
     if not any(item["image_id"] in only for item in truth["annotations"]):
         raise DataError("None of the validation pictures has an object, so there is nothing to compare.")

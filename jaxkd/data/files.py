@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxkd.data import formats, pictures
-from jaxkd.data.ahead import ahead, one_ahead
 from jaxkd.data.base import PictureError
+from jaxkd.data.prefetch import in_order, prefetched
 from jaxkd.errors import ConfigError, DataError
 
 SLACK = 5  # frames by which a video may be shorter than its head says
@@ -95,9 +95,9 @@ def read(
     for video, group in itertools.groupby(listed(origins), is_video):
         if video:
             for path in (Path(origin) for origin in group if not isinstance(origin, np.ndarray)):
-                yield from one_ahead(_tried(frames(path, every=every), work), depth=depth)
+                yield from prefetched(_tried(frames(path, every=every), work), depth=depth)
         else:
-            yield from ahead(
+            yield from in_order(
                 (partial(_worked, origin, work, reading) for origin in group), threads=threads, depth=depth
             )
 

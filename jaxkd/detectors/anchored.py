@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Int, Key
 
 from jaxkd.detectors.base import Params
-from jaxkd.detectors.trunk import Trunk
+from jaxkd.detectors.feature_extractor import FeatureExtractor
 from jaxkd.errors import ConfigError
 from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors, spaced
 from jaxkd.ops.match import Matches, match
@@ -26,37 +26,37 @@ CAFFE_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (1.0, 1.0,
 
 
 @dataclass(frozen=True)
-class Anchored(abc.ABC):
-    """A trunk with anchors on every level; a detector adds `init_heads` and what comes after the features."""
+class AnchorBased(abc.ABC):
+    """A feature extractor with anchors on every level; a detector adds `init_heads` and all that follows."""
 
     config: Any
     classes: tuple[str, ...]
 
     @abc.abstractmethod
     def init_heads(self, key: Key[Array, ""]) -> Params:
-        """Random parameters of all that follows the trunk."""
+        """Random parameters of all that follows the feature extractor."""
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters, float32."""
-        return jax.jit(lambda key: self._trunk.init(key) | self.init_heads(key))(key)
+        return jax.jit(lambda key: self._feature_extractor.init(key) | self.init_heads(key))(key)
 
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
-        return self._trunk.trainable(path)
+        return self._feature_extractor.trainable(path)
 
     def features(self, params: Params, batch: Batch) -> Features:
         """Feature maps of the batch's pictures, normalised as this detector wants them."""
-        return self._trunk.features(params, batch)
+        return self._feature_extractor.features(params, batch)
 
     def common_traits(self, *, background: int | None, anchors: tuple | None) -> Traits:
         """The constants that methods may need; see `Traits` for the arguments."""
-        trunk = self._trunk
+        extractor = self._feature_extractor
         return Traits(
             classes=self.classes,
-            strides=trunk.strides,
-            channels=(self.config.neck.channels,) * len(trunk.strides),
-            backbone_strides=trunk.backbone_strides,
-            backbone_channels=trunk.backbone_channels,
+            strides=extractor.strides,
+            channels=(self.config.neck.channels,) * len(extractor.strides),
+            backbone_strides=extractor.backbone_strides,
+            backbone_channels=extractor.backbone_channels,
             box_weights=self.config.box_weights,
             background=background,
             anchors=anchors,
@@ -67,7 +67,7 @@ class Anchored(abc.ABC):
 
         Each pair of `thresholds` names the IoU under which a box is background, and that from which it is an object.
         """
-        sizes, levels = len(self.config.anchor_sizes), len(self._trunk.strides)
+        sizes, levels = len(self.config.anchor_sizes), len(self._feature_extractor.strides)
         if sizes != levels:
             raise ConfigError(f"anchor_sizes has {sizes} entries, the pyramid {levels} levels; give one size a level.")
         if not self.config.anchor_ratios:
@@ -79,7 +79,7 @@ class Anchored(abc.ABC):
 
     def anchors(self, features: Features, batch: Batch, *, sizes: Sequence[Sequence[float]]) -> Anchors:
         """The anchors of every level, of these sizes each."""
-        config, strides = self.config, self._trunk.strides
+        config, strides = self.config, self._feature_extractor.strides
         shapes = [level.shape[1:3] for level in features.neck]
         if config.anchor_step == "canvas" and config.padding == "masked":
             tall, wide = batch.images.shape[1:3]
@@ -99,18 +99,18 @@ class Anchored(abc.ABC):
 
     def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
         """Height and width in pixels of what the nets see of each picture."""
-        return self._trunk.extents(batch)
+        return self._feature_extractor.extents(batch)
 
-    def matched(
+    def match_anchors(
         self, anchors: Anchors, batch: Batch, *, positive: float, negative: float
     ) -> tuple[Matches, Bool[Array, "a"]]:
-        """The anchors against the truth of one picture, and which begin in what is seen of it.
+        """The matches of one picture's anchors with its truth, and which anchors have their cell inside the picture.
 
         `anchors` and `batch` are without their leading axes.
         """
-        here = inside(anchors, self.extents(batch))
+        within = inside(anchors, self.extents(batch))
         matches = match(
-            jnp.where(here[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best
+            jnp.where(within[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best
             batch.boxes,
             valid=batch.valid,
             crowd=batch.crowd,
@@ -118,12 +118,12 @@ class Anchored(abc.ABC):
             negative=negative,
             low_quality=True,
         )
-        return matches, here
+        return matches, within
 
     @functools.cached_property
-    def _trunk(self) -> Trunk:
+    def _feature_extractor(self) -> FeatureExtractor:
         config = self.config
-        return Trunk(
+        return FeatureExtractor(
             backbone=config.backbone,
             neck=config.neck,
             dtype=config.dtype,

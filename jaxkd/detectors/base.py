@@ -1,10 +1,10 @@
-"""What a detector offers to the step, to the evaluation and to distillation methods."""
+"""The protocol of a detector, as the training step, the evaluation and distillation methods use it."""
 
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
+from jaxkd.types import Batch, Detections, Features, Predictions, Regions, Term, Traits
 
 Params = dict[str, Any]
 Stage = Literal["sampled", "proposals"]
@@ -33,26 +33,26 @@ class Detector(Protocol):
         ...
 
     def features(self, params: Params, batch: Batch) -> Features:
-        """Feature maps of the batch's pictures, normalised as this detector wants them."""
+        """Feature maps of the batch's pictures, which it normalises itself."""
         ...
 
-    def regions(
+    def sample_regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
     ) -> tuple[Regions, dict[str, Term]]:
-        """The regions to learn from, and the terms of finding them.
+        """Regions with their targets, and the losses of proposing them.
 
-        `stage` "sampled" gives what the detector's own loss uses; "proposals" what it finds best, unsampled.
+        `stage` "sampled" gives the regions of the detector's own loss; "proposals" the best proposals, not sampled.
         """
         ...
 
-    def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
-        """The head's answers about any regions, its own or another detector's."""
+    def predict(self, params: Params, features: Features, boxes: Float[Array, "b r 4"], batch: Batch) -> Predictions:
+        """The head's predictions for any boxes, of its own proposals or of another detector's."""
         ...
 
-    def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
-        """The detection terms of the answers."""
+    def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:
+        """The detection losses of the predictions."""
         ...
 
     def detect(self, params: Params, batch: Batch) -> Detections:
-        """What the detector finds in the pictures."""
+        """The detections in the pictures, after suppression."""
         ...

@@ -11,11 +11,11 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored, Code, Stages
+from jaxkd.detectors.anchored import CAFFE_PIXELS, AnchorBased, Code, Stages
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
+from jaxkd.detectors.feature_extractor import Padding, apply
 from jaxkd.detectors.proposals import Proposals, propose
-from jaxkd.detectors.trunk import Padding, apply
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import BoxHead, RPNHead
 from jaxkd.nets.norm import valid_cells
@@ -26,7 +26,7 @@ from jaxkd.ops.match import Matches, match
 from jaxkd.ops.roi_align import Pooling, roi_align_batch
 from jaxkd.ops.sample import sample
 from jaxkd.ranges import Count, Finite, Natural, NonNegative, Positive, Share, SomeShare, Whole
-from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
+from jaxkd.types import Batch, Detections, Features, Predictions, Regions, Term, Traits
 
 # Pooling by as many samples as a bin has cells, which both libraries call a sampling ratio of 0.
 ADAPTIVE = {"roi_sampling": 6, "roi_adaptive": True}
@@ -86,7 +86,7 @@ class Config:
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
       padding: what the nets see beyond a picture's edge: nothing ("masked"), or zeros up to the next multiple of 32
-        pixels ("seen"), as torchvision, detectron2 and mmdetection train; see `detectors.trunk`.
+        pixels ("seen"), as torchvision, detectron2 and mmdetection train; see `detectors.feature_extractor`.
       dtype: what all nets compute in; parameters, norms' statistics, boxes, answers and losses are float32.
       remat: what of the backbone's blocks is kept for the gradient, for less memory in more time; see `nets.remat`.
     """
@@ -154,7 +154,7 @@ def build(config: Config, *, classes: Sequence[str]) -> "FasterRCNN":
 
 
 @dataclass(frozen=True)
-class FasterRCNN(Anchored):
+class FasterRCNN(AnchorBased):
     """The detector as functions of its parameters; see `detectors.base` for what each promises."""
 
     config: Config
@@ -174,40 +174,40 @@ class FasterRCNN(Anchored):
             "head": self._head.init(jax.random.fold_in(key, 3), pooled)["params"],
         }
 
-    def regions(
+    def sample_regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
     ) -> tuple[Regions, dict[str, Term]]:
-        """Regions sampled among proposals and truth (or the best proposals), and the proposal network's terms."""
+        """Regions sampled from proposals and truth (or the best proposals), and the losses of the proposal network."""
         config = self.config
-        anchors, logits, deltas = self._rpn_answers(params, features, batch)
+        anchors, logits, deltas = self._rpn_predictions(params, features, batch)
         proposals = self._propose(
             anchors, logits, deltas, batch, before=config.pre_nms_train, after=config.post_nms_train
         )
         rpn_keys, roi_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, index) for index in (0, 1))
         terms = self._rpn_losses(anchors, logits, deltas, batch, rpn_keys)
-        choose = self._sampled if stage == "sampled" else self._best
-        return choose(proposals, batch, roi_keys), terms
+        select = self._sampled_regions if stage == "sampled" else self._top_proposals
+        return select(proposals, batch, roi_keys), terms
 
-    def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
-        """Class logits [b r k+1], background last, and box deltas [b r m 4] of any regions."""
+    def predict(self, params: Params, features: Features, boxes: Float[Array, "b r 4"], batch: Batch) -> Predictions:
+        """Class logits [b r k+1], background last, and box deltas [b r m 4] of any boxes."""
         levels = len(self.traits.backbone_strides) - self.config.neck.first
         pooled = roi_align_batch(
             features.neck[:levels],
-            regions.boxes,
+            boxes,
             strides=self.traits.strides[:levels],
             extents=self.extents(batch),
             pooling=self._pooling,
         )
         b, r = pooled.shape[:2]
         logits, deltas = apply(self._head, params["head"], pooled.reshape(b * r, *pooled.shape[2:]))
-        return Answers(logits=logits.reshape(b, r, -1), deltas=deltas.reshape(b, r, -1, 4))
+        return Predictions(logits=logits.reshape(b, r, -1), deltas=deltas.reshape(b, r, -1, 4))
 
-    def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
+    def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:
         """Cross-entropy over the valid regions and L1 over the positive ones, both divided by the valid."""
         config = self.config
         count = regions.valid.sum().astype(jnp.float32)
-        classes = optax.softmax_cross_entropy_with_integer_labels(answers.logits, regions.labels)
-        deltas = box_ops.of_class(answers.deltas, regions.labels)
+        classes = optax.softmax_cross_entropy_with_integer_labels(predictions.logits, regions.labels)
+        deltas = box_ops.of_class(predictions.deltas, regions.labels)
         boxes = box_ops.smooth_l1(deltas - regions.deltas, beta=config.box_beta).sum(-1)
         return {
             "class": Term(jnp.where(regions.valid, classes, 0.0).sum(), count),
@@ -218,21 +218,12 @@ class FasterRCNN(Anchored):
         """Boxes with a score over the threshold after suppression class by class, best first."""
         config = self.config
         features = self.features(params, batch)
-        anchors, logits, deltas = self._rpn_answers(params, features, batch)
+        anchors, logits, deltas = self._rpn_predictions(params, features, batch)
         proposals = self._propose(
             anchors, logits, deltas, batch, before=config.pre_nms_test, after=config.post_nms_test
         )
-        blank = jnp.zeros(proposals.valid.shape, jnp.int32)
-        regions = Regions(
-            boxes=proposals.boxes,
-            labels=blank,
-            deltas=jnp.zeros_like(proposals.boxes),
-            truth=blank,
-            positive=jnp.zeros_like(proposals.valid),
-            valid=proposals.valid,
-        )
-        answers = self.answer(params, features, regions, batch)
-        return jax.vmap(self._detections)(answers, regions, batch.sizes)
+        predictions = self.predict(params, features, proposals.boxes, batch)
+        return jax.vmap(self._detections)(predictions, proposals.boxes, proposals.valid, batch.sizes)
 
     @functools.cached_property
     def _pooling(self) -> Pooling:
@@ -268,7 +259,7 @@ class FasterRCNN(Anchored):
             dtype=config.dtype,
         )
 
-    def _rpn_answers(
+    def _rpn_predictions(
         self, params: Params, features: Features, batch: Batch
     ) -> tuple[Anchors, list[Float[Array, "b _"]], list[Float[Array, "b _ 4"]]]:
         """Anchors of all levels, and for each level logits and deltas of its anchors."""
@@ -302,25 +293,25 @@ class FasterRCNN(Anchored):
         batch: Batch,
         key: Key[Array, ""],
     ) -> dict[str, Term]:
-        """Terms of one picture; `anchors` and `batch` without their leading axes."""
+        """Losses of one picture; `anchors` and `batch` without their leading axes."""
         config = self.config
-        matches, here = self.matched(anchors, batch, positive=config.rpn_positive, negative=config.rpn_negative)
-        chosen = sample(
+        matches, within = self.match_anchors(anchors, batch, positive=config.rpn_positive, negative=config.rpn_negative)
+        sampled = sample(
             key,
-            positive=matches.positive & here,
-            negative=matches.negative & here,
+            positive=matches.positive & within,
+            negative=matches.negative & within,
             size=config.rpn_samples,
             fraction=config.rpn_fraction,
             ids=anchors.ids,
         )
-        index = chosen.index
-        count = chosen.valid.sum().astype(jnp.float32)
-        objects = optax.sigmoid_binary_cross_entropy(logits[index], chosen.positive.astype(jnp.float32))
+        index = sampled.index
+        count = sampled.valid.sum().astype(jnp.float32)
+        objectness = optax.sigmoid_binary_cross_entropy(logits[index], sampled.positive.astype(jnp.float32))
         targets = box_ops.encode(batch.boxes[matches.truth[index]], anchors.boxes[index], weights=config.rpn_weights)
         boxes = box_ops.smooth_l1(deltas[index] - targets, beta=config.rpn_beta).sum(-1)
         return {
-            "rpn_object": Term(jnp.where(chosen.valid, objects, 0.0).sum(), count),
-            "rpn_box": Term(config.rpn_box_weight * jnp.where(chosen.positive, boxes, 0.0).sum(), count),
+            "rpn_object": Term(jnp.where(sampled.valid, objectness, 0.0).sum(), count),
+            "rpn_box": Term(config.rpn_box_weight * jnp.where(sampled.positive, boxes, 0.0).sum(), count),
         }
 
     def _propose(
@@ -347,36 +338,38 @@ class FasterRCNN(Anchored):
             min_size=config.rpn_min_size,
         )
 
-    def _sampled(self, proposals: Proposals, batch: Batch, keys: Key[Array, "b"]) -> Regions:
+    def _sampled_regions(self, proposals: Proposals, batch: Batch, keys: Key[Array, "b"]) -> Regions:
         """Regions sampled from proposals and truth boxes."""
         boxes = jax.lax.stop_gradient(jnp.concatenate([proposals.boxes, batch.boxes], axis=1))
-        present = jnp.concatenate([proposals.valid, batch.valid], axis=1)
+        valid = jnp.concatenate([proposals.valid, batch.valid], axis=1)
 
-        def choose(boxes: Float[Array, "p 4"], present: Bool[Array, "p"], batch: Batch, key: Key[Array, ""]) -> Regions:
+        def sample_one(
+            boxes: Float[Array, "p 4"], valid: Bool[Array, "p"], batch: Batch, key: Key[Array, ""]
+        ) -> Regions:
             matches = self._matches(boxes, batch)
-            chosen = sample(
+            sampled = sample(
                 key,
-                positive=matches.positive & present,
-                negative=matches.negative & present,
+                positive=matches.positive & valid,
+                negative=matches.negative & valid,
                 size=self.config.roi_samples,
                 fraction=self.config.roi_fraction,
             )
-            index = chosen.index
-            return self._labelled(boxes[index], matches.truth[index], chosen.positive, chosen.valid, batch)
+            index = sampled.index
+            return self._with_targets(boxes[index], matches.truth[index], sampled.positive, sampled.valid, batch)
 
-        return jax.vmap(choose)(boxes, present, batch, keys)
+        return jax.vmap(sample_one)(boxes, valid, batch, keys)
 
-    def _best(self, proposals: Proposals, batch: Batch, keys: Key[Array, "b"]) -> Regions:
-        """The proposals of the highest scores, labelled and not sampled."""
+    def _top_proposals(self, proposals: Proposals, batch: Batch, keys: Key[Array, "b"]) -> Regions:
+        """The proposals of the highest scores with their targets, not sampled."""
         del keys
 
-        def choose(boxes: Float[Array, "p 4"], present: Bool[Array, "p"], batch: Batch) -> Regions:
+        def label_one(boxes: Float[Array, "p 4"], valid: Bool[Array, "p"], batch: Batch) -> Regions:
             matches = self._matches(boxes, batch)
-            valid = present & (matches.positive | matches.negative)
-            return self._labelled(boxes, matches.truth, matches.positive & present, valid, batch)
+            assigned = valid & (matches.positive | matches.negative)
+            return self._with_targets(boxes, matches.truth, matches.positive & valid, assigned, batch)
 
         count = self.config.roi_samples
-        return jax.vmap(choose)(proposals.boxes[:, :count], proposals.valid[:, :count], batch)
+        return jax.vmap(label_one)(proposals.boxes[:, :count], proposals.valid[:, :count], batch)
 
     def _matches(self, boxes: Float[Array, "p 4"], batch: Batch) -> Matches:
         return match(
@@ -388,7 +381,7 @@ class FasterRCNN(Anchored):
             negative=self.config.roi_negative,
         )
 
-    def _labelled(
+    def _with_targets(
         self,
         boxes: Float[Array, "r 4"],
         truth: Int[Array, "r"],
@@ -396,7 +389,7 @@ class FasterRCNN(Anchored):
         valid: Bool[Array, "r"],
         batch: Batch,
     ) -> Regions:
-        """The regions of one picture with the class and the deltas of the truth that each answers for."""
+        """The regions of one picture with the class and box targets of their matched truth."""
         deltas = box_ops.encode(batch.boxes[truth], boxes, weights=self.config.box_weights)
         return Regions(
             boxes=jnp.where(valid[:, None], boxes, 0.0),
@@ -407,13 +400,15 @@ class FasterRCNN(Anchored):
             valid=valid,
         )
 
-    def _detections(self, answers: Answers, regions: Regions, size: Int[Array, "2"]) -> Detections:
+    def _detections(
+        self, predictions: Predictions, proposals: Float[Array, "p 4"], valid: Bool[Array, "p"], size: Int[Array, "2"]
+    ) -> Detections:
         """Detections of one picture."""
         config, classes = self.config, len(self.classes)
-        scores = jax.nn.softmax(answers.logits, axis=-1)[:, :classes]
-        scores = jnp.where(regions.valid[:, None] & (scores > config.score_threshold), scores, -1.0)
+        scores = jax.nn.softmax(predictions.logits, axis=-1)[:, :classes]
+        scores = jnp.where(valid[:, None] & (scores > config.score_threshold), scores, -1.0)
         scores, best = jax.lax.top_k(scores.reshape(-1), min(config.candidates, scores.size))
-        region, label = best // classes, (best % classes).astype(jnp.int32)
-        deltas = box_ops.of_class(answers.deltas[region], label)
-        boxes = box_ops.clip(box_ops.decode(deltas, regions.boxes[region], weights=config.box_weights), size)
+        proposal, label = best // classes, (best % classes).astype(jnp.int32)
+        deltas = box_ops.of_class(predictions.deltas[proposal], label)
+        boxes = box_ops.clip(box_ops.decode(deltas, proposals[proposal], weights=config.box_weights), size)
         return best_of(boxes, scores, label, valid=scores > 0, threshold=config.detection_nms, limit=config.detections)

@@ -12,10 +12,10 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int, Key
 
-from jaxkd.detectors.anchored import CAFFE_PIXELS, Anchored, Code, Stages
+from jaxkd.detectors.anchored import CAFFE_PIXELS, AnchorBased, Code, Stages
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
-from jaxkd.detectors.trunk import Padding, apply
+from jaxkd.detectors.feature_extractor import Padding, apply
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import DenseHead
 from jaxkd.nets.norm import valid_cells
@@ -23,7 +23,7 @@ from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors, inside
 from jaxkd.ranges import Count, Finite, Natural, NonNegative, Positive, Probability, Share, SomeShare
-from jaxkd.types import Answers, Batch, Detections, Features, Regions, Term, Traits
+from jaxkd.types import Batch, Detections, Features, Predictions, Regions, Term, Traits
 
 LIKE = {
     "torchvision": {"anchor_rounded": True, "anchor_step": "canvas", "detections": 300, "padding": "seen"},
@@ -68,7 +68,7 @@ class Config:
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
       padding: what the nets see beyond a picture's edge: nothing ("masked"), or zeros up to the next multiple of 32
-        pixels ("seen"), as torchvision, detectron2 and mmdetection train; see `detectors.trunk`.
+        pixels ("seen"), as torchvision, detectron2 and mmdetection train; see `detectors.feature_extractor`.
       dtype: what all nets compute in; parameters, norms' statistics, boxes, answers and losses are float32.
       remat: what of the backbone's blocks is kept for the gradient, for less memory in more time; see `nets.remat`.
     """
@@ -117,7 +117,7 @@ def build(config: Config, *, classes: Sequence[str]) -> "RetinaNet":
 
 
 @dataclass(frozen=True)
-class RetinaNet(Anchored):
+class RetinaNet(AnchorBased):
     """The detector as functions of its parameters; see `detectors.base` for what each promises."""
 
     config: Config
@@ -129,7 +129,7 @@ class RetinaNet(Anchored):
         step = "stride" if config.anchor_step == "stride" else f"{config.padding} canvas"
         numbers = (config.anchor_offset, step, config.anchor_rounded)
         return self.common_traits(
-            background=None, anchors=(self._trunk.strides, self._sizes, config.anchor_ratios, numbers)
+            background=None, anchors=(self._feature_extractor.strides, self._sizes, config.anchor_ratios, numbers)
         )
 
     def init_heads(self, key: Key[Array, ""]) -> Params:
@@ -137,42 +137,42 @@ class RetinaNet(Anchored):
         level, valid = jnp.zeros((1, 2, 2, self.config.neck.channels)), jnp.ones((1, 2, 2, 1))
         return {"head": self._head.init(jax.random.fold_in(key, 2), level, valid)["params"]}
 
-    def regions(
+    def sample_regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
     ) -> tuple[Regions, dict[str, Term]]:
-        """Every anchor with its assignment, at either stage; finding them has no terms."""
+        """Every anchor with its targets, at either stage, and no losses of proposing."""
         del params, keys, stage
         anchors = self.anchors(features, batch, sizes=self._sizes)
-        return jax.vmap(self._assigned, (anchors.axes, 0))(anchors, batch), {}
+        return jax.vmap(self._assign_targets, (anchors.axes, 0))(anchors, batch), {}
 
-    def answer(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Answers:
+    def predict(self, params: Params, features: Features, boxes: Float[Array, "b r 4"], batch: Batch) -> Predictions:
         """Class logits [b a k], each class on its own, and box deltas [b a 1 4] of the anchors.
 
-        Raises ValueError where the regions cannot be this detector's anchors; see Traits.anchors.
+        `boxes` are the anchors. Raises ValueError where they cannot be; see Traits.anchors.
         """
-        logits, deltas = (jnp.concatenate(parts, axis=1) for parts in self._dense(params, features, batch))
-        if regions.boxes.shape[1] != logits.shape[1]:
+        logits, deltas = (jnp.concatenate(parts, axis=1) for parts in self._predict_levels(params, features, batch))
+        if boxes.shape[1] != logits.shape[1]:
             raise ValueError(
-                f"RetinaNet answers about its {logits.shape[1]} anchors, not about {regions.boxes.shape[1]} regions."
+                f"RetinaNet makes predictions for its {logits.shape[1]} anchors, not for {boxes.shape[1]} boxes."
             )
-        return Answers(logits=logits, deltas=deltas[:, :, None])
+        return Predictions(logits=logits, deltas=deltas[:, :, None])
 
-    def losses(self, answers: Answers, regions: Regions) -> dict[str, Term]:
+    def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:
         """Focal loss over the valid anchors and a box loss over the positive ones, both divided by the positives."""
         config = self.config
         count = regions.positive.sum().astype(jnp.float32)
         targets = jax.nn.one_hot(regions.labels, len(self.classes))  # the background's row is zero
         classes = optax.sigmoid_focal_loss(
-            answers.logits, targets, alpha=config.focal_alpha, gamma=config.focal_gamma
+            predictions.logits, targets, alpha=config.focal_alpha, gamma=config.focal_gamma
         ).sum(-1)
-        boxes = self._box_losses(answers.deltas[:, :, 0], regions)
+        boxes = self._box_losses(predictions.deltas[:, :, 0], regions)
         return {
             "class": Term(jnp.where(regions.valid, classes, 0.0).sum(), count),
             "box": Term(config.box_weight * jnp.where(regions.positive, boxes, 0.0).sum(), count),
         }
 
     def _box_losses(self, deltas: Float[Array, "b a 4"], regions: Regions) -> Float[Array, "b a"]:
-        """What the deltas of each anchor cost, should it be positive."""
+        """The box loss of each anchor, as if it were positive."""
         config = self.config
         if config.box_loss == "smooth_l1":
             return box_ops.smooth_l1(deltas - regions.deltas, beta=config.box_beta).sum(-1)
@@ -187,7 +187,7 @@ class RetinaNet(Anchored):
         anchors = self.anchors(features, batch, sizes=self._sizes)
         present = jax.vmap(inside, (anchors.axes, 0))(anchors, self.extents(batch))
         levels, start = [], 0
-        for logits, deltas in zip(*self._dense(params, features, batch), strict=True):
+        for logits, deltas in zip(*self._predict_levels(params, features, batch), strict=True):
             span = slice(start, start + logits.shape[1])
             start = span.stop
             scores = jnp.where(present[:, span, None], jax.nn.sigmoid(logits), -1.0)
@@ -236,11 +236,11 @@ class RetinaNet(Anchored):
             for size in self.config.anchor_sizes
         )
 
-    def _assigned(self, anchors: Anchors, batch: Batch) -> Regions:
-        """The anchors against the truth of one picture; `anchors` and `batch` without their leading axes."""
+    def _assign_targets(self, anchors: Anchors, batch: Batch) -> Regions:
+        """The anchors of one picture with their targets; `anchors` and `batch` without their leading axes."""
         config = self.config
-        matches, here = self.matched(anchors, batch, positive=config.positive, negative=config.negative)
-        positive = matches.positive & here
+        matches, within = self.match_anchors(anchors, batch, positive=config.positive, negative=config.negative)
+        positive = matches.positive & within
         deltas = box_ops.encode(batch.boxes[matches.truth], anchors.boxes, weights=config.box_weights)
         return Regions(
             boxes=anchors.boxes,
@@ -248,10 +248,10 @@ class RetinaNet(Anchored):
             deltas=jnp.where(positive[:, None], deltas, 0.0),
             truth=matches.truth,
             positive=positive,
-            valid=(matches.negative & here) | positive,
+            valid=(matches.negative & within) | positive,
         )
 
-    def _dense(
+    def _predict_levels(
         self, params: Params, features: Features, batch: Batch
     ) -> tuple[list[Float[Array, "b _ k"]], list[Float[Array, "b _ 4"]]]:
         """For each level logits and deltas of its anchors."""

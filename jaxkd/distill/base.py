@@ -1,25 +1,24 @@
-"""What a distillation method is, and what several of them share.
+"""The protocol of a distillation method, and functions that several methods share.
 
 A method is a module in this folder with
 
 * `Config`: a frozen dataclass; its field `decay` is a `distill.decay` component;
-* `sharing(config)`: the sets of regions that both heads are to be asked about;
+* `sharing(config)`: the sets of regions for which both detectors make predictions;
 * `init(config, key, student, teacher)`: its own parameters (adapters), {} if it has none; raises ConfigError where
   the two detectors do not fit the method;
-* `losses(config, params, inputs)`: an Outcome. It is called once for each set of regions, with the `Inputs` that belong
-  to it: `student`, `teacher`, `regions`, `batch`, `memory`, `key` and `trust`; nothing of the teacher's carries a
-  gradient;
-* optionally `memory(config, student, teacher)`: what it remembers between epochs, before the first of them. Then also
-  `choose(config, truth, pictures, classes)`, the objects of the training set that it wants to see;
-  `describe(config, student, teacher, features, batch, who)`, their vectors for one of the detectors; and
-  `refresh(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`;
-* optionally `trust(config, inputs)`: a Trust, which another method of the recipe that names this one in its
-  `sigma_from` is given as `inputs.trust`;
-* optionally `ZERO_AT_TEACHER`: fields of its Config with which all its terms are 0 for a student that shows and answers
-  what the teacher does;
-* optionally `explain(config, inputs)`: what of it can be drawn, a Shown; there is no key outside of training.
+* `losses(config, params, inputs)`: a `Losses`. It is called once for each set of regions with its `Inputs`: `student`,
+  `teacher`, `regions`, `batch`, `memory`, `key` and `reliability`. Nothing of the teacher carries a gradient;
+* optionally `init_memory(config, student, teacher)`: the state that is kept between epochs, before the first one. Then
+  also `select_objects(config, truth, pictures, classes)`, the training objects whose vectors it needs;
+  `object_vectors(config, student, teacher, features, batch, who)`, their vectors from one of the detectors; and
+  `refresh_memory(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`;
+* optionally `reliability(config, inputs)`: a `Reliability`. Another method that names this one in its
+  `reliability_from` gets it as `inputs.reliability`;
+* optionally `ZERO_AT_TEACHER`: fields of its Config with which all terms are 0 where student and teacher have the same
+  features and predictions;
+* optionally `explain(config, inputs)`: an `Explanation`, to be drawn; there is no key outside of training.
 
-A method sees two views, the regions and the batch, and never the inside of a detector.
+A method sees the outputs of both detectors, the regions and the batch, and never the inside of a detector.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from jax import numpy as jnp
 from jaxtyping import Float, Key
 
 from jaxkd.errors import ConfigError
-from jaxkd.types import Features, Inputs, Outcome, Term, Traits
+from jaxkd.types import Features, Inputs, Losses, Term, Traits
 
 Source = Literal["neck", "backbone"]
 Who = Literal["student", "teacher"]
@@ -56,7 +55,7 @@ class Method(Protocol):
         """The method's own parameters."""
         ...
 
-    def losses(self, config: Any, params: dict, inputs: Inputs) -> Outcome:
+    def losses(self, config: Any, params: dict, inputs: Inputs) -> Losses:
         """Terms to be minimised and metrics to be reported."""
         ...
 
@@ -87,12 +86,12 @@ def level_pairs(student: Traits, teacher: Traits, *, source: Source, limit: int 
     return tuple(pairs[:limit] if limit else pairs)
 
 
-def answers_about(detector: Traits, regions: Traits) -> bool:
+def can_predict(detector: Traits, regions: Traits) -> bool:
     """Whether a detector can answer about the regions of another (or of its own kind)."""
     return detector.anchors is None or detector.anchors == regions.anchors
 
 
-def check_answers(
+def check_predictions(
     student: Traits, teacher: Traits, *, sharing: Sequence[Sharing] = (Sharing(),), logits: bool = True, remedy: str
 ) -> None:
     """Raises ConfigError, with what to do, where the answers of both heads about shared regions cannot be compared."""
@@ -104,7 +103,7 @@ def check_answers(
     for source in {share.source for share in sharing}:
         owner = student if source == "student" else teacher
         for name, detector in (("student", student), ("teacher", teacher)):
-            if not answers_about(detector, owner):
+            if not can_predict(detector, owner):
                 raise ConfigError(
                     f"The {name} answers about its own anchors only, which the {source}'s regions are not: {remedy}."
                 )
@@ -149,7 +148,7 @@ def scaled(terms: dict[str, Term], factor: Float[Array, ""] | float) -> dict[str
     return {name: term.replace(total=factor * term.total) for name, term in terms.items()}
 
 
-def summed(outcomes: Sequence[Outcome]) -> Outcome:
+def summed(outcomes: Sequence[Losses]) -> Losses:
     """One outcome whose terms are the mean of those given, as when two sets of regions are shared."""
     if len(outcomes) == 1:
         return outcomes[0]
@@ -162,10 +161,10 @@ def summed(outcomes: Sequence[Outcome]) -> Outcome:
         }
 
     share = 1 / len(outcomes)
-    return Outcome(
+    return Losses(
         terms=together([outcome.terms for outcome in outcomes], share),
         metrics=together([outcome.metrics for outcome in outcomes], 1.0),
-        steady=together([outcome.steady for outcome in outcomes], share),
+        undecayed=together([outcome.undecayed for outcome in outcomes], share),
     )
 
 

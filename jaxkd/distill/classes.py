@@ -7,7 +7,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jaxkd.types import Answers
+from jaxkd.types import Predictions
 
 LACKING = -1  # in place of a column
 
@@ -19,8 +19,8 @@ def columns(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...]:
 
 
 def translated(
-    teacher: Answers, student: Answers, found: tuple[int, ...], *, background: bool, code: Sequence[float]
-) -> Answers:
+    teacher: Predictions, student: Predictions, found: tuple[int, ...], *, background: bool, code: Sequence[float]
+) -> Predictions:
     """The teacher's answers [b r ...] in the student's columns; constants to gradients.
 
     The classes that both know share what probability the student gives to them (and to the background) as the teacher
@@ -46,7 +46,7 @@ def translated(
     else:
         logits = logits.at[..., jnp.asarray(known)].set(teacher.logits[..., jnp.asarray(theirs)])
     boxes = _boxes(teacher.deltas, student.deltas * jnp.asarray(code), known, theirs, found)
-    return lax.stop_gradient(Answers(logits=logits, deltas=boxes))
+    return lax.stop_gradient(Predictions(logits=logits, deltas=boxes))
 
 
 def _boxes(

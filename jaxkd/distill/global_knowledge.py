@@ -1,10 +1,11 @@
 """Global knowledge distillation, GKD (Tang et al. 2022, arXiv 2210.09022).
 
-Prototypes, objects that explain their class in both feature spaces, are found before every epoch (`distill.pursuit`).
-In training, each object is described by its cosines to all of them, the student's object in the student's space and
-the teacher's in the teacher's; the two descriptions are to agree, which needs no adapter. An object that lies nearer
-to its class in one space than in the other is relied on less, in this term and in the two others: imitation of the
-feature maps, objects and background apart, and softened classes of the positive regions.
+Prototypes, training objects that represent their class in both feature spaces, are selected before every epoch
+(`distill.matching_pursuit`). In training, an instance is projected onto all prototypes: its coordinates are the cosines
+to them, in the student's space and in the teacher's. The global term makes the two projections agree, without an
+adapter. An instance whose similarity to its class differs between the spaces has a low reliability, which weighs this
+term and the two others: imitation of feature maps, foreground and background apart, and distillation of the softened
+classes of positive regions.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +16,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
-from jaxkd.distill import adapt as adapters
-from jaxkd.distill import base, prototypes, reliability
+from jaxkd.distill import adapters, base, prototype_space, prototypes
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.distill.prototypes import Kind, Prototypes
 from jaxkd.errors import ConfigError
@@ -24,19 +24,19 @@ from jaxkd.ops.box_mean import box_mean
 from jaxkd.ops.masks import box_level, extent_mask, overlay
 from jaxkd.ops.roi_align import Pooling, roi_align_batch
 from jaxkd.ranges import Count, Natural, NonNegative, Positive, Seed
-from jaxkd.types import Batch, Features, Inputs, Outcome, Regions, Shown, Term, Traits, Trust
+from jaxkd.types import Batch, Explanation, Features, Inputs, Losses, Regions, Reliability, Term, Traits
 
 ROUND = 1e-6  # added to a box's relative side in the level rule
 
-ZERO_AT_TEACHER = {"adapt": "identity"}
+ZERO_AT_TEACHER = {"adapter": "identity"}
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
-    "alpha": ("prototypes", "pursuit"),
+    "alpha": ("prototypes", "matching_pursuit"),
     "sigma_global": ("global_weight", True),
     "global_form": ("global_weight", True),
     "sigma_soft": ("soft_weight", True),
     "temperature": ("soft_weight", True),
     "background_area": ("background_weight", True),
-    "adapt_init": ("adapt", adapters.TRAINED),
+    "adapter_init": ("adapter", adapters.TRAINED),
 }
 
 
@@ -48,7 +48,7 @@ class Config:
       global_weight: of the global term (lambda_g); 0 leaves it out, and the reliabilities stay.
       foreground_weight, background_weight: of the imitation of objects (w_fg) and of the rest of the maps (w_bg).
       soft_weight, temperature: of the softened classes (w_soft, T); they do not decay.
-      prototypes: how they are found: "pursuit", or for comparison "random", "density" or "class_mean".
+      prototypes: how they are found: "matching_pursuit", or for comparison "random", "density" or "class_mean".
       count: prototypes of a class on a level (K).
       alpha: coupling of the two spaces in the pursuit.
       refresh_every, start_epoch: epochs between two searches, and the first epoch that has one; before it, the global
@@ -65,7 +65,7 @@ class Config:
         padded, or on the whole "canvas", its padding included, as in the authors' program.
       levels: all levels must be "equal" in both detectors, or the "common" ones are used.
       level_scale: side in pixels up to twice which an object lies on the finest level.
-      adapt, adapt_init: the student's adapter in the imitation, and its start.
+      adapter, adapter_init: the student's adapter in the imitation, and its start.
       decay: see `distill.decay`.
     """
 
@@ -74,7 +74,7 @@ class Config:
     background_weight: NonNegative = 4.0
     soft_weight: NonNegative = 1.0
     temperature: Positive = 2.0
-    prototypes: Kind = "pursuit"
+    prototypes: Kind = "matching_pursuit"
     count: Count = 10
     alpha: NonNegative = 10.0
     refresh_every: Count = 1
@@ -92,8 +92,8 @@ class Config:
     background_area: Literal["picture", "canvas"] = "picture"
     levels: Literal["equal", "common"] = "equal"
     level_scale: Positive = 56.0
-    adapt: adapters.Kind = "conv3"
-    adapt_init: adapters.Init = "uniform"
+    adapter: adapters.Kind = "conv3"
+    adapter_init: adapters.Init = "uniform"
     decay: Decay = field(default_factory=Decay)
 
 
@@ -125,14 +125,14 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
     Raises ConfigError where the levels do not fit, or the soft term is asked of heads that cannot be compared.
     """
     if config.soft_weight:
-        base.check_answers(student, teacher, remedy="set soft_weight to 0")
+        base.check_predictions(student, teacher, remedy="set soft_weight to 0")
     pairs = _pairs(config, student, teacher)
     if not (config.foreground_weight or config.background_weight):
         return {}
-    return adapters.init_levels(key, pairs, kind=config.adapt, start=config.adapt_init)
+    return adapters.init_levels(key, pairs, kind=config.adapter, start=config.adapter_init)
 
 
-def memory(config: Config, student: Traits, teacher: Traits) -> Prototypes:
+def init_memory(config: Config, student: Traits, teacher: Traits) -> Prototypes:
     """What the method remembers between epochs, before the first of them."""
     pairs = _pairs(config, student, teacher)
     return prototypes.empty(
@@ -143,7 +143,7 @@ def memory(config: Config, student: Traits, teacher: Traits) -> Prototypes:
     )
 
 
-def choose(config: Config, truth: prototypes.Truth, *, pictures: int, classes: int) -> prototypes.Choice:
+def select_objects(config: Config, truth: prototypes.Truth, *, pictures: int, classes: int) -> prototypes.Choice:
     """The objects of a training set of so many pictures that the search is to see."""
     return prototypes.choose(
         truth,
@@ -155,7 +155,7 @@ def choose(config: Config, truth: prototypes.Truth, *, pictures: int, classes: i
     )
 
 
-def describe(
+def object_vectors(
     config: Config, student: Traits, teacher: Traits, features: Features, batch: Batch, *, who: base.Who
 ) -> tuple[Float[Array, "b g _"], ...]:
     """The vector of every truth box on every level, in the space of the student or of the teacher."""
@@ -165,69 +165,69 @@ def describe(
         height, width = batch.images.shape[1:3]
         ratio = jnp.asarray([level.shape[1] / height, level.shape[2] / width])
         boxes = jnp.where(batch.valid[..., None], batch.boxes, 0.0)
-        vectors.append(jax.vmap(lambda one, own, ratio=ratio: box_mean(one, own, scale=ratio))(level, boxes))
+        vectors.append(jax.vmap(lambda one, boxes, ratio=ratio: box_mean(one, boxes, scale=ratio))(level, boxes))
     return tuple(vectors)
 
 
-def refresh(config: Config, vectors: prototypes.Vectors, *, classes: int) -> Prototypes:
+def refresh_memory(config: Config, vectors: prototypes.Vectors, *, classes: int) -> Prototypes:
     """The prototypes of these objects."""
     return prototypes.find(
         vectors, classes=classes, count=config.count, alpha=config.alpha, kind=config.prototypes, seed=config.seed
     )
 
 
-def losses(config: Config, params: dict, inputs: Inputs) -> Outcome:
+def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
     """The terms global, foreground_{stride} and background_{stride}, which decay, and soft, which does not."""
     inputs = inputs.replace(memory=lax.stop_gradient(inputs.memory))
     batch = inputs.batch
     pairs, levels = _levels(config, inputs)
-    positives, picked = _positives(config, inputs.regions)
-    found = positives if config.instances == "positives" else Instances(batch.boxes, batch.labels, batch.valid)
+    positives, indices = _positives(config, inputs.regions)
+    instances = positives if config.instances == "positives" else Instances(batch.boxes, batch.labels, batch.valid)
     sigmas, parts = [], []
     for index in range(len(levels.strides)):
-        sigma, term = seen_from_prototypes(config, levels, found, inputs.memory, index)
+        sigma, term = project(config, levels, instances, inputs.memory, index)
         sigmas.append(sigma)
         parts.append(term)
-    terms, steady = {}, {}
+    terms, undecayed = {}, {}
     if config.global_weight:
         total = config.global_weight * sum(part.total for part in parts)
         terms["global"] = Term(total, parts[0].count)
     if config.foreground_weight or config.background_weight:
         adapted = [
-            adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapt)
+            adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapter)
             for pair, level in zip(pairs, levels.student, strict=True)
         ]
         weights = sigmas if config.sigma_local else [jnp.ones_like(sigma) for sigma in sigmas]
-        terms |= local_terms(config, levels._replace(student=adapted), found, weights, batch)
+        terms |= imitation_terms(config, levels._replace(student=adapted), instances, weights, batch)
     if config.soft_weight:
         weights = jnp.ones(positives.valid.shape)
         if config.sigma_soft:
-            weights = _of_regions(config, inputs, levels, positives)
-        views = inputs.student, inputs.teacher
-        logits = [jnp.take_along_axis(view.answers.logits, picked[..., None], axis=1) for view in views]
-        term = reliability.soft_term(*logits, sigma=weights, valid=positives.valid, temperature=config.temperature)
-        steady = base.scaled({"soft": term}, config.soft_weight)
-    count = found.valid.sum().astype(jnp.float32)
-    mean = sum(jnp.where(found.valid, sigma, 0.0).sum() for sigma in sigmas) / len(sigmas)
-    return Outcome(terms=terms, metrics={"sigma": Term(mean, count)}, steady=steady)
+            weights = _region_reliability(config, inputs, levels, positives)
+        both = inputs.student, inputs.teacher
+        logits = [jnp.take_along_axis(outputs.predictions.logits, indices[..., None], axis=1) for outputs in both]
+        term = prototype_space.soft_term(*logits, sigma=weights, valid=positives.valid, temperature=config.temperature)
+        undecayed = base.scaled({"soft": term}, config.soft_weight)
+    count = instances.valid.sum().astype(jnp.float32)
+    mean = sum(jnp.where(instances.valid, sigma, 0.0).sum() for sigma in sigmas) / len(sigmas)
+    return Losses(terms=terms, metrics={"sigma": Term(mean, count)}, undecayed=undecayed)
 
 
-def trust(config: Config, inputs: Inputs) -> Trust:
+def reliability(config: Config, inputs: Inputs) -> Reliability:
     """The reliability of positive regions and, on every level, the greatest of the truth boxes over a cell."""
     batch, regions = inputs.batch, inputs.regions
     _, levels = _levels(config, inputs)
     student, memory = lax.stop_gradient((levels.student, inputs.memory))
     levels, inputs = levels._replace(student=student), inputs.replace(memory=memory)
-    positives, picked = _positives(config, regions)
-    sigma = _of_regions(config, inputs, levels, positives)
-    whole = jnp.ones(regions.positive.shape)
-    scattered = jax.vmap(lambda row, index, own: row.at[index].set(own))(
-        whole, picked, jnp.where(positives.valid, jnp.maximum(sigma, 0.0), 1.0)
+    positives, indices = _positives(config, regions)
+    sigma = _region_reliability(config, inputs, levels, positives)
+    ones = jnp.ones(regions.positive.shape)
+    scattered = jax.vmap(lambda row, index, values: row.at[index].set(values))(
+        ones, indices, jnp.where(positives.valid, jnp.maximum(sigma, 0.0), 1.0)
     )
     truth = Instances(batch.boxes, batch.labels, batch.valid)
-    cells = {}
+    maps = {}
     for index, stride in enumerate(levels.strides):
-        sigma, _ = seen_from_prototypes(config, levels, truth, memory, index)
+        sigma, _ = project(config, levels, truth, memory, index)
         weight, shape = jnp.where(truth.valid, jnp.maximum(sigma, 0.0), 0.0), student[index].shape[1:3]
 
         def draw(
@@ -240,25 +240,23 @@ def trust(config: Config, inputs: Inputs) -> Trust:
             covered = overlay(boxes, jnp.ones_like(weight), valid=valid, shape=shape, stride=stride)
             return jnp.where(covered > 0, overlay(boxes, weight, valid=valid, shape=shape, stride=stride), 1.0)
 
-        cells[stride] = jax.vmap(draw)(truth.boxes, weight, truth.valid)
-    return Trust(regions=scattered, cells=cells)
+        maps[stride] = jax.vmap(draw)(truth.boxes, weight, truth.valid)
+    return Reliability(regions=scattered, maps=maps)
 
 
-def explain(config: Config, inputs: Inputs) -> Shown:
+def explain(config: Config, inputs: Inputs) -> Explanation:
     """How far each cell's objects are relied on, on the one level where each object is imitated."""
     batch = inputs.batch
     _, levels = _levels(config, inputs)
-    found = Instances(batch.boxes, batch.labels, batch.valid)
+    instances = Instances(batch.boxes, batch.labels, batch.valid)
     if config.instances == "positives":
-        found, _ = _positives(config, inputs.regions)
-    sigmas = [
-        seen_from_prototypes(config, levels, found, inputs.memory, index)[0] for index in range(len(levels.strides))
-    ]
+        instances, _ = _positives(config, inputs.regions)
+    sigmas = [project(config, levels, instances, inputs.memory, index)[0] for index in range(len(levels.strides))]
     shapes = [level.shape[1:3] for level in levels.student]
-    masks = object_masks(config, found, sigmas, shapes=shapes, strides=levels.strides)
-    return Shown(
-        cells={f"sigma_{stride}": mask for stride, mask in zip(levels.strides, masks, strict=True)},
-        regions={},
+    masks = object_masks(config, instances, sigmas, shapes=shapes, strides=levels.strides)
+    return Explanation(
+        masks={f"sigma_{stride}": mask for stride, mask in zip(levels.strides, masks, strict=True)},
+        gates={},
         captions=(("sigma", "how far the object in a cell is relied on"),),
         empty=f"no {'region with an object' if config.instances == 'positives' else 'object'} lies on this level",
     )
@@ -277,32 +275,34 @@ def _levels(config: Config, inputs: Inputs) -> tuple[tuple[base.LevelPair, ...],
     """The pairs of levels, and the maps of them; the teacher's without a gradient."""
     student, teacher = inputs.student, inputs.teacher
     pairs = _pairs(config, student.traits, teacher.traits)
-    mine = [student.features.neck[pair.student] for pair in pairs]
-    theirs = [lax.stop_gradient(teacher.features.neck[pair.teacher]) for pair in pairs]
-    return pairs, Levels([pair.stride for pair in pairs], mine, theirs)
+    student_maps = [student.features.neck[pair.student] for pair in pairs]
+    teacher_maps = [lax.stop_gradient(teacher.features.neck[pair.teacher]) for pair in pairs]
+    return pairs, Levels([pair.stride for pair in pairs], student_maps, teacher_maps)
 
 
 def _positives(config: Config, regions: Regions) -> tuple[Instances, Int[Array, "b n"]]:
     """The first positive regions of each picture, and their places among the regions."""
     count = min(config.max_instances, regions.positive.shape[1])
-    present, index = jax.vmap(lambda flags: lax.top_k(flags.astype(jnp.float32), count))(regions.positive)
-    valid = present > 0
+    is_positive, index = jax.vmap(lambda flags: lax.top_k(flags.astype(jnp.float32), count))(regions.positive)
+    valid = is_positive > 0
     boxes = jnp.take_along_axis(regions.boxes, index[..., None], axis=1)
     labels = jnp.where(valid, jnp.take_along_axis(regions.labels, index, axis=1), 0)
     return Instances(jnp.where(valid[..., None], boxes, 0.0), labels, valid), index
 
 
-def seen_from_prototypes(
-    config: Config, levels: Levels, found: Instances, memory: Prototypes, index: int
+def project(
+    config: Config, levels: Levels, instances: Instances, memory: Prototypes, index: int
 ) -> tuple[Float[Array, "b n"], Term]:
-    """Reliabilities of the objects on the level at place `index`, and its part of the global term."""
-    boxes = jnp.where(found.valid[..., None], found.boxes, 0.0)
-    mean = jax.vmap(lambda level, own: box_mean(level, own, scale=1 / levels.strides[index]))
-    x = reliability.coordinates(mean(levels.student[index], boxes), memory.student[index])
-    y = reliability.coordinates(mean(levels.teacher[index], boxes), memory.teacher[index])
-    sigma = reliability.reliability(x, y, found.labels, known=memory.known)
+    """Reliabilities of the objects on the level number `index`, and this level's part of the global term."""
+    boxes = jnp.where(instances.valid[..., None], instances.boxes, 0.0)
+    mean = jax.vmap(lambda level, boxes: box_mean(level, boxes, scale=1 / levels.strides[index]))
+    x = prototype_space.coordinates(mean(levels.student[index], boxes), memory.student[index])
+    y = prototype_space.coordinates(mean(levels.teacher[index], boxes), memory.teacher[index])
+    sigma = prototype_space.reliability(x, y, instances.labels, known=memory.known)
     weight = sigma if config.sigma_global else jnp.ones_like(sigma)
-    term = reliability.global_term(x, y, sigma=weight, valid=found.valid, known=memory.known, form=config.global_form)
+    term = prototype_space.global_term(
+        x, y, sigma=weight, valid=instances.valid, known=memory.known, form=config.global_form
+    )
     return sigma, term
 
 
@@ -316,7 +316,7 @@ def level_of(config: Config, boxes: Float[Array, "*n 4"], *, levels: int, wider:
 
 def object_masks(
     config: Config,
-    found: Instances,
+    instances: Instances,
     sigmas: list[Float[Array, "b n"]],
     *,
     shapes: list[tuple[int, ...]],
@@ -327,42 +327,42 @@ def object_masks(
     An object lies on one level, and covers the cells from floor(x0 / stride) up to and without floor(x1 / stride); one
     that covers none has the one cell of its first corner.
     """
-    level = level_of(config, found.boxes, levels=len(strides), wider=1.0)
+    level = level_of(config, instances.boxes, levels=len(strides), wider=1.0)
     masks = []
     for index, (shape, stride, sigma) in enumerate(zip(shapes, strides, sigmas, strict=True)):
-        here = found.valid & (level == index)
-        weight = jnp.where(here, jnp.maximum(sigma, 0.0), 0.0)
+        on_level = instances.valid & (level == index)
+        weight = jnp.where(on_level, jnp.maximum(sigma, 0.0), 0.0)
 
         def draw(
             boxes: Float[Array, "n 4"],
             weight: Float[Array, "n"],
-            here: Bool[Array, "n"],
+            valid: Bool[Array, "n"],
             shape: tuple[int, ...] = shape,
             stride: int = stride,
         ) -> Float[Array, "h w"]:
-            return overlay(boxes, weight, valid=here, shape=shape, stride=stride, merge=config.overlap)
+            return overlay(boxes, weight, valid=valid, shape=shape, stride=stride, merge=config.overlap)
 
-        masks.append(jax.vmap(draw)(found.boxes, weight, here))
+        masks.append(jax.vmap(draw)(instances.boxes, weight, on_level))
     return masks
 
 
-def local_terms(
-    config: Config, levels: Levels, found: Instances, weights: list[Float[Array, "b n"]], batch: Batch
+def imitation_terms(
+    config: Config, levels: Levels, instances: Instances, weights: list[Float[Array, "b n"]], batch: Batch
 ) -> dict[str, Term]:
     """Imitation of objects and of all that lies between them, a mean square each a level.
 
     The student's maps are adapted ones, as wide as the teacher's.
     """
     strides, shapes = levels.strides, [level.shape[1:3] for level in levels.student]
-    masks = object_masks(config, found, weights, shapes=shapes, strides=strides)
+    masks = object_masks(config, instances, weights, shapes=shapes, strides=strides)
     terms = {}
     for level, target, mask, stride in zip(levels.student, levels.teacher, masks, strides, strict=True):
-        where = 1.0
+        inside = 1.0
         if config.background_area == "picture":
-            where = extent_mask(batch.sizes, shape=mask.shape[1:], stride=stride)
+            inside = extent_mask(batch.sizes, shape=mask.shape[1:], stride=stride)
         areas = {
             "foreground": (mask, config.foreground_weight),
-            "background": (where * (mask == 0), config.background_weight),
+            "background": (inside * (mask == 0), config.background_weight),
         }
         for name, (area, weight) in areas.items():
             if weight:
@@ -371,7 +371,7 @@ def local_terms(
     return terms
 
 
-def _of_regions(config: Config, inputs: Inputs, levels: Levels, positives: Instances) -> Float[Array, "b n"]:
+def _region_reliability(config: Config, inputs: Inputs, levels: Levels, positives: Instances) -> Float[Array, "b n"]:
     """Reliabilities of positive regions, each on the level that its head pools it from, up to the fourth.
 
     With a two-stage student the vector is the mean of what RoIAlign samples in the box, with a dense one that of the
@@ -392,15 +392,17 @@ def _of_regions(config: Config, inputs: Inputs, levels: Levels, positives: Insta
         return pooled[:, :, 0, 0].astype(jnp.float32)
 
     def cells(maps: list[Float[Array, "b _ _ c"]], index: int) -> Float[Array, "b n c"]:
-        return jax.vmap(lambda one, own: box_mean(one, own, scale=1 / strides[index]))(maps[index], positives.boxes)
+        return jax.vmap(lambda level, boxes: box_mean(level, boxes, scale=1 / strides[index]))(
+            maps[index], positives.boxes
+        )
 
-    mine, theirs = lax.stop_gradient((levels.student, levels.teacher))
-    pooled = (crops(mine), crops(theirs)) if two_stage else None
+    student_maps, teacher_maps = lax.stop_gradient((levels.student, levels.teacher))
+    pooled = (crops(student_maps), crops(teacher_maps)) if two_stage else None
     sigma = jnp.ones(positives.valid.shape)
     for index in range(count):
-        vectors = pooled or (cells(mine, index), cells(theirs, index))
-        x = reliability.coordinates(vectors[0], memory.student[index])
-        y = reliability.coordinates(vectors[1], memory.teacher[index])
-        here = reliability.reliability(x, y, positives.labels, known=memory.known)
-        sigma = jnp.where(level == index, here, sigma)
+        vectors = pooled or (cells(student_maps, index), cells(teacher_maps, index))
+        x = prototype_space.coordinates(vectors[0], memory.student[index])
+        y = prototype_space.coordinates(vectors[1], memory.teacher[index])
+        level_sigma = prototype_space.reliability(x, y, positives.labels, known=memory.known)
+        sigma = jnp.where(level == index, level_sigma, sigma)
     return sigma

@@ -11,11 +11,11 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxkd.distill import pursuit
+from jaxkd.distill import matching_pursuit
 from jaxkd.types import Array as Leaf
 
 ROUNDING = 1e-3  # pixels that scaling a box to and fro may add to a side
-Kind = Literal["pursuit", "random", "density", "class_mean"]
+Kind = Literal["matching_pursuit", "random", "density", "class_mean"]
 
 
 class Prototypes(struct.PyTreeNode):
@@ -102,7 +102,7 @@ def find(vectors: Vectors, *, classes: int, count: int, alpha: float, kind: Kind
       classes: number of classes; one without an object stays unknown.
       count: prototypes a class.
       alpha: coupling of the two spaces in the pursuit.
-      kind: "pursuit", the densest objects, random ones, or the mean of the class in every row.
+      kind: "matching_pursuit", the densest objects, random ones, or the mean of the class in every row.
       seed: of the random ones.
     """
     members = [np.flatnonzero(vectors.labels == label) for label in range(classes)]
@@ -154,7 +154,9 @@ def _level(
             draw = np.random.default_rng((seed, label))
             picks[label] = draw.choice(there, count, replace=there < count)
     else:
-        picks = np.asarray(_search(places, student, teacher, count=count, alpha=alpha, pursuing=kind == "pursuit"))
+        picks = np.asarray(
+            _search(places, student, teacher, count=count, alpha=alpha, pursuing=kind == "matching_pursuit")
+        )
     objects = np.take_along_axis(places, picks, axis=1)
     flat = objects.reshape(-1)
     blank = np.repeat(~known, count)[:, None]
@@ -176,11 +178,11 @@ def _search(
 
     def one(own: Int[Array, "most"]) -> Int[Array, "count"]:
         valid = own >= 0
-        cosines = [pursuit.gram(space[jnp.maximum(own, 0)], valid=valid) for space in (student, teacher)]
-        candidate = pursuit.candidates(*cosines, valid=valid)
+        cosines = [matching_pursuit.gram(space[jnp.maximum(own, 0)], valid=valid) for space in (student, teacher)]
+        candidate = matching_pursuit.candidates(*cosines, valid=valid)
         if pursuing:
-            return pursuit.pursue(*cosines, candidate=candidate, count=count, alpha=alpha)
-        density = sum(pursuit.densities(space, valid=valid) for space in cosines)
+            return matching_pursuit.select(*cosines, candidate=candidate, count=count, alpha=alpha)
+        density = sum(matching_pursuit.densities(space, valid=valid) for space in cosines)
         ranked = jnp.argsort(jnp.where(candidate, -density, jnp.inf)).astype(jnp.int32)
         return ranked[jnp.arange(count) % jnp.maximum(candidate.sum(), 1)]
 

@@ -13,24 +13,23 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Key
 
-from jaxkd.distill import adapt as adapters
-from jaxkd.distill import base
+from jaxkd.distill import adapters, base
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.distill.gated import box_gate, box_term, class_gate, class_term
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.masks import box_level, extent_mask, gaussian_mask
 from jaxkd.ranges import Finite, Natural, NonNegative, Positive, Whole
-from jaxkd.types import Batch, Inputs, Outcome, Shown, Term, Traits
+from jaxkd.types import Batch, Explanation, Inputs, Losses, Term, Traits
 
-ZERO_AT_TEACHER = {"adapt": "identity"}
+ZERO_AT_TEACHER = {"adapter": "identity"}
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
-    **dict.fromkeys(("feat_source", "levels", "feat_norm", "feat_levels", "adapt"), ("w_feat", True)),
+    **dict.fromkeys(("feat_source", "levels", "feat_norm", "feat_levels", "adapter"), ("w_feat", True)),
     **dict.fromkeys(("level_assign", "sigma_sq", "mask_grid", "mask_merge"), ("w_feat", True)),
     **dict.fromkeys(("cls_form", "cls_reduce", "cls_subset", "cls_gate", "cls_norm"), ("w_cls", True)),
     **dict.fromkeys(("reg_gate", "reg_form", "reg_norm"), ("w_reg", True)),
     "level_scale": ("level_assign", "roi"),
     "level_canonical": ("level_assign", "roi"),
-    "adapt_init": ("adapt", adapters.TRAINED),
+    "adapter_init": ("adapter", adapters.TRAINED),
     "temperature": ("cls_form", ("kl", "ce")),
     "reg_margin": ("reg_gate", ("teacher_vs_proposal", "teacher_vs_student", "both")),
     "reg_beta": ("reg_form", "smooth_l1"),
@@ -54,7 +53,7 @@ class Config:
       mask_merge: what a cell in several boxes gets: the "max" or the sum up to 1.
       feat_norm: divide by the mask's mass over space ("spatial") or over space and channels ("elements").
       feat_levels: divide level by level and take the "mean", or divide the "pooled" sum once.
-      adapt, adapt_init: the student's adapter and its start.
+      adapter, adapter_init: the student's adapter and its start.
       cls_form: class by class cross-entropy ("bce"), Kullback-Leibler ("kl") or soft cross-entropy ("ce").
       cls_reduce: "mean" or "sum" over the classes of a region.
       temperature: of both softmaxes.
@@ -67,7 +66,7 @@ class Config:
       reg_form, reg_beta: distance of the deltas, and where smooth L1 turns linear; "l2" is half the square, as smooth
         L1 has it below a `reg_beta` of 1.
       reg_norm: divide by positives ("num_pos"), "gated" regions, or all regions ("num_rois").
-      sigma_from: a method of the recipe that says how far to rely on each object (`trust`); empty for wholly.
+      reliability_from: a method of the recipe that gives the reliability of each object (`reliability`); empty for 1.
       decay: see `distill.decay`.
     """
 
@@ -86,8 +85,8 @@ class Config:
     mask_merge: Literal["max", "sum_clip"] = "max"
     feat_norm: Literal["spatial", "elements"] = "spatial"
     feat_levels: Literal["mean", "pooled"] = "mean"
-    adapt: adapters.Kind = "conv3"
-    adapt_init: adapters.Init = "small"
+    adapter: adapters.Kind = "conv3"
+    adapter_init: adapters.Init = "small"
     cls_form: Literal["bce", "kl", "ce"] = "bce"
     cls_reduce: Literal["mean", "sum"] = "mean"
     temperature: Positive = 1.0
@@ -99,7 +98,7 @@ class Config:
     reg_form: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
     reg_beta: NonNegative = 1.0
     reg_norm: Literal["num_pos", "gated", "num_rois"] = "num_pos"
-    sigma_from: str = ""
+    reliability_from: str = ""
     decay: Decay = field(default_factory=Decay)
 
 
@@ -117,16 +116,16 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
     """
     if config.w_cls or config.w_reg:
         remedy = "set w_cls to 0" if config.w_cls and not config.w_reg else "set w_cls and w_reg to 0"
-        base.check_answers(student, teacher, sharing=sharing(config), logits=bool(config.w_cls), remedy=remedy)
+        base.check_predictions(student, teacher, sharing=sharing(config), logits=bool(config.w_cls), remedy=remedy)
     if not config.w_feat:
         return {}
-    return adapters.init_levels(key, _pairs(config, student, teacher), kind=config.adapt, start=config.adapt_init)
+    return adapters.init_levels(key, _pairs(config, student, teacher), kind=config.adapter, start=config.adapter_init)
 
 
-def losses(config: Config, params: dict, inputs: Inputs) -> Outcome:
+def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
     """The terms feature_{stride}, class and box, already weighted and not yet decayed."""
-    trust = inputs.trust
-    weights = jnp.ones(inputs.regions.valid.shape) if trust is None else lax.stop_gradient(trust.regions)
+    reliability = inputs.reliability
+    weights = jnp.ones(inputs.regions.valid.shape) if reliability is None else lax.stop_gradient(reliability.regions)
     outcomes = []
     if config.w_feat:
         outcomes.append(_feature(config, params, inputs))
@@ -134,26 +133,26 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Outcome:
         outcomes.append(_class(config, inputs, weights))
     if config.w_reg:
         outcomes.append(_box(config, inputs, weights))
-    return Outcome(
+    return Losses(
         terms={name: term for outcome in outcomes for name, term in outcome.terms.items()},
         metrics={name: term for outcome in outcomes for name, term in outcome.metrics.items()},
     )
 
 
-def explain(config: Config, inputs: Inputs) -> Shown:
-    """The Gaussian masks of the levels, and the regions whose class and whose box are taught."""
+def explain(config: Config, inputs: Inputs) -> Explanation:
+    """The Gaussian masks of the levels, and the regions whose class and whose box are distilled."""
     student, teacher, regions = inputs.student, inputs.teacher, inputs.regions
     pairs, source = _pairs(config, student.traits, teacher.traits), _source(config)
     shapes = [base.maps(student.features, source)[pair.student].shape[1:3] for pair in pairs]
     masks = level_masks(config, inputs.batch, shapes=shapes, strides=[pair.stride for pair in pairs])
     gates = {}
     if config.w_cls:
-        gates["class_gate"] = _class_open(config, inputs) & regions.positive
+        gates["class_gate"] = _class_gate(config, inputs) & regions.positive
     if config.w_reg:
-        gates["box_gate"] = _refined(config, inputs)[2] & regions.positive
-    return Shown(
-        cells={f"mask_{pair.stride}": mask for pair, mask in zip(pairs, masks, strict=True)},
-        regions=gates,
+        gates["box_gate"] = _deltas_and_gate(config, inputs)[2] & regions.positive
+    return Explanation(
+        masks={f"mask_{pair.stride}": mask for pair, mask in zip(pairs, masks, strict=True)},
+        gates=gates,
         captions=(
             ("mask", "where features are compared, and how much"),
             ("class_gate", "regions whose class the teacher teaches"),
@@ -184,7 +183,7 @@ def level_masks(
     )
     masks = []
     for index, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
-        here = batch.valid if config.level_assign == "all" else batch.valid & (level == index)
+        on_level = batch.valid if config.level_assign == "all" else batch.valid & (level == index)
 
         def draw(
             boxes: Float[Array, "g 4"],
@@ -202,7 +201,7 @@ def level_masks(
                 merge=config.mask_merge,
             )
 
-        masks.append(jax.vmap(draw)(batch.boxes, here))
+        masks.append(jax.vmap(draw)(batch.boxes, on_level))
     return masks
 
 
@@ -210,20 +209,20 @@ def _level_number(stride: int) -> int:
     return stride.bit_length() - 1
 
 
-def _feature(config: Config, params: dict, inputs: Inputs) -> Outcome:
+def _feature(config: Config, params: dict, inputs: Inputs) -> Losses:
     student, teacher, batch = inputs.student, inputs.teacher, inputs.batch
-    trusted = {} if inputs.trust is None else inputs.trust.cells
+    reliability = {} if inputs.reliability is None else inputs.reliability.maps
     pairs, source = _pairs(config, student.traits, teacher.traits), _source(config)
-    mine = [base.maps(student.features, source)[pair.student] for pair in pairs]
-    theirs = [base.maps(teacher.features, source)[pair.teacher] for pair in pairs]
+    student_maps = [base.maps(student.features, source)[pair.student] for pair in pairs]
+    teacher_maps = [base.maps(teacher.features, source)[pair.teacher] for pair in pairs]
     masks = level_masks(
-        config, batch, shapes=[level.shape[1:3] for level in mine], strides=[pair.stride for pair in pairs]
+        config, batch, shapes=[level.shape[1:3] for level in student_maps], strides=[pair.stride for pair in pairs]
     )
     terms = {}
-    for pair, level, target, mask in zip(pairs, mine, theirs, masks, strict=True):
-        adapted = adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapt)
-        weighed = mask * trusted.get(pair.stride, 1.0)
-        terms[f"feature_{pair.stride}"] = feature_term(adapted, target, weighed, norm=config.feat_norm)
+    for pair, level, target, mask in zip(pairs, student_maps, teacher_maps, masks, strict=True):
+        adapted = adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapter)
+        weighted = mask * reliability.get(pair.stride, 1.0)
+        terms[f"feature_{pair.stride}"] = feature_term(adapted, target, weighted, norm=config.feat_norm)
     mass = sum(mask.sum() for mask in masks)
     cells = sum(
         extent_mask(batch.sizes, shape=mask.shape[1:], stride=pair.stride).sum()
@@ -231,18 +230,18 @@ def _feature(config: Config, params: dict, inputs: Inputs) -> Outcome:
     )
     if config.feat_levels == "pooled":
         terms = {"feature": base.pooled(list(terms.values()))}
-    return Outcome(terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)})
+    return Losses(terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)})
 
 
-def _class(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Outcome:
+def _class(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Losses:
     regions = inputs.regions
-    chosen = regions.positive if config.cls_subset == "positives" else regions.valid
-    open_ = _class_open(config, inputs)
+    selected = regions.positive if config.cls_subset == "positives" else regions.valid
+    gate = _class_gate(config, inputs)
     term, floor = class_term(
-        inputs.student.answers.logits,
-        inputs.teacher.answers.logits,
-        chosen=chosen,
-        gate=open_,
+        inputs.student.predictions.logits,
+        inputs.teacher.predictions.logits,
+        selected=selected,
+        gate=gate,
         weights=weights,
         form=config.cls_form,
         reduce=config.cls_reduce,
@@ -250,60 +249,70 @@ def _class(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Outc
         norm=config.cls_norm,
         softmax=inputs.student.traits.background is not None,
     )
-    count = chosen.sum().astype(jnp.float32)
-    return Outcome(
+    count = selected.sum().astype(jnp.float32)
+    return Losses(
         terms=base.scaled({"class": term}, config.w_cls),
         metrics={
-            "class_gate": Term((open_ & chosen).sum().astype(jnp.float32), count),
+            "class_gate": Term((gate & selected).sum().astype(jnp.float32), count),
             "class_excess": Term(lax.stop_gradient(term.total) - floor, term.count),
         },
     )
 
 
-def _box(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Outcome:
+def _box(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Losses:
     regions = inputs.regions
-    mine, theirs, open_ = _refined(config, inputs)
+    student_deltas, teacher_deltas, gate = _deltas_and_gate(config, inputs)
     term = box_term(
-        mine,
-        theirs,
+        student_deltas,
+        teacher_deltas,
         positive=regions.positive,
         valid=regions.valid,
-        gate=open_,
+        gate=gate,
         weights=weights,
         form=config.reg_form,
         beta=config.reg_beta,
         norm=config.reg_norm,
     )
     positives = regions.positive.sum().astype(jnp.float32)
-    return Outcome(
+    return Losses(
         terms=base.scaled({"box": term}, config.w_reg),
-        metrics={"box_gate": Term((open_ & regions.positive).sum().astype(jnp.float32), positives)},
+        metrics={"box_gate": Term((gate & regions.positive).sum().astype(jnp.float32), positives)},
     )
 
 
-def _class_open(config: Config, inputs: Inputs) -> Bool[Array, "b r"]:
-    """The regions whose class the teacher is let to teach."""
+def _class_gate(config: Config, inputs: Inputs) -> Bool[Array, "b r"]:
+    """The gate of the class loss: the regions whose class is distilled."""
     return class_gate(
-        inputs.student.answers.logits,
-        inputs.teacher.answers.logits,
+        inputs.student.predictions.logits,
+        inputs.teacher.predictions.logits,
         inputs.regions.labels,
         kind=config.cls_gate,
         background=inputs.student.traits.background,
     )
 
 
-def _refined(config: Config, inputs: Inputs) -> tuple[Float[Array, "b r 4"], Float[Array, "b r 4"], Bool[Array, "b r"]]:
-    """The student's and the teacher's deltas for each region's class, in the student's code, and the gate between."""
+def _deltas_and_gate(
+    config: Config, inputs: Inputs
+) -> tuple[Float[Array, "b r 4"], Float[Array, "b r 4"], Bool[Array, "b r"]]:
+    """Both detectors' deltas for each region's class, in the student's box code, and the gate of the box loss."""
     student, teacher, regions = inputs.student, inputs.teacher, inputs.regions
     weights = student.traits.box_weights
-    mine = box_ops.of_class(student.answers.deltas, regions.labels)
-    theirs = box_ops.of_class(teacher.answers.deltas, regions.labels)
+    student_deltas = box_ops.of_class(student.predictions.deltas, regions.labels)
+    teacher_deltas = box_ops.of_class(teacher.predictions.deltas, regions.labels)
     if teacher.traits.box_weights != weights:
-        refined = box_ops.decode(theirs, regions.boxes, weights=teacher.traits.box_weights)
-        theirs = box_ops.encode(refined, regions.boxes, weights=weights)
+        refined = box_ops.decode(teacher_deltas, regions.boxes, weights=teacher.traits.box_weights)
+        teacher_deltas = box_ops.encode(refined, regions.boxes, weights=weights)
     truth = jnp.take_along_axis(inputs.batch.boxes, regions.truth[..., None], axis=1)
-    gate = box_gate(mine, theirs, regions.boxes, truth, weights=weights, kind=config.reg_gate, margin=config.reg_margin)
-    return mine, theirs, gate
+    gate = box_gate(
+        student_deltas,
+        teacher_deltas,
+        regions.boxes,
+        truth,
+        weights=weights,
+        kind=config.reg_gate,
+        margin=config.reg_margin,
+    )
+    return student_deltas, teacher_deltas, gate
 
 
 def feature_term(

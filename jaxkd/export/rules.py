@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd.export.context import Context
-from jaxkd.export.lookup import gather, scatter
+from jaxkd.export.gather_scatter import gather, scatter
 from jaxkd.export.ops import REDUCTIONS, Handle, Number
 from jaxkd.export.values import Size, Value, ints, plain
 

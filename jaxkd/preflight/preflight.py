@@ -41,7 +41,7 @@ class Subject:
 
     pair: Pair
     state: State  # of shapes
-    frozen: Tree  # of shapes
+    teacher_params: Tree  # of shapes
     feeding: loader.Config
     batch: int  # of the recipe
     trainable: int  # bytes of the parameters that are trained
@@ -90,7 +90,7 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
     return Subject(
         pair=pair,
         state=state,
-        frozen=teaching.params if teaching else {},
+        teacher_params=teaching.params if teaching else {},
         feeding=configs.build(recipe.data.loader),
         batch=config.batch,
         trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(learned)),
@@ -162,7 +162,7 @@ def probe(
     batch = shapes(subject.feeding, bucket=bucket, pictures=pictures * devices.size)
     whole, parts = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
     step = make_step(subject.pair, devices)
-    constant = (_laid(subject.frozen, whole), _laid(schedules.shapes(subject.pair.methods), whole))
+    constant = (_laid(subject.teacher_params, whole), _laid(schedules.shapes(subject.pair.methods), whole))
     lowered = step.lower(_laid(subject.state, whole), *constant, _laid(batch, parts))
     began = time.monotonic()
     try:

@@ -158,8 +158,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             ownership.claim(workdir, recipe)
         log.begin(found.step if found else 0, scored=found is None or found.ap is not None)
         log.text("recipe", configs.dump(recipe))
-        frozen = mesh.put_replicated(teacher.params if teacher else {}, devices)
-        finished = training.go(mesh.put_replicated(state, devices), frozen, batches, found)
+        teacher_params = mesh.put_replicated(teacher.params if teacher else {}, devices)
+        finished = training.go(mesh.put_replicated(state, devices), teacher_params, batches, found)
         if batches.skipped:
             log.say(f"Could not be read, and replaced by others: {words.counted(len(batches.skipped), 'picture')}.")
         return finished
@@ -190,7 +190,7 @@ def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher
         optimizer=optimizer.build(configs.build(recipe.optimizer)),
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
-        columns=prepare.shared_classes(teacher.detector.classes, student.classes)[0] if teacher else (),
+        teacher_columns=prepare.shared_classes(teacher.detector.classes, student.classes)[0] if teacher else (),
     )
 
 

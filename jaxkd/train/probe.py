@@ -24,9 +24,9 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batc
     the term's gradient, decayed and weighted as in the step, over that of all detection terms together.
     """
 
-    def probe(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> dict[str, jax.Array]:
-        inputs = step_inputs(state, frozen, scheduled, batch)
-        inputs = inputs.replace(teacher_features=teacher_features(pair, frozen, batch))
+    def probe(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> dict[str, jax.Array]:
+        inputs = step_inputs(state, teacher_params, scheduled, batch)
+        inputs = inputs.replace(teacher_features=teacher_features(pair, teacher_params, batch))
         features = pair.student.features(state.params["detector"], batch)
 
         def groups(neck: tuple[jax.Array, ...]) -> dict[str, jax.Array]:

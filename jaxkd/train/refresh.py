@@ -42,7 +42,9 @@ class Refresh:
     ):
         self._pair, self._source, self._feeding, self._devices = pair, source, feeding, devices
         self._batch, self._steps = batch, steps_per_epoch
-        self._methods = {name: config for name, config in pair.methods.items() if hasattr(module_of(config), "memory")}
+        self._methods = {
+            name: config for name, config in pair.methods.items() if hasattr(module_of(config), "init_memory")
+        }
         self._choices: dict[str, Choice] = {}
         self._taught: dict[str, tuple[np.ndarray, ...]] = {}
         self._looks: dict[tuple[str, base.Who], Callable] = {}
@@ -56,16 +58,16 @@ class Refresh:
             if within == 0 and epoch >= config.start_epoch and (epoch - config.start_epoch) % config.refresh_every == 0
         ]
 
-    def __call__(self, state: State, frozen: Params, due: list[str]) -> State:
+    def __call__(self, state: State, teacher_params: Params, due: list[str]) -> State:
         """The state with the memory of the methods `due` rebuilt."""
         memory = dict(state.memory)
         for name in due:
             config = self._methods[name]
             objects, student = self.describe(name, state.params["detector"], "student")
             if name not in self._taught:
-                self._taught[name] = self.describe(name, frozen, "teacher")[1]
+                self._taught[name] = self.describe(name, teacher_params, "teacher")[1]
             vectors = Vectors(labels=objects.labels, student=student, teacher=self._taught[name])
-            found = module_of(config).refresh(config, vectors, classes=len(self._source.classes))
+            found = module_of(config).refresh_memory(config, vectors, classes=len(self._source.classes))
             memory[name] = mesh.put_replicated(jax.device_get(found), self._devices)
         return state.replace(memory=memory)
 
@@ -77,7 +79,7 @@ class Refresh:
             labels=np.concatenate([record.labels[keep] for record, keep in zip(records, kept, strict=True)]),
             sides=(boxes[:, 2:] - boxes[:, :2])[:, ::-1],
         )
-        return module_of(config).choose(config, truth, pictures=len(records), classes=len(self._source.classes))
+        return module_of(config).select_objects(config, truth, pictures=len(records), classes=len(self._source.classes))
 
     def describe(self, name: str, params: Params, who: base.Who) -> tuple[Objects, tuple[np.ndarray, ...]]:
         """The objects that a method chose, and their vectors [n d] a level in the space of one detector."""
@@ -120,7 +122,7 @@ class Refresh:
 
         def look(params: Params, batch: Batch):
             features = detector.features(params, batch)
-            vectors = module_of(config).describe(config, *traits, features, batch, who=who)
+            vectors = module_of(config).object_vectors(config, *traits, features, batch, who=who)
             return {name: getattr(batch, name) for name in TRUTH}, vectors
 
         return jax.jit(mesh.over_batch(look, self._devices, replicated=1, gathered=True))

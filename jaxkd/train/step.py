@@ -22,30 +22,41 @@ from jaxkd.train.dependence import needs_first
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree, join, moving_average, split
-from jaxkd.types import Answers, Batch, Features, Inputs, Outcome, Regions, Term, Traits, Trust, View
+from jaxkd.types import (
+    Batch,
+    DetectorOutputs,
+    Features,
+    Inputs,
+    Losses,
+    Predictions,
+    Regions,
+    Reliability,
+    Term,
+    Traits,
+)
 
-OWN = base.Sharing()
+STUDENT_REGIONS = base.Sharing()  # those of the student's own detection loss
 Counts = dict[str, jax.Array]  # what the terms of these names are divided by
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Everything static about a step: who learns, who teaches, how."""
+    """Everything static about a step: the student, its teacher, the methods and the optimizer."""
 
     student: Detector
     teacher: Detector | None
-    methods: dict[str, Any]  # a name of the recipe's choice -> the method's Config
+    methods: dict[str, Any]  # by the name that the recipe gives it, a method's Config
     optimizer: optax.GradientTransformation  # whose `update` takes a learning_rate
     ema_decay: float = 0.0
-    columns: tuple[int, ...] = ()  # of the teacher, for each class of the student; empty where their lists are equal
-    accumulate: int = 1  # parts of a batch that a step looks at one after another
+    teacher_columns: tuple[int, ...] = ()  # the teacher's column of each student class; empty where the lists are equal
+    accumulate: int = 1  # micro-batches of a batch, computed one after another
 
     @functools.cached_property
     def teacher_traits(self) -> Traits:
-        """The teacher's traits, as methods see them: with the student's classes, where it knows any."""
+        """The teacher's traits as methods see them: with the student's class list where the two lists differ."""
         assert self.teacher is not None
         traits, classes = self.teacher.traits, self.student.classes
-        if not self.columns:
+        if not self.teacher_columns:
             return traits
         background = None if traits.background is None else len(classes)
         return dataclasses.replace(traits, classes=classes, background=background)
@@ -56,122 +67,121 @@ class Pair:
 
 
 class StepInputs(struct.PyTreeNode):
-    """What `forward` needs beside the student: a batch, or a part of it, and all that is fixed in a step."""
+    """The inputs of `forward` beside the student's parameters: a batch or micro-batch, and what is constant in a step."""
 
     batch: Batch
-    frozen: Tree  # the teacher's parameters; {} without one
-    teacher_features: Features | None = None  # of the batch, without a gradient; None where no method asks for them
-    memory: dict[str, Any] = struct.field(default_factory=dict)  # by the methods that have one
-    key: Any = None  # [] of the step
-    decay: dict[str, Any] = struct.field(default_factory=dict)  # the factor [] of each method
+    teacher_params: Tree  # the teacher's parameters; {} without one
+    teacher_features: Features | None = None  # without a gradient; None where there is no method
+    memory: dict[str, Any] = struct.field(default_factory=dict)  # by name of the methods that have one
+    key: Any = None  # [] the random key of the step
+    decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, its decay factor []
 
 
-def step_inputs(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
+def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
     """The inputs of the next step of `state`, without the teacher's features."""
     key = jax.random.fold_in(state.key, state.step)
-    return StepInputs(batch=batch, frozen=frozen, memory=state.memory, key=key, decay=scheduled.decay)
+    return StepInputs(batch=batch, teacher_params=teacher_params, memory=state.memory, key=key, decay=scheduled.decay)
 
 
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
     """The state before step 1, with the methods' own parameters drawn from `key`."""
-    own, memory = {}, {}
-    check_trust(pair)
+    method_params, memory = {}, {}
+    check_reliability(pair)
     for index, (name, config) in enumerate(pair.methods.items()):
         assert pair.teacher is not None
         traits, module = (pair.student.traits, pair.teacher_traits), module_of(config)
-        own[name] = module.init(config, jax.random.fold_in(jax.random.fold_in(key, 1), index), *traits)
-        if hasattr(module, "memory"):
-            memory[name] = module.memory(config, *traits)
-    params = {"detector": detector_params, "distill": own}
-    learned, _ = split(params, pair.trainable)
+        method_params[name] = module.init(config, jax.random.fold_in(jax.random.fold_in(key, 1), index), *traits)
+        if hasattr(module, "init_memory"):
+            memory[name] = module.init_memory(config, *traits)
+    params = {"detector": detector_params, "distill": method_params}
+    trained, _ = split(params, pair.trainable)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=pair.optimizer.init(learned),
+        opt_state=pair.optimizer.init(trained),
         ema=jax.tree.map(jnp.copy, detector_params) if pair.ema_decay else {},
         key=jax.random.fold_in(key, 0),
         memory=memory,
     )
 
 
-def check_trust(pair: Pair) -> None:
-    """Raises ConfigError where a method's `sigma_from` names no method that could say how far objects are relied on."""
-    able = sorted(name for name, config in pair.methods.items() if hasattr(module_of(config), "trust"))
+def check_reliability(pair: Pair) -> None:
+    """Raises ConfigError where a method's `reliability_from` names no method of the recipe that gives reliabilities."""
+    available = sorted(name for name, config in pair.methods.items() if hasattr(module_of(config), "trust"))
     for name, config in pair.methods.items():
-        source = getattr(config, "sigma_from", "")
-        if source and source not in able:
+        source = getattr(config, "reliability_from", "")
+        if source and source not in available:
             raise ConfigError(
-                f"distill.{name}.sigma_from is '{source}', which is no method of the recipe that has reliabilities; "
-                f"there are {able}."
+                f"distill.{name}.reliability_from is '{source}', which is no method of the recipe that has reliabilities; "
+                f"there are {available}."
             )
 
 
 def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch], tuple[State, dict[str, jax.Array]]]:
     """The compiled step (state, teacher's parameters, schedules' values, batch) -> (state, metrics).
 
-    The state is given away.
+    The state is donated. The teacher's forward pass is outside of the differentiated function, so none of its
+    activations are kept. Terms are summed over devices before they are divided, so the number of devices changes no
+    result.
 
-    The teacher is asked with nothing that carries a gradient, so the backward pass keeps none of its activations.
-    Terms are summed over devices before they are divided, so the number of devices changes no result.
-
-    With `Pair.accumulate` above 1 the batch is looked at in so many parts, one after another, with the memory of one.
-    Terms are divided by the counts of the whole batch where those follow from truth and anchors alone, as all of a
-    dense detector's do: their gradient is that of the whole batch. Other counts (of sampled proposals, of gates) are
-    known only behind the last part's forward pass; there each part divides by its own over all devices, and the
-    gradient is the mean of the parts', in which an object counts for more in a part that has few. `count_spread` is
-    reported of these: the standard deviation of the parts' counts over their mean, for the term where it is greatest.
-    The counts of a part, one number a term, are added over devices part by part; gradients once, at the end. All other
-    metrics are of the whole batch.
+    With `Pair.accumulate` above 1 the batch is split into micro-batches, computed one after another in the memory of
+    one. A term is divided by the count of the whole batch where that count follows from truth and anchors alone, as
+    all counts of a dense detector do: the gradient is then that of the whole batch. Other counts (of sampled
+    proposals, of gates) are known only after the last micro-batch's forward pass; there each micro-batch divides by
+    its own count over all devices, and the gradient is the mean over micro-batches. `count_spread` reports, for these
+    terms, the largest standard deviation of the micro-batches' counts over their mean. Counts of a micro-batch, one
+    number a term, are summed over devices one micro-batch at a time; gradients once, at the end. All other metrics
+    are of the whole batch.
     """
 
-    def step(state: State, frozen: Tree, scheduled: Scheduled, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        whole = step_inputs(state, frozen, scheduled, batch)
-        learned, fixed = split(state.params, pair.trainable)
-        known = known_counts(pair, state.params, whole) if pair.accumulate > 1 else {}
+    def step(
+        state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch
+    ) -> tuple[State, dict[str, jax.Array]]:
+        whole = step_inputs(state, teacher_params, scheduled, batch)
+        trained, fixed = split(state.params, pair.trainable)
+        batch_counts = whole_batch_counts(pair, state.params, whole) if pair.accumulate > 1 else {}
 
-        def gradient(part: Batch) -> tuple[Tree, tuple[Outcome, Counts]]:
-            inputs = whole.replace(batch=part, teacher_features=teacher_features(pair, frozen, part))
+        def gradient(part: Batch) -> tuple[Tree, tuple[Losses, Counts]]:
+            inputs = whole.replace(batch=part, teacher_features=teacher_features(pair, teacher_params, part))
 
-            def objective(learned: Tree) -> tuple[jax.Array, tuple[Outcome, Counts]]:
-                params = join(learned, fixed)
-                features = pair.student.features(params["detector"], part)
-                outcome = forward(pair, params, features, inputs)
-                own = part_counts(outcome, known)
-                squares = {name: count**2 for name, count in own.items()} if pair.accumulate > 1 else {}
-                return total_loss(outcome, known, own, parts=pair.accumulate), (outcome, squares)
+            def loss(trained: Tree) -> tuple[jax.Array, tuple[Losses, Counts]]:
+                params = join(trained, fixed)
+                student_features = pair.student.features(params["detector"], part)
+                losses = forward(pair, params, student_features, inputs)
+                counts = micro_batch_counts(losses, batch_counts)
+                squares = {name: count**2 for name, count in counts.items()} if pair.accumulate > 1 else {}
+                return total_loss(losses, batch_counts, counts, parts=pair.accumulate), (losses, squares)
 
-            return jax.grad(objective, has_aux=True)(learned)
+            return jax.grad(loss, has_aux=True)(trained)
 
-        grads, (outcome, squares) = in_parts(gradient, batch, parts=pair.accumulate)
-        grads, outcome = lax.psum((grads, outcome), AXIS)
+        grads, (losses, squares) = in_parts(gradient, batch, parts=pair.accumulate)
+        grads, losses = lax.psum((grads, losses), AXIS)
         opt_state: Any
         rate = scheduled.learning_rate
         update = optax.with_extra_args_support(pair.optimizer).update
-        updates, opt_state = update(grads, state.opt_state, learned, learning_rate=rate)
-        params = join(optax.apply_updates(learned, updates), fixed)
+        updates, opt_state = update(grads, state.opt_state, trained, learning_rate=rate)
+        params = join(optax.apply_updates(trained, updates), fixed)
         ema = state.ema
         if pair.ema_decay:
             moved = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)
             ema = jax.tree.map(lambda new, old: jnp.where(opt_state.last_finite, new, old), moved, ema)
-        metrics = {name: term.mean() for name, term in (outcome.terms | outcome.metrics).items()}
-        metrics["loss"] = sum((term.mean() for term in outcome.terms.values()), jnp.zeros(()))
+        metrics = {name: term.mean() for name, term in (losses.terms | losses.metrics).items()}
+        metrics["loss"] = sum((term.mean() for term in losses.terms.values()), jnp.zeros(()))
         if squares:
-            metrics["count_spread"] = count_spread(outcome.terms, squares, parts=pair.accumulate)
+            metrics["count_spread"] = count_spread(losses.terms, squares, parts=pair.accumulate)
         metrics["learning_rate"] = rate
         metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["skipped_steps"] = opt_state.total_notfinite.astype(jnp.float32)
         metrics["skipped_in_a_row"] = opt_state.notfinite_count.astype(jnp.float32)
-        new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
-        return new, metrics
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics
 
     return jax.jit(over_batch(step, mesh, replicated=3), donate_argnums=0)
 
 
 def in_parts(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> Tree:
-    """The sum of what `function` makes of so many equal parts of the batch, one after another.
+    """The sum of `function` over `parts` equal micro-batches, computed one after another.
 
-    A part is every `parts`-th picture, counted from its first, so that it holds the same pictures whatever the number
-    of devices that the batch is spread over.
+    A micro-batch is every `parts`-th picture, so that it holds the same pictures whatever the number of devices.
     """
     if parts == 1:
         return function(batch)
@@ -185,170 +195,184 @@ def in_parts(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> 
     return lax.scan(add, zeros, stacked)[0]
 
 
-def teacher_features(pair: Pair, frozen: Tree, batch: Batch) -> Features | None:
-    """The teacher's feature maps without a gradient; None where nobody asks for them."""
+def teacher_features(pair: Pair, teacher_params: Tree, batch: Batch) -> Features | None:
+    """The teacher's feature maps without a gradient; None where there is no method."""
     if pair.teacher is None or not pair.methods:
         return None
-    return lax.stop_gradient(pair.teacher.features(frozen, batch))
+    return lax.stop_gradient(pair.teacher.features(teacher_params, batch))
 
 
-def forward(pair: Pair, params: Tree, features: Features, inputs: StepInputs) -> Outcome:
-    """Every term of this device's part of the batch, the methods' already decayed.
+def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepInputs) -> Losses:
+    """All terms of this device's part of the batch; the methods' are already decayed.
 
     Args:
-      pair: who learns, who teaches, how.
-      params: the student's and the methods', as in `State.params`.
-      features: the student's, of the batch.
-      inputs: all else.
+      pair: student, teacher and methods.
+      params: of the student and of the methods, as in `State.params`.
+      student_features: of the batch.
+      inputs: everything else.
     """
-    student, batch, traits = params["detector"], inputs.batch, pair.student.traits
+    student, params_student, batch = pair.student, params["detector"], inputs.batch
     keys = image_keys(inputs)
-    regions, terms = pair.student.regions(student, features, batch, keys)
-    answers = pair.student.answer(student, features, regions, batch)
-    terms = terms | pair.student.losses(answers, regions)
+    regions, terms = student.sample_regions(params_student, student_features, batch, keys)
+    predictions = student.predict(params_student, student_features, regions.boxes, batch)
+    terms = terms | student.losses(predictions, regions)
     metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
     if inputs.teacher_features is not None:
-        view = View(features=features, answers=answers, traits=traits)
-        own = _beside_teacher(pair, inputs, view, regions, owner=traits)
-        taught = _taught(pair, params, inputs, own, keys=keys)
-        terms, metrics = terms | taught.terms, metrics | taught.metrics
-    return Outcome(terms=terms, metrics=lax.stop_gradient(metrics))
+        outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
+        shared = with_teacher(pair, inputs, outputs, regions, owner=student.traits)
+        distilled = distill(pair, params, inputs, shared, keys=keys)
+        terms, metrics = terms | distilled.terms, metrics | distilled.metrics
+    return Losses(terms=terms, metrics=lax.stop_gradient(metrics))
 
 
-def _taught(pair: Pair, params: Tree, inputs: StepInputs, own: Inputs, *, keys: Key[Array, "b"]) -> Outcome:
+def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, keys: Key[Array, "b"]) -> Losses:
     """The terms of all methods, decayed where they decay, and their metrics, by METHOD/NAME.
 
-    `own` are both detectors on the regions of the student's own loss.
+    `shared` are both detectors on the regions of the student's own loss.
     """
-    shared: dict[base.Sharing, Inputs] = {OWN: own}
+    student_features = shared.student.features
+    by_sharing: dict[base.Sharing, Inputs] = {STUDENT_REGIONS: shared}
     terms, metrics = {}, {}
     for index, (name, config) in enumerate(pair.methods.items()):
         module, key, outcomes = module_of(config), jax.random.fold_in(inputs.key, index), []
         for sharing in module.sharing(config):
-            if sharing not in shared:  # not earlier: gradients are added up in the reverse order of their uses
-                features = own.student.features
-                shared[sharing] = on_regions(pair, params["detector"], features, inputs, sharing=sharing, keys=keys)
-            given = shared[sharing].replace(memory=inputs.memory.get(name), key=key)
-            given = given.replace(trust=_trust(pair, config, given, inputs.memory))
-            outcomes.append(module.losses(config, params["distill"][name], given))
-        outcome, factor = base.summed(outcomes), inputs.decay[name]
-        decayed = base.scaled(outcome.terms, factor) | outcome.steady
-        reported = outcome.metrics | {"decay": Term(factor, jnp.ones(()))}
-        terms |= {f"{name}/{part}": term for part, term in decayed.items()}
-        metrics |= {f"{name}/{part}": term for part, term in reported.items()}
-    return Outcome(terms=terms, metrics=metrics)
+            if sharing not in by_sharing:  # not earlier: gradients are added up in the reverse order of their uses
+                by_sharing[sharing] = on_regions(
+                    pair, params["detector"], student_features, inputs, sharing=sharing, keys=keys
+                )
+            method_inputs = by_sharing[sharing].replace(memory=inputs.memory.get(name), key=key)
+            method_inputs = method_inputs.replace(reliability=_reliability(pair, config, method_inputs, inputs.memory))
+            outcomes.append(module.losses(config, params["distill"][name], method_inputs))
+        losses, factor = base.summed(outcomes), inputs.decay[name]
+        method_terms = base.scaled(losses.terms, factor) | losses.undecayed
+        method_metrics = losses.metrics | {"decay": Term(factor, jnp.ones(()))}
+        terms |= {f"{name}/{part}": term for part, term in method_terms.items()}
+        metrics |= {f"{name}/{part}": term for part, term in method_metrics.items()}
+    return Losses(terms=terms, metrics=metrics)
 
 
 def image_keys(inputs: StepInputs) -> Key[Array, "b"]:
-    """A key for each picture, the same wherever in the batch it lies."""
+    """A random key for each picture, the same wherever in the batch it lies."""
     return jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, inputs.batch.ids)
 
 
 def on_regions(
-    pair: Pair, params: Tree, features: Features, inputs: StepInputs, *, sharing: base.Sharing, keys: Key[Array, "b"]
+    pair: Pair,
+    student_params: Tree,
+    student_features: Features,
+    inputs: StepInputs,
+    *,
+    sharing: base.Sharing,
+    keys: Key[Array, "b"],
 ) -> Inputs:
-    """Both detectors on a set of regions, to which a method's memory, key and trust are added; a teacher is needed.
+    """Both detectors on a set of regions, without memory, key and reliability of a method; there has to be a teacher.
 
     Args:
-      pair: who learns and who teaches.
-      params: the student's.
-      features: the student's, of the batch.
-      inputs: all else, with the teacher's features.
+      pair: student and teacher.
+      student_params: of the student.
+      student_features: of the batch.
+      inputs: everything else, with the teacher's features.
       sharing: whose regions, and which.
       keys: what `image_keys` gives.
     """
     student, teacher = pair.student, pair.teacher
     assert teacher is not None and inputs.teacher_features is not None
     if sharing.source == "teacher":
-        owner, seen = teacher, (inputs.frozen, inputs.teacher_features)
+        owner, owner_params, owner_features = teacher, inputs.teacher_params, inputs.teacher_features
     else:
-        owner, seen = student, (params, features)
-    regions, _ = owner.regions(*seen, inputs.batch, keys, stage=sharing.stage)
+        owner, owner_params, owner_features = student, student_params, student_features
+    regions, _ = owner.sample_regions(owner_params, owner_features, inputs.batch, keys, stage=sharing.stage)
     regions = lax.stop_gradient(regions)
-    if sharing.source == "teacher" and pair.columns:  # the teacher counts another background
+    if sharing.source == "teacher" and pair.teacher_columns:  # the teacher's label of background is another
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
-    answers = None
-    if base.answers_about(student.traits, owner.traits):
-        answers = student.answer(params, features, regions, inputs.batch)
-    view = View(features=features, answers=answers, traits=student.traits)
-    return _beside_teacher(pair, inputs, view, regions, owner=owner.traits)
+    predictions = None
+    if base.can_predict(student.traits, owner.traits):
+        predictions = student.predict(student_params, student_features, regions.boxes, inputs.batch)
+    outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
+    return with_teacher(pair, inputs, outputs, regions, owner=owner.traits)
 
 
-def _beside_teacher(pair: Pair, inputs: StepInputs, student: View, regions: Regions, *, owner: Traits) -> Inputs:
-    """The student's view on the `regions` of `owner`, and the teacher's beside it."""
+def with_teacher(
+    pair: Pair, inputs: StepInputs, student: DetectorOutputs, regions: Regions, *, owner: Traits
+) -> Inputs:
+    """The student's outputs on the `regions` of `owner`, and the teacher's on the same regions (proposal sharing)."""
     teacher, features = pair.teacher, inputs.teacher_features
     assert teacher is not None and features is not None
-    answers = None
-    if base.answers_about(teacher.traits, owner):
-        answers = lax.stop_gradient(teacher.answer(inputs.frozen, features, regions, inputs.batch))
-        if pair.columns and student.answers is not None:
-            answers = _translated(pair, answers, student.answers)
-    view = View(features=features, answers=answers, traits=pair.teacher_traits)
-    return Inputs(student=student, teacher=view, regions=regions, batch=inputs.batch)
+    predictions = None
+    if base.can_predict(teacher.traits, owner):
+        predictions = teacher.predict(inputs.teacher_params, features, regions.boxes, inputs.batch)
+        predictions = lax.stop_gradient(predictions)
+        if pair.teacher_columns and student.predictions is not None:
+            predictions = _in_student_classes(pair, predictions, student.predictions)
+    outputs = DetectorOutputs(features=features, predictions=predictions, traits=pair.teacher_traits)
+    return Inputs(student=student, teacher=outputs, regions=regions, batch=inputs.batch)
 
 
-def _trust(pair: Pair, config: Any, inputs: Inputs, memory: dict[str, Any]) -> Trust | None:
-    """How far the method that `config` names in `sigma_from` relies on each object; None where it names none."""
-    source = getattr(config, "sigma_from", "")
+def _reliability(pair: Pair, config: Any, inputs: Inputs, memory: dict[str, Any]) -> Reliability | None:
+    """The reliability of each object by the method that `config.reliability_from` names; None where it names none."""
+    source = getattr(config, "reliability_from", "")
     if not source:
         return None
     other = pair.methods[source]
-    return lax.stop_gradient(module_of(other).trust(other, inputs.replace(memory=memory.get(source))))
+    return lax.stop_gradient(module_of(other).reliability(other, inputs.replace(memory=memory.get(source))))
 
 
-def _translated(pair: Pair, replies: Answers, answers: Answers) -> Answers:
-    """The teacher's replies in the student's classes; as they are where the two heads could not be compared anyway."""
+def _in_student_classes(pair: Pair, teacher: Predictions, student: Predictions) -> Predictions:
+    """The teacher's predictions in the student's class order; unchanged where the two heads cannot be compared."""
     assert pair.teacher is not None
-    mine, theirs = pair.student.traits, pair.teacher.traits
-    if (mine.background is None) != (theirs.background is None):
-        return replies
-    code = [own / other for own, other in zip(theirs.box_weights, mine.box_weights, strict=True)]
-    return classes.translated(replies, answers, pair.columns, background=mine.background is not None, code=code)
+    student_traits, teacher_traits = pair.student.traits, pair.teacher.traits
+    if (student_traits.background is None) != (teacher_traits.background is None):
+        return teacher
+    ratios = [a / b for a, b in zip(teacher_traits.box_weights, student_traits.box_weights, strict=True)]
+    background = student_traits.background is not None
+    return classes.translated(teacher, student, pair.teacher_columns, background=background, code=ratios)
 
 
-def known_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
-    """Over all devices, the whole batch's counts of the terms that need no net to look at the pictures for them."""
+def whole_batch_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
+    """The counts of the whole batch over all devices, of those terms whose count depends on no parameter."""
 
-    def counts(nets: tuple[Tree, Tree], part: Batch) -> Counts:
-        params, frozen = nets
-        target = teacher_features(pair, frozen, part)
-        features = pair.student.features(params["detector"], part)
-        given = inputs.replace(batch=part, frozen=frozen, teacher_features=target)
-        terms = forward(pair, params, features, given).terms
+    def counts(params: tuple[Tree, Tree], part: Batch) -> Counts:
+        student_params, teacher_params = params
+        target = teacher_features(pair, teacher_params, part)
+        features = pair.student.features(student_params["detector"], part)
+        part_inputs = inputs.replace(batch=part, teacher_params=teacher_params, teacher_features=target)
+        terms = forward(pair, student_params, features, part_inputs).terms
         return {name: term.count for name, term in terms.items()}
 
-    nets = (params, inputs.frozen)
-    needing = needs_first(counts, nets, inputs.batch)
+    both = (params, inputs.teacher_params)
+    depends_on_params = needs_first(counts, both, inputs.batch)
 
-    def known(part: Batch) -> Counts:
-        return {name: count for name, count in counts(nets, part).items() if not needing[name]}
+    def constant_counts(part: Batch) -> Counts:
+        return {name: count for name, count in counts(both, part).items() if not depends_on_params[name]}
 
-    # The compiler leaves out what these counts do not need: all of the nets.
-    return lax.psum(in_parts(known, inputs.batch, parts=pair.accumulate), AXIS)
-
-
-def part_counts(outcome: Outcome, known: Counts) -> Counts:
-    """Over all devices, the counts of a part of the batch, of the terms whose counts of the whole are not `known`."""
-    own = {name: term.count for name, term in outcome.terms.items() if name not in known}
-    return lax.psum(lax.stop_gradient(own), AXIS)
+    # The compiler leaves out what these counts do not need: both forward passes.
+    return lax.psum(in_parts(constant_counts, inputs.batch, parts=pair.accumulate), AXIS)
 
 
-def total_loss(outcome: Outcome, known: Counts, own: Counts, *, parts: int) -> jax.Array:
-    """The share that this device has, for one of so many parts of the batch, in the sum of all terms' means.
+def micro_batch_counts(losses: Losses, batch_counts: Counts) -> Counts:
+    """The counts of a micro-batch over all devices, of the terms that are not in `batch_counts`."""
+    counts = {name: term.count for name, term in losses.terms.items() if name not in batch_counts}
+    return lax.psum(lax.stop_gradient(counts), AXIS)
 
-    A term is divided by its `known` count of the whole batch or, as a part's share in the mean, by the part's `own`.
+
+def total_loss(losses: Losses, batch_counts: Counts, counts: Counts, *, parts: int) -> jax.Array:
+    """This device's share, for one of `parts` micro-batches, in the sum of all terms' means.
+
+    A term is divided by its count in `batch_counts`, or by the micro-batch's in `counts` times `parts`.
     """
     means = [
-        term.replace(count=known[name]).mean() if name in known else term.replace(count=own[name]).mean() / parts
-        for name, term in outcome.terms.items()
+        term.replace(count=batch_counts[name]).mean()
+        if name in batch_counts
+        else term.replace(count=counts[name]).mean() / parts
+        for name, term in losses.terms.items()
     ]
     return jnp.stack(means).sum()
 
 
 def count_spread(terms: dict[str, Term], squares: Counts, *, parts: int) -> jax.Array:
-    """The standard deviation of the parts' counts over their mean, for the term where that is greatest.
+    """The largest standard deviation over the mean, over terms, of the micro-batches' counts.
 
-    `terms` hold the counts' sums over the parts, `squares` the sums of their squares.
+    `terms` hold the sums of the counts over micro-batches, `squares` the sums of their squares.
     """
     ratios = [Term(parts * square, terms[name].count ** 2).mean() for name, square in squares.items()]
     return jnp.sqrt(jnp.maximum(jnp.stack(ratios).max() - 1.0, 0.0))

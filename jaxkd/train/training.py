@@ -19,12 +19,12 @@ from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
 from jaxkd.evaluation.run import Evaluation
 from jaxkd.loading import build
-from jaxkd.train import checkpoint, compiling, hosts, look, mesh
-from jaxkd.train.album import Album
+from jaxkd.train import checkpoint, compiling, evaluate, hosts, mesh
 from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log
 from jaxkd.train.probe import make_probe
 from jaxkd.train.refresh import Refresh
+from jaxkd.train.samples import SamplePictures
 from jaxkd.train.schedules import Scheduled, Schedules
 from jaxkd.train.state import State
 from jaxkd.train.step import Pair, make_step
@@ -70,21 +70,27 @@ class Training:
         probed = self.config.probe_every and self.pair.methods
         self.probe = make_probe(self.pair, self.devices) if probed else None
         self.vote = hosts.Vote(self.devices)
-        self.album = Album(self.split, limit=self.config.evaluate_limit)
+        self.samples = SamplePictures(self.split, limit=self.config.evaluate_limit)
         self.best_ap = UNSCORED
         self.spread_said = False
 
     def check_teacher(self, teacher: build.Loaded) -> None:
         """Scores the teacher on some validation pictures; raises WeightsError where it is far from what it was."""
-        finder = look.Renamed(teacher.detector, self.pair.columns) if self.pair.columns else teacher.detector
-        claimed = None if self.pair.columns else teacher.scores.get("AP")
+        finder = (
+            evaluate.RelabelledDetector(teacher.detector, self.pair.teacher_columns)
+            if self.pair.teacher_columns
+            else teacher.detector
+        )
+        claimed = None if self.pair.teacher_columns else teacher.scores.get("AP")
         try:
             evaluation = self._score(finder, teacher.params, self.config.teacher_check)
-        except look.Interrupted:
+        except evaluate.Interrupted:
             raise StoppedError(f"Stopped by {self._asked()} before the first step.") from None
         _check_teacher(self.log, claimed, evaluation)
 
-    def go(self, state: State, frozen: Params, batches: loader.Loader, found: checkpoint.About | None) -> Finished:
+    def go(
+        self, state: State, teacher_params: Params, batches: loader.Loader, found: checkpoint.About | None
+    ) -> Finished:
         """Steps until the end; reports, evaluates and saves on the way.
 
         Raises StoppedError, with the steps saved, where a process is asked to stop.
@@ -100,9 +106,9 @@ class Training:
             if self.vote.cast(bool(self.stop.asked)):
                 self._end(state, batches, done, start)
             if due := self.refresh.due(done):
-                state = clock.paused("refreshing", self._refreshed, state, frozen, due)
+                state = clock.paused("refreshing", self._refreshed, state, teacher_params, due)
             batch = mesh.put_batch(clock.waited(batches), self.devices)
-            arguments = (frozen, self.schedules.at(done), batch)
+            arguments = (teacher_params, self.schedules.at(done), batch)
             ratios = {}
             if self.probe is not None and done % config.probe_every == 0:
                 ratios = clock.paused("probing", self.probe, state, *arguments)
@@ -126,7 +132,7 @@ class Training:
             self.log.say(f"The run was finished at step {done}; there is nothing left to train.")
             try:
                 evaluation = self._score(self.pair.student, self._student(state), config.evaluate_limit)
-            except look.Interrupted:
+            except evaluate.Interrupted:
                 self._end(state, batches, done, start)
         self.log.say(f"Where the time went: {clock.shares()}.")
         return Finished(evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, len(self.programs))
@@ -172,8 +178,8 @@ class Training:
     def _asked(self) -> str:
         return self.stop.asked or "another process's signal"
 
-    def _score(self, detector: look.Finder, weights: Params, limit: int) -> Evaluation:
-        return look.score_on(
+    def _score(self, detector: evaluate.HasDetect, weights: Params, limit: int) -> Evaluation:
+        return evaluate.evaluate_source(
             detector,
             weights,
             self.split,
@@ -184,9 +190,9 @@ class Training:
             stopped=lambda: self.vote.cast(bool(self.stop.asked)),
         )
 
-    def _refreshed(self, state: State, frozen: Params, due: list[str]) -> State:
+    def _refreshed(self, state: State, teacher_params: Params, due: list[str]) -> State:
         began = time.monotonic()
-        state = self.refresh(state, frozen, due)
+        state = self.refresh(state, teacher_params, due)
         self.log.refreshed(int(state.step), due, seconds=time.monotonic() - began)
         return state
 
@@ -218,7 +224,7 @@ class Training:
         """The scores after `done` steps; where they cannot be had, the steps are kept before that is said."""
         try:
             return self._evaluate(state, done)
-        except look.Interrupted:
+        except evaluate.Interrupted:
             self._end(state, batches, done, -1)
         except JaxkdError:
             self._save(state, batches, None, True)
@@ -228,7 +234,7 @@ class Training:
         evaluation = self._score(self.pair.student, self._student(state), self.config.evaluate_limit)
         summary = evaluation.summary
         self.log.scores(done, summary)
-        self.log.pictures(done, partial(self.album, evaluation.results))
+        self.log.pictures(done, partial(self.samples, evaluation.results))
         ap = summary["AP"] if np.isfinite(summary["AP"]) else UNSCORED
         if ap >= self.best_ap:
             self.best_ap = ap

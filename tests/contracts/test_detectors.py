@@ -63,8 +63,8 @@ def test_the_bucket_changes_nothing(case):
     assert seen["regions"].positive.any() and (~seen["regions"].positive & seen["regions"].valid).any()
     if case.detector.traits.anchors is None:  # else there are more anchors in a larger bucket
         assert_equal(
-            {part: seen[part] for part in ("regions", "best", "answers")},
-            {part: wide[part] for part in ("regions", "best", "answers")},
+            {part: seen[part] for part in ("regions", "best", "predictions")},
+            {part: wide[part] for part in ("regions", "best", "predictions")},
         )
     for part in ("terms", "detections"):
         assert_equal(seen[part], wide[part])
@@ -85,14 +85,14 @@ def test_junk_in_truth_padding_changes_nothing(case):
 def test_no_truth_gives_finite_gradients(case):
     batch = batch_in((64, 96))
     empty = batch.replace(boxes=np.zeros_like(batch.boxes), valid=np.zeros_like(batch.valid))
-    answers = jax.device_get(case.look(case.params, empty, KEYS))
-    assert not answers["regions"].positive.any()
-    assert all(term.total == 0 for name, term in answers["terms"].items() if name.endswith("box"))
+    predictions = jax.device_get(case.look(case.params, empty, KEYS))
+    assert not predictions["regions"].positive.any()
+    assert all(term.total == 0 for name, term in predictions["terms"].items() if name.endswith("box"))
 
     def loss(answered, regions):
         return sum(term.mean() for term in case.detector.losses(answered, regions).values())
 
-    grads = jax.jit(jax.grad(loss))(answers["answers"], answers["regions"])
+    grads = jax.jit(jax.grad(loss))(predictions["predictions"], predictions["regions"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert not np.asarray(grads.deltas).any()
 
@@ -101,7 +101,7 @@ def test_bfloat16_inside_and_float32_outside(kind):
     detector = build.detector(scenes.RECIPES[kind](dtype="bfloat16"), CLASSES)
     found = jax.device_get(scenes.everything(detector)(scenes.case(kind).params, batch_in((64, 96)), KEYS))
     assert {level.dtype for level in jax.tree.leaves(found["features"])} == {jnp.dtype(jnp.bfloat16)}
-    for part in ("regions", "best", "answers", "terms", "detections"):
+    for part in ("regions", "best", "predictions", "terms", "detections"):
         kinds = {leaf.dtype for leaf in jax.tree.leaves(found[part])}
         assert kinds <= {jnp.dtype(name) for name in ("float32", "int32", "bool")}
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[part]))

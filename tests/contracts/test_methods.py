@@ -46,7 +46,7 @@ def compiled(name):
 
     def total(floats, scene):
         student, teacher = (
-            view.replace(features=floats[who]["features"], answers=floats[who]["answers"])
+            view.replace(features=floats[who]["features"], predictions=floats[who]["predictions"])
             for who, view in (("student", scene.student), ("teacher", scene.teacher))
         )
         regions = scene.regions.replace(boxes=floats["regions"], deltas=floats["deltas"])
@@ -59,8 +59,8 @@ def compiled(name):
     def run(params, scene):
         floats = {
             "params": params,
-            "student": {"features": scene.student.features, "answers": scene.student.answers},
-            "teacher": {"features": scene.teacher.features, "answers": scene.teacher.answers},
+            "student": {"features": scene.student.features, "predictions": scene.student.predictions},
+            "teacher": {"features": scene.teacher.features, "predictions": scene.teacher.predictions},
             "regions": scene.regions.boxes,
             "deltas": scene.regions.deltas,
             "truth": scene.batch.boxes,

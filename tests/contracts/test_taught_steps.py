@@ -20,7 +20,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.train import mesh, optimizer
 from jaxkd.train.schedules import Scheduled
-from jaxkd.train.step import Pair, check_trust, initial_state, make_step
+from jaxkd.train.step import Pair, check_reliability, initial_state, make_step
 
 
 def having(package, part):
@@ -32,9 +32,14 @@ def having(package, part):
 METHODS, DETECTORS = having(distill, "losses"), having(detectors, "build")
 # For pictures of 64 x 96, weights that let no method drown the others, and reliabilities wherever they are understood.
 FIELDS = {
-    "task_adaptive": {"level_scale": 28.0, "adapt_init": "lecun", "reg_gate": "none", "sigma_from": "global_knowledge"},
-    "global_knowledge": {"level_scale": 28.0, "adapt_init": "lecun", "count": 3},
-    "mimic": {"weight": 0.1, "adapt_init": "lecun", "sigma_from": "global_knowledge"},
+    "task_adaptive": {
+        "level_scale": 28.0,
+        "adapter_init": "lecun",
+        "reg_gate": "none",
+        "reliability_from": "global_knowledge",
+    },
+    "global_knowledge": {"level_scale": 28.0, "adapter_init": "lecun", "count": 3},
+    "mimic": {"weight": 0.1, "adapter_init": "lecun", "reliability_from": "global_knowledge"},
 }
 
 
@@ -79,13 +84,13 @@ def taught(kind, *, devices, steps=1, bucket=tiny.SIZE):
         )
 
     state = state.replace(memory=jax.tree.map(fill, jax.device_get(state.memory)))
-    frozen = detector_scene.told_apart(pair.teacher.init(jax.random.key(7)))
-    state, frozen = (mesh.put_replicated(tree, meshed) for tree in (state, frozen))
+    teacher_params = detector_scene.told_apart(pair.teacher.init(jax.random.key(7)))
+    state, teacher_params = (mesh.put_replicated(tree, meshed) for tree in (state, teacher_params))
     scheduled = Scheduled(np.float32(0.01), dict.fromkeys(pair.methods, np.float32(1)))
-    compiled = make_step(pair, meshed).lower(state, frozen, scheduled, batch).compile()
+    compiled = make_step(pair, meshed).lower(state, teacher_params, scheduled, batch).compile()
     history, params = [], None
     for _ in range(steps):
-        state, metrics = compiled(state.replace(step=0 * state.step), frozen, scheduled, batch)
+        state, metrics = compiled(state.replace(step=0 * state.step), teacher_params, scheduled, batch)
         history.append({name: float(value) for name, value in metrics.items()})
         params = params or jax.device_get(state.params)
     return Taught(history, params, compiled.as_text())
@@ -149,6 +154,6 @@ def test_a_wider_canvas_changes_nothing(kind):
 
 
 def test_reliabilities_have_to_come_from_somewhere():
-    pair = make_pair("retinanet", task_adaptive={"sigma_from": "mimic"})
-    with pytest.raises(ConfigError, match=r"sigma_from is 'mimic', .* there are \['global_knowledge'\]"):
-        check_trust(pair)
+    pair = make_pair("retinanet", task_adaptive={"reliability_from": "mimic"})
+    with pytest.raises(ConfigError, match=r"reliability_from is 'mimic', .* there are \['global_knowledge'\]"):
+        check_reliability(pair)

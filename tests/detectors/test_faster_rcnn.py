@@ -46,8 +46,8 @@ def test_shapes(detector, seen):
         (4, 16, 24, 16), (4, 8, 12, 16), (4, 4, 6, 16), (4, 2, 3, 16)
     ]  # fmt: skip
     assert seen["regions"].boxes.shape == seen["best"].boxes.shape == (4, 32, 4)
-    assert seen["answers"].logits.shape == (4, 32, 4)
-    assert seen["answers"].deltas.shape == (4, 32, 3, 4)
+    assert seen["predictions"].logits.shape == (4, 32, 4)
+    assert seen["predictions"].deltas.shape == (4, 32, 3, 4)
     assert seen["detections"].boxes.shape == (4, 20, 4)
     assert set(seen["terms"]) == {"rpn_object", "rpn_box", "class", "box"}
     assert detector.traits.strides == (4, 8, 16, 32)
@@ -116,15 +116,18 @@ def test_agnostic_boxes():
     detector = build.detector(tiny.detector(agnostic=True), CLASSES)
     shapes = jax.eval_shape(detector.init, jax.random.key(0))
     assert shapes["head"]["deltas"]["kernel"].shape == (32, 4)
-    answers = jax.eval_shape(
-        lambda params, batch: detector.answer(
-            params, features := detector.features(params, batch), _regions(detector, params, features, batch), batch
+    predictions = jax.eval_shape(
+        lambda params, batch: detector.predict(
+            params,
+            features := detector.features(params, batch),
+            _regions(detector, params, features, batch).boxes,
+            batch,
         ),
         shapes,
         batch_in((64, 96)),
     )
-    assert answers.deltas.shape == (4, 32, 1, 4)
+    assert predictions.deltas.shape == (4, 32, 1, 4)
 
 
 def _regions(detector, params, features, batch):
-    return detector.regions(params, features, batch, KEYS)[0]
+    return detector.sample_regions(params, features, batch, KEYS)[0]

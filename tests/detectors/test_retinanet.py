@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from jaxkd.config import component
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
-from jaxkd.types import Answers, Regions
+from jaxkd.types import Predictions, Regions
 from jaxkd.weights.tree import flatten
 
 ANCHORS = 2 * (8 * 12 + 4 * 6 + 2 * 3)  # two in every cell of the three levels
@@ -28,8 +28,8 @@ def test_shapes(case):
     detector, seen = case.detector, case.seen
     assert [level.shape for level in seen["features"].neck] == [(4, 8, 12, 16), (4, 4, 6, 16), (4, 2, 3, 16)]
     assert seen["regions"].boxes.shape == (4, ANCHORS, 4)
-    assert seen["answers"].logits.shape == (4, ANCHORS, 3)
-    assert seen["answers"].deltas.shape == (4, ANCHORS, 1, 4)
+    assert seen["predictions"].logits.shape == (4, ANCHORS, 3)
+    assert seen["predictions"].deltas.shape == (4, ANCHORS, 1, 4)
     assert seen["detections"].boxes.shape == (4, 20, 4)
     assert set(seen["terms"]) == {"class", "box"}
     assert detector.traits.strides == (8, 16, 32)
@@ -68,8 +68,8 @@ def test_focal_loss_by_hand(case):
         positive=flags[0],
         valid=flags[1],
     )
-    answers = Answers(logits=logits, deltas=np.zeros((1, 3, 1, 4), np.float32))
-    terms = case.detector.losses(*jax.tree.map(jnp.asarray, (answers, regions)))
+    predictions = Predictions(logits=logits, deltas=np.zeros((1, 3, 1, 4), np.float32))
+    terms = case.detector.losses(*jax.tree.map(jnp.asarray, (predictions, regions)))
     wanted = 0.0
     for row in range(2):
         for column in range(3):
@@ -97,8 +97,8 @@ def test_generalized_iou_as_a_box_loss_by_hand():
     detector = build.detector(tiny.retinanet(box_loss="giou", box_weight=2.0), CLASSES)
 
     def box(deltas):
-        answers = Answers(logits=jnp.zeros((1, 3, 3)), deltas=deltas)
-        return detector.losses(answers, jax.tree.map(jnp.asarray, regions))["box"]
+        predictions = Predictions(logits=jnp.zeros((1, 3, 3)), deltas=deltas)
+        return detector.losses(predictions, jax.tree.map(jnp.asarray, regions))["box"]
 
     term = box(jnp.zeros((1, 3, 1, 4)))
     np.testing.assert_allclose(term.total, 2 * ((1 - 1 / 3) + (1 + 1 / 3)), rtol=1e-6)
@@ -130,13 +130,13 @@ def test_only_its_own_anchors_are_answered(case):
     features, batch = jax.tree.map(jnp.asarray, (case.seen["features"], batch_in((64, 96))))
     regions = jax.tree.map(lambda leaf: jnp.asarray(leaf[:, :7]), case.seen["regions"])
     with pytest.raises(ValueError, match=f"its {ANCHORS} anchors, not about 7 regions"):
-        case.detector.answer(case.params, features, regions, batch)
+        case.detector.predict(case.params, features, regions.boxes, batch)
 
 
 def test_detections_are_the_best_answers(case):
     """The first detection of a picture is its surest answer."""
     seen, found = case.seen, case.seen["detections"]
-    scores = jax.nn.sigmoid(seen["answers"].logits)
+    scores = jax.nn.sigmoid(seen["predictions"].logits)
     for row in range(4):
         centres = (seen["regions"].boxes[row, :, :2] + seen["regions"].boxes[row, :, 2:]) / 2
         inside = (np.floor(centres) < SIZES[row, ::-1]).all(-1)
@@ -151,6 +151,6 @@ def test_numbers_out_of_range_are_refused(field, value):
 
 def test_regions_do_not_depend_on_the_stage_or_the_key(case):
     features, batch = jax.tree.map(jnp.asarray, (case.seen["features"], batch_in((64, 96))))
-    other, terms = case.detector.regions(case.params, features, batch, KEYS, stage="proposals")
+    other, terms = case.detector.sample_regions(case.params, features, batch, KEYS, stage="proposals")
     assert terms == {}
     detector_scene.assert_equal(jax.device_get(other), case.seen["regions"])

@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 from jaxkd.distill import task_adaptive
 from jaxkd.distill.classes import LACKING, columns, translated
-from jaxkd.types import Answers
+from jaxkd.types import Predictions
 
 SAME = (1.0, 1.0, 1.0, 1.0)
 
@@ -17,21 +17,21 @@ def test_columns_go_by_name():
     assert columns(("cat", "dog", "cow"), ("dog", "horse", "cat")) == (2, 0, LACKING)
 
 
-def answers(logits, deltas):
-    return Answers(logits=jnp.log(jnp.array([[logits]], jnp.float32)), deltas=jnp.array([[deltas]], jnp.float32))
+def predictions(logits, deltas):
+    return Predictions(logits=jnp.log(jnp.array([[logits]], jnp.float32)), deltas=jnp.array([[deltas]], jnp.float32))
 
 
 def test_what_both_know_is_divided_as_the_teacher_does():
     """The student gives 0.4 to what both know, cat and background; the teacher divides these 3 to 1."""
-    student = answers([0.1, 0.6, 0.3], [[1.0] * 4, [2.0] * 4])
-    teacher = answers([0.5, 0.3, 0.1, 0.1], [[7.0] * 4, [8.0] * 4, [9.0] * 4])
+    student = predictions([0.1, 0.6, 0.3], [[1.0] * 4, [2.0] * 4])
+    teacher = predictions([0.5, 0.3, 0.1, 0.1], [[7.0] * 4, [8.0] * 4, [9.0] * 4])
     found = translated(teacher, student, (1, LACKING), background=True, code=(1.0, 1.0, 2.0, 2.0))
     np.testing.assert_allclose(np.exp(found.logits[0, 0]), [0.3, 0.6, 0.1], rtol=1e-5)
     np.testing.assert_array_equal(found.deltas[0, 0], [[8.0] * 4, [2.0, 2.0, 4.0, 4.0]])
 
 
 def test_classes_of_their_own_probability_are_copied():
-    student, teacher = answers([0.1, 0.6], [[1.0] * 4]), answers([0.5, 0.2], [[7.0] * 4])
+    student, teacher = predictions([0.1, 0.6], [[1.0] * 4]), predictions([0.5, 0.2], [[7.0] * 4])
     found = translated(teacher, student, (LACKING, 0), background=False, code=SAME)
     np.testing.assert_allclose(np.exp(found.logits[0, 0]), [0.1, 0.5], rtol=1e-6)
     np.testing.assert_array_equal(found.deltas[0, 0], [[1.0] * 4, [7.0] * 4])
@@ -40,13 +40,13 @@ def test_classes_of_their_own_probability_are_copied():
 def test_the_same_classes_in_another_order_change_nothing():
     scene = scenes.scene()
     order = (2, 0, 1)
-    shuffled = Answers(
-        logits=scene.teacher.answers.logits[..., jnp.array([*order, 3])],
-        deltas=scene.teacher.answers.deltas[:, :, jnp.array(order)],
+    shuffled = Predictions(
+        logits=scene.teacher.predictions.logits[..., jnp.array([*order, 3])],
+        deltas=scene.teacher.predictions.deltas[:, :, jnp.array(order)],
     )
     back = tuple(order.index(place) for place in range(3))
-    found = translated(shuffled, scene.student.answers, back, background=True, code=SAME)
-    wanted = scene.teacher.answers
+    found = translated(shuffled, scene.student.predictions, back, background=True, code=SAME)
+    wanted = scene.teacher.predictions
     np.testing.assert_allclose(jax.nn.softmax(found.logits), jax.nn.softmax(wanted.logits), atol=1e-6)
     np.testing.assert_array_equal(found.deltas, wanted.deltas)
 
@@ -59,13 +59,13 @@ def test_nothing_is_taught_about_an_unknown_class(kind):
     softmax = kind == "two_stage"
 
     def loss(own):
-        theirs = scene.teacher.answers
-        replies = translated(theirs, own, (0, LACKING, 2), background=softmax, code=SAME)
-        views = scene.student.replace(answers=own), scene.teacher.replace(answers=replies)
+        theirs = scene.teacher.predictions
+        teacher_predictions = translated(theirs, own, (0, LACKING, 2), background=softmax, code=SAME)
+        views = scene.student.replace(predictions=own), scene.teacher.replace(predictions=teacher_predictions)
         outcome = scenes.ask(task_adaptive, config, {}, scenes.Scene(*views, scene.regions, scene.batch))
         return sum(term.mean() for term in outcome.terms.values())
 
-    slope = jax.grad(loss)(scene.student.answers)
+    slope = jax.grad(loss)(scene.student.predictions)
     unknown = np.asarray(scene.regions.positive & (scene.regions.labels == 1))
     assert unknown.any()
     np.testing.assert_allclose(slope.deltas[unknown], 0.0, atol=1e-7)

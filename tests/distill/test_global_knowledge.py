@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jaxkd.distill import base, mimic, prototypes, reliability, task_adaptive
 from jaxkd.distill import global_knowledge as gkd
 from jaxkd.errors import ConfigError
-from jaxkd.types import Batch, Trust
+from jaxkd.types import Batch, Reliability
 
 SIGMAS = (0.9, 0.6, 0.95)
 THREE = [[0.0, 0, 31, 31], [16, 8, 31, 31], [9, 9, 12, 12]]
@@ -74,37 +74,37 @@ def test_levels_of_example_5():
 
 
 @pytest.mark.parametrize(("merge", "foreground"), [("max", 0.113324386503), ("last", 0.105442880795)])
-def test_local_terms_of_example_6(wide, merge, foreground):
+def test_imitation_terms_of_example_6(wide, merge, foreground):
     ramp = np.arange(16.0).reshape(4, 4)
     adapted = jnp.asarray(np.stack([ramp / 10, -ramp / 20], -1))[None]
     config = gkd.Config(overlap=merge)
     sigmas = [jnp.asarray([SIGMAS], jnp.float64)]
     levels = gkd.Levels([8], [adapted], [jnp.zeros_like(adapted)])
-    terms = gkd.local_terms(config, levels, three(), sigmas, pictures(1, 32))
+    terms = gkd.imitation_terms(config, levels, three(), sigmas, pictures(1, 32))
     # The maps are compared in float32.
     np.testing.assert_allclose(terms["foreground_8"].mean(), foreground, rtol=1e-6)
     np.testing.assert_allclose(terms["background_8"].mean(), 1.630357142857, rtol=1e-6)
 
 
-def test_local_terms_without_objects_and_with_equal_weights():
+def test_imitation_terms_without_objects_and_with_equal_weights():
     draw = np.random.default_rng(0)
     adapted, target = (jnp.asarray(draw.normal(size=(1, 4, 4, 3)), jnp.float32) for _ in range(2))
     half = 0.5 * ((adapted - target) ** 2).mean()
     config, batch, levels = gkd.Config(), pictures(1, 32), gkd.Levels([8], [adapted], [target])
     nobody = three()._replace(valid=jnp.zeros((1, 3), bool))
-    terms = gkd.local_terms(config, levels, nobody, [jnp.ones((1, 3))], batch)
+    terms = gkd.imitation_terms(config, levels, nobody, [jnp.ones((1, 3))], batch)
     assert terms["foreground_8"].mean() == 0
     np.testing.assert_allclose(terms["background_8"].mean(), 4 * half, rtol=1e-5)
     whole = instances([[[0.0, 0, 32, 32]]], [[0]], [[True]])
-    terms = gkd.local_terms(config, levels, whole, [jnp.ones((1, 1))], batch)
+    terms = gkd.imitation_terms(config, levels, whole, [jnp.ones((1, 1))], batch)
     np.testing.assert_allclose(terms["foreground_8"].mean(), half, rtol=1e-5)
     assert terms["background_8"].mean() == 0
     sigmas = jnp.asarray([SIGMAS])
-    usual, halved = (gkd.local_terms(config, levels, three(), [factor * sigmas], batch) for factor in (1.0, 0.5))
+    usual, halved = (gkd.imitation_terms(config, levels, three(), [factor * sigmas], batch) for factor in (1.0, 0.5))
     for name in usual:
         np.testing.assert_allclose(usual[name].mean(), halved[name].mean(), rtol=1e-5)
     shuffled = three()._replace(boxes=three().boxes[:, ::-1])
-    again = gkd.local_terms(config, levels, shuffled, [sigmas[:, ::-1]], batch)
+    again = gkd.imitation_terms(config, levels, shuffled, [sigmas[:, ::-1]], batch)
     np.testing.assert_allclose(again["foreground_8"].mean(), usual["foreground_8"].mean(), rtol=1e-6)
 
 
@@ -117,7 +117,7 @@ def test_padding_is_background_only_where_asked_for(area, cells):
     nobody = three()._replace(valid=jnp.zeros((1, 3), bool))
     config = gkd.Config(background_area=area, background_weight=1.0)
     levels = gkd.Levels([8], [jnp.asarray(gap)], [jnp.zeros((1, 4, 4, 2))])
-    terms = gkd.local_terms(config, levels, nobody, [jnp.ones((1, 3))], batch)
+    terms = gkd.imitation_terms(config, levels, nobody, [jnp.ones((1, 3))], batch)
     assert terms["background_8"].count == 2 * cells
     np.testing.assert_allclose(terms["background_8"].mean(), 0.5 * (4 + 9 * (cells - 4)) / cells, rtol=1e-6)
 
@@ -127,7 +127,7 @@ def test_a_divisor_of_the_imitation_is_at_least_one():
     one = instances([[[1.0, 1, 2, 2]]], [[0]], [[True]])
     levels = gkd.Levels([8], [jnp.ones((1, 4, 4, 2))], [jnp.zeros((1, 4, 4, 2))])
     for sigma, wanted in ((0.5, 0.5), (0.25, 0.5), (0.1, 0.2), (0.0, 0.0)):
-        terms = gkd.local_terms(gkd.Config(), levels, one, [jnp.full((1, 1), sigma)], pictures(1, 32))
+        terms = gkd.imitation_terms(gkd.Config(), levels, one, [jnp.full((1, 1), sigma)], pictures(1, 32))
         np.testing.assert_allclose(terms["foreground_8"].mean(), wanted, rtol=1e-6)
 
 
@@ -152,7 +152,7 @@ def test_whole_objective_of_example_8(wide):
     sigmas, parts = [], []
     levels = gkd.Levels([8, 16], student, teacher)
     for index in range(2):
-        sigma, term = gkd.seen_from_prototypes(config, levels, found, memory, index)
+        sigma, term = gkd.project(config, levels, found, memory, index)
         sigmas.append(sigma)
         parts.append(term)
     for sigma, wanted in zip(
@@ -164,7 +164,7 @@ def test_whole_objective_of_example_8(wide):
     fade = 1 - 6 / 24
     everything = fade * config.global_weight * sum(part.mean() for part in parts)
     np.testing.assert_allclose(everything, 0.364386562112, rtol=1e-9)
-    local = gkd.local_terms(config, levels._replace(student=adapted), found, sigmas, pictures(2, 128))
+    local = gkd.imitation_terms(config, levels._replace(student=adapted), found, sigmas, pictures(2, 128))
     foreground = fade * (local["foreground_8"].mean() + local["foreground_16"].mean())
     background = fade * (local["background_8"].mean() + local["background_16"].mean())
     np.testing.assert_allclose(foreground, 0.057130216227, rtol=1e-5)
@@ -194,7 +194,7 @@ def ask(scene, memory=None, **fields):
 def test_terms_and_their_switches(scene):
     outcome = ask(scene)
     assert set(outcome.terms) == {"global", "foreground_4", "foreground_8", "background_4", "background_8"}
-    assert set(outcome.steady) == {"soft"}
+    assert set(outcome.undecayed) == {"soft"}
     assert set(ask(scene, global_weight=0.0, background_weight=0.0, soft_weight=0.0).terms) == {
         "foreground_4",
         "foreground_8",
@@ -210,7 +210,7 @@ def test_terms_and_their_switches(scene):
 )
 def test_reliability_can_be_left_out_of_each_term(scene, switch, term):
     usual, without = ask(scene), ask(scene, **{switch: False})
-    before, after = usual.terms | usual.steady, without.terms | without.steady
+    before, after = usual.terms | usual.undecayed, without.terms | without.undecayed
     changed = {name for name in before if abs(float(before[name].mean() - after[name].mean())) > 1e-9}
     assert term in changed
     assert {name.split("_")[0] for name in changed} == {term.split("_")[0]}
@@ -220,13 +220,13 @@ def test_trust_lies_between_nothing_and_all(scene):
     config = gkd.Config()
     memory = scenes.remembered(gkd, config, scene)
     inputs = scenes.inputs(scene, memory=memory)
-    trusted = jax.jit(lambda: gkd.trust(config, inputs))()
-    for part in (trusted.regions, *trusted.cells.values()):
+    trusted = jax.jit(lambda: gkd.reliability(config, inputs))()
+    for part in (trusted.regions, *trusted.maps.values()):
         assert (part >= 0).all() and (part <= 1).all() and (part < 1).any()
     assert (trusted.regions[~scene.regions.positive] == 1).all()
-    assert trusted.cells[4][1, -1, -1] == 1  # no object there
+    assert trusted.maps[4][1, -1, -1] == 1  # no object there
     shown = jax.jit(lambda: gkd.explain(config, inputs))()
-    assert set(shown.cells) == {"sigma_4", "sigma_8"}
+    assert set(shown.masks) == {"sigma_4", "sigma_8"}
 
 
 @pytest.mark.parametrize("module", [mimic, task_adaptive])
@@ -235,11 +235,11 @@ def test_other_methods_weigh_by_trust(scene, module):
     params = scenes.parameters(module, config, scene)
 
     def ask(regions, cells):
-        trusted = Trust(
+        trusted = Reliability(
             regions=jnp.full(scene.regions.valid.shape, regions),
-            cells={4: jnp.full((2, 32, 32), cells), 8: jnp.full((2, 16, 16), cells)},
+            maps={4: jnp.full((2, 32, 32), cells), 8: jnp.full((2, 16, 16), cells)},
         )
-        return module.losses(config, params, scenes.inputs(scene, trust=trusted)).terms
+        return module.losses(config, params, scenes.inputs(scene, reliability=trusted)).terms
 
     usual, wholly, halved = scenes.ask(module, config, params, scene).terms, ask(1.0, 1.0), ask(0.5, 0.25)
     for name, term in usual.items():
@@ -250,7 +250,7 @@ def test_other_methods_weigh_by_trust(scene, module):
 
 def test_before_the_first_search_everything_is_relied_on(scene):
     traits = scene.student.traits, scene.teacher.traits
-    outcome = ask(scene, memory=gkd.memory(gkd.Config(), *traits))
+    outcome = ask(scene, memory=gkd.init_memory(gkd.Config(), *traits))
     assert outcome.terms["global"].mean() == 0
     assert outcome.metrics["sigma"].mean() == 1
 
@@ -279,4 +279,4 @@ def test_heads_that_cannot_be_compared_are_refused(scene):
     assert gkd.init(gkd.Config(soft_weight=0.0), jax.random.key(0), scene.student.traits, dense)
     other = dataclasses.replace(scene.teacher.traits, classes=("a", "b", "c"))
     with pytest.raises(ConfigError, match="same list in the same order"):
-        base.check_answers(scene.student.traits, other, remedy="do something")
+        base.check_predictions(scene.student.traits, other, remedy="do something")

@@ -26,8 +26,8 @@ def with_features(view, **maps):
     return view.replace(features=view.features.replace(**maps))
 
 
-def with_answers(view, **answers):
-    return view.replace(answers=view.answers.replace(**answers))
+def with_predictions(view, **predictions):
+    return view.replace(predictions=view.predictions.replace(**predictions))
 
 
 def masks(boxes, config=USUAL, shape=(8, 8), stride=8):
@@ -47,12 +47,14 @@ def learn(config, scene):
 
     def loss(floats):
         neck, logits, deltas = floats
-        student = with_answers(with_features(scene.student, neck=neck), logits=logits, deltas=deltas)
+        student = with_predictions(with_features(scene.student, neck=neck), logits=logits, deltas=deltas)
         outcome = scenes.ask(tar, config, IDENTITY, scene._replace(student=student))
         return total(outcome), outcome
 
     view = scene.student
-    slopes, outcome = jax.grad(loss, has_aux=True)((view.features.neck, view.answers.logits, view.answers.deltas))
+    slopes, outcome = jax.grad(loss, has_aux=True)(
+        (view.features.neck, view.predictions.logits, view.predictions.deltas)
+    )
     return outcome, slopes
 
 
@@ -131,7 +133,7 @@ def test_padding_with_junk_equals_slicing():
     real = scenes.POSITIVE + scenes.BACKGROUND
 
     def sliced(view):
-        return view.replace(answers=jax.tree.map(lambda leaf: leaf[:, :real], view.answers))
+        return view.replace(predictions=jax.tree.map(lambda leaf: leaf[:, :real], view.predictions))
 
     batch = scene().batch
     batch = batch.replace(boxes=batch.boxes[:, :3], labels=batch.labels[:, :3], valid=batch.valid[:, :3])
@@ -167,7 +169,7 @@ def test_direction_of_the_features_is_to_the_teacher(norm):
 
 def test_direction_of_the_classes_is_the_gap_of_probabilities():
     _, logits, _ = slopes(dataclasses.replace(CLASSES, cls_gate="none", cls_form="kl"), scene())
-    student, teacher = scene().student.answers.logits, scene().teacher.answers.logits
+    student, teacher = scene().student.predictions.logits, scene().teacher.predictions.logits
     gap = jax.nn.softmax(student) - jax.nn.softmax(teacher)
     positive = scene().regions.positive
     expected = jnp.where(positive[..., None], gap, 0) * CLASSES.w_cls / gap.shape[-1] / positive.sum()
@@ -191,7 +193,7 @@ def test_background_regions_have_no_gradient():
 
 
 def test_gate_opens_only_where_the_teacher_improves_on_the_proposal():
-    regions, teacher = scene().regions, scene().teacher.answers.deltas
+    regions, teacher = scene().regions, scene().teacher.predictions.deltas
     truth = jnp.take_along_axis(scene().batch.boxes, regions.truth[..., None], axis=1)
     refined = box_ops.decode(box_ops.of_class(teacher, regions.labels), regions.boxes, weights=scenes.WEIGHTS)
     better = box_ops.paired_iou(refined, truth) > box_ops.paired_iou(regions.boxes, truth)
@@ -203,8 +205,8 @@ def test_gate_opens_only_where_the_teacher_improves_on_the_proposal():
 
 
 def test_gate_is_shut_to_a_spoilt_teacher():
-    spoilt = jnp.full_like(scene().teacher.answers.deltas, 40.0)
-    term = ask(BOXES, scene()._replace(teacher=with_answers(scene().teacher, deltas=spoilt))).terms["box"]
+    spoilt = jnp.full_like(scene().teacher.predictions.deltas, 40.0)
+    term = ask(BOXES, scene()._replace(teacher=with_predictions(scene().teacher, deltas=spoilt))).terms["box"]
     assert term.total == 0 and term.count > 0
 
 
@@ -246,8 +248,8 @@ def test_order_of_regions_changes_nothing():
         return jax.tree.map(lambda leaf: leaf[:, order], tree)
 
     other = scenes.Scene(
-        scene().student.replace(answers=shuffled(scene().student.answers)),
-        scene().teacher.replace(answers=shuffled(scene().teacher.answers)),
+        scene().student.replace(predictions=shuffled(scene().student.predictions)),
+        scene().teacher.replace(predictions=shuffled(scene().teacher.predictions)),
         shuffled(scene().regions),
         scene().batch,
     )
@@ -313,8 +315,10 @@ def test_levels_hold_each_object_once():
 def test_a_dense_detector_without_a_background_class():
     def dense(view):
         traits = dataclasses.replace(view.traits, background=None)
-        answers = view.answers.replace(logits=view.answers.logits[..., :-1], deltas=view.answers.deltas[..., :1, :])
-        return view.replace(answers=answers, traits=traits)
+        predictions = view.predictions.replace(
+            logits=view.predictions.logits[..., :-1], deltas=view.predictions.deltas[..., :1, :]
+        )
+        return view.replace(predictions=predictions, traits=traits)
 
     views = [dense(view) for view in (scene().student, scene().teacher)]
     configs = [dataclasses.replace(HEADS, cls_gate=gate, cls_subset="all") for gate in choices("cls_gate")]
@@ -324,16 +328,16 @@ def test_a_dense_detector_without_a_background_class():
 
 
 def test_a_teacher_with_another_box_code_teaches_the_same_boxes():
-    deltas = scene().teacher.answers.deltas / jnp.array(scenes.WEIGHTS)
-    teacher = with_answers(scene().teacher, deltas=deltas)
+    deltas = scene().teacher.predictions.deltas / jnp.array(scenes.WEIGHTS)
+    teacher = with_predictions(scene().teacher, deltas=deltas)
     teacher = teacher.replace(traits=dataclasses.replace(teacher.traits, box_weights=(1.0, 1.0, 1.0, 1.0)))
     other, usual = (ask(BOXES, scene()._replace(teacher=one)).terms["box"] for one in (teacher, scene().teacher))
     np.testing.assert_allclose(other.mean(), usual.mean(), rtol=1e-4)
 
 
 def test_a_teacher_with_one_box_for_all_classes():
-    own = box_ops.of_class(scene().teacher.answers.deltas, scene().regions.labels)[..., None, :]
-    teacher = with_answers(scene().teacher, deltas=own)
+    own = box_ops.of_class(scene().teacher.predictions.deltas, scene().regions.labels)[..., None, :]
+    teacher = with_predictions(scene().teacher, deltas=own)
     other = ask(BOXES, scene()._replace(teacher=teacher)).terms["box"]
     np.testing.assert_allclose(other.mean(), ask(BOXES, scene()).terms["box"].mean(), rtol=1e-6)
 
@@ -357,5 +361,5 @@ def test_refuses_detectors_that_do_not_fit():
     with pytest.raises(ConfigError, match="strides"):
         init(strides=(16, 32))
     assert init(tar.Config(w_feat=0.0)) == {}
-    only_features = tar.Config(w_cls=0.0, w_reg=0.0, adapt="identity")
+    only_features = tar.Config(w_cls=0.0, w_reg=0.0, adapter="identity")
     assert init(only_features, classes=("one",), background=None) == IDENTITY

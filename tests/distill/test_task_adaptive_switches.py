@@ -20,7 +20,7 @@ def test_every_switch_is_looked_at():
     hints = typing.get_type_hints(tar.Config)
     switches = {name for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal}
     seen = {*FEATURE_SWITCHES, *CLASS_SWITCHES, *BOX_SWITCHES}
-    assert switches - seen == {"share_from", "share_stage", "adapt", "adapt_init"}
+    assert switches - seen == {"share_from", "share_stage", "adapter", "adapter_init"}
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_weights_scale_their_terms_and_zero_leaves_them_out():
 
 def test_each_adapter_runs_between_widths():
     apart = scenes.scene(student=3, teacher=5)
-    kinds = [kind for kind in choices("adapt") if kind != "identity"]
+    kinds = [kind for kind in choices("adapter") if kind != "identity"]
 
     @compiled
     def run(scene):
         values = []
         for kind in kinds:
-            config = dataclasses.replace(FEATURES, adapt=kind, adapt_init="lecun", levels=1)
+            config = dataclasses.replace(FEATURES, adapt=kind, adapter_init="lecun", levels=1)
             params = scenes.parameters(tar, config, scene)
             assert set(params) == {"adapter_4"}
             values.append(scenes.ask(tar, config, params, scene).terms["feature_4"].mean())

@@ -80,11 +80,11 @@ def compiled(subject):
     devices = mesh.make_mesh(4)
     batch = preflight.shapes(subject.feeding, bucket=tiny.SIZE, pictures=4)
     values = schedules.shapes(subject.pair.methods)
-    return make_step(subject.pair, devices).lower(subject.state, subject.frozen, values, batch).compile()
+    return make_step(subject.pair, devices).lower(subject.state, subject.teacher_params, values, batch).compile()
 
 
 def test_nothing_of_full_size_is_there(subject):
-    leaves = jax.tree.leaves((subject.state, subject.frozen))
+    leaves = jax.tree.leaves((subject.state, subject.teacher_params))
     assert len(leaves) > 100
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
 
@@ -159,14 +159,14 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
 )
 @pytest.mark.parametrize("first", [2, 20])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_few_compiles_find_the_largest_batch(bytes_of, answer, most, first, parts):
+def test_few_compiles_find_the_largest_batch(bytes_of, predict, most, first, parts):
     def compiled(pictures):
         needed = bytes_of(pictures)
         fits = pictures <= 5 if not needed else needed <= SMALL.memory
         return needs.Probe((8, 8), pictures, int(needed), SMALL.memory, fits, 0.0, None)
 
     found, probes = largest.fitting(compiled, compiled(first), parts=parts)
-    assert found == answer // parts * parts
+    assert found == predict // parts * parts
     assert all(probe.pictures % parts == 0 for probe in probes)
     assert len({probe.pictures for probe in probes}) == len(probes) <= most
 
@@ -175,14 +175,14 @@ def test_few_compiles_find_the_largest_batch(bytes_of, answer, most, first, part
     ("code", "answer"),
     [(0, 7), (30, 7), (31, 6), (690, 1), (700, 0)],  # of 900; plans need 100 + 110 n, and whole steps so much more
 )
-def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, answer):
+def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, predict):
     whole = needs.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, PROGRAM)
     found, beside, plans = largest.planned(planned(lambda n: 100 + 110 * n), whole)
-    assert (found, beside) == (answer, code)
+    assert (found, beside) == (predict, code)
     assert plans[0].pictures == 1
     assert len({one.pictures for one in plans}) == len(plans) <= 6
-    if answer:
-        assert max(one.needed for one in plans if one.pictures <= answer) + code <= 900
+    if predict:
+        assert max(one.needed for one in plans if one.pictures <= predict) + code <= 900
 
 
 def test_nothing_is_known_beside_the_plan_of_a_step_that_was_refused():
@@ -337,6 +337,6 @@ def test_trainable_parameters_are_counted(subject):
     frozen = tiny.run(student=tiny.detector(norm="frozen_batch", frozen_stages=1))
     less = preflight.subject(frozen)
     assert 0 < less.trainable < subject.trainable
-    assert less.frozen == {} and less.teacher == "Nothing is taught."
+    assert less.teacher_params == {} and less.teacher == "Nothing is taught."
     whole = sum(math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(subject.state.params))
     assert subject.trainable == whole  # group norms and no frozen stage

@@ -21,7 +21,7 @@ from jaxkd.errors import ConfigError, DataError, DivergedError, StorageError, We
 from jaxkd.evaluation.coco import Scores
 from jaxkd.evaluation.run import Evaluation
 from jaxkd.loading import build, prepare
-from jaxkd.train import log, look, loop, ownership, training
+from jaxkd.train import evaluate, log, loop, ownership, training
 from jaxkd.weights.tree import flatten
 
 CLASSES = ("circle", "square", "triangle")
@@ -61,7 +61,7 @@ def taught(teacher):
         steps=STEPS,
         teacher=str(teacher),
         distill={
-            "tar": component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun"),
+            "tar": component("distill.task_adaptive", level_scale=28.0, adapter_init="lecun"),
             "gkd": component("distill.global_knowledge", count=3, level_scale=14.0),
         },
     )
@@ -192,11 +192,11 @@ def alone():
 def test_the_best_student_and_its_checkpoint_are_kept(alone, tmp_path, monkeypatch):
     seen, scores = [], iter([0.1, 0.5, 0.2, float("nan")])
 
-    def score_on(detector, params, *rest, **options):
+    def evaluate_source(detector, params, *rest, **options):
         seen.append(jax.device_get(params))
         return evaluation(next(scores))
 
-    monkeypatch.setattr(look, "score_on", score_on)
+    monkeypatch.setattr(evaluate, "evaluate_source", evaluate_source)
     finished = loop.run(alone, tmp_path, quiet=True)
     assert finished.best_ap == 0.5
     kept = flatten(build.load(tmp_path / "student").params)
@@ -211,11 +211,13 @@ def test_the_best_student_and_its_checkpoint_are_kept(alone, tmp_path, monkeypat
 def test_steps_outlive_an_evaluation_that_fails(tmp_path, monkeypatch):
     alone = tiny.run(steps=2, train={"checkpoint_every": 0})
     with monkeypatch.context() as patch:
-        patch.setattr(look, "score_on", lambda *args, **options: _raise(DataError("None of the pictures can be read.")))
+        patch.setattr(
+            evaluate, "evaluate_source", lambda *args, **options: _raise(DataError("None of the pictures can be read."))
+        )
         with pytest.raises(DataError):
             loop.run(alone, tmp_path, quiet=True)
     assert not (tmp_path / "student").exists()
-    monkeypatch.setattr(look, "score_on", lambda *args, **options: evaluation(0.3))
+    monkeypatch.setattr(evaluate, "evaluate_source", lambda *args, **options: evaluation(0.3))
     finished = loop.run(alone, tmp_path, quiet=True)
     assert (finished.steps, finished.best_ap) == (0, 0.3)
     assert (tmp_path / "student").exists()
@@ -313,7 +315,7 @@ def test_a_teacher_that_scores_less_than_it_did_is_refused(taught, teacher, tmp_
     (tmp_path / "weights.safetensors").write_bytes((teacher / "weights.safetensors").read_bytes())
     other = ConfigDict(taught.to_dict())
     other.teacher, other.train.teacher_check = str(tmp_path), 4
-    monkeypatch.setattr(look, "score_on", lambda *args, **options: evaluation(0.1))
+    monkeypatch.setattr(evaluate, "evaluate_source", lambda *args, **options: evaluation(0.1))
     with pytest.raises(WeightsError, match=r"scores AP 10\.0 on this data and 40\.0"):
         loop.run(other, tmp_path / "run", quiet=True)
 

@@ -41,7 +41,7 @@ class Stepped:
 
     def __init__(self, kind, dtype):
         recipe, one = detector_scene.RECIPES[kind], mesh.make_mesh(1)
-        tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun", reg_gate="none"))
+        tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapter_init="lecun", reg_gate="none"))
         self.pair = Pair(
             student=build.detector(recipe(norm="frozen_batch", dtype=dtype), shapes.CLASSES),
             teacher=build.detector(recipe(width=12, channels=24, dtype=dtype), shapes.CLASSES),
@@ -52,10 +52,10 @@ class Stepped:
         batch = next(loader.train_batches(source, configs.build(tiny.loader(flip=0.0)), seed=0, steps=1, batch=4))
         student = detector_scene.told_apart(self.pair.student.init(jax.random.key(0)))
         state = initial_state(self.pair, student, jax.random.key(1))
-        frozen = detector_scene.told_apart(self.pair.teacher.init(jax.random.key(7)))
+        teacher_params = detector_scene.told_apart(self.pair.teacher.init(jax.random.key(7)))
         placed = (
             mesh.put_replicated(state, one),
-            mesh.put_replicated(frozen, one),
+            mesh.put_replicated(teacher_params, one),
             SCHEDULED,
             mesh.put_batch(batch, one),
         )

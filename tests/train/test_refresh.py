@@ -49,16 +49,16 @@ def refreshed(*, devices):
     source, pair = make_pair()
     meshed = mesh.make_mesh(devices)
     state = initial_state(pair, pair.student.init(jax.random.key(0)), jax.random.key(1))
-    frozen = mesh.put_replicated(pair.teacher.init(jax.random.key(7)), meshed)
+    teacher_params = mesh.put_replicated(pair.teacher.init(jax.random.key(7)), meshed)
     feeding = configs.build(tiny.loader())
     rebuild = Refresh(pair, source, feeding, meshed, batch=4, steps_per_epoch=2)
-    state = rebuild(mesh.put_replicated(state, meshed), frozen, ["gkd"])
+    state = rebuild(mesh.put_replicated(state, meshed), teacher_params, ["gkd"])
     batch = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
     own = slice(
         jax.process_index() * (4 // jax.process_count()), (jax.process_index() + 1) * (4 // jax.process_count())
     )
     batch = mesh.put_batch(jax.tree.map(lambda leaf: leaf[own], batch), meshed)
-    _, metrics = make_step(pair, meshed)(jax.tree.map(jnp.copy, state), frozen, SCHEDULED, batch)
+    _, metrics = make_step(pair, meshed)(jax.tree.map(jnp.copy, state), teacher_params, SCHEDULED, batch)
     return state, rebuild, {name: float(value) for name, value in metrics.items()}
 
 
@@ -190,7 +190,7 @@ def test_a_class_of_small_objects_has_them_all():
     assert not choice.drawn[:, 3].any()
 
 
-@pytest.mark.parametrize("kind", ["pursuit", "density", "random", "class_mean"])
+@pytest.mark.parametrize("kind", ["matching_pursuit", "density", "random", "class_mean"])
 def test_every_kind_of_prototype(kind):
     draw = np.random.default_rng(0)
     labels = np.array([0] * 9 + [2, 2] + [3])  # class 1 has nobody, class 3 a single one
@@ -210,6 +210,8 @@ def test_every_kind_of_prototype(kind):
 
 def test_no_object_at_all():
     nobody = (np.zeros((0, 4), np.float32),)
-    found = find(Vectors(np.zeros(0, int), nobody, nobody), classes=2, count=3, alpha=10.0, kind="pursuit", seed=0)
+    found = find(
+        Vectors(np.zeros(0, int), nobody, nobody), classes=2, count=3, alpha=10.0, kind="matching_pursuit", seed=0
+    )
     assert not found.known.any()
     assert found.student[0].shape == (6, 4)

@@ -38,10 +38,10 @@ def lowered(*, steps, rate, decay):
     pair = loop.make_pair(recipe, configs.build(recipe.train), student, teacher)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
-    frozen = jax.eval_shape(lambda key: dict(student.init(key)), key)
+    teacher_params = jax.eval_shape(lambda key: dict(student.init(key)), key)
     batch = preflight.shapes(configs.build(recipe.data.loader), bucket=tiny.SIZE, pictures=4)
     step = make_step(pair, mesh.make_mesh(1))
-    return step.lower(state, frozen, schedules.shapes(pair.methods), batch).as_text()
+    return step.lower(state, teacher_params, schedules.shapes(pair.methods), batch).as_text()
 
 
 def test_another_length_and_rate_are_the_same_program():

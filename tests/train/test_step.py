@@ -46,7 +46,7 @@ def pair(source):
     """A student with frozen norms and a frozen first stage, and a wider teacher with norms of its own."""
     student = build.detector(tiny.detector(norm="frozen_batch", frozen_stages=1), source.classes)
     teacher = build.detector(tiny.detector(width=12, channels=24), source.classes)
-    tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun", reg_gate="none"))
+    tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapter_init="lecun", reg_gate="none"))
     return Pair(
         student=student,
         teacher=teacher,
@@ -57,7 +57,7 @@ def pair(source):
 
 
 @pytest.fixture(scope="module")
-def frozen(pair):
+def teacher_params(pair):
     return pair.teacher.init(jax.random.key(7))
 
 
@@ -74,25 +74,27 @@ def begin(pair):
 class Stepper:
     """The compiled step on some devices, and what it returns as numbers."""
 
-    def __init__(self, pair, begin, frozen, batch, *, devices):
+    def __init__(self, pair, begin, teacher_params, batch, *, devices):
         self.mesh = mesh.make_mesh(devices)
-        self.frozen = mesh.put_replicated(frozen, self.mesh)
+        self.teacher_params = mesh.put_replicated(teacher_params, self.mesh)
         self.batch = mesh.put_batch(batch, self.mesh)
         self.begin = lambda: begin(self.mesh)
-        self.compiled = make_step(pair, self.mesh).lower(self.begin(), self.frozen, SCHEDULED, self.batch).compile()
+        self.compiled = (
+            make_step(pair, self.mesh).lower(self.begin(), self.teacher_params, SCHEDULED, self.batch).compile()
+        )
 
-    def __call__(self, state=None, frozen=None):
-        return self.compiled(state or self.begin(), frozen or self.frozen, SCHEDULED, self.batch)
-
-
-@pytest.fixture(scope="module")
-def four(pair, begin, frozen, batch):
-    return Stepper(pair, begin, frozen, batch, devices=4)
+    def __call__(self, state=None, teacher_params=None):
+        return self.compiled(state or self.begin(), teacher_params or self.teacher_params, SCHEDULED, self.batch)
 
 
 @pytest.fixture(scope="module")
-def one(pair, begin, frozen, batch):
-    return Stepper(pair, begin, frozen, batch, devices=1)
+def four(pair, begin, teacher_params, batch):
+    return Stepper(pair, begin, teacher_params, batch, devices=4)
+
+
+@pytest.fixture(scope="module")
+def one(pair, begin, teacher_params, batch):
+    return Stepper(pair, begin, teacher_params, batch, devices=1)
 
 
 @pytest.fixture(scope="module")
@@ -156,16 +158,16 @@ def test_the_average_follows(begin, after):
         np.testing.assert_allclose(leaf, rate * old[name] + (1 - rate) * new[name], atol=1e-6)
 
 
-def test_the_teacher_is_not_changed(four, frozen, after):
+def test_the_teacher_is_not_changed(four, teacher_params, after):
     del after
-    for name, leaf in leaves(four.frozen).items():
-        np.testing.assert_array_equal(leaf, leaves(frozen)[name])
+    for name, leaf in leaves(four.teacher_params).items():
+        np.testing.assert_array_equal(leaf, leaves(teacher_params)[name])
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(four):
-    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, four.frozen)
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, four.teacher_params)
     before = leaves(four.begin().params)
-    state, metrics = four(frozen=broken)
+    state, metrics = four(teacher_params=broken)
     assert (metrics["skipped_steps"], metrics["skipped_in_a_row"]) == (1, 1)
     assert not np.isfinite(metrics["loss"])
     for name, leaf in leaves(state.params).items():
@@ -178,32 +180,32 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(four):
         leaves(state.params)["detector", "head", "fc6", "kernel"], before["detector", "head", "fc6", "kernel"]
     )
     average = leaves(state.ema)
-    state, _ = four(state, frozen=broken)
+    state, _ = four(state, teacher_params=broken)
     for name, leaf in leaves(state.ema).items():
         np.testing.assert_array_equal(leaf, average[name])
 
 
-def inputs(pair, state, frozen, batch, decay):
+def inputs(pair, state, teacher_params, batch, decay):
     """What `forward` is given in a step."""
-    target = teacher_features(pair, frozen, batch)
-    return StepInputs(batch, frozen, teacher_features=target, memory=state.memory, key=state.key, decay=decay)
+    target = teacher_features(pair, teacher_params, batch)
+    return StepInputs(batch, teacher_params, teacher_features=target, memory=state.memory, key=state.key, decay=decay)
 
 
 @pytest.fixture(scope="module")
-def decayed(pair, begin, frozen, batch):
+def decayed(pair, begin, teacher_params, batch):
     """All terms, and the gradient of their sum to the teacher, for a factor of choice."""
     one = mesh.make_mesh(1)
 
     @jax.jit
-    def compute(state, frozen, batch, factor):
-        def loss(frozen):
+    def compute(state, teacher_params, batch, factor):
+        def loss(teacher_params):
             features = pair.student.features(state.params["detector"], batch)
-            outcome = forward(pair, state.params, features, inputs(pair, state, frozen, batch, {"tar": factor}))
+            outcome = forward(pair, state.params, features, inputs(pair, state, teacher_params, batch, {"tar": factor}))
             return sum(term.mean() for term in outcome.terms.values()), outcome.terms
 
-        return jax.grad(loss, has_aux=True)(frozen)
+        return jax.grad(loss, has_aux=True)(teacher_params)
 
-    placed = (mesh.put_replicated(frozen, one), mesh.put_batch(batch, one))
+    placed = (mesh.put_replicated(teacher_params, one), mesh.put_batch(batch, one))
     return lambda factor: jax.device_get(compute(begin(one), *placed, jnp.float32(factor)))
 
 
@@ -229,14 +231,14 @@ def test_the_state_is_given_away_and_nothing_else(four):
     four(state)
     given = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema)) if leaf.ndim]
     assert given and all(leaf.is_deleted() for leaf in given)
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((four.frozen, four.batch)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((four.teacher_params, four.batch)))
 
 
 def kept_bytes(pair, batch):
     """Bytes that the forward pass of a step hands to its backward pass."""
 
-    def pulled_back(state, frozen, batch):
-        given = inputs(pair, state, frozen, batch, {"tar": jnp.float32(1)})
+    def pulled_back(state, teacher_params, batch):
+        given = inputs(pair, state, teacher_params, batch, {"tar": jnp.float32(1)})
 
         def objective(params):
             features = pair.student.features(params["detector"], batch)
@@ -246,8 +248,8 @@ def kept_bytes(pair, batch):
         return jax.vjp(objective, state.params)[1]
 
     state = jax.eval_shape(lambda: initial_state(pair, pair.student.init(jax.random.key(0)), jax.random.key(1)))
-    frozen = jax.eval_shape(pair.teacher.init, jax.random.key(7))
-    kept = jax.tree.leaves(jax.eval_shape(pulled_back, state, frozen, batch))
+    teacher_params = jax.eval_shape(pair.teacher.init, jax.random.key(7))
+    kept = jax.tree.leaves(jax.eval_shape(pulled_back, state, teacher_params, batch))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in kept)
 
 
@@ -294,16 +296,18 @@ def test_parts_that_count_alike_give_the_step_of_the_whole_batch(accumulated, ca
         np.testing.assert_allclose(others[name], leaf, rtol=1e-5, atol=1e-6, err_msg="/".join(name))
 
 
-def test_a_dense_students_step_in_parts_is_that_of_the_whole_batch(source, pair, frozen, batch):
+def test_a_dense_students_step_in_parts_is_that_of_the_whole_batch(source, pair, teacher_params, batch):
     """Pictures that differ in their objects, one a part: the counts are known before, those of the masks too."""
     student = build.detector(tiny.retinanet(norm="frozen_batch"), source.classes)
-    tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapt_init="lecun", w_cls=0.0, w_reg=0.0))
+    tar = configs.build(
+        component("distill.task_adaptive", level_scale=28.0, adapter_init="lecun", w_cls=0.0, w_reg=0.0)
+    )
     dense = dataclasses.replace(pair, student=student, methods={"tar": tar}, ema_decay=0.0)
     over, found = mesh.make_mesh(1), {}
     for parts in (1, 4):
         state = initial_state(dense, student.init(jax.random.key(0)), jax.random.key(1))
         step = make_step(dataclasses.replace(dense, accumulate=parts), over)
-        placed = (mesh.put_replicated(frozen, over), SCHEDULED, mesh.put_batch(batch, over))
+        placed = (mesh.put_replicated(teacher_params, over), SCHEDULED, mesh.put_batch(batch, over))
         state, metrics = step(mesh.put_replicated(state, over), *placed)
         found[parts] = leaves(state.params), jax.device_get(metrics)
     (params, metrics), (others, seen) = found[1], found[4]
@@ -336,7 +340,7 @@ def test_parts_need_less_memory_and_add_gradients_up_once(accumulated):
 
 def test_gradient_ratios(pair, begin, four):
     probe = make_probe(pair, four.mesh)
-    ratios = probe(begin(four.mesh), four.frozen, SCHEDULED, four.batch)
+    ratios = probe(begin(four.mesh), four.teacher_params, SCHEDULED, four.batch)
     assert set(ratios) == {f"gradient_ratio/tar/{term}" for term in ("feature", "class", "box")}
     for name, ratio in ratios.items():
         assert np.isfinite(ratio) and ratio > 0, name

@@ -17,7 +17,7 @@ from jaxkd.cli import main
 from jaxkd.cluster.signals import ASKING
 from jaxkd.config import component
 from jaxkd.errors import ConfigError, DataError, JaxkdError, StoppedError
-from jaxkd.train import checkpoint, compiling, log, look, loop, training
+from jaxkd.train import checkpoint, compiling, evaluate, log, loop, training
 from jaxkd.train.stop import Stop
 
 STEPS = 12
@@ -137,16 +137,16 @@ def test_a_signal_that_is_ignored_stays_ignored():
 def test_an_evaluation_that_is_stopped_is_made_up_for(tmp_path, monkeypatch, step):
     config = recipe(evaluate_every=4)
     loop.run(config, tmp_path / "whole", quiet=True)
-    score_on, seen = look.score_on, []
+    evaluate_source, seen = evaluate.evaluate_source, []
 
     def stopping(*args, **options):
         seen.append(args)
         if 4 * len(seen) == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return score_on(*args, **options)
+        return evaluate_source(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(look, "score_on", stopping)
+        patch.setattr(evaluate, "evaluate_source", stopping)
         with pytest.raises(StoppedError, match=f"after step {step}, which is saved"):
             loop.run(config, tmp_path / "stopped", quiet=True)
     loop.run(config, tmp_path / "stopped", quiet=True)

@@ -16,7 +16,7 @@ from ports import free_port
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.loading import build, prepare
-from jaxkd.train import checkpoint, log, look, loop, mesh
+from jaxkd.train import checkpoint, evaluate, log, loop, mesh
 
 STEPS = 12
 PROGRAM = """
@@ -28,9 +28,9 @@ def asking(self, step, *args, **more):
     if step == at:
         os.kill(os.getpid(), number)
 log.Log.report = asking
-from jaxkd.cluster import keeper
-keep = keeper.keep
-keeper.keep = lambda call, command, **more: keep(call, [sys.executable, __file__, *command[3:]], **more)
+from jaxkd.cluster import supervisor
+keep = supervisor.keep
+supervisor.keep = lambda call, command, **more: keep(call, [sys.executable, __file__, *command[3:]], **more)
 from jaxkd.cli import main
 sys.exit(main.main(sys.argv[1:]))
 """
@@ -128,7 +128,9 @@ def test_the_scores_do_not_depend_on_the_batch(whole):
     source = prepare.load_source(component("data.shapes", count=19, size=tiny.SIZE, seed=1))
     feeding = configs.build(tiny.loader())
     found = [
-        look.score_on(student.detector, student.params, source, feeding, mesh.make_mesh(devices), batch=batch)
+        evaluate.evaluate_source(
+            student.detector, student.params, source, feeding, mesh.make_mesh(devices), batch=batch
+        )
         for devices, batch in ((1, 1), (1, 8), (4, 8))
     ]
     assert [one.pictures for one in found] == [19] * 3

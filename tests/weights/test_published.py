@@ -15,7 +15,7 @@ from jax import numpy as jnp
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.loading import published
 from jaxkd.ops import boxes as box_ops
-from jaxkd.types import Answers, Batch, Regions
+from jaxkd.types import Batch, Predictions, Regions
 from jaxkd.weights.published import recognise
 
 NARROW = {"width": 16, "channels": 32, "hidden": 64}
@@ -99,13 +99,18 @@ def assert_torchvisions(loaded, wanted, batch):
     @jax.jit
     def look(params, boxes):
         features = detector.features(params, batch)
-        regions, _ = detector.regions(params, features, batch, jax.vmap(jax.random.key)(jnp.arange(1)))
+        regions, _ = detector.sample_regions(params, features, batch, jax.vmap(jax.random.key)(jnp.arange(1)))
         if detector.traits.anchors is None:
             regions = regions_of(boxes)
-        return features.neck, regions, detector.answer(params, features, regions, batch), detector.detect(params, batch)
+        return (
+            features.neck,
+            regions,
+            detector.predict(params, features, regions.boxes, batch),
+            detector.detect(params, batch),
+        )
 
     boxes = wanted.proposals if hasattr(wanted, "proposals") else np.zeros((1, 4))
-    levels, regions, answers, found = jax.device_get(look(params, boxes))
+    levels, regions, predictions, found = jax.device_get(look(params, boxes))
     present = []
     for index, (mine, theirs) in enumerate(zip(levels, wanted.pyramid, strict=True)):
         high, wide = theirs.shape[2:]
@@ -115,14 +120,14 @@ def assert_torchvisions(loaded, wanted, batch):
         cells[:high, :wide] = True
         present.append(cells.ravel())
     if hasattr(wanted, "proposals"):
-        assert_near(np.roll(answers.logits[0], 1, axis=-1), wanted.class_logits, "class logits")
-        assert_near(answers.deltas[0], wanted.box_deltas[:, 1:], "box deltas")
+        assert_near(np.roll(predictions.logits[0], 1, axis=-1), wanted.class_logits, "class logits")
+        assert_near(predictions.deltas[0], wanted.box_deltas[:, 1:], "box deltas")
     else:
         present = np.concatenate(present).repeat(regions.boxes.shape[1] // sum(map(len, present)))
         np.testing.assert_allclose(regions.boxes[0][present], np.concatenate(wanted.anchors), atol=1e-3)
         np.testing.assert_array_equal(regions.valid[0], present)
-        assert_near(answers.logits[0][present], np.concatenate(wanted.logits)[:, 1:], "class logits")
-        assert_near(answers.deltas[0, present, 0], np.concatenate(wanted.deltas), "deltas")
+        assert_near(predictions.logits[0][present], np.concatenate(wanted.logits)[:, 1:], "class logits")
+        assert_near(predictions.deltas[0, present, 0], np.concatenate(wanted.deltas), "deltas")
     valid = found.valid[0]
     mine = found.boxes[0][valid], found.scores[0][valid], found.labels[0][valid] + 1
     assert len(wanted.boxes) > 20
@@ -138,7 +143,7 @@ def test_proposals_are_torchvisions(tmp_path):
 
     @jax.jit
     def propose(params):
-        dense = detector._rpn_answers(params, detector.features(params, batch), batch)
+        dense = detector._rpn_predictions(params, detector.features(params, batch), batch)
         proposals = detector._propose(*dense, batch, before=1000, after=1000)
         anchors, logits, deltas = dense
         return anchors.boxes[0], logits, deltas, proposals.boxes[0], proposals.valid[0]
@@ -449,7 +454,7 @@ def test_torchvision_itself_has_the_same_box_losses(tmp_path):
         detector = published.load(tmp_path / "detector.pth", classes=NAMES)[0].detector
         everywhere = jnp.ones((1, 40), bool)
         regions = regions_of(anchors).replace(deltas=targets[None], positive=everywhere, valid=everywhere)
-        answers = Answers(logits=jnp.zeros((1, 40, len(NAMES))), deltas=jnp.asarray(deltas)[None, :, None])
+        predictions = Predictions(logits=jnp.zeros((1, 40, len(NAMES))), deltas=jnp.asarray(deltas)[None, :, None])
         head = peer.model_of("retinanet", 50, version).head.regression_head
         head.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         wanted = head.compute_loss(
@@ -458,7 +463,7 @@ def test_torchvision_itself_has_the_same_box_losses(tmp_path):
             [torch.from_numpy(anchors)],
             [torch.arange(40)],
         )
-        np.testing.assert_allclose(detector.losses(answers, regions)["box"].mean(), float(wanted), rtol=1e-5)
+        np.testing.assert_allclose(detector.losses(predictions, regions)["box"].mean(), float(wanted), rtol=1e-5)
 
 
 def test_a_model_zoo_pickle_is_read(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.distill import pursuit
+from jaxkd.distill import matching_pursuit
 
 ANGLES = ([0, 11, 18, 80, 92, 101, 180], [0, 5, 21, 70, 95, 110, 170])
 
@@ -29,11 +29,11 @@ def random_pair(seed, n=40, dims=(7, 5)):
 
 def search(a, b, *, count=4, alpha=10.0, candidate=None, valid=None, filtered=False):
     valid = jnp.ones(len(a), bool) if valid is None else jnp.asarray(valid)
-    student, teacher = (pursuit.gram(jnp.asarray(space), valid=valid) for space in (a, b))
+    student, teacher = (matching_pursuit.gram(jnp.asarray(space), valid=valid) for space in (a, b))
     if filtered:
-        candidate = pursuit.candidates(student, teacher, valid=valid)
+        candidate = matching_pursuit.candidates(student, teacher, valid=valid)
     candidate = valid if candidate is None else jnp.asarray(candidate)
-    return np.asarray(pursuit.pursue(student, teacher, candidate=candidate, count=count, alpha=alpha))
+    return np.asarray(matching_pursuit.select(student, teacher, candidate=candidate, count=count, alpha=alpha))
 
 
 def slow_search(a, b, *, count, alpha, candidate):
@@ -65,7 +65,7 @@ def pursuit_coefficients(one, other, alpha):
 
 
 def test_coefficients_of_example_1(wide):
-    u, v = pursuit.coefficients(jnp.array([0.8, -0.2]), jnp.array([0.5, 0.4]), alpha=10.0)
+    u, v = matching_pursuit.coefficients(jnp.array([0.8, -0.2]), jnp.array([0.5, 0.4]), alpha=10.0)
     np.testing.assert_allclose(u, [0.6571428571, 0.0857142857], rtol=1e-9)
     np.testing.assert_allclose(v, [0.6428571429, 0.1142857143], rtol=1e-9)
 
@@ -74,19 +74,21 @@ def test_coefficients_are_stationary(wide):
     draw = np.random.default_rng(0)
     one, other = (jnp.asarray(draw.normal(size=9)) for _ in range(2))
     for alpha in (0.0, 1.0, 10.0):
-        u, v = pursuit.coefficients(one, other, alpha=alpha)
+        u, v = matching_pursuit.coefficients(one, other, alpha=alpha)
         np.testing.assert_allclose(u - one + alpha * (u - v), 0, atol=1e-12)
         np.testing.assert_allclose(v - other + alpha * (v - u), 0, atol=1e-12)
-    u, v = pursuit.coefficients(one, other, alpha=0.0)
+    u, v = matching_pursuit.coefficients(one, other, alpha=0.0)
     np.testing.assert_array_equal((u, v), (one, other))
-    np.testing.assert_allclose(pursuit.coefficients(one, other, alpha=1e9)[0], (one + other) / 2, atol=1e-8)
-    np.testing.assert_allclose(pursuit.coefficients(one, one, alpha=3.0)[1], one, atol=1e-12)
+    np.testing.assert_allclose(matching_pursuit.coefficients(one, other, alpha=1e9)[0], (one + other) / 2, atol=1e-8)
+    np.testing.assert_allclose(matching_pursuit.coefficients(one, one, alpha=3.0)[1], one, atol=1e-12)
 
 
 def test_gains_and_choice_of_example_2(wide):
     a, b = (plane(degrees) for degrees in ANGLES)
     valid = jnp.ones(7, bool)
-    first = pursuit.gains(*(pursuit.gram(jnp.asarray(space), valid=valid) for space in (a, b)), alpha=10.0)
+    first = matching_pursuit.gains(
+        *(matching_pursuit.gram(jnp.asarray(space), valid=valid) for space in (a, b)), alpha=10.0
+    )
     wanted = [
         7.98521011982,
         8.114062973776,
@@ -106,8 +108,8 @@ def test_gains_and_choice_of_example_2(wide):
 def test_filter_of_example_3(wide):
     a, b = (plane(degrees) for degrees in ANGLES)
     valid = jnp.ones(7, bool)
-    cosines = [pursuit.gram(jnp.asarray(space), valid=valid) for space in (a, b)]
-    rho_a, rho_b = (pursuit.densities(one, valid=valid) for one in cosines)
+    cosines = [matching_pursuit.gram(jnp.asarray(space), valid=valid) for space in (a, b)]
+    rho_a, rho_b = (matching_pursuit.densities(one, valid=valid) for one in cosines)
     wanted_a = [2.753792048747, 2.961266759749, 2.781444129814, 2.59666185408, 2.938326096396, 2.628248965493, 1.0]
     wanted_b = [
         2.64184537722,
@@ -120,7 +122,7 @@ def test_filter_of_example_3(wide):
     ]
     np.testing.assert_allclose(rho_a, wanted_a, rtol=1e-9)
     np.testing.assert_allclose(rho_b, wanted_b, rtol=1e-9)
-    assert np.flatnonzero(pursuit.candidates(*cosines, valid=valid)).tolist() == [0, 1, 2, 4]
+    assert np.flatnonzero(matching_pursuit.candidates(*cosines, valid=valid)).tolist() == [0, 1, 2, 4]
     assert search(a, b, count=2, filtered=True).tolist() == [2, 4]
 
 
@@ -159,12 +161,12 @@ def test_padding_changes_nothing():
 def test_the_filter_keeps_to_its_share(n):
     a, b = random_pair(n, n=n)
     valid = jnp.ones(n, bool)
-    cosines = [pursuit.gram(jnp.asarray(space), valid=valid) for space in (a, b)]
-    kept = np.asarray(pursuit.candidates(*cosines, valid=valid))
+    cosines = [matching_pursuit.gram(jnp.asarray(space), valid=valid) for space in (a, b)]
+    kept = np.asarray(matching_pursuit.candidates(*cosines, valid=valid))
     assert kept.any()
     both = np.ones(n, bool)
     for one in cosines:
-        rho = np.asarray(pursuit.densities(one, valid=valid))
+        rho = np.asarray(matching_pursuit.densities(one, valid=valid))
         both &= rho > np.sort(rho)[int(4 * n / 10)]
     np.testing.assert_array_equal(kept, both if both.any() else np.ones(n, bool))
     chosen = search(a, b, count=4, filtered=True)

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(tasks: Iterable[Callable[[], T]], *, threads: int, depth: int) -> Iterator[T]:
+def in_order(tasks: Iterable[Callable[[], T]], *, threads: int, depth: int) -> Iterator[T]:
     """What the tasks return, in their order, at most `depth` of them done or begun before their turn.
 
     With one thread a task begins when the one before is done.
@@ -28,10 +28,10 @@ def ahead(tasks: Iterable[Callable[[], T]], *, threads: int, depth: int) -> Iter
                 left.cancel()
 
 
-def one_ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:
+def prefetched(items: Iterable[T], *, depth: int) -> Iterator[T]:
     """The items, which one thread takes from their iterator up to `depth` ahead."""
     made = iter(items)
-    for one in ahead(itertools.repeat(lambda: list(itertools.islice(made, 1))), threads=1, depth=depth):
+    for one in in_order(itertools.repeat(lambda: list(itertools.islice(made, 1))), threads=1, depth=depth):
         if not one:
             return
         yield one[0]

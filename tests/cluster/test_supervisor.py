@@ -10,20 +10,20 @@ import time
 import pytest
 from ports import free_port
 
-from jaxkd.cluster import keeper
+from jaxkd.cluster import supervisor
+from jaxkd.cluster.heartbeat import Heartbeat
 from jaxkd.cluster.place import Place
-from jaxkd.cluster.roll_call import RollCall
 
 NAP = "import time; time.sleep(60)"
 
 
 def ended(*scripts, grace=0.5):
-    """The exit codes of one keeper a script, and the seconds that all took."""
+    """The exit codes of one supervisor a script, and the seconds that all took."""
     place, codes, began = f"localhost:{free_port()}", {}, time.monotonic()
 
     def keep(process, script):
-        call = RollCall(Place(place, len(scripts), process), patience=20.0)
-        codes[process] = keeper.keep(call, [sys.executable, "-c", script], grace=grace)
+        call = Heartbeat(Place(place, len(scripts), process), patience=20.0)
+        codes[process] = supervisor.keep(call, [sys.executable, "-c", script], grace=grace)
 
     threads = [threading.Thread(target=keep, args=item) for item in enumerate(scripts)]
     for thread in threads:
@@ -36,8 +36,8 @@ def ended(*scripts, grace=0.5):
 @pytest.fixture(autouse=True)
 def no_signals(monkeypatch):
     """Keepers in threads, where no signal can be handled."""
-    monkeypatch.setattr(keeper, "_numbers", list)
-    monkeypatch.setattr(keeper, "HEARSAY", 1.0)
+    monkeypatch.setattr(supervisor, "_numbers", list)
+    monkeypatch.setattr(supervisor, "HEARSAY", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_signal_is_passed_on():
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     outside = (
-        "import sys; from jaxkd.cluster import keeper; from jaxkd.cluster.place import Place; "
-        "from jaxkd.cluster.roll_call import RollCall; "
-        f"sys.exit(keeper.keep(RollCall(Place('localhost:{free_port()}', 1, 0)), [sys.executable, '-c', sys.argv[1]]))"
+        "import sys; from jaxkd.cluster import supervisor; from jaxkd.cluster.place import Place; "
+        "from jaxkd.cluster.heartbeat import Heartbeat; "
+        f"sys.exit(supervisor.keep(Heartbeat(Place('localhost:{free_port()}', 1, 0)), [sys.executable, '-c', sys.argv[1]]))"
     )
     process = subprocess.Popen([sys.executable, "-c", outside, script], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
@@ -79,9 +79,11 @@ def test_a_signal_is_passed_on():
 
 def test_a_process_ends_with_its_keeper():
     read, write = os.pipe()
-    script = "import time; from jaxkd.cluster import keeper; keeper.guard(); print('on', flush=True); time.sleep(60)"
+    script = (
+        "import time; from jaxkd.cluster import supervisor; supervisor.guard(); print('on', flush=True); time.sleep(60)"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], env=os.environ | {keeper.PIPE: str(read)}, pass_fds=(read,),
+        [sys.executable, "-c", script], env=os.environ | {supervisor.PIPE: str(read)}, pass_fds=(read,),
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     os.close(read)
@@ -89,4 +91,4 @@ def test_a_process_ends_with_its_keeper():
     os.close(write)
     assert process.wait(timeout=30) == 77
     process.stdout.close()
-    keeper.guard()  # without a keeper, nothing
+    supervisor.guard()  # without a supervisor, nothing

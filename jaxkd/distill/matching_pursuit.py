@@ -66,7 +66,7 @@ def gains(student: Float[Array, "n n"], teacher: Float[Array, "n n"], *, alpha: 
     return value.sum(-1) / (1 + 2 * alpha)
 
 
-def pursue(
+def select(
     student: Float[Array, "n n"],
     teacher: Float[Array, "n n"],
     *,

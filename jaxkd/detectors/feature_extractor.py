@@ -21,7 +21,7 @@ SEEN = 32  # torchvision, detectron2 and mmdetection pad pictures to multiples o
 
 
 @dataclass(frozen=True)
-class Trunk:
+class FeatureExtractor:
     """Pictures to feature maps, as functions of the parameters under `backbone` and `neck`.
 
     Attributes:

@@ -7,16 +7,16 @@ import time
 import pytest
 from ports import free_port
 
-from jaxkd.cluster import roll_call
+from jaxkd.cluster import heartbeat
+from jaxkd.cluster.heartbeat import Ended, Heartbeat
 from jaxkd.cluster.place import Place
-from jaxkd.cluster.roll_call import Ended, RollCall
 from jaxkd.errors import ConfigError, HostLostError
 
 
 def gathered(count, *, of=None, patience=20.0, **options):
     """The calls of the first `count` processes and what came of each."""
     place, outcomes = f"localhost:{free_port()}", {}
-    calls = [RollCall(Place(place, of or count, p), patience=patience, **options) for p in range(count)]
+    calls = [Heartbeat(Place(place, of or count, p), patience=patience, **options) for p in range(count)]
 
     def gather(process):
         try:
@@ -54,7 +54,7 @@ def test_f21_those_that_do_not_come_are_named_to_all():
 
 
 def test_f21_a_first_process_that_does_not_come_is_named():
-    call = RollCall(Place(f"localhost:{free_port()}", 2, 1), patience=1.0)
+    call = Heartbeat(Place(f"localhost:{free_port()}", 2, 1), patience=1.0)
     with pytest.raises(HostLostError, match=r"Process 1 on .* could not reach process 0 at localhost, port .*refused"):
         call.gather()
 
@@ -101,7 +101,7 @@ def connected(port):
 
 def test_strangers_at_the_port_are_ignored():
     place = f"localhost:{free_port()}"
-    first, second = (RollCall(Place(place, 2, process), patience=20.0) for process in (0, 1))
+    first, second = (Heartbeat(Place(place, 2, process), patience=20.0) for process in (0, 1))
     waiting = threading.Thread(target=first.gather)
     waiting.start()
     for said in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"{}\n", b""):
@@ -122,8 +122,8 @@ def test_strangers_at_the_port_are_ignored():
     ],
 )
 def test_a_process_of_another_run_is_refused_by_all(monkeypatch, change, words):
-    send = roll_call._send
-    monkeypatch.setattr(roll_call, "_send", lambda line, said: send(line, said | change if "version" in said else said))
+    send = heartbeat._send
+    monkeypatch.setattr(heartbeat, "_send", lambda line, said: send(line, said | change if "version" in said else said))
     _, outcomes = gathered(2)
     assert all(isinstance(error, ConfigError) and words in str(error) for error in outcomes.values()), outcomes
 
@@ -132,4 +132,4 @@ def test_a_port_that_is_taken_is_named():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(HostLostError, match=f"Port {port} is needed by the roll call and not free"):
-            RollCall(Place(f"localhost:{port - 1}", 2, 0), patience=1.0).gather()
+            Heartbeat(Place(f"localhost:{port - 1}", 2, 0), patience=1.0).gather()

@@ -5,7 +5,7 @@ import numpy as np
 from jaxkd.config import build, component
 from jaxkd.data import shapes
 from jaxkd.data.base import PictureError
-from jaxkd.train.album import Album
+from jaxkd.train.samples import SamplePictures
 
 
 def split(**more):
@@ -14,13 +14,13 @@ def split(**more):
 
 def test_a_few_pictures_side_by_side():
     source = split()
-    album = Album(source, shown=3)
-    blank = album([])
+    samples = SamplePictures(source, shown=3)
+    blank = samples([])
     assert list(blank) == [f"pictures/{source.records[index].image_id}" for index in (0, 4, 8)]
     (record, page) = source.records[4], blank[f"pictures/{source.records[4].image_id}"]
     assert page.dtype == np.uint8 and page.shape[1] > 2 * 96
     result = {"image_id": record.image_id, "category_id": source.category_ids[0], "bbox": [5.0, 30.0, 20.0, 20.0]}
-    sure, unsure = (album([result | {"score": score}]) for score in (0.9, 0.1))
+    sure, unsure = (samples([result | {"score": score}]) for score in (0.9, 0.1))
     for name, before in blank.items():
         changed = np.argwhere((sure[name] != before).any(-1))
         assert bool(len(changed)) == (name == f"pictures/{record.image_id}")
@@ -30,12 +30,12 @@ def test_a_few_pictures_side_by_side():
 
 
 def test_only_pictures_that_are_evaluated():
-    assert [len(Album(split(), limit=limit, shown=5)([])) for limit in (0, 2)] == [5, 2]
+    assert [len(SamplePictures(split(), limit=limit, shown=5)([])) for limit in (0, 2)] == [5, 2]
 
 
 def test_a_picture_that_cannot_be_read_is_left_out(monkeypatch):
     source = split()
-    album, read = Album(source, shown=3), source.read
+    samples, read = SamplePictures(source, shown=3), source.read
 
     def broken(index):
         if index == 4:
@@ -43,4 +43,4 @@ def test_a_picture_that_cannot_be_read_is_left_out(monkeypatch):
         return read(index)
 
     monkeypatch.setattr(source, "read", broken)
-    assert len(album([])) == 2
+    assert len(samples([])) == 2

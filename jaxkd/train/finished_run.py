@@ -15,33 +15,33 @@ from jaxkd.loading import build, prepare
 from jaxkd.train import checkpoint, loop, mesh
 from jaxkd.train.refresh import Objects, Refresh
 from jaxkd.train.state import State
-from jaxkd.train.step import OWN, Pair, StepInputs, image_keys, initial_state, on_regions, teacher_features
-from jaxkd.types import Regions, Shown
+from jaxkd.train.step import STUDENT_REGIONS, Pair, StepInputs, image_keys, initial_state, on_regions, teacher_features
+from jaxkd.types import Explanation, Regions
 
 
 @dataclass(frozen=True)
-class Reopened:
+class FinishedRun:
     """A taught run with its last checkpoint, on one device."""
 
     pair: Pair
     state: State
-    frozen: Any  # the teacher's parameters
+    teacher_params: Any  # the teacher's parameters
     sources: dict[str, Source]
     feeding: loader.Config
     devices: Mesh
 
-    def explain(self, split: str, index: int) -> tuple[Regions, dict[str, Shown], float]:
+    def explain(self, split: str, index: int) -> tuple[Regions, dict[str, Explanation], float]:
         """The regions of one picture, what each method that can be drawn does on it, and its pixels a real pixel."""
         batches = loader.eval_batches(Part(self.sources[split], [index]), self.feeding, batch=1)
         batch = jax.tree.map(jax.numpy.asarray, next(batches))
         batches.close()
 
-        def look(params, frozen, memory, batch, key):
-            inputs = StepInputs(batch=batch, frozen=frozen, key=key)
-            inputs = inputs.replace(teacher_features=teacher_features(self.pair, frozen, batch))
+        def look(params, teacher_params, memory, batch, key):
+            inputs = StepInputs(batch=batch, teacher_params=teacher_params, key=key)
+            inputs = inputs.replace(teacher_features=teacher_features(self.pair, teacher_params, batch))
             features = self.pair.student.features(params, batch)
             keys = image_keys(inputs)
-            shared = on_regions(self.pair, params, features, inputs, sharing=OWN, keys=keys)
+            shared = on_regions(self.pair, params, features, inputs, sharing=STUDENT_REGIONS, keys=keys)
             shown = {}
             for name, config in self.pair.methods.items():
                 module = configs.module_of(config)
@@ -49,7 +49,9 @@ class Reopened:
                     shown[name] = module.explain(config, shared.replace(memory=memory.get(name)))
             return shared.regions, shown
 
-        found = jax.jit(look)(self.state.params["detector"], self.frozen, self.state.memory, batch, self.state.key)
+        found = jax.jit(look)(
+            self.state.params["detector"], self.teacher_params, self.state.memory, batch, self.state.key
+        )
         return *jax.device_get(found), float(batch.scales.min())
 
     def objects(self, name: str) -> Objects:
@@ -58,7 +60,7 @@ class Reopened:
         return refresh.describe(name, self.state.params["detector"], "student")[0]
 
 
-def reopen(recipe: configs.Recipe, workdir: Path) -> Reopened:
+def open_finished(recipe: configs.Recipe, workdir: Path) -> FinishedRun:
     """The run in `workdir`.
 
     Raises ConfigError where it is not taught or has no checkpoint yet, and what `loop.run` raises for its recipe.
@@ -76,4 +78,4 @@ def reopen(recipe: configs.Recipe, workdir: Path) -> Reopened:
     if found is None:
         raise ConfigError(f"The run in {workdir} has no checkpoint yet.")
     state = checkpoint.restore(folder, found, initial_state(pair, student.init(key), key))
-    return Reopened(pair, state, teacher.params, sources, configs.build(recipe.data.loader), mesh.make_mesh(1))
+    return FinishedRun(pair, state, teacher.params, sources, configs.build(recipe.data.loader), mesh.make_mesh(1))

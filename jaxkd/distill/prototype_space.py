@@ -11,7 +11,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxkd.distill.pursuit import unit
+from jaxkd.distill.matching_pursuit import unit
 from jaxkd.types import Term
 
 

@@ -28,7 +28,7 @@ def init(
     if kind == "identity":
         if student_channels != teacher_channels:
             raise ConfigError(
-                f"adapt='identity' needs equal widths; the student has {student_channels} channels, the teacher "
+                f"adapter='identity' needs equal widths; the student has {student_channels} channels, the teacher "
                 f"{teacher_channels}; take one of {', '.join(TRAINED)}."
             )
         return {}

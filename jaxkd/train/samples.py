@@ -14,7 +14,7 @@ LONGEST = 640  # pixels of a picture's long side as it is shown
 LEAST = 0.3  # score of a box that is drawn
 
 
-class Album:
+class SamplePictures:
     """A few pictures with objects, spread over the first `limit` of a split, or over all of them for 0."""
 
     def __init__(self, split: Source, *, limit: int = 0, shown: int = SHOWN):

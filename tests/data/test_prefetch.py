@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from jaxkd.data.ahead import ahead, one_ahead
+from jaxkd.data.prefetch import in_order, prefetched
 
 
 def slow(number):
@@ -17,8 +17,8 @@ def slow(number):
 @pytest.mark.parametrize(("threads", "depth"), [(1, 1), (3, 2), (2, 50)])
 def test_results_come_in_order(threads, depth):
     tasks = (partial(slow, number) for number in range(9))
-    assert list(ahead(tasks, threads=threads, depth=depth)) == list(range(9))
-    assert list(one_ahead(map(slow, range(9)), depth=depth)) == list(range(9))
+    assert list(in_order(tasks, threads=threads, depth=depth)) == list(range(9))
+    assert list(prefetched(map(slow, range(9)), depth=depth)) == list(range(9))
 
 
 def test_no_more_is_taken_than_the_depth():
@@ -29,7 +29,7 @@ def test_no_more_is_taken_than_the_depth():
             taken.append(number)
             yield partial(slow, number)
 
-    results = ahead(tasks(), threads=2, depth=3)
+    results = in_order(tasks(), threads=2, depth=3)
     for number in range(5):
         assert next(results) == number
         assert len(taken) <= number + 4
@@ -42,11 +42,11 @@ def test_what_a_task_raises_is_raised_in_its_turn():
     def broken():
         raise KeyError("no")
 
-    results = ahead([partial(slow, 1), broken, partial(slow, 2)], threads=2, depth=3)
+    results = in_order([partial(slow, 1), broken, partial(slow, 2)], threads=2, depth=3)
     assert next(results) == 1
     with pytest.raises(KeyError):
         next(results)
 
 
 def test_no_items():
-    assert list(one_ahead([], depth=2)) == list(ahead([], threads=1, depth=2)) == []
+    assert list(prefetched([], depth=2)) == list(in_order([], threads=1, depth=2)) == []

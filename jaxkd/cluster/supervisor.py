@@ -1,7 +1,7 @@
 """A process that keeps a run's process on this host: it starts it once all are there, and ends it when one is lost.
 
-JAX ends a process by an abort, or leaves it waiting for ever, when another one of its run is gone. The keeper, which
-does not import it, turns both into a sentence and an exit code.
+JAX ends a process by an abort, or leaves it waiting for ever, when another one of its run is gone. The supervisor,
+which does not import it, turns both into a sentence and an exit code.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ import threading
 import time
 from collections.abc import Sequence
 
-from jaxkd.cluster.roll_call import RollCall
+from jaxkd.cluster.heartbeat import Heartbeat
 from jaxkd.cluster.signals import ASKING
 from jaxkd.errors import HostLostError, StoppedError
 
-PIPE = "JAXKD_KEEPER"  # the environment's name for the file descriptor that ends when the keeper does
+PIPE = "JAXKD_SUPERVISOR"  # the environment's name for the file descriptor that ends when the supervisor does
 GRACE = 60.0  # seconds that a process has to end by itself after another one ended with a word
 HEARSAY = 10.0  # seconds in which the cause of an unexplained end may become known
 INTERNAL = 70
 MEANT = {0, *range(64, 78), 130} - {INTERNAL}  # exit codes by which a process says why it ends
 
 
-def keep(call: RollCall, command: Sequence[str], *, grace: float = GRACE) -> int:
+def keep(call: Heartbeat, command: Sequence[str], *, grace: float = GRACE) -> int:
     """Runs `command` among the gathered processes of a call; returns the exit code of this host's part of the run.
 
     That is the command's own, where it ends by itself with one that means something; that of another process which
@@ -50,7 +50,7 @@ def keep(call: RollCall, command: Sequence[str], *, grace: float = GRACE) -> int
 
 
 def guard() -> None:
-    """Ends this process when its keeper does; nothing where it has none."""
+    """Ends this process when its supervisor does; nothing where it has none."""
     if PIPE not in os.environ:
         return
     descriptor = int(os.environ.pop(PIPE))
@@ -63,11 +63,11 @@ def guard() -> None:
 
 
 def is_kept() -> bool:
-    """Whether this process was started by a keeper."""
+    """Whether this process was started by a supervisor."""
     return PIPE in os.environ
 
 
-def _watched(call: RollCall, child: subprocess.Popen, grace: float) -> int:
+def _watched(call: Heartbeat, child: subprocess.Popen, grace: float) -> int:
     """The exit code, after the child's end or bad news."""
     end, verdict = float("inf"), 0
     while time.monotonic() < end:

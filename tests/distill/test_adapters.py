@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.distill import adapt
+from jaxkd.distill import adapters
 from jaxkd.errors import ConfigError
 
 KEY = jax.random.key(0)
@@ -16,7 +16,7 @@ def level(seed=0, shape=(2, 4, 5, 3)):
 
 
 def init(kind, teacher_channels=6, **options):
-    return adapt.init(KEY, kind=kind, student_channels=3, teacher_channels=teacher_channels, **options)
+    return adapters.init(KEY, kind=kind, student_channels=3, teacher_channels=teacher_channels, **options)
 
 
 @functools.cache
@@ -41,31 +41,31 @@ def test_shapes_and_start(kind, side):
 
 
 def test_lecun_start_keeps_variance():
-    params = adapt.init(KEY, kind="conv3", student_channels=16, teacher_channels=16, start="lecun")
-    out = adapt.apply(params, level(shape=(2, 8, 8, 16)), kind="conv3")
+    params = adapters.init(KEY, kind="conv3", student_channels=16, teacher_channels=16, start="lecun")
+    out = adapters.apply(params, level(shape=(2, 8, 8, 16)), kind="conv3")
     np.testing.assert_allclose(np.std(out[:, 1:-1, 1:-1]), 1, rtol=0.2)
 
 
 def test_conv3_is_the_slow_one_and_relu_cuts_it():
     params = drawn()
     expected = slow_conv3(level(), np.array(params["kernel"]), np.array(params["bias"]))
-    np.testing.assert_allclose(adapt.apply(params, level(), kind="conv3"), expected, atol=1e-5)
-    np.testing.assert_allclose(adapt.apply(params, level(), kind="conv3_relu"), np.maximum(expected, 0), atol=1e-5)
+    np.testing.assert_allclose(adapters.apply(params, level(), kind="conv3"), expected, atol=1e-5)
+    np.testing.assert_allclose(adapters.apply(params, level(), kind="conv3_relu"), np.maximum(expected, 0), atol=1e-5)
 
 
 def test_conv1_is_a_product():
     params = init("conv1", start="lecun") | {"bias": jnp.arange(-3.0, 3)}
     expected = level() @ params["kernel"][0, 0] + params["bias"]
-    np.testing.assert_allclose(adapt.apply(params, level(), kind="conv1"), expected, atol=1e-5)
+    np.testing.assert_allclose(adapters.apply(params, level(), kind="conv1"), expected, atol=1e-5)
 
 
 def test_identity_has_no_parameters():
     assert init("identity", teacher_channels=3) == {}
-    np.testing.assert_array_equal(adapt.apply({}, level(), kind="identity"), level())
+    np.testing.assert_array_equal(adapters.apply({}, level(), kind="identity"), level())
 
 
 def test_keeps_the_dtype_of_the_level():
-    out = adapt.apply(drawn(), level().astype(jnp.bfloat16), kind="conv3")
+    out = adapters.apply(drawn(), level().astype(jnp.bfloat16), kind="conv3")
     assert out.dtype == jnp.bfloat16
 
 

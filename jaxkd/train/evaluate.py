@@ -21,7 +21,7 @@ from jaxkd.types import Batch, Detections
 
 
 @runtime_checkable
-class Finder(Protocol):
+class HasDetect(Protocol):
     """Whatever finds objects of a source's classes; hashable."""
 
     def detect(self, params: Params, batch: Batch) -> Detections:
@@ -30,7 +30,7 @@ class Finder(Protocol):
 
 
 @dataclass(frozen=True)
-class Renamed:
+class RelabelledDetector:
     """A detector of other classes, which finds those that a source has too."""
 
     detector: Detector
@@ -47,8 +47,8 @@ class Renamed:
         return found.replace(labels=jnp.maximum(labels, 0), valid=found.valid & (labels >= 0))
 
 
-def score_on(
-    detector: Finder,
+def evaluate_source(
+    detector: HasDetect,
     params: Params,
     source: Source,
     feeding: loader.Config,
@@ -63,7 +63,7 @@ def score_on(
     Processes share the pictures, and all of them get the scores. Raises Interrupted before the next batch where
     `stopped` says so, which has to be the same on all of them.
     """
-    with _looking(detector, params, source, feeding, devices, batch=batch, limit=limit) as (detect, batches):
+    with _compiled_over(detector, params, source, feeding, devices, batch=batch, limit=limit) as (detect, batches):
         evaluation = evaluate(detect, _until(stopped, batches), source, whole=hosts.whole)
         unreadable = hosts.total(len(batches.skipped))
     wanted = min(limit or len(source.records), len(source.records))
@@ -84,8 +84,8 @@ def _until(stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Ba
 
 
 @contextlib.contextmanager
-def _looking(
-    detector: Finder,
+def _compiled_over(
+    detector: HasDetect,
     params: Params,
     source: Source,
     feeding: loader.Config,
@@ -112,6 +112,6 @@ def _looking(
 
 
 @functools.lru_cache(maxsize=8)
-def compiled_detect(detector: Finder, devices: Mesh) -> Callable[[Params, Batch], Detections]:
+def compiled_detect(detector: HasDetect, devices: Mesh) -> Callable[[Params, Batch], Detections]:
     """`detector.detect`, compiled once for detectors that are equal, each device looking at its part of the batch."""
     return jax.jit(mesh.over_batch(detector.detect, devices, replicated=1, gathered=True))

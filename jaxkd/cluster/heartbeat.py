@@ -30,7 +30,7 @@ class Ended:
         return f"process {self.process} on {self.host} {how}"
 
 
-class RollCall:
+class Heartbeat:
     """The processes of a run on the port after the coordinator's; `gather` first, then `news` until `leave`.
 
     Process 0 hears all others and tells them what it hears; each of the others hears process 0.
