@@ -67,7 +67,7 @@ class Pair:
 
 
 class StepInputs(struct.PyTreeNode):
-    """The inputs of `forward` beside the student's parameters: a batch or micro-batch, and what is constant in a step."""
+    """What `forward` takes beside the student's parameters: a (micro-)batch, and what is constant in a step."""
 
     batch: Batch
     teacher_params: Tree  # the teacher's parameters; {} without one
@@ -107,13 +107,13 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
 
 def check_reliability(pair: Pair) -> None:
     """Raises ConfigError where a method's `reliability_from` names no method of the recipe that gives reliabilities."""
-    available = sorted(name for name, config in pair.methods.items() if hasattr(module_of(config), "trust"))
+    available = sorted(name for name, config in pair.methods.items() if hasattr(module_of(config), "reliability"))
     for name, config in pair.methods.items():
         source = getattr(config, "reliability_from", "")
         if source and source not in available:
             raise ConfigError(
-                f"distill.{name}.reliability_from is '{source}', which is no method of the recipe that has reliabilities; "
-                f"there are {available}."
+                f"distill.{name}.reliability_from is '{source}', which is no method of the recipe that has "
+                f"reliabilities; there are {available}."
             )
 
 

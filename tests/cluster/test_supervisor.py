@@ -68,7 +68,8 @@ def test_a_signal_is_passed_on():
     outside = (
         "import sys; from jaxkd.cluster import supervisor; from jaxkd.cluster.place import Place; "
         "from jaxkd.cluster.heartbeat import Heartbeat; "
-        f"sys.exit(supervisor.keep(Heartbeat(Place('localhost:{free_port()}', 1, 0)), [sys.executable, '-c', sys.argv[1]]))"
+        f"line = Heartbeat(Place('localhost:{free_port()}', 1, 0)); "
+        "sys.exit(supervisor.keep(line, [sys.executable, '-c', sys.argv[1]]))"
     )
     process = subprocess.Popen([sys.executable, "-c", outside, script], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"

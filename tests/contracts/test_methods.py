@@ -53,7 +53,7 @@ def compiled(name):
         batch = scene.batch.replace(boxes=floats["truth"])
         now = scenes.Scene(student, teacher, regions, batch)
         outcome = scenes.ask(module, module.Config(), floats["params"], now, memory=join(floats["memory"], whole))
-        return sum(term.mean() for term in (outcome.terms | outcome.steady).values()), outcome
+        return sum(term.mean() for term in (outcome.terms | outcome.undecayed).values()), outcome
 
     @jax.jit
     def run(params, scene):
@@ -107,12 +107,12 @@ def test_has_the_parts_of_the_protocol(name):
 def test_terms_and_gradients_are_finite_and_teach(name, kind):
     outcome, gradient = compiled(name)(params(name), scene(kind))
     assert outcome.terms
-    for part in (outcome.terms | outcome.steady | outcome.metrics).values():
+    for part in (outcome.terms | outcome.undecayed | outcome.metrics).values():
         assert isinstance(part, Term)
         assert part.total.shape == part.count.shape == ()
         assert part.total.dtype == part.count.dtype == jnp.float32
     assert_finite((outcome, gradient))
-    assert all(term.total > 0 or term.count == 0 for term in (outcome.terms | outcome.steady).values())
+    assert all(term.total > 0 or term.count == 0 for term in (outcome.terms | outcome.undecayed).values())
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["student"]))
 
 
@@ -138,7 +138,7 @@ def test_junk_in_padding_changes_neither_value_nor_gradient(name, kind):
 @every_method
 def test_nothing_to_learn_from_gives_zero(name, kind):
     outcome, gradient = compiled(name)(params(name), scenes.without_anything(scene(kind)))
-    for term in (outcome.terms | outcome.steady).values():
+    for term in (outcome.terms | outcome.undecayed).values():
         assert term.total == term.mean() == 0
     assert_finite((outcome, gradient))
 
@@ -168,5 +168,5 @@ def test_where_student_equals_teacher_nothing_is_left(name, kind):
     if memory is not None:
         memory = memory.replace(student=memory.teacher)
     outcome = scenes.ask(module, config, scenes.parameters(module, config, same), same, memory=memory)
-    for part, term in (outcome.terms | outcome.steady).items():
+    for part, term in (outcome.terms | outcome.undecayed).items():
         np.testing.assert_allclose(term.total, 0.0, atol=1e-5, err_msg=part)
