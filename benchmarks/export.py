@@ -58,7 +58,7 @@ def main() -> None:
 
 def write(subject: base.Subject, kind: str, place: Path, recipe: Any) -> None:
     """Writes one format as `jaxkd export` does."""
-    with folder.renewed(place) as part:
+    with folder.replacing(place) as part:
         if kind == "int8":
             pairs = check.calibration(subject, prepare.load_source(recipe.data.train), limit=100)
             folder.write(subject, "tflite", part, calibration=pairs)
@@ -68,7 +68,7 @@ def write(subject: base.Subject, kind: str, place: Path, recipe: Any) -> None:
 
 def timed(subject: base.Subject, source: Any, places: dict[str, Path], repeats: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of each, and of the detector as "detector", for each number of pictures."""
-    config = check.feeding(subject)
+    config = check.loader_config(subject)
     function = jax.jit(subject.function)
     times: dict[str, dict[str, float]] = {}
     for count in BATCHES:
@@ -84,7 +84,7 @@ def timed(subject: base.Subject, source: Any, places: dict[str, Path], repeats: 
     return times
 
 
-def table(checked: dict[str, check.Checked], times: dict[str, dict[str, float]]) -> str:
+def table(checked: dict[str, check.Check], times: dict[str, dict[str, float]]) -> str:
     """The figures as Markdown."""
     lines = [
         "| format | AP | boxes differ by, pixels | scores by | MB | ms, 1 picture | ms, 5 pictures |",

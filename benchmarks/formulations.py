@@ -141,7 +141,7 @@ def random_boxes(batch: int, regions: int):
 
 def window_turns(boxes, pooling: Pooling, window: tuple[int, int]):
     """How often the loops over chunks and over windows of each level run for these boxes, as `turns` of a Program."""
-    walk = roi_windows.Walk(
+    walk = roi_windows.Layout(
         pooling=pooling, images=len(boxes), shapes=SHAPES, window=window, channels=1, dtype=jnp.float32
     )
     plan, _ = roi_windows._plan(walk, region_maps(SHAPES, boxes, strides=STRIDES, extents=None, pooling=pooling))

@@ -1,6 +1,5 @@
 """Our detectors with ResNet-FPN as calls to be timed beside torchvision's."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,10 @@ import numpy as np
 from jax import numpy as jnp
 from turns import scheduled, teacher_pass
 
+from jaxkd.config import component
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.distill import task_adaptive
+from jaxkd.loading import build
 from jaxkd.nets import fpn, resnet
 from jaxkd.train import mesh, optimizer
 from jaxkd.train.state import State
@@ -44,15 +45,17 @@ class FrozenNorms(Pair):
 
 def detector(name: str, *, depth: Any = 50, dtype: Any = "float32", tiny: bool = False) -> Detector:
     """A detector like torchvision's of this name; `tiny` gives one of its kind to try a program out with."""
-    module = importlib.import_module(f"jaxkd.detectors.{name}")
     body = resnet.Config(depth=10, width=8) if tiny else resnet.Config(depth=depth)
     levels: dict[str, Any] = {} if name == "faster_rcnn" else {"first": 1, "extra": "conv_p5"}
     neck = fpn.Config(channels=16 if tiny else 256, **levels)
     small: dict[str, Any] = {}
     if tiny:
-        small = {"hidden": 16, "roi_samples": 16} if name == "faster_rcnn" else {"tower_channels": 16}
-    config = module.Config(backbone=body, neck=neck, dtype=dtype, **(module.LIKE["torchvision"] | small))
-    return module.build(config, classes=CLASSES)
+        small = (
+            {"head": {"hidden": 16}, "rois": {"samples": 16}} if name == "faster_rcnn" else {"head": {"channels": 16}}
+        )
+    kind = f"detectors.{name}"
+    config = component(kind, like="torchvision", backbone=body, neck=neck, dtype=dtype, **small)
+    return build.detector(config, CLASSES)
 
 
 def params_of(found: Detector, theirs: Mapping[str, np.ndarray] | None) -> Params:

@@ -52,7 +52,7 @@ def recipe(data: Path, weights: str, seed: int) -> ConfigDict:
             "train.loop", batch=4, steps=600, report_every=100, evaluate_batch=8, checkpoint_every=0, seed=seed
         )
     config.initial = weights
-    config.student.frozen_stages, config.student.anchor_sizes = -1, (16.0, 32.0, 64.0, 128.0)
+    config.student.frozen_stages, config.student.anchors.sizes = -1, (16.0, 32.0, 64.0, 128.0)
     return config
 
 

@@ -172,8 +172,8 @@ def write(page: Path, records: dict[str, Any]) -> None:
     """Puts the tables of the records in their place in the page."""
     of = {kind: [one for one in records.values() if one["kind"] == kind] for kind in ("plan", "largest", "whole")}
     parts = ["## Memory of a chip", _memory(of["plan"]), "## The largest batch that fits", _largest(of["largest"])]
-    parts += ["## What leaves a chip in a step", _collectives(of["plan"])]
-    parts += ["## Whole preflights", *(f"```text\n{record['text']}\n```" for record in of["whole"])]
+    parts += ["## Collectives of a step", _collectives(of["plan"])]
+    parts += ["## Complete preflight reports", *(f"```text\n{record['text']}\n```" for record in of["whole"])]
     text = page.read_text()
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)

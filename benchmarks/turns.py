@@ -136,7 +136,7 @@ def teacher_pass(pair: Pair, weights: Any, batch: Batch) -> Any:
     features = pair.teacher.features(weights, batch)
     if pair.student.traits.anchors is not None:
         return features
-    count = pair.student.config.roi_samples  # pyright: ignore[reportAttributeAccessIssue]
+    count = pair.student.config.rois.samples  # pyright: ignore[reportAttributeAccessIssue]
     boxes = jnp.take(batch.boxes, jnp.arange(count) % batch.boxes.shape[1], axis=1)
     flags = jnp.ones(boxes.shape[:2], bool)
     numbers = flags.astype(jnp.int32)

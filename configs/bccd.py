@@ -9,14 +9,21 @@ Run card
             tar_no_gates; after "retinanet-" a RetinaNet student, to which the Faster R-CNN teacher shows features only
 """
 
-from jaxkd.config import component, recipe
+from jaxkd.config import component, merged, recipe
 
 SIZE = (144, 192)
 # Weights for 3 classes and small boxes, where those of the paper would drown the detection loss.
-TAR = {"level_scale": 56.0, "adapter_init": "lecun", "w_feat": 0.1, "w_cls": 2.0, "w_reg": 2.0}
+TAR = {
+    "feature": {"weight": 0.1, "canonical_scale": 56.0},
+    "classification": {"weight": 2.0},
+    "box": {"weight": 2.0},
+    "adapter": {"init": "lecun"},
+}
 # The student starts from random numbers, among which there are no prototypes worth having.
-GKD = {"level_scale": 14.0, "start_epoch": 5, "refresh_every": 5}
-BOXES = {"anchor_sizes": (8.0, 16.0, 32.0, 64.0), "detections": 60}
+GKD = {"canonical_scale": 14.0, "start_epoch": 5, "refresh_every": 5}
+ANCHORS = (8.0, 16.0, 32.0, 64.0)
+POSTPROCESS = {"candidates": 256, "max_detections": 60}
+OFF = {"weight": 0.0}
 
 
 def get_config(arg="alone"):
@@ -49,29 +56,29 @@ def get_config(arg="alone"):
 
 
 def tar(**options):
-    return component("distill.task_adaptive", **(TAR | options))
+    return component("distill.task_adaptive", **merged(TAR, options))
 
 
 def gkd(**options):
-    return component("distill.global_knowledge", **(GKD | options))
+    return component("distill.global_knowledge", **merged(GKD, options))
 
 
 def mimic(**options):
-    return component("distill.mimic", adapter_init="lecun", weight=TAR["w_feat"], **options)
+    return component("distill.mimic", adapter={"init": "lecun"}, weight=TAR["feature"]["weight"], **options)
 
 
 METHODS = {
     "mimic": mimic,
     "tar": tar,
     "gkd": gkd,
-    "tar_feature": lambda: tar(w_cls=0.0, w_reg=0.0),
-    "tar_class": lambda: tar(w_feat=0.0, w_reg=0.0),
-    "tar_box": lambda: tar(w_feat=0.0, w_cls=0.0),
+    "tar_feature": lambda: tar(classification=OFF, box=OFF),
+    "tar_class": lambda: tar(feature=OFF, box=OFF),
+    "tar_box": lambda: tar(feature=OFF, classification=OFF),
     "tar_no_decay": lambda: tar(decay=component("distill.decay", kind="none")),
-    "tar_no_gates": lambda: tar(cls_gate="none", reg_gate="none"),
+    "tar_no_gates": lambda: tar(classification={"gate": "none"}, box={"gate": "none"}),
 }
-# What of a method a two-stage teacher can show a dense student.
-FEATURES = {"mimic": {}, "tar": {"w_cls": 0.0, "w_reg": 0.0}, "gkd": {"soft_weight": 0.0}}
+# The terms of each method for which a two-stage teacher and a dense student fit.
+FEATURES = {"mimic": {}, "tar": {"classification": OFF, "box": OFF}, "gkd": {"soft": OFF}}
 
 
 def backbone():
@@ -87,16 +94,18 @@ def faster_rcnn():
         "detectors.faster_rcnn",
         backbone=backbone(),
         neck=neck(),
-        rpn_samples=64,
-        pre_nms_train=256,
-        pre_nms_test=256,
-        post_nms_train=128,
-        post_nms_test=128,
-        roi_samples=64,
-        roi_scale=56.0,
-        hidden=64,
-        candidates=256,
-        **BOXES,
+        anchors={"sizes": ANCHORS},
+        rpn={
+            "samples": 64,
+            "pre_nms_train": 256,
+            "pre_nms_test": 256,
+            "post_nms_train": 128,
+            "post_nms_test": 128,
+        },
+        rois={"samples": 64},
+        pooling={"canonical_scale": 56.0},
+        head={"hidden": 64},
+        postprocess=POSTPROCESS,
     )
 
 
@@ -105,12 +114,7 @@ def retinanet():
         "detectors.retinanet",
         backbone=backbone(),
         neck=neck(),
-        octaves=2,
-        anchor_ratios=(1.0,),
-        tower_depth=2,
-        tower_channels=16,
-        tower_norm="group",
-        tower_groups=8,
-        candidates=256,
-        **BOXES,
+        anchors={"sizes": ANCHORS, "octaves": 2, "ratios": (1.0,)},
+        head={"convs": 2, "channels": 16, "norm": "group", "groups": 8},
+        postprocess=POSTPROCESS,
     )

@@ -28,7 +28,7 @@ def get_config(arg=""):
             ema_decay=0.998,
         )
     config.student.neck.channels = 64
-    config.student.hidden = 256
+    config.student.head.hidden = 256
     config.student.frozen_stages = 1
     config.data.loader.short = (144, 136, 128, 120)
     return config

@@ -6,10 +6,10 @@ __version__ = VERSION
 
 
 def load(path, *, classes=()):
-    """A detector to be called with pictures, from a workdir, a folder of weights or a published file (or FILE:PART).
+    """A detector to call with pictures, from a workdir, a folder of weights or a published file (or FILE:PART).
 
-    See `jaxkd.predictor.load`, which this is; jax is imported only when it is called.
+    The same as `jaxkd.predictor.load`; jax is imported only when it is called.
     """
-    from jaxkd import predictor  # late, for jax is slow to load, and `jaxkd --help` and `--version` do without it
+    from jaxkd import predictor  # late: jax is slow to load, and `jaxkd --help` and `--version` do not need it
 
     return predictor.load(path, classes=classes)

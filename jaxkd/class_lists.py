@@ -1,6 +1,6 @@
-"""Class names of the public data sets, by which files without a list of their own are understood."""
+"""Class names of public data sets, for files that have no list of classes."""
 
-# COCO's categories by the ids of its annotation files, which have holes.
+# COCO's categories by the ids of its annotation files, which have gaps.
 COCO = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
     10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench", 16: "bird", 17: "cat",

@@ -1,5 +1,8 @@
 """Recipes: ConfigDicts outside, frozen dataclasses inside, and the one place that translates between them.
 
+A component is the `Config` of a module; its ConfigDict has the module's `name`. A part is any other dataclass that is
+the value of a field, such as `rpn` of `detectors.faster_rcnn`; its ConfigDict has no name, the field's type says it.
+
 Detectors, methods and the step, which need `module_of` alone, work without ml_collections; so it is imported late.
 """
 
@@ -14,7 +17,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +27,44 @@ from jaxkd.ranges import Range
 
 NAME = "name"
 PLAIN = (bool, int, float, str)
-PARTS = {"student", "initial", "inherit", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
+FIELDS = {"student", "initial", "inherit", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
 PATHS = {"teacher", "initial"}  # fields of a recipe itself that hold paths
 SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # folders of recipes
-Recipe = Any  # a ConfigDict, whole or of one part, the types of whose fields no checker can know
+Recipe = Any  # a ConfigDict of a recipe or of one component, the types of whose fields no checker can know
 
 
 def component(name: str, *, like: str = "", **overrides: Any) -> Recipe:
     """Every field of the `Config` dataclass in the module called `name`, with `overrides` put in.
 
     `name` is looked up below jaxkd first ("distill.mimic" is jaxkd.distill.mimic) and as it stands second, so a
-    module of one's own is used like one of ours. `like` puts in the conventions of another library first, which the
-    module lists in its LIKE ("torchvision", "detectron2", "mmdetection"). Raises ConfigError for an unknown module,
-    field or type, and for a library that the module does not list.
+    module of one's own is used like one of ours. An override of a part is a dict of the fields that change:
+    `rpn={"nms": 0.8}`. `like` puts in the conventions of another library first, which the module lists in its LIKE
+    ("torchvision", "detectron2", "mmdetection"). Raises ConfigError for an unknown module, field or type, and for a
+    library that the module does not list.
     """
-    found = _config_class(name)
-    config = describe(found())
-    for key, value in (_conventions(found, like) | overrides).items():
+    cls = _config_class(name)
+    config = describe(cls())
+    for key, value in merged(_conventions(cls, like), overrides).items():
         _assign(config, key, value, where=name)
     return config.lock()
+
+
+def merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides of a component with others put in, part by part: {"rpn": {"nms": 0.8}} leaves the rest of `rpn`."""
+    out = dict(fields)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = merged(out[key], value) if both else value
+    return out
+
+
+def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of a component from dotted names: {"rpn.nms": 0.8} as {"rpn": {"nms": 0.8}}."""
+    out: dict[str, Any] = {}
+    for path, value in fields.items():
+        key, dot, rest = path.partition(".")
+        out = merged(out, {key: nested({rest: value}) if dot else value})
+    return out
 
 
 def recipe(
@@ -56,7 +78,7 @@ def recipe(
     initial: str = "",
     inherit: str = "none",
 ) -> Recipe:
-    """A whole run.
+    """The recipe of a run.
 
     Args:
       student: the detector to train.
@@ -73,7 +95,7 @@ def recipe(
     missing = {"train", "val"} - set(data)
     if missing:
         raise ConfigError(f"The recipe's data lacks {sorted(missing)}; give a source for 'train' and for 'val'.")
-    parts = {"loader": component("data.loader"), **data}
+    sources = {"loader": component("data.loader"), **data}
     config = ConfigDict(
         {
             "student": student,
@@ -81,7 +103,7 @@ def recipe(
             "inherit": inherit,
             "teacher": teacher,
             "distill": ConfigDict(dict(distill or {})),
-            "data": ConfigDict(parts),
+            "data": ConfigDict(sources),
             "optimizer": optimizer or component("train.optimizer"),
             "train": train or component("train.loop"),
         }
@@ -90,11 +112,11 @@ def recipe(
 
 
 def describe(config: Any) -> Recipe:
-    """The ConfigDict of a `Config` instance, nested ones included; `build` is its inverse."""
+    """The ConfigDict of a `Config` instance, its parts and components included; `build` is its inverse."""
     from ml_collections import ConfigDict, config_dict  # late: `module_of` works without it
 
-    module = type(config).__module__.removeprefix("jaxkd.")
-    out = ConfigDict({NAME: module})
+    name = {NAME: type(config).__module__.removeprefix("jaxkd.")} if _is_component(type(config)) else {}
+    out = ConfigDict(name)
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -109,26 +131,50 @@ def describe(config: Any) -> Recipe:
 def build(config: Recipe) -> Any:
     """The frozen `Config` instance that a component's ConfigDict describes.
 
-    Raises ConfigError where a field is unknown, missing its component, outside its choices or out of its range
-    (`ranges`), and for a number that is not finite.
+    A part that lacks fields has their defaults. Raises ConfigError where a field is unknown, missing its component,
+    outside its choices or out of its range (`ranges`), and for a number that is not finite.
     """
-    from ml_collections import ConfigDict  # late: `module_of` works without it
-
     if NAME not in config:
         raise ConfigError(f"A component needs the field '{NAME}'; {_short(config)} has none.")
     cls = _config_class(config[NAME])
+    values = {key: value for key, value in config.items() if key != NAME}
+    return cls(**_values(cls, values, where=config[NAME]))
+
+
+def _values(cls: type, given: Mapping[str, Any], *, where: str, default: Any = None) -> dict[str, Any]:
+    """The values of a dataclass's fields, as they are declared; those of its parts begin as they are in `default`."""
+    from ml_collections import ConfigDict  # late: `module_of` works without it
+
     hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {field.name for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     values = {}
-    for key, value in config.items():
-        if key == NAME:
-            continue
+    for key, value in given.items():
+        name = f"{where}.{key}"
         if key not in fields:
-            raise ConfigError(f"{config[NAME]} has no field '{key}'{closest(key, fields)}.")
-        if isinstance(value, (ConfigDict, dict)):
+            raise ConfigError(f"{where} has no field '{key}'{closest(key, set(fields))}.")
+        if is_part(hints[key]):
+            if not isinstance(value, (ConfigDict, dict)):
+                raise ConfigError(f"{name} wants a dict of some of its fields, got {_brief(value)}.")
+            begun = _default(fields[key]) if default is None else getattr(default, key)
+            value = dataclasses.replace(begun, **_values(hints[key], dict(value), where=name, default=begun))
+        elif isinstance(value, (ConfigDict, dict)):
             value = build(value)
-        values[key] = _checked(value, hints[key], where=f"{config[NAME]}.{key}")
-    return cls(**values)
+        values[key] = _checked(value, hints[key], where=name)
+    return values
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def _is_component(cls: type) -> bool:
+    """Whether this dataclass is the `Config` of its module."""
+    return getattr(sys.modules.get(cls.__module__), "Config", None) is cls
+
+
+def is_part(hint: Any) -> bool:
+    """Whether a field of this type holds a part: a dataclass that is no component."""
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint) and not _is_component(hint)
 
 
 def module_of(config: Any) -> types.ModuleType:
@@ -157,7 +203,7 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{file} defines no get_config(arg) function; see configs/ for examples.")
     try:
-        found = module.get_config(argument) if argument is not None else module.get_config()
+        config = module.get_config(argument) if argument is not None else module.get_config()
     except (KeyError, ValueError, TypeError) as error:
         if argument is None:
             raise _failed(error, file) from error
@@ -165,31 +211,31 @@ def load_recipe(path: str | Path, argument: str | None = None) -> Recipe:
         raise ConfigError(f"The recipe {file.name} does not take the argument {argument!r}: {known}.") from error
     except Exception as error:
         raise _failed(error, file) from error
-    if not isinstance(found, ConfigDict) or not set(found.keys()) >= PARTS:
+    if not isinstance(config, ConfigDict) or not set(config.keys()) >= FIELDS:
         raise ConfigError(f"get_config of {file} returns no recipe; return what jaxkd.config.recipe gives.")
-    return found
+    return config
 
 
 def _arguments(card: str) -> str:
-    """What a run card says of the arguments of its recipe; empty where it says nothing."""
-    found = re.search(r"^  arguments +(.*(?:\n {3,}.*)*)", card, re.MULTILINE)
-    return f"it takes {' '.join(found[1].split()).removesuffix('.')}" if found else ""
+    """The arguments of a recipe by its run card, as half a sentence; empty where the card lists none."""
+    match = re.search(r"^  arguments +(.*(?:\n {3,}.*)*)", card, re.MULTILINE)
+    return f"it takes {' '.join(match[1].split()).removesuffix('.')}" if match else ""
 
 
 def locate(path: str | Path) -> Path:
     """The file of a recipe, given by its path or by a shipped one's name; raises ConfigError where there is none."""
-    given = Path(path)
+    file = Path(path)
     if re.match(r"[A-Za-z][\w+.-]*:/", str(path)):
         raise ConfigError(
             f"The recipe {path} is not on this machine; a recipe is a program, so fetch it, read it and give its path."
         )
-    places = [given] if given.suffix == ".py" else []
-    places += [folder / f"{given.name.removesuffix('.py')}.py" for folder in SHIPPED if given.parent == Path(".")]
-    for place in places:
-        if place.is_file():
-            return place
+    candidates = [file] if file.suffix == ".py" else []
+    candidates += [folder / f"{file.name.removesuffix('.py')}.py" for folder in SHIPPED if file.parent == Path(".")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
     names = sorted({file.stem for folder in SHIPPED if folder.is_dir() for file in folder.glob("*.py")})
-    raise ConfigError(f"There is no recipe {given}; give a .py file or one of the shipped names: {', '.join(names)}.")
+    raise ConfigError(f"There is no recipe {file}; give a .py file or one of the shipped names: {', '.join(names)}.")
 
 
 def is_foreign(file: Path) -> bool:
@@ -216,27 +262,42 @@ def parse(text: str) -> Recipe:
 
 
 def path_fields(name: str) -> frozenset[str]:
-    """The fields of a component that hold paths; none of a component that is not there."""
+    """The fields of a component that hold paths, those of its parts dotted; none of a component that is not there."""
     try:
-        hints = typing.get_type_hints(_config_class(name), include_extras=True)
+        return frozenset(_paths(_config_class(name)))
     except ConfigError:
         return frozenset()
-    return frozenset(key for key, hint in hints.items() if hint == PathText)
+
+
+def _paths(cls: type, part: str = "") -> Iterator[str]:
+    for key, hint in typing.get_type_hints(cls, include_extras=True).items():
+        if hint == PathText:
+            yield f"{part}{key}"
+        elif is_part(hint):
+            yield from _paths(hint, f"{part}{key}.")
+
+
+def paths_below(paths: Iterable[str], key: str) -> frozenset[str]:
+    """Of the dotted fields those of the part `key`, named as the part names them."""
+    return frozenset(path.removeprefix(f"{key}.") for path in paths if path.startswith(f"{key}."))
 
 
 def with_absolute_paths(config: Recipe) -> Recipe:
-    """A copy of a recipe, whole or of one part, whose paths mean the same from any folder."""
+    """A copy of a recipe, or of one component of it, whose paths mean the same from any folder."""
+    out = config.copy_and_resolve_references()
+    _make_absolute(out, path_fields(out[NAME]) if NAME in out else PATHS)
+    return out
+
+
+def _make_absolute(config: Recipe, paths: Collection[str]) -> None:
     from ml_collections import ConfigDict  # late: `module_of` works without it
 
-    out = config.copy_and_resolve_references()
-    held = path_fields(out[NAME]) if NAME in out else PATHS
-    with out.unlocked():
-        for key, value in out.items():
+    with config.unlocked():
+        for key, value in config.items():
             if isinstance(value, ConfigDict):
-                out[key] = with_absolute_paths(value)
-            elif key in held and isinstance(value, str):
-                out[key] = absolute(value)
-    return out
+                _make_absolute(value, path_fields(value[NAME]) if NAME in value else paths_below(paths, key))
+            elif key in paths and isinstance(value, str):
+                config[key] = absolute(value)
 
 
 def closest(key: str, names: set[str]) -> str:
@@ -257,13 +318,13 @@ def _failed(error: Exception, file: Path) -> ConfigError:
 def _config_class(name: Any) -> type:
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{_brief(name)} names no module to take a component from; write one such as 'data.coco'.")
-    without = ""  # a module that is there, and is no component
+    without = ""  # a module that exists and has no Config
     for candidate in (f"jaxkd.{name}", name):
         try:
-            found = importlib.util.find_spec(candidate)
+            spec = importlib.util.find_spec(candidate)
         except ModuleNotFoundError:
-            found = None
-        if found is not None:
+            spec = None
+        if spec is not None:
             module = importlib.import_module(candidate)
             if hasattr(module, "Config"):
                 return module.Config
@@ -288,8 +349,15 @@ def _assign(config: Recipe, key: str, value: Any, *, where: str) -> None:
         raise ConfigError(f"{where} has no field '{key}'{closest(key, names)}.")
     if dataclasses.is_dataclass(value):
         value = describe(value)
+    current = config[key]
+    if isinstance(current, ConfigDict) and NAME not in current:
+        if not isinstance(value, (ConfigDict, Mapping)):
+            raise ConfigError(f"{where}.{key} wants a dict of some of its fields, got {_brief(value)}.")
+        for inner, item in value.items():
+            _assign(current, inner, item, where=f"{where}.{key}")
+        return
     try:
-        if isinstance(config.get_ref(key).get(), ConfigDict):
+        if isinstance(current, ConfigDict):
             config[key] = value  # another component, with fields of its own, takes the place of the default
         else:
             with config.unlocked():

@@ -1,4 +1,4 @@
-"""Boxes and maps on pictures, and pictures side by side."""
+"""Draws boxes and heat maps on pictures, and pictures side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxkd import letters
+from jaxkd import fonts
 
 COLOURS = ("#e6194b", "#4363d8", "#f5a500", "#3cb44b", "#911eb4", "#00a8b5", "#f032e6", "#9a6324")
 
 
 @dataclass(frozen=True)
 class Box:
-    """What is drawn: corners in pixels, the number of a class, its name, and a score if it was found by a detector.
+    """A box to draw: corners in pixels, index and name of its class, and the score if it is a detection.
 
-    A dashed frame stands for a crowd, which is no single object, or for one that need not be found.
+    A dashed frame marks a crowd, or an ignored object.
     """
 
     corners: tuple[float, float, float, float]
@@ -29,31 +29,31 @@ class Box:
 def boxes_on(image: np.ndarray, boxes: Sequence[Box], *, scale: float = 1.0, names: bool = True) -> Image.Image:
     """The RGB picture [h w 3] uint8, resized by `scale`, with a frame in the colour of its class around each box.
 
-    Where names are drawn, one whose letters no font has is written as `letters.written` has it.
+    Where names are drawn, a name that no font can show is replaced as in `fonts.class_text`.
     """
     picture = Image.fromarray(image)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(picture)
     size = max(10, picture.width // 45)
-    shown = {box.name: letters.written(box.name, label=box.label) for box in boxes}
-    fonts = {name: letters.font_of(written, size) for name, written in shown.items()} if names else {}
+    texts = {box.name: fonts.class_text(box.name, label=box.label) for box in boxes}
+    name_fonts = {name: fonts.font_of(text, size) for name, text in texts.items()} if names else {}
     for box in sorted(boxes, key=lambda box: box.score if box.score is not None else 1.0):
         colour = COLOURS[box.label % len(COLOURS)]
         corners = [scale * side for side in box.corners]
         width = max(2, picture.width // 300)
         if box.dashed:
-            _dashes(pen, corners, colour=colour, width=width)
+            _draw_dashes(pen, corners, colour=colour, width=width)
         else:
             pen.rectangle(corners, outline=colour, width=width)
         if names:
             place = (corners[0] + 2, max(corners[1] - size - 2, 0.0))
-            _name(pen, box, name=shown[box.name], font=fonts[box.name], place=place, limit=picture.width)
+            _draw_name(pen, box, name=texts[box.name], font=name_fonts[box.name], place=place, limit=picture.width)
     return picture
 
 
 def heat_on(image: np.ndarray, cells: np.ndarray, *, stride: float) -> Image.Image:
-    """The RGB picture [h w 3] uint8 in grey, with a map [i j] in [0, 1] of cells of `stride` pixels glowing over it."""
+    """The RGB picture [h w 3] uint8 in grey, with a map [i j] in [0, 1], of cells of `stride` pixels, as a heat map."""
     rows, columns = (
         np.minimum((np.arange(side) / stride).astype(int), limit - 1)
         for side, limit in zip(image.shape[:2], cells.shape, strict=True)
@@ -69,14 +69,14 @@ def from_results(results: Sequence[dict], categories: Sequence[dict], *, least: 
 
     The frames of crowds and of ignored objects, such as VOC's difficult ones, are dashed.
     """
-    place = {category["id"]: (index, category["name"]) for index, category in enumerate(categories)}
+    classes = {category["id"]: (index, category["name"]) for index, category in enumerate(categories)}
     out: dict[int, list[Box]] = {}
     for result in results:
         score = result.get("score")
         if score is not None and score < least:
             continue
-        x, y, w, h = map(float, result["bbox"])  # files often hold whole numbers
-        label, name = place[result["category_id"]]
+        x, y, w, h = map(float, result["bbox"])  # files often hold integers
+        label, name = classes[result["category_id"]]
         dashed = bool(result.get("iscrowd") or result.get("ignore"))
         out.setdefault(result["image_id"], []).append(Box((x, y, x + w, y + h), label, name, score, dashed))
     return out
@@ -103,8 +103,10 @@ def table(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], *, gap: 
     return canvas
 
 
-def _name(pen: ImageDraw.ImageDraw, box: Box, *, name: str, font: Any, place: tuple[float, float], limit: int) -> None:
-    """Name and score at a place, further to the left where they would leave the picture, which is `limit` wide."""
+def _draw_name(
+    pen: ImageDraw.ImageDraw, box: Box, *, name: str, font: Any, place: tuple[float, float], limit: int
+) -> None:
+    """Draws name and score at a place, further left where they would leave the picture, which is `limit` wide."""
     score = "" if box.score is None else f" {box.score:.2f}"
     ends = (f"{name[:end]}{'...' * (end < len(name))}{score}" for end in range(len(name), -1, -1))
     text = next((text for text in ends if pen.textlength(text, font=font) <= limit - 4), "")
@@ -113,7 +115,7 @@ def _name(pen: ImageDraw.ImageDraw, box: Box, *, name: str, font: Any, place: tu
     pen.text(place, text, fill="white", font=font)
 
 
-def _dashes(pen: ImageDraw.ImageDraw, corners: Sequence[float], *, colour: str, width: int) -> None:
+def _draw_dashes(pen: ImageDraw.ImageDraw, corners: Sequence[float], *, colour: str, width: int) -> None:
     x0, y0, x1, y1 = corners
     step = 5 * width
     for y in (y0, y1 - width + 1):

@@ -1,19 +1,21 @@
-"""What the command line turns into one sentence and an exit code."""
+"""The errors that the command line reports as one sentence and an exit code."""
 
 
 class JaxkdError(Exception):
-    """A fault that the user can act on; its text is one sentence: what was given, what was wanted, what to do."""
+    """An error that the user can act on; its text is one sentence: what was given, what was wanted, what to do."""
 
     exit_code = 70
 
     def __str__(self) -> str:
-        """One line, whatever a file or a flag had in it: line breaks and the like as their escapes."""
+        """The text in one line; line breaks and other unprintable characters are escaped."""
         text = super().__str__()
-        return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+        return "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+        )
 
 
 class ConfigError(JaxkdError):
-    """A recipe, flag or workdir that does not fit (exit code 64)."""
+    """A recipe, flag or workdir that cannot be used (exit code 64)."""
 
     exit_code = 64
 
@@ -37,15 +39,15 @@ class StorageError(JaxkdError):
 
 
 class DivergedError(JaxkdError):
-    """A run whose losses stay non-finite; starting it again would not help (exit code 76)."""
+    """A run whose losses stay non-finite; a restart would not help (exit code 76)."""
 
     exit_code = 76
 
 
 class StoppedError(JaxkdError):
-    """A run that was asked to stop and has saved what it did; the same command goes on (exit code 75).
+    """A run that was asked to stop and has saved its state; the same command resumes it (exit code 75).
 
-    Where it is `compiling` still, the process must not wait for the end of that.
+    With `compiling` a compilation is still running, and the process must exit without waiting for it.
     """
 
     exit_code = 75
@@ -56,7 +58,7 @@ class StoppedError(JaxkdError):
 
 
 class HostLostError(JaxkdError):
-    """A process of the run that never came or is gone; starting all of them again helps (exit code 77)."""
+    """A process of the run that never started or is lost; a restart of all processes helps (exit code 77)."""
 
     exit_code = 77
 
@@ -68,6 +70,6 @@ class TooLargeError(JaxkdError):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, as a phrase for one line; the name of its kind where it says nothing."""
+    """The first line of an error's text without its full stop, or the name of its class where there is no text."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__

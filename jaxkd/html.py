@@ -1,4 +1,4 @@
-"""One page that needs nothing else: its frame and style, tables, pictures. No script, no network."""
+"""Self-contained HTML pages: style, tables, pictures; no script, no network."""
 
 import base64
 import re
@@ -17,7 +17,7 @@ DARK = (
     "--bar: #777; --mark: #ffb454; "
     "--c0: #5cb8f0; --c1: #ff8f4d; --c2: #35c79c; --c3: #e493c8; --c4: #dcc63c; --c5: #b4b4b4;"
 )
-COLOURS = 6  # --c0 to --c5: apart from each other for every kind of sight, and readable on --paper
+COLOURS = 6  # --c0 to --c5: distinct for colour-blind readers too, and readable on --paper
 STYLE = (
     f"""
 :root {{ {LIGHT} }}
@@ -59,20 +59,20 @@ span:has(> .key) { position: relative; display: inline-block; max-width: 100%; p
 )
 
 
-LONG = 18  # bytes from which on what is in the first column may go on in a second line
+LONG = 18  # bytes from which a cell of the first column may wrap
 TAG = re.compile("<[^>]*>")
 
 
 class Safe(str):
-    """Text that is HTML already."""
+    """Text that is HTML already and needs no escaping."""
 
 
 def page(title: str, body: str, *, style: str = "") -> str:
-    """A whole page under a title that is its heading too, in the reader's colours or those that are picked on it."""
+    """A whole page; the title is its heading too, and its colours follow the reader's setting or the page's switch."""
     themes = {"auto": "Auto", "light": "Light", "dark": "Dark"}
-    picks = "".join(
-        f'<label><input type="radio" name="theme" id="{name}"{" checked" * (name == "auto")}>{shown}</label>'
-        for name, shown in themes.items()
+    switch = "".join(
+        f'<label><input type="radio" name="theme" id="{name}"{" checked" * (name == "auto")}>{label}</label>'
+        for name, label in themes.items()
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -83,7 +83,7 @@ def page(title: str, body: str, *, style: str = "") -> str:
 <style>{STYLE}{style}</style>
 </head>
 <body>
-<fieldset class="theme" aria-label="Colours">{picks}</fieldset>
+<fieldset class="theme" aria-label="Colours">{switch}</fieldset>
 <h1>{escape(title)}</h1>
 {body}
 <p class="soft">jaxkd {escape(VERSION)}</p>
@@ -93,7 +93,7 @@ def page(title: str, body: str, *, style: str = "") -> str:
 
 
 def text(content: str) -> str:
-    """The content as HTML."""
+    """The content as HTML, escaped unless it is `Safe`."""
     return content if isinstance(content, Safe) else escape(content)
 
 
@@ -111,19 +111,19 @@ def _cells(row: Sequence[str]) -> str:
 
 
 def remarks(lines: Sequence[str]) -> Safe:
-    """A list of what deserves attention; nothing where nothing does."""
+    """A list of remarks; empty where there are none."""
     items = "".join(f"<li>{text(line)}</li>" for line in lines)
     return Safe(f'<ul class="remarks">{items}</ul>' if items else "")
 
 
-def picture(jpeg: bytes, about: str) -> Safe:
-    """A picture with the words that stand for it where it is not seen."""
+def picture(jpeg: bytes, description: str) -> Safe:
+    """An embedded picture with its alternative text."""
     data = base64.b64encode(jpeg).decode()
-    return Safe(f'<img src="data:image/jpeg;base64,{data}" alt="{escape(about)}">')
+    return Safe(f'<img src="data:image/jpeg;base64,{data}" alt="{escape(description)}">')
 
 
 def legend(keys: Mapping[str, str]) -> Safe:
-    """What colours stand for: CSS colours by name."""
+    """A legend of CSS colours by name."""
     return Safe(
         " ".join(
             f'<span><i class="key" style="background:{colour}"></i>{escape(name)}</span>'

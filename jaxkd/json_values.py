@@ -1,4 +1,4 @@
-"""Values as JSON can hold them."""
+"""Converts records, arrays and mappings to JSON."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """What `plain` makes of a value, as JSON that every reader takes; null where a number is not finite."""
+    """`plain(value)` as strict JSON; numbers that are not finite become null."""
     return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""Paths as people write them: below the home folder, among the files of the package, relative to where they are."""
+"""Paths as users write them: with ~, with "assets:" for the package's files, or relative to the current folder."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Annotated
 
 from jaxkd.errors import ConfigError
 
-ASSETS = "assets:"  # before a path among the files that come with the package
-PathText = Annotated[str, "path"]  # the type of a field that holds a path as people write it
+ASSETS = "assets:"  # prefix of paths among the files of the package
+PathText = Annotated[str, "path"]  # the type of a field that holds a path
 
 
 def expanded(text: str) -> str:
     """`text` with a leading ~ or ~user replaced by that home folder.
 
-    Raises ConfigError where there is no such home: a folder called ~ is nobody's wish.
+    Raises ConfigError where there is no such home, since a folder named ~ is hardly meant.
     """
     out = os.path.expanduser(text)
     if out.startswith("~"):
@@ -24,12 +24,12 @@ def expanded(text: str) -> str:
 
 
 def path_of(text: str) -> Path:
-    """`text` as a Path: "assets:NAME" points into the files that come with the package, ~ to the home folder."""
+    """`text` as a Path: "assets:NAME" is a file of the package, ~ the home folder."""
     if text.startswith(ASSETS):
         return Path(__file__).parent / "assets" / text.removeprefix(ASSETS)
     return Path(expanded(text))
 
 
 def absolute(text: str) -> str:
-    """`text` so that it means the same from any folder; empty and "assets:NAME" stay as they are."""
+    """`text` as an absolute path; empty text and "assets:NAME" stay as they are."""
     return text if not text or text.startswith(ASSETS) else os.path.abspath(expanded(text))

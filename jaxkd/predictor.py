@@ -1,4 +1,4 @@
-"""A detector to be called with pictures, for Python and notebooks."""
+"""The predictor: a detector that is called with pictures, for Python and notebooks."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,36 +10,36 @@ import numpy as np
 
 from jaxkd import config as configs
 from jaxkd.data import files, loader
-from jaxkd.data.files import Origin, Shot
+from jaxkd.data.files import Frame, Origin
 from jaxkd.errors import DataError
 from jaxkd.loading import build, prepare
 from jaxkd.train import evaluate, mesh
 from jaxkd.types import Batch, Detections
 
 T = TypeVar("T")
-LATE = 4  # batches that may be done before one that waits to be full
+LATE = 4  # batches that may overtake an incomplete one
 
 
 def load(path: str | Path, *, classes: Sequence[str] = ()) -> "Predictor":
-    """The detector that `loading.prepare.load_detector` finds there, to be called."""
+    """A predictor with the detector at `path`, see `loading.prepare.load_detector`."""
     return Predictor(prepare.load_detector(path, classes=classes))
 
 
 @dataclass(frozen=True)
-class Found:
-    """A picture and what is on it: as `Predictor` gives it, without the leading axis."""
+class FrameDetections:
+    """A picture and its detections, as `Predictor` gives them but without the leading axis."""
 
-    shot: Shot
+    frame: Frame
     detections: Detections
 
 
 class Predictor:
-    """Finds objects in pictures of any size.
+    """A detector for pictures of any size.
 
     Attributes:
       classes: names of the labels.
-      sizes: how pictures are resized, as fields of `data.loader`; those of training, or else COCO's.
-      reading: how files become pictures, as in training.
+      sizes: fields of `data.loader` that set how pictures are resized: those of training, or else COCO's.
+      reading: how files are decoded, as in training.
     """
 
     def __init__(self, loaded: build.Loaded):
@@ -58,9 +58,9 @@ class Predictor:
 
         Raises DataError for a picture that cannot be read or is no uint8 array [h w 3].
         """
-        several = [images] if isinstance(images, (str, Path, np.ndarray)) else images
-        rows = [found.detections for found in self.stream(several)]
-        return jax.tree.map(lambda *parts: np.stack(parts), *rows) if rows else _nothing()
+        origins = [images] if isinstance(images, (str, Path, np.ndarray)) else images
+        rows = [frame.detections for frame in self.stream(origins)]
+        return jax.tree.map(lambda *parts: np.stack(parts), *rows) if rows else _no_detections()
 
     def stream(
         self,
@@ -68,45 +68,45 @@ class Predictor:
         *,
         every: int = 1,
         batch: int = 1,
-        left_out: Callable[[DataError], None] | None = None,
-    ) -> Iterator[Found]:
-        """What is found in each picture, in order and as it comes, with a few pictures in memory and no more.
+        on_error: Callable[[DataError], None] | None = None,
+    ) -> Iterator[FrameDetections]:
+        """The detections of each picture, in order and as soon as they are computed, with few pictures in memory.
 
         Args:
           origins: RGB arrays uint8 [h w 3], paths of picture files, of folders with such files in and below them, and
             of videos.
-          every: of a video's frames, each how-manieth is looked at.
-          batch: pictures of about one shape that are looked at together.
-          left_out: is told of each picture that cannot be used; without it, the first one raises its DataError.
+          every: every n-th frame of a video is taken.
+          batch: pictures of one bucket that are detected together.
+          on_error: called with the DataError of each picture that cannot be read; without it, the first one is raised.
         """
         depth = 2 * batch + 2
         threads = self._feeding.threads
         read = files.read(origins, self._row, reading=self.reading, every=every, threads=threads, depth=depth)
-        groups = _grouped(_usable(read, left_out), batch)
-        return _in_order(pair for group in groups for pair in self._looked_at(group, batch))
+        groups = _by_bucket(_usable(read, on_error), batch)
+        return _in_order(pair for group in groups for pair in self._detect(group, batch))
 
-    def _row(self, shot: Shot) -> "_Row":
-        return _Row(shot, *loader.blank_row(shot.image, self._feeding, index=0))
+    def _row(self, frame: Frame) -> "_Row":
+        return _Row(frame, *loader.blank_row(frame.image, self._feeding, index=0))
 
-    def _looked_at(self, group: "Group", batch: int) -> Iterator[tuple[int, Found]]:
-        """What is found in pictures of one bucket, with their numbers; the last one stands in for those that lack."""
+    def _detect(self, group: "Group", batch: int) -> Iterator[tuple[int, FrameDetections]]:
+        """Detections in pictures of one bucket, with their numbers; the last picture is repeated to fill the batch."""
         rows = [row.batch for _, row in group]
-        whole = jax.tree.map(lambda *parts: np.stack(parts), *rows, *rows[-1:] * (batch - len(rows)))
+        batch_rows = jax.tree.map(lambda *parts: np.stack(parts), *rows, *rows[-1:] * (batch - len(rows)))
         detect = evaluate.compiled_detect(self._loaded.detector, self._devices)
-        found = jax.device_get(detect(self._loaded.params, mesh.put_batch(whole, self._devices)))
-        for place, (number, row) in enumerate(group):
-            one = jax.tree.map(lambda leaf, place=place: leaf[place], found)
+        detections = jax.device_get(detect(self._loaded.params, mesh.put_batch(batch_rows, self._devices)))
+        for index, (number, row) in enumerate(group):
+            resized = jax.tree.map(lambda leaf, index=index: leaf[index], detections)
             factors = np.asarray(row.batch.scales, np.float32)[[1, 0, 1, 0]]
-            height, width = row.shot.image.shape[:2]
+            height, width = row.frame.image.shape[:2]
             limits = np.array([width, height] * 2, np.float32)
-            yield number, Found(row.shot, one.replace(boxes=np.clip(one.boxes / factors, 0, limits)))
+            yield number, FrameDetections(row.frame, resized.replace(boxes=np.clip(resized.boxes / factors, 0, limits)))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A picture as it was read, and as the detector is to see it."""
+    """A picture as it was read, and as input of the detector."""
 
-    shot: Shot
+    frame: Frame
     bucket: int
     batch: Batch  # of this picture alone, without the leading axis
 
@@ -114,18 +114,18 @@ class _Row:
 Group = list[tuple[int, _Row]]
 
 
-def _usable(rows: Iterator[_Row | DataError], left_out: Callable[[DataError], None] | None) -> Iterator[_Row]:
+def _usable(rows: Iterator[_Row | DataError], on_error: Callable[[DataError], None] | None) -> Iterator[_Row]:
     for row in rows:
         if not isinstance(row, DataError):
             yield row
-        elif left_out is None:
+        elif on_error is None:
             raise row
         else:
-            left_out(row)
+            on_error(row)
 
 
-def _grouped(rows: Iterable[_Row], batch: int) -> Iterator[Group]:
-    """Numbered rows of one bucket, `batch` at a time, or fewer where one would wait for long."""
+def _by_bucket(rows: Iterable[_Row], batch: int) -> Iterator[Group]:
+    """Numbered rows of one bucket, `batch` at a time, or fewer where LATE batches have overtaken them."""
     waiting: dict[int, Group] = {}
     for number, row in enumerate(rows):
         waiting.setdefault(row.bucket, []).append((number, row))
@@ -138,15 +138,15 @@ def _grouped(rows: Iterable[_Row], batch: int) -> Iterator[Group]:
 def _in_order(pairs: Iterable[tuple[int, T]]) -> Iterator[T]:
     """The items of numbered pairs by their numbers, which are 0, 1, 2 and so on."""
     done: dict[int, T] = {}
-    coming = 0
+    next_number = 0
     for number, item in pairs:
         done[number] = item
-        while coming in done:
-            yield done.pop(coming)
-            coming += 1
+        while next_number in done:
+            yield done.pop(next_number)
+            next_number += 1
 
 
-def _nothing() -> Detections:
+def _no_detections() -> Detections:
     blank = np.zeros((0, 0), np.float32)
     return Detections(
         boxes=np.zeros((0, 0, 4), np.float32), scores=blank, labels=blank.astype(np.int32), valid=blank.astype(bool)

@@ -1,8 +1,8 @@
-"""Ranges of numbers as types of a `Config`'s fields: `config.build` refuses what lies outside, or is not finite.
+"""Ranges of numbers as types of a `Config`'s fields: `config.build` refuses values outside, or not finite.
 
-`steps: Count = 90000` is an int, and to type checkers nothing else; what it may be stands in its type.
+`steps: Count = 90000` is an int to type checkers; its range is part of the annotation.
 
-* `Whole`, `Natural`, `Count`: an int; any, at least 0, at least 1. A `Seed` has 32 bits, all that jax makes a key of.
+* `Whole`, `Natural`, `Count`: an int; any, at least 0, at least 1. A `Seed` has 32 bits, as jax's keys.
 * `Finite`, `NonNegative`, `Positive`: a float; any, at least 0, above 0.
 * `Share`: a float from 0 to 1; `SomeShare` without 0, `PartShare` without 1, `Probability` without both.
 """
@@ -14,7 +14,7 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from `low` to `high`, both of them among these unless they are left out."""
+    """The finite numbers from `low` to `high`, both included unless `without_low` or `without_high`."""
 
     low: int | float = -math.inf
     high: int | float = math.inf
@@ -22,12 +22,12 @@ class Range:
     without_high: bool = False
 
     def __contains__(self, number: int | float) -> bool:
-        above = number > self.low if self.without_low else number >= self.low
-        below = number < self.high if self.without_high else number <= self.high
-        return math.isfinite(number) and above and below
+        above_low = number > self.low if self.without_low else number >= self.low
+        below_high = number < self.high if self.without_high else number <= self.high
+        return math.isfinite(number) and above_low and below_high
 
     def __str__(self) -> str:
-        """Such as "at least 1" or "above 0 and at most 1"."""
+        """The range in words, such as "at least 1" or "above 0 and at most 1"."""
         low = "" if self.low == -math.inf else f"{'above' if self.without_low else 'at least'} {_plain(self.low)}"
         high = "" if self.high == math.inf else f"{'below' if self.without_high else 'at most'} {_plain(self.high)}"
         return " and ".join(part for part in (low, high) if part) or "finite"

@@ -1,4 +1,4 @@
-"""Files written whole: a reader finds the earlier one or the new one, and nothing between."""
+"""Atomic writes: a reader gets the earlier file or the new one, never a part."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from jaxkd.errors import StorageError
 
 
 def write(file: Path, content: str | bytes) -> None:
-    """Puts `content` into a file, text as UTF-8; its folder is made where it is missing.
+    """Writes `content` to a file, text as UTF-8, and makes its folder where that is missing.
 
-    A process that dies on the way leaves the earlier file as it was. Raises StorageError where it cannot be written.
+    A process that dies meanwhile leaves the earlier file as it was. Raises StorageError where writing fails.
     """
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -24,5 +24,5 @@ def write(file: Path, content: str | bytes) -> None:
 
 
 def cannot_write(file: Path | str, error: OSError) -> StorageError:
-    """The sentence for a file that could not be written."""
+    """The error for a file that could not be written."""
     return StorageError(f"{file} cannot be written: {error.strerror or error}.")

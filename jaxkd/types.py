@@ -1,4 +1,4 @@
-"""The records that cross the borders between data, detectors, methods and the step.
+"""The records that data, detectors, distillation methods and the training step exchange.
 
 Every record is a pytree. Letters in the shapes: b image, g truth, r region, k class, d detection, c channel, h w.
 Boxes are (x0, y0, x1, y1) in pixels of the padded picture, half-open, float32.
@@ -10,25 +10,25 @@ from typing import Any
 from flax import struct
 from jax import numpy as jnp
 
-Array = Any  # of jax or numpy; or, while a tree is mapped, whatever stands in an array's place
+Array = Any  # of jax or numpy; while a tree is mapped, also a shape, a sharding or None in its place
 
 
 class Batch(struct.PyTreeNode):
-    """Pictures of one bucket with their truth, padded to static sizes."""
+    """Pictures of one bucket with their ground truth, padded to static sizes."""
 
     images: Array  # [b H W 3] uint8 RGB; black outside the picture
-    sizes: Array  # [b 2] int32: height and width of the picture inside the bucket (its extent)
+    sizes: Array  # [b 2] int32: height and width of the picture in its canvas (its extent)
     boxes: Array  # [b g 4] float32
     labels: Array  # [b g] int32: index into the class list
     valid: Array  # [b g] bool: a real object
-    crowd: Array  # [b g] bool: a region where nothing may be called background; never also valid
+    crowd: Array  # [b g] bool: a region in which nothing counts as background; never also valid
     ids: Array  # [b] int32: the picture's index in its source
     scales: Array  # [b 2] float32: (y, x) factors from the original picture to this one
-    real: Array  # [b] bool: False for a repeat that only fills the last batch of an evaluation
+    real: Array  # [b] bool: False for a repeated picture that fills the last batch of an evaluation
 
 
 class Regions(struct.PyTreeNode):
-    """What both heads are asked about: the same boxes for teacher and student, with the student's assignment."""
+    """The boxes that teacher and student both predict for, with their assignment to the ground truth."""
 
     boxes: Array  # [b r 4] float32; no gradient flows through them
     labels: Array  # [b r] int32: class of the matched truth; the number of classes for background
@@ -39,24 +39,24 @@ class Regions(struct.PyTreeNode):
 
 
 class Predictions(struct.PyTreeNode):
-    """A head's answers about regions."""
+    """The predictions of a head for regions."""
 
-    logits: Array  # [b r k] float32; with a background column where DetectorOutputs.background says so
+    logits: Array  # [b r k] float32; with a background column where `Traits.background` is set
     deltas: Array  # [b r m 4] float32: m is the number of classes, or 1 if all classes share one box
 
 
 class Features(struct.PyTreeNode):
-    """The feature maps of a batch, finest level first, zero outside what the nets see of the pictures."""
+    """The feature maps of a batch, finest level first, zero in the padding."""
 
-    backbone: tuple[Array, ...]  # what the neck was given, levels of [b h w c]
+    backbone: tuple[Array, ...]  # input of the neck, levels of [b h w c]
     neck: tuple[Array, ...]  # the feature pyramid, levels of [b h w c]
 
 
 class DetectorOutputs(struct.PyTreeNode):
-    """What a distillation method sees of one detector on one batch."""
+    """One detector's outputs on one batch, as distillation methods get them."""
 
     features: Features
-    predictions: Any  # Predictions; None where the detector cannot answer about the other's regions
+    predictions: Any  # Predictions; None where the detector cannot predict for the other's regions
     traits: "Traits" = struct.field(pytree_node=False)
 
 
@@ -71,45 +71,45 @@ class Traits:
     backbone_channels: tuple[int, ...]
     box_weights: tuple[float, ...]  # of the box code of `Predictions.deltas`
     background: int | None  # column of `Predictions.logits`; None where classes are independent
-    anchors: tuple | None = None  # what it can answer about: the anchors with this description; None for any boxes
+    anchors: tuple | None = (
+        None  # the only boxes it can predict for, as a description of its anchors; None for any boxes
+    )
 
 
 class Reliability(struct.PyTreeNode):
-    """How far a method relies on each object, for another method to weigh its own terms with; 1 is wholly."""
+    """The reliability of each object by one method, as a weight for the terms of another method; 1 is full."""
 
     regions: Array  # [b r] float32, 1 where a region is not positive
     maps: dict[int, Array]  # by stride of a neck's level [b h w] float32, 1 where there is no object
 
 
 class Inputs(struct.PyTreeNode):
-    """What a distillation method is given: both detectors on the same regions of one batch."""
+    """The inputs of a distillation method: both detectors' outputs on the same regions of one batch."""
 
     student: DetectorOutputs
-    teacher: DetectorOutputs  # nothing of it carries a gradient
-    regions: Regions  # what both are asked about
+    teacher: DetectorOutputs  # without gradients
+    regions: Regions
     batch: Batch
-    memory: Any = None  # what the method remembers between epochs; None where it has no memory
+    memory: Any = None  # rebuilt between epochs, such as prototypes; None where the method has no memory
     key: Array = None  # [] the random key of this step and this method; None outside of training
-    reliability: Reliability | None = (
-        None  # of the method that `reliability_from` names; None where objects count wholly
-    )
+    reliability: Reliability | None = None  # of the method in `reliability_from`; None where all weights are 1
 
 
 class Term(struct.PyTreeNode):
-    """A sum and what it is to be divided by, so that devices add up before anybody divides."""
+    """A sum and its divisor, kept apart so that both are summed over devices before the division."""
 
     total: Array  # [] float32
     count: Array  # [] float32
-    least: float = struct.field(pytree_node=False, default=0.0)  # what a smaller count is raised to
+    least: float = struct.field(pytree_node=False, default=0.0)  # lower bound of the divisor
 
     def mean(self) -> Array:
-        """The total by the count, and 0 where nothing was counted."""
+        """The total over the count, and 0 where the count is 0."""
         count = jnp.maximum(self.count, self.least) if self.least else self.count
         return jnp.where(count > 0, self.total / jnp.where(count > 0, count, 1.0), 0.0)
 
 
 class Losses(struct.PyTreeNode):
-    """What a method returns: terms that are minimised, and metrics that are only reported."""
+    """The losses of a detector or a method: terms that are minimised, and metrics that are only reported."""
 
     terms: dict[str, Term]
     metrics: dict[str, Term]
@@ -117,16 +117,16 @@ class Losses(struct.PyTreeNode):
 
 
 class Explanation(struct.PyTreeNode):
-    """What a method does on a batch, to be drawn."""
+    """What a method weights and selects on a batch, to be drawn."""
 
     masks: dict[str, Array]  # by name [b h w] in [0, 1]: the weight of each cell of a level
     gates: dict[str, Array]  # by name [b r] bool: the positive regions that pass a gate
-    captions: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())  # how names begin, meaning
-    empty: str = struct.field(pytree_node=False, default="no cell counts")  # why there may be nothing on a level
+    captions: tuple[tuple[str, str], ...] = struct.field(pytree_node=False, default=())  # (prefix of names, caption)
+    empty: str = struct.field(pytree_node=False, default="no cell counts")  # caption of a level whose mask is all 0
 
 
 class Detections(struct.PyTreeNode):
-    """What a detector found, best first, padded to a static number."""
+    """The detections of a detector, best first, padded to a static number."""
 
     boxes: Array  # [b d 4] float32, in pixels of the padded picture
     scores: Array  # [b d] float32

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds launch/Dockerfile, and pushes it when told so.
+# Builds launch/Dockerfile, and pushes it with --push.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")

@@ -1,5 +1,6 @@
 """A small made-up moment of training, on which every distillation method can be asked for its losses."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -108,13 +109,22 @@ def _view(rng, traits, regions, noise):
     )
 
 
+def changed(config, **fields):
+    """A copy of a `Config` with other values of these fields; a dict changes fields of a part."""
+    values = {
+        name: changed(getattr(config, name), **value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+    return dataclasses.replace(config, **values)
+
+
 def ask(module, config, params, scene, memory=None) -> Losses:
     memory = remembered(module, config, scene) if memory is None else memory
     return module.losses(config, params, inputs(scene, memory=memory, key=jax.random.key(1)))
 
 
 def inputs(scene, **more) -> Inputs:
-    """What a method is given on the scene; `more` is its memory, its key and trust."""
+    """What a method is given on the scene; `more` is its memory, its key and reliabilities."""
     return Inputs(**scene._asdict(), **more)
 
 

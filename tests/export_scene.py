@@ -16,9 +16,11 @@ def subjects():
     """
     made = {}
     recipes = {
-        "faster_rcnn": tiny.detector(score_threshold=0.0),
-        "retinanet": tiny.retinanet(score_threshold=0.0),
-        "mobilenet": tiny.detector(score_threshold=0.0, padding="seen", anchor_step="canvas"),
+        "faster_rcnn": tiny.detector(postprocess={"score_threshold": 0.0}),
+        "retinanet": tiny.retinanet(postprocess={"score_threshold": 0.0}),
+        "mobilenet": tiny.detector(
+            postprocess={"score_threshold": 0.0}, compat={"padding": "seen", "anchor_step": "canvas"}
+        ),
     }
     with recipes["mobilenet"].unlocked():
         recipes["mobilenet"].backbone = configs.component("nets.mobilenet", width=0.25)

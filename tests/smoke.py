@@ -56,7 +56,7 @@ SMALL = shlex.split(
     "--config.data.loader.short=(96,) --config.data.loader.long=128"
 )
 ALIKE = shlex.split(  # the teacher of the student's kind, so that no other program is compiled
-    "--config.student.backbone.depth=10 --config.student.backbone.groups=8 --config.student.hidden=64 "
+    "--config.student.backbone.depth=10 --config.student.backbone.groups=8 --config.student.head.hidden=64 "
     "--config.student.neck.channels=16"
 )
 PICTURES = ("one.jpg", "two.jpg", "validation.jpg", "holiday/a.jpg", "holiday/b.png")

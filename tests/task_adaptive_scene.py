@@ -1,6 +1,5 @@
 """The made-up moment of `distill_scene` for task-adaptive regularisation, and configs that ask for parts of it."""
 
-import dataclasses
 import functools
 import typing
 
@@ -10,11 +9,12 @@ import jax
 from jaxkd.distill import task_adaptive as tar
 
 IDENTITY = {"adapter_4": {}, "adapter_8": {}}
-PLAIN = tar.Config(adapt="identity")
-HEADS = tar.Config(w_feat=0.0)
-FEATURES = dataclasses.replace(PLAIN, w_cls=0.0, w_reg=0.0)
-CLASSES = dataclasses.replace(HEADS, w_reg=0.0)
-BOXES = dataclasses.replace(HEADS, w_cls=0.0)
+OFF = {"weight": 0.0}
+PLAIN = scenes.changed(tar.Config(), adapter={"kind": "identity"})
+HEADS = scenes.changed(tar.Config(), feature=OFF)
+FEATURES = scenes.changed(PLAIN, classification=OFF, box=OFF)
+CLASSES = scenes.changed(HEADS, box=OFF)
+BOXES = scenes.changed(HEADS, classification=OFF)
 
 # Fast to compile rather than fast to run.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -39,6 +39,17 @@ def total(outcome):
     return sum(term.mean() for term in outcome.terms.values())
 
 
+def switches():
+    """The dotted names of the fields that are one of a few choices, with these."""
+    return {
+        f"{part}.{name}": typing.get_args(hint)
+        for part, cls in typing.get_type_hints(tar.Config).items()
+        if part not in ("reliability_from", "decay")
+        for name, hint in typing.get_type_hints(cls).items()
+        if typing.get_origin(hint) is typing.Literal
+    }
+
+
 def choices(name):
-    """What a field of the config may be."""
-    return typing.get_args(typing.get_type_hints(tar.Config)[name])
+    """The choices of a dotted field."""
+    return switches()[name]

@@ -44,11 +44,11 @@ def test_overrides():
 
 
 def test_nested_overrides_and_another_component():
-    config = component("detectors.faster_rcnn", backbone=component("nets.mobilenet", width=0.5), roi_samples=64)
+    config = component("detectors.faster_rcnn", backbone=component("nets.mobilenet", width=0.5), dtype="bfloat16")
     built = configs.build(config)
     assert isinstance(built, faster_rcnn.Config)
     assert built.backbone == mobilenet.Config(width=0.5)
-    assert built.roi_samples == 64
+    assert built.dtype == "bfloat16"
     assert configs.build(component("detectors.faster_rcnn")).backbone == resnet.Config()
 
 
@@ -60,11 +60,49 @@ def test_a_dataclass_is_as_good_as_a_component():
 def test_lists_become_tuples_and_whole_numbers_floats():
     config = ConfigDict(component("detectors.faster_rcnn").to_dict())
     with config.unlocked():
-        config.anchor_ratios = [1, 2]
-        config.roi_scale = 112
-    built = configs.build(ConfigDict({**config.to_dict(), "anchor_sizes": [8.0, 16.0]}))
-    assert built.anchor_ratios == (1.0, 2.0) and built.anchor_sizes == (8.0, 16.0)
-    assert isinstance(built.roi_scale, float)
+        config.anchors.ratios = [1, 2]
+        config.pooling.canonical_scale = 112
+    built = configs.build(ConfigDict(configs.merged(config.to_dict(), {"anchors": {"sizes": [8.0, 16.0]}})))
+    assert built.anchors.ratios == (1.0, 2.0) and built.anchors.sizes == (8.0, 16.0)
+    assert isinstance(built.pooling.canonical_scale, float)
+
+
+def test_overrides_of_a_part_leave_its_other_fields():
+    config = component("detectors.faster_rcnn", rpn={"nms": 0.8}, head=faster_rcnn.Head(hidden=16))
+    assert "name" not in config.rpn and config.is_locked and config.rpn.is_locked
+    built = configs.build(config)
+    assert built.rpn == faster_rcnn.RPN(nms=0.8) and built.head == faster_rcnn.Head(hidden=16)
+    assert describe(built).to_dict() == config.to_dict()
+    assert configs.merged({"rpn": {"nms": 0.8}, "dtype": "x"}, {"rpn": {"samples": 3}}) == {
+        "rpn": {"nms": 0.8, "samples": 3},
+        "dtype": "x",
+    }
+    assert configs.nested({"rpn.nms": 0.8, "rpn.samples": 3, "dtype": "x"}) == {
+        "rpn": {"nms": 0.8, "samples": 3},
+        "dtype": "x",
+    }
+
+
+def test_a_part_that_lacks_fields_has_the_defaults_of_its_component():
+    config = component("detectors.retinanet").to_dict() | {"postprocess": {"nms": 0.3}}
+    built = configs.build(ConfigDict(config))
+    assert (built.postprocess.nms, built.postprocess.candidates) == (0.3, 1000)  # 2000 in Faster R-CNN
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"nsm": 0.7}, r"detectors\.faster_rcnn\.rpn has no field 'nsm'; the closest is 'nms'\."),
+        ({"name": "rpn"}, r"detectors\.faster_rcnn\.rpn has no field 'name'"),
+        ({"nms": 2.0}, r"detectors\.faster_rcnn\.rpn\.nms must be at least 0 and at most 1, not 2\.0\."),
+        (0.7, r"detectors\.faster_rcnn\.rpn wants a dict of some of its fields, got 0\.7\."),
+    ],
+)
+def test_parts_that_cannot_be(part, words):
+    with pytest.raises(ConfigError, match=words):
+        configs.build(component("detectors.faster_rcnn", rpn=part))
+    with pytest.raises(ConfigError, match=words):
+        configs.build(ConfigDict(component("detectors.faster_rcnn").to_dict() | {"rpn": part}))
 
 
 @pytest.mark.parametrize(
@@ -152,11 +190,11 @@ def test_a_dotted_module_of_ones_own(tmp_path, monkeypatch):
 
 
 def test_dump_and_parse():
-    config = small(distill={"tar": component("distill.task_adaptive", w_cls=2.0)}, teacher="somewhere")
+    config = small(distill={"tar": component("distill.task_adaptive", box={"weight": 2.0})}, teacher="somewhere")
     again = parse(dump(config))
     assert again.to_dict() == config.to_dict()
     assert dump(again) == dump(config)
-    assert again.student.anchor_ratios == (0.5, 1.0, 2.0)
+    assert again.student.anchors.ratios == (0.5, 1.0, 2.0)
     assert again.data.loader.buckets == ((800, 1344), (1344, 800))
     for part in ("student", "optimizer", "train"):
         assert configs.build(again[part]) == configs.build(config[part])
@@ -234,8 +272,9 @@ def test_which_recipes_are_from_elsewhere(tmp_path, monkeypatch):
 
 
 def test_conventions_of_another_library_are_put_in_first():
-    like = component("detectors.faster_rcnn", like="torchvision", box_beta=0.5)
-    assert (like.roi_aligned, like.anchor_step, like.box_beta) == (False, "canvas", 0.5)
+    like = component("detectors.faster_rcnn", like="torchvision", rpn={"nms": 0.5, "smooth_l1_beta": 0.1})
+    assert (like.compat.roi_align_aligned, like.compat.anchor_step) == (False, "canvas")
+    assert (like.rpn.nms, like.rpn.smooth_l1_beta, like.rpn.post_nms_train) == (0.5, 0.1, 2000)
     with pytest.raises(ConfigError, match=r"no conventions like 'torchvsion'; the closest is 'torchvision'"):
         component("nets.resnet", like="torchvsion")
     with pytest.raises(ConfigError, match="no conventions like 'torchvision'"):

@@ -2,18 +2,19 @@
 
 import ast
 import contextlib
-import dataclasses
 import glob
 import importlib
 import importlib.util
 import io
 import json
+import operator
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+import typing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ from PIL import Image
 
 from jaxkd.cli import flags as command_line
 from jaxkd.cli.main import COMMANDS, main
-from jaxkd.config import build, component, load_recipe, module_of
+from jaxkd.config import build, component, is_part, load_recipe, module_of
 from jaxkd.data import shapes
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Detector
@@ -48,7 +49,8 @@ FORMATS = {"--format=stablehlo", "--format=tflite", "--format=savedmodel"}
 # In place of a whole training: few steps on small pictures; the teacher is of its student's kind, so that no other
 # program is compiled.
 SMALL = {
-    "teacher.py": "--config.student.backbone.depth=10 --config.student.backbone.groups=8 --config.student.hidden=64",
+    "teacher.py": "--config.student.backbone.depth=10 --config.student.backbone.groups=8 "
+    "--config.student.head.hidden=64",
     "mine.py": "--config.teacher=runs/teacher/student",
 }
 STEPS = """
@@ -295,7 +297,13 @@ def test_the_examples_keep_what_the_protocols_promise(inside):
 
 # ---- fields ----
 
-ROW = re.compile(r"^\|(?: .*)? \| `(\w+)` \| (?:`([^`]*)`)? *\| ", re.MULTILINE)
+ROW = re.compile(r"^\|(?: .*)? \| `([\w.]+)` \| (?:`([^`]*)`)? *\| ", re.MULTILINE)
+
+
+def fields(cls, part=""):
+    """The fields of a config, those of its parts dotted."""
+    for name, hint in typing.get_type_hints(cls).items():
+        yield from fields(hint, f"{part}{name}.") if is_part(hint) else [f"{part}{name}"]
 
 
 @pytest.mark.parametrize(
@@ -311,10 +319,10 @@ def test_every_field_of_a_method_has_its_symbol_and_its_default(heading, config)
     (section,) = re.findall(rf"^##+ {heading}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
     told = dict(ROW.findall(section))
     assert list(told) == sorted(told, key=list(told).index)
-    assert set(told) == {field.name for field in dataclasses.fields(config)}
+    assert set(told) == set(fields(type(config)))
     for name, default in told.items():
         if name != "decay":
-            assert ast.literal_eval(default) == getattr(config, name), name
+            assert ast.literal_eval(default) == operator.attrgetter(name)(config), name
 
 
 # ---- the site ----

@@ -63,7 +63,7 @@ def test_a_stream_gives_what_a_call_gives_in_the_order_of_its_pictures(detector)
     called = detector(images)
     for batch in (1, 2):
         streamed = list(detector.stream(iter(images), batch=batch))
-        assert [found.shot.image.shape for found in streamed] == [image.shape for image in images]
+        assert [found.frame.image.shape for found in streamed] == [image.shape for image in images]
         for row, found in enumerate(streamed):
             assert found.detections.valid.sum() > 0
             np.testing.assert_array_equal(found.detections.valid, called.valid[row])
@@ -75,8 +75,8 @@ def test_a_stream_reads_a_folder_and_leaves_out_what_it_cannot_read(detector, tm
         Image.new("RGB", (60, 50)).save(tmp_path / name)
     (tmp_path / "aa.png").write_text("no picture")
     told = []
-    found = list(detector.stream([tmp_path], left_out=told.append))
-    assert [one.shot.file for one in found] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    found = list(detector.stream([tmp_path], on_error=told.append))
+    assert [one.frame.file for one in found] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     assert len(told) == 1 and "aa.png" in str(told[0])
     with pytest.raises(DataError, match=r"aa\.png"):
         list(detector.stream([tmp_path]))
@@ -85,7 +85,7 @@ def test_a_stream_reads_a_folder_and_leaves_out_what_it_cannot_read(detector, tm
 def test_groups_wait_for_their_kind_but_not_for_ever():
     def numbers(kinds, batch):
         rows = (SimpleNamespace(bucket=kind) for kind in kinds)
-        return [[number for number, _ in group] for group in predictor._grouped(rows, batch)]
+        return [[number for number, _ in group] for group in predictor._by_bucket(rows, batch)]
 
     assert numbers([0, 1, 0, 1, 1], 2) == [[0, 2], [1, 3], [4]]
     assert numbers([0, 1, 0, 1, 1], 1) == [[0], [1], [2], [3], [4]]

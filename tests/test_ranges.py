@@ -1,8 +1,10 @@
 """Every number of every Config has a range, and `config.build` refuses what lies outside."""
 
 import dataclasses
+import functools
 import importlib
 import math
+import operator
 import typing
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def numbers(hint, place=()):
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         limits = [mark for mark in inner[1:] if isinstance(mark, Range)]
-        yield from ((at, kind, limits[0] if limits else found) for at, kind, found in numbers(inner[0], place))
+        yield from ((at, kind, limits[0] if limits else inside) for at, kind, inside in numbers(inner[0], place))
     elif origin is tuple:
         for index, part in enumerate(part for part in inner if part is not Ellipsis):
             yield from numbers(part, (*place, index))
@@ -36,22 +38,24 @@ def numbers(hint, place=()):
         yield place, hint, None
 
 
-def fields():
-    """(component, field, place in it, plain type, range) of every number of every Config."""
-    for name in COMPONENTS:
-        cls = importlib.import_module(f"jaxkd.{name}").Config
-        hints = typing.get_type_hints(cls, include_extras=True)
-        for field in dataclasses.fields(cls):
-            for found in numbers(hints[field.name]):
-                yield name, field.name, *found
+def fields(cls, part=""):
+    """(dotted field, place in it, plain type, range) of every number of a Config and its parts."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        if configs.is_part(hints[field.name]):
+            yield from fields(hints[field.name], f"{part}{field.name}.")
+        for number in numbers(hints[field.name]):
+            yield f"{part}{field.name}", *number
 
 
-FIELDS = list(fields())
+FIELDS = [(name, *field) for name in COMPONENTS for field in fields(importlib.import_module(f"jaxkd.{name}").Config)]
 
 
 def test_all_components_are_here():
     assert {"detectors.faster_rcnn", "nets.fpn", "distill.decay", "train.loop", "data.loader"} <= set(COMPONENTS)
     assert len(FIELDS) > 150
+    named = {f"{name}.{field}" for name, field, *_ in FIELDS}
+    assert {"detectors.faster_rcnn.rpn.nms", "distill.task_adaptive.box.margin"} <= named  # of parts too
 
 
 def test_every_number_has_a_range():
@@ -77,15 +81,21 @@ def put(value, place, number):
     return tuple(put(item, place[1:], number) if index == place[0] else item for index, item in enumerate(value))
 
 
+def changed(default, field, value):
+    """A component with another value of a dotted field."""
+    return ConfigDict(configs.merged(default, configs.nested({field: value})))
+
+
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_what_lies_outside_is_refused_and_named(name):
     default = component(name).to_dict()
     tried = 0
-    for found, field, place, kind, limits in FIELDS:
-        for number in outside(kind, limits) if found == name else ():
+    for component_name, field, place, kind, limits in FIELDS:
+        for number in outside(kind, limits) if component_name == name else ():
             where = f"{name}.{field}{''.join(f'[{index}]' for index in place)}"
+            value = functools.reduce(operator.getitem, field.split("."), default)
             with pytest.raises(ConfigError) as refusal:
-                configs.build(ConfigDict(default | {field: put(default[field], place, number)}))
+                configs.build(changed(default, field, put(value, place, number)))
             assert str(refusal.value).startswith(f"{where} must be "), where
             assert str(refusal.value).endswith(f", not {number!r}."), where
             tried += 1
@@ -114,13 +124,18 @@ def test_the_ends_of_ranges():
         ("train.optimizer", "warmup_steps", -3, r"train\.optimizer\.warmup_steps must be at least 0, not -3\."),
         ("train.optimizer", "milestones", (0.5, 1.5), r"milestones\[1\] must be above 0 and at most 1, not 1\.5\."),
         ("train.optimizer", "learning_rate", 10**400, r"learning_rate wants float, got 1000+\.\.\.\."),
-        ("detectors.retinanet", "box_weights", (1.0,), r"box_weights wants tuple\[float, float, float, float\], got"),
-        ("detectors.faster_rcnn", "anchor_sizes", ("a",), r"anchor_sizes\[0\] wants float, got 'a'\."),
+        (
+            "detectors.retinanet",
+            "head.box_weights",
+            (1.0,),
+            r"box_weights wants tuple\[float, float, float, float\], got",
+        ),
+        ("detectors.faster_rcnn", "anchors.sizes", ("a",), r"faster_rcnn\.anchors\.sizes\[0\] wants float, got 'a'\."),
     ],
 )
 def test_messages(name, field, value, words):
     with pytest.raises(ConfigError, match=words):
-        configs.build(ConfigDict(component(name).to_dict() | {field: value}))
+        configs.build(changed(component(name).to_dict(), field, value))
 
 
 def test_numbers_of_a_module_of_ones_own_are_finite_too(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from jaxkd.config import component, recipe
+from jaxkd.config import component, merged, recipe
 
 SIZE = (64, 96)
 
@@ -10,44 +10,41 @@ SIZE = (64, 96)
 def detector(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", **more) -> ConfigDict:
     """Faster R-CNN with ResNet-10 and a four-level pyramid."""
     fields = {
-        "anchor_sizes": (16.0, 24.0, 32.0, 48.0),
-        "rpn_samples": 32,
-        "pre_nms_train": 64,
-        "pre_nms_test": 64,
-        "post_nms_train": 32,
-        "post_nms_test": 32,
-        "roi_samples": 32,
-        "roi_scale": 28.0,
-        "hidden": 32,
-        "candidates": 64,
-        "detections": 20,
+        "anchors": {"sizes": (16.0, 24.0, 32.0, 48.0)},
+        "rpn": {
+            "samples": 32,
+            "pre_nms_train": 64,
+            "pre_nms_test": 64,
+            "post_nms_train": 32,
+            "post_nms_test": 32,
+        },
+        "rois": {"samples": 32},
+        "pooling": {"canonical_scale": 28.0},
+        "head": {"hidden": 32},
+        "postprocess": {"candidates": 64, "max_detections": 20},
     }
     return component(
         "detectors.faster_rcnn",
         backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4),
         neck=component("nets.fpn", channels=channels, extra="none"),
         dtype=dtype,
-        **(fields | more),
+        **merged(fields, more),
     )
 
 
 def retinanet(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", **more) -> ConfigDict:
     """RetinaNet with ResNet-10 and a pyramid of three levels, from stride 8 to 32."""
     fields = {
-        "anchor_sizes": (12.0, 20.0, 32.0),
-        "octaves": 2,
-        "anchor_ratios": (1.0,),
-        "tower_depth": 1,
-        "tower_channels": 16,
-        "candidates": 64,
-        "detections": 20,
+        "anchors": {"sizes": (12.0, 20.0, 32.0), "octaves": 2, "ratios": (1.0,)},
+        "head": {"convs": 1, "channels": 16},
+        "postprocess": {"candidates": 64, "max_detections": 20},
     }
     return component(
         "detectors.retinanet",
         backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4),
         neck=component("nets.fpn", channels=channels, first=1, extra="none"),
         dtype=dtype,
-        **(fields | more),
+        **merged(fields, more),
     )
 
 

@@ -56,21 +56,27 @@ def _as_it_stands(annotation: ast.expr, func: griffe.Function) -> griffe.Expr | 
 class _Field:
     """One annotated name of a class."""
 
-    def __init__(self, node: ast.AnnAssign, lines: list[str]):
+    def __init__(self, node: ast.AnnAssign, following: ast.stmt | None, lines: list[str]):
         self.name = node.target.id
         kind = " ".join(ast.unparse(node.annotation).replace("'", '"').split())
         default = _default(node.value)
         self.code = f"`{self.name}: {kind}{f' = {default}' if default else ''}`"
         rest = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
         _, hash_, said = rest.partition("#")
-        self.said = said.strip() if hash_ else ""
+        self.said = _attribute_docstring(following) or (said.strip() if hash_ else "")
+
+
+def _attribute_docstring(node: ast.stmt | None) -> str:
+    """The text of a string that stands alone, as below a field; empty for any other statement."""
+    text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else ""
+    return " ".join(text.split()) if isinstance(text, str) else ""
 
 
 def _fields(node: ast.ClassDef, cls: griffe.Class) -> Iterator[_Field]:
     lines = cls.lines_collection[cls.filepath]
-    for part in node.body:
+    for part, following in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and part.target.id[0] != "_":
-            yield _Field(part, lines)
+            yield _Field(part, following, lines)
 
 
 def _default(value: ast.expr | None) -> str:

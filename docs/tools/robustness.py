@@ -6,18 +6,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, PAGE = ROOT / "tests" / "robustness.toml", ROOT / "docs" / "robustness.md"
 INTRODUCTION = """\
-# What can go wrong
+# Faults and bad inputs
 
-Faults that a run survives, and inputs that are met with a defined answer. Each row names the tests that show it, below
-`tests/`; a test of the tests fails where a row has none. Codes are the exit codes of the commands: 0 where the command
+Faults that a run survives, and faulty inputs with what is done about them. Each row names the tests that show it, below
+`tests/`; another test fails if a row has none. Codes are the exit codes of the commands: 0 where the command
 goes on, 64 for the recipe or a flag, 65 for the data, 66 for weights, 70 for too little memory or a fault of the
 program, 74 for storage, 75 for a run that was stopped and can go on, 76 for one that diverged, 77 for a lost host.
 
-Four rules are behind the rows:
+Four rules apply to all rows:
 
-* Nothing is left out, repaired or guessed without a count, a word and the first example (`jaxkd.data.repairs`).
-* A message says only what is so: the file, the field, the value, what to do, and the nearest thing that exists.
-* Whatever ends a run from outside, its steps are saved first, and what was there before stays whole
+* Nothing is left out, repaired or guessed without a count, a message and the first example (`jaxkd.data.repairs`).
+* A message states facts only: the file, the field, the value, what to do, and the nearest name that exists.
+* Whatever ends a run from outside, its steps are saved first, and earlier files stay intact
   (`jaxkd.train.stop`, `jaxkd.cli.output`, `jaxkd.storage`).
 * Training, evaluation, prediction and exports see the same pixels of a file (`jaxkd.data.pictures`).
 """

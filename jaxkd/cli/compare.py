@@ -1,4 +1,4 @@
-"""`jaxkd compare DIR... --out=FOLDER`: what detectors find, cost and get wrong on the same pictures, as one page."""
+"""`jaxkd compare DIR... --out=FOLDER`: accuracy, cost and errors of detectors on the same pictures, as one page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxkd import words
+from jaxkd import phrases
 from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 from jaxkd.paths import path_of
@@ -18,34 +18,34 @@ USAGE = "jaxkd compare DIR DIR... --out=FOLDER"
 
 
 def define(values: flags.FlagValues) -> None:
-    """The command's flags."""
+    """Defines the command's flags."""
     define_path("out", "comparison", "Folder for index.html, comparison.md and comparison.json.", values=values)
     flags.DEFINE_bool("teacher", True, "Show the teachers of taught runs too.", flag_values=values)
-    flags.DEFINE_integer("resamples", 1000, "Times that the pictures are drawn.", flag_values=values, lower_bound=100)
-    flags.DEFINE_integer("seed", 0, "Decides which pictures are drawn.", flag_values=values, lower_bound=0)
+    flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples of the pictures.", flag_values=values, lower_bound=100)
+    flags.DEFINE_integer("seed", 0, "Seed of the resampling.", flag_values=values, lower_bound=0)
     flags.DEFINE_integer(
         "pictures",
         4,
-        "Pictures that gained most, and that lost most.",
+        "Pictures to show of the largest gains, and of the largest losses.",
         flag_values=values,
         lower_bound=0,
         upper_bound=20,
     )
-    flags.DEFINE_integer("batch", 8, "Pictures at once while scoring.", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("batch", 8, "Pictures per batch while scoring.", flag_values=values, lower_bound=1)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Prints what each detector finds and costs; writes the page, the tables and all numbers."""
+    """Prints accuracy and cost of each detector; writes the page, the tables and all numbers."""
     values, places = parse("compare", argv, define, positional="DIR...")
     if len(places) < 2:
         raise ConfigError(f"Name two or more workdirs of runs, or folders of weights: {USAGE}.")
-    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
+    # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.cli.workdir import check_folder
     from jaxkd.comparison import gather, page
 
     options = gather.Options(teacher=values.teacher, resamples=values.resamples, seed=values.seed, batch=values.batch)
     entries, out = _open(places), Path(values.out)
-    source = gather.pictures_of(entries)
+    source = gather.validation_source(entries)
     check_folder(out)
     comparison = gather.gather(entries, source, options)
     _show(comparison)
@@ -55,31 +55,31 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _open(places: Sequence[str]) -> "list[Entry]":
-    """The detector in each folder; raises ConfigError for one that holds none."""
+    """The detector in each folder; ConfigError where a folder holds none."""
     # Late, as in `run`.
     from jaxkd.cli.workdir import open_run
     from jaxkd.comparison import gather
     from jaxkd.comparison.records import Entry
 
-    advice, found = "name workdirs of runs, or folders of weights", []
+    advice, runs = "name workdirs of runs, or folders of weights", []
     for place in places:
         if not path_of(place).exists():
             raise ConfigError(f"There is no {place}; {advice}.")
-        found.append(open_run(place, advice=advice))
-    names = gather.names_of([str(run.folder) for run in found])
+        runs.append(open_run(place, advice=advice))
+    names = gather.unique_names([str(run.folder) for run in runs])
     return [
         Entry(name, place if run.recipe is None else str(run.folder), run.student, run.recipe)
-        for name, place, run in zip(names, places, found, strict=True)
+        for name, place, run in zip(names, places, runs, strict=True)
     ]
 
 
 def _show(comparison: "Comparison") -> None:
-    """Prints the table and what it means."""
+    """Prints the table, the remarks and the verdict."""
     # Late, as in `run`.
     from jaxkd.cli import terminal
     from jaxkd.comparison import tables
 
-    terminal.show(tables.headline(comparison), title=words.counted(len(comparison.images), "validation picture"))
+    terminal.show(tables.headline(comparison), title=phrases.counted(len(comparison.images), "validation picture"))
     for remark in comparison.remarks:
         print(f"- {remark}")
     print(tables.verdict(comparison))

@@ -1,4 +1,4 @@
-"""`jaxkd convert FILE --out=DIR`: a published detector's file as a folder that every command takes."""
+"""`jaxkd convert FILE --out=DIR`: converts a published detector's file to a folder that every command takes."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxkd import storage, words
+from jaxkd import phrases, storage
 from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 
 
 def define(values: flags.FlagValues) -> None:
-    """The command's flags."""
+    """Defines the command's flags."""
     define_path("out", "", "Folder to write.", values=values)
     flags.DEFINE_list("classes", [], "Names of the classes in the file's order.", flag_values=values)
     flags.DEFINE_string("part", None, "Which detector, where there are several.", flag_values=values)
@@ -27,11 +27,11 @@ def define(values: flags.FlagValues) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Prints what was matched and what not, and writes weights, description and that table."""
+    """Writes weights, description and the table of matched arrays, and prints what was and was not matched."""
     values, files = parse("convert", argv, define, positional="FILE")
     if len(files) != 1 or not values.out:
         raise ConfigError("Give one file and the folder to write: jaxkd convert FILE --out=DIR.")
-    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
+    # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.loading import build, published
     from jaxkd.weights import assumptions, parts
 
@@ -39,12 +39,12 @@ def run(argv: Sequence[str]) -> int:
     sizes, ratios = _numbers("anchors", values.anchors), _numbers("ratios", values.ratios)
     given = assumptions.Overrides(eps=values.eps, anchor_sizes=sizes, anchor_ratios=ratios)
     part = part if values.part is None else values.part
-    loaded, report = published.load(file, part=part, classes=values.classes, given=given)
+    loaded, report = published.load(file, part=part, classes=values.classes, overrides=given)
     out, classes = Path(values.out), loaded.detector.classes
     build.save(out, loaded.params, config=loaded.config, classes=classes, scores={}, half=values.half)
     storage.write(out / "conversion.txt", f"{file.name}: {report}\n")
     print("\n".join(loaded.notes))
-    print(f"{words.counted(len(classes), 'class')}: {words.some(classes, most=8)}")
+    print(f"{phrases.counted(len(classes), 'class')}: {phrases.some(classes, most=8)}")
     print(
         f"Written to {out}, what became of each array to conversion.txt there; teach with it by --config.teacher={out}."
     )
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _numbers(flag: str, values: Sequence[str]) -> tuple[float, ...]:
-    """The numbers above 0 of a flag; ConfigError where one is none."""
+    """The values of a flag as numbers above 0; ConfigError where one is not."""
     try:
         numbers = tuple(float(value) for value in values)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What `jaxkd inspect data` shows: tables in the terminal, the same as JSON, and one page that holds its pictures."""
+"""The report of `jaxkd inspect data`: tables in the terminal, the same as JSON, and one page with pictures."""
 
 import dataclasses
 import io
@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxkd import __version__, draw, html, letters, storage, words
+from jaxkd import __version__, draw, fonts, html, phrases, storage
 from jaxkd.cli import terminal
 from jaxkd.data.base import Source
 from jaxkd.data.survey import Overlap, Sample, Split
 
-ROWS = 40  # classes that the terminal shows; the page shows all
-DETAILS = ("pictures", "crowds")  # columns of the classes that only the page has room for
+ROWS = 40  # most classes in the terminal; the page has all
+DETAILS = ("pictures", "crowds")  # columns of classes that only the page has
 SIDE = 480  # pixels of the long side of a picture on the page
-NAMED = 12  # boxes up to which each carries its name; all do where colours stand for several classes
+NAMED = 12  # most boxes of a picture with names on them; with more classes than colours all have names
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is shown; `splits` and `samples` have "train" and "val"."""
+    """The content of the report; `splits` and `samples` have the keys "train" and "val"."""
 
     splits: Mapping[str, Split]
     shared: Overlap
@@ -32,7 +32,7 @@ class Report:
 
 
 def numbers(split: Split) -> dict[str, str]:
-    """The numbers of a source as they are shown."""
+    """The numbers of a source as text, by their titles."""
     heights, widths, sizes = split.heights, split.widths, split.sizes
     return {
         "pictures": f"{split.pictures}",
@@ -51,7 +51,7 @@ def numbers(split: Split) -> dict[str, str]:
 
 
 def class_rows(splits: Mapping[str, Split]) -> list[dict[str, str]]:
-    """A row for each class: its name, and for each split objects with their sizes, pictures and crowds."""
+    """A row for each class: its name, and for each split its objects, their sizes, pictures and crowds."""
     rows = []
     for name in splits["train"].classes:
         row = {"class": name}
@@ -68,7 +68,7 @@ def class_rows(splits: Mapping[str, Split]) -> list[dict[str, str]]:
 def number_rows(splits: Mapping[str, Split]) -> list[dict[str, str]]:
     """A row for each number, with a column for each split."""
     columns = {name: numbers(split) for name, split in splits.items()}
-    return [{"": what} | {name: shown[what] for name, shown in columns.items()} for what in columns["train"]]
+    return [{"": what} | {name: column[what] for name, column in columns.items()} for what in columns["train"]]
 
 
 def show(report: Report) -> None:
@@ -77,7 +77,7 @@ def show(report: Report) -> None:
     rows = class_rows(report.splits)
     terminal.show([{key: row[key] for key in row if not key.endswith(DETAILS)} for row in rows[:ROWS]])
     if len(rows) > ROWS:
-        print(f"The page lists {words.counted(len(rows) - ROWS, 'more class')}.")
+        print(f"The page lists {phrases.counted(len(rows) - ROWS, 'more class')}.")
     for remark in report.remarks:
         print(f"- {remark}")
     if not report.remarks:
@@ -91,8 +91,8 @@ def write(folder: Path, report: Report, sources: Mapping[str, Source]) -> None:
     storage.write(folder / "index.html", _page(report, sources))
 
 
-def drawn(source: Source, index: int) -> bytes:
-    """A picture of a source with its boxes, as a JPEG no larger than the page needs."""
+def jpeg_with_boxes(source: Source, index: int) -> bytes:
+    """A picture of a source with its boxes, as a JPEG of the page's size."""
     image, record = source.read(index), source.records[index]
     boxes = []
     for corners, label, crowd in zip(record.boxes.tolist(), record.labels.tolist(), record.crowd.tolist(), strict=True):
@@ -118,24 +118,24 @@ original pictures. The resize is that of the recipe's loader. File names in both
 
 
 def _sheet(name: str, source: Source, sample: Sample) -> str:
-    """Pictures of one source, with what their colours mean, and those that cannot be read."""
+    """Pictures of one source, their legend, and the sentences on those that cannot be read."""
     figures = []
     for index in sample.readable:
         record = source.records[index]
         crowds = int(np.sum(record.crowd))
-        objects = words.counted(len(record.boxes) - crowds, "object")
-        about = f"{record.file}, {record.width}x{record.height}, {objects}"
+        objects = phrases.counted(len(record.boxes) - crowds, "object")
+        caption = f"{record.file}, {record.width}x{record.height}, {objects}"
         if crowds:
-            about += f", {words.counted(crowds, 'crowd')}"
-        shown = html.picture(drawn(source, index), about)
-        figures.append(f"<figure>{shown}<figcaption>{escape(about)}</figcaption></figure>\n")
+            caption += f", {phrases.counted(crowds, 'crowd')}"
+        picture = html.picture(jpeg_with_boxes(source, index), caption)
+        figures.append(f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>\n")
     keys = {name: draw.COLOURS[label] for label, name in enumerate(source.classes) if _distinct(source)}
     crowds = "Dashed frames are crowds." if any(source.records[index].crowd.any() for index in sample.readable) else ""
-    said = f"{crowds} {letters.legend(source.classes)}".strip()
+    notes = f"{crowds} {fonts.legend(source.classes)}".strip()
     return (
         f"<h2>Pictures of {escape(name)}</h2>\n"
         f"{html.remarks(list(sample.unreadable.values()))}"
-        f'<p class="legend">{html.legend(keys)} <span class="soft">{escape(said)}</span></p>\n'
+        f'<p class="legend">{html.legend(keys)} <span class="soft">{escape(notes)}</span></p>\n'
         f'<div class="sheet">\n{"".join(figures)}</div>\n'
     )
 

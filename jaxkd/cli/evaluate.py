@@ -1,4 +1,4 @@
-"""`jaxkd evaluate --workdir=DIR`: scores a run's best student, or weights alone, on a whole validation split."""
+"""`jaxkd evaluate --workdir=DIR`: scores a run's best student, or weights alone, on a validation split."""
 
 import math
 from collections.abc import Sequence
@@ -14,35 +14,35 @@ from jaxkd.errors import ConfigError, DataError
 
 
 def define(values: flags.FlagValues) -> None:
-    """The flags beside --config, which names a recipe whose validation data is taken."""
+    """Defines the flags beside --config, which names a recipe with other validation data."""
     define_path("workdir", "", "Folder of the run, or weights alone.", values=values)
     define_path("out", "", "JSON file; by default evaluation.json in the run's folder.", values=values)
     flags.DEFINE_integer("batch", 8, "Pictures at once.", flag_values=values, lower_bound=1)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Prints the twelve numbers, VOC's where it has a say, and each class; writes them as JSON too."""
-    chosen, rest = choice(argv)
+    """Prints COCO's twelve numbers, VOC's where they apply, and each class; writes them as JSON too."""
+    choices, rest = choice(argv)
     values, _ = parse("evaluate", rest, define, with_recipe=True)
-    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
+    # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.cli.workdir import check_file, is_other, open_run
     from jaxkd.loading import prepare
     from jaxkd.train import evaluate, mesh
 
-    found = open_run(values.workdir)
-    recipe = chosen.recipe(found.recipe)
+    opened = open_run(values.workdir)
+    recipe = choices.recipe(opened.recipe)
     if recipe is None:
-        raise ConfigError(f"{found.folder} holds weights and no run; name the data to score on with --config=RECIPE.")
-    file = Path(values.out) if values.out else None if found.recipe is None else found.folder / "evaluation.json"
+        raise ConfigError(f"{opened.folder} holds weights and no run; name the data to score on with --config=RECIPE.")
+    file = Path(values.out) if values.out else None if opened.recipe is None else opened.folder / "evaluation.json"
     if file is not None:
         check_file(file)
-    student = found.student
+    student = opened.student
     source = prepare.load_source(recipe.data.val, classes=student.detector.classes)
-    if is_other(found, source):
+    if is_other(opened, source):
         print(f"Scored on other data than the run's own validation data: {_named(recipe.data.val)}.")
-    feeding = prepare.own_sizes(student, configs.build(recipe.data.loader))
+    loader_config = prepare.with_training_sizes(student, configs.build(recipe.data.loader))
     evaluation = evaluate.evaluate_source(
-        student.detector, student.params, source, feeding, mesh.make_mesh(), batch=values.batch
+        student.detector, student.params, source, loader_config, mesh.make_mesh(), batch=values.batch
     )
     if math.isnan(evaluation.summary["AP"]):
         raise DataError(f"There is no object on the {evaluation.pictures} pictures, so there is nothing to score.")
@@ -50,8 +50,8 @@ def run(argv: Sequence[str]) -> int:
     for name, value in evaluation.summary.items():
         print(f"{name:<6}{100 * value:6.1f}")
     for name, numbers in scores.per_class.items():
-        more = f"  VOC AP {100 * voc.per_class[name]:5.1f}" if voc else ""
-        print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}{more}")
+        voc_text = f"  VOC AP {100 * voc.per_class[name]:5.1f}" if voc else ""
+        print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}{voc_text}")
     content = {"data": recipe.data.val.to_dict(), "pictures": evaluation.pictures}
     content |= {"scores": evaluation.summary, "per_class": scores.per_class}
     content |= {"voc": voc} if voc else {}
@@ -61,6 +61,6 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _named(source: Any) -> str:
-    """The component of a source and the paths that it names."""
+    """The component of a source and its paths, as text."""
     paths = ", ".join(f"{field}={source[field]}" for field in sorted(configs.path_fields(source.name)) if source[field])
     return f"{source.name} with {paths}" if paths else source.name

@@ -1,4 +1,4 @@
-"""Flags of the commands: absl's, on a set of their own, with faults as one sentence."""
+"""Flags of the commands: absl flags without absl's global set, with errors in one sentence."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ def parse(
     positional: str = "",
     with_recipe: bool = False,
 ) -> tuple[flags.FlagValues, list[str]]:
-    """The flags that `define` defines, and the arguments beside them.
+    """The values of the flags that `define` defines, and the positional arguments.
 
     `positional` names these, which are paths, in the help; a command without them refuses any. With `with_recipe` the
-    help names what `recipe` takes out beforehand. Raises ConfigError in one sentence.
+    help lists --config too, which `recipe` removes beforehand. Raises ConfigError in one sentence.
     """
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this.", flag_values=values, short_name="h")
@@ -43,7 +43,7 @@ def parse(
         raise ConfigError(_sentence(error)) from error
     if values.help:
         print(f"usage: jaxkd {command} [flags]{positional and f' {positional}'}")
-        print(f"{RECIPE if with_recipe else ''}{_listed(values)}")
+        print(f"{RECIPE if with_recipe else ''}{_help_of(values)}")
         raise SystemExit(0)
     if rest and not positional:
         raise ConfigError(f"'{rest[0]}' is not a flag; jaxkd {command} takes flags only, such as --workdir=DIR.")
@@ -51,45 +51,45 @@ def parse(
 
 
 class _PathParser(flags.ArgumentParser):
-    """Takes ~ for the home folder, as a shell does not behind a flag's =."""
+    """Replaces ~ by the home folder, which a shell does not do behind a flag's =."""
 
     def parse(self, argument: str) -> str:
         return expanded(argument)
 
 
 def define_path(name: str, default: str, help: str, *, values: flags.FlagValues) -> None:
-    """A flag that holds a path."""
+    """Defines a flag that holds a path."""
     flags.DEFINE(_PathParser(), name, default, help, flag_values=values, serializer=flags.ArgumentSerializer())
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What --config and --config.x.y=v of a command line ask for."""
+    """The --config and --config.x.y=v of a command line."""
 
-    named: str  # FILE[:ARG]; empty where no recipe is named
+    name: str  # FILE[:ARG]; empty where no recipe is named
     overrides: tuple[str, ...]  # --config.x.y=v
 
     def recipe(self, of_run: configs.Recipe | None = None) -> configs.Recipe | None:
-        """The recipe that is named, or else that of a run, with the overrides put in; None where there is neither.
+        """The named recipe, or else that of a run, with the overrides applied; None where there is neither.
 
-        A recipe from elsewhere than the current folder and its folders is announced on stderr before it is executed.
-        Its paths are absolute. Raises ConfigError for an unknown or remote recipe, an unknown field or a value of
+        A recipe from outside the current folder is announced on stderr before it is executed. Its paths are absolute.
+        Raises ConfigError for an unknown or remote recipe, an unknown field or a value of
         another type, and for overrides of nothing.
         """
-        found = _loaded(self.named) if self.named else of_run
-        if found is None and self.overrides:
+        config = _load(self.name) if self.name else of_run
+        if config is None and self.overrides:
             raise ConfigError(f"{self.overrides[0].partition('=')[0]} is a field of a recipe; {NAME_ONE}.")
-        if found is None:
+        if config is None:
             return None
-        found = found.copy_and_resolve_references()
+        config = config.copy_and_resolve_references()
         for override in self.overrides:
-            _override(found, override)
-        return configs.with_absolute_paths(found)
+            _override(config, override)
+        return configs.with_absolute_paths(config)
 
 
 def choice(argv: Sequence[str]) -> tuple[Choice, list[str]]:
-    """What --config and --config.x.y=v ask for, and the other arguments."""
-    named, overrides, rest = "", [], []
+    """The --config and --config.x.y=v of the arguments, and the other arguments."""
+    name, overrides, rest = "", [], []
     arguments = iter(argv)
     for argument in arguments:
         flag, equals, value = argument.partition("=")
@@ -97,30 +97,30 @@ def choice(argv: Sequence[str]) -> tuple[Choice, list[str]]:
         if flag.startswith("-") and (key == "config" or key.startswith("config.")):
             value = value if equals else next(arguments, "")
             if key == "config":
-                named = value
+                name = value
             else:
                 overrides.append(f"--{key}={value}")
         else:
             rest.append(argument)
-    return Choice(named, tuple(overrides)), rest
+    return Choice(name, tuple(overrides)), rest
 
 
 def recipe(argv: Sequence[str]) -> tuple[configs.Recipe, list[str]]:
-    """The recipe that --config names, with every --config.x.y=v put in, and the other arguments.
+    """The recipe that --config names, with every --config.x.y=v applied, and the other arguments.
 
-    Raises ConfigError as `Choice.recipe` does, and where none is named.
+    Raises ConfigError as `Choice.recipe` does, and where no recipe is named.
     """
-    chosen, rest = choice(argv)
-    if not chosen.named:
+    choices, rest = choice(argv)
+    if not choices.name:
         raise ConfigError(f"{NAME_ONE[0].upper()}{NAME_ONE[1:]}.")
-    found = chosen.recipe()
-    assert found is not None
-    return found, rest
+    config = choices.recipe()
+    assert config is not None
+    return config, rest
 
 
-def _loaded(named: str) -> configs.Recipe:
-    path, colon, argument = expanded(named).partition(":")
-    file = configs.locate(named if argument.startswith("//") else path)
+def _load(name: str) -> configs.Recipe:
+    path, colon, argument = expanded(name).partition(":")
+    file = configs.locate(name if argument.startswith("//") else path)
     if configs.is_foreign(file):
         print(
             f"Notice: the recipe {file} is not below the current folder; it is a program and executes code.",
@@ -130,23 +130,23 @@ def _loaded(named: str) -> configs.Recipe:
 
 
 def _override(config: configs.Recipe, argument: str) -> None:
-    """Puts --config.x.y=v into the recipe."""
+    """Applies --config.x.y=v to the recipe."""
     key, _, value = argument.removeprefix("--").partition("=")
-    *folders, last = key.split(".")[1:]
-    place = config
-    for folder in [*folders, last]:
-        if not isinstance(place, ConfigDict) or folder not in place:
-            names = set(place.keys()) if isinstance(place, ConfigDict) else set()
-            raise ConfigError(f"There is no {key} to override{configs.closest(folder, names)}.")
-        previous, place = place, place[folder]
-    if isinstance(place, ConfigDict):
-        raise ConfigError(f"{key} is a component; override one of its fields: {', '.join(sorted(place.keys()))}.")
+    *components, field = key.split(".")[1:]
+    node = config
+    for name in [*components, field]:
+        if not isinstance(node, ConfigDict) or name not in node:
+            names = set(node.keys()) if isinstance(node, ConfigDict) else set()
+            raise ConfigError(f"There is no {key} to override{configs.closest(name, names)}.")
+        parent, node = node, node[name]
+    if isinstance(node, ConfigDict):
+        raise ConfigError(f"{key} has fields of its own; override one of them: {', '.join(sorted(node.keys()))}.")
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["jaxkd", argument])
         values(["jaxkd", argument])
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, SyntaxError) as error:
-        wanted = previous.get_type(last).__name__
+        wanted = parent.get_type(field).__name__
         raise ConfigError(f"{key} wants a value of type {wanted}, got '{value}'.") from error
 
 
@@ -155,6 +155,6 @@ def _sentence(error: Exception) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-def _listed(values: flags.FlagValues) -> str:
+def _help_of(values: flags.FlagValues) -> str:
     names = sorted(name for name in values if len(name) > 1)  # short names stand for others of the list
     return "\n".join(f"  --{name}: {values[name].help} (default {values[name].default!r})" for name in names)

@@ -1,4 +1,4 @@
-"""`jaxkd inspect data --config=FILE[:ARG] --out=DIR`: counts and shows what a recipe would train on."""
+"""`jaxkd inspect data --config=FILE[:ARG] --out=DIR`: counts and shows the data of a recipe."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,17 @@ from jaxkd import config as configs
 from jaxkd.cli.flags import define_path, parse, recipe
 from jaxkd.errors import ConfigError
 
-WHAT = "data"  # all that there is to inspect so far
+WHAT = "data"  # the only thing to inspect so far
 
 
 def define(values: flags.FlagValues) -> None:
-    """The flags beside --config."""
+    """Defines the flags beside --config."""
     define_path("out", "inspected", "Folder for index.html and data_report.json.", values=values)
     flags.DEFINE_integer("pictures", 12, "Pictures of each source to open.", flag_values=values, lower_bound=1)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Prints the numbers and writes the page; 0 where training could begin, else its own error."""
+    """Prints the numbers and writes the page; returns 0 where training could begin, else raises training's error."""
     if "--help" in argv or "-h" in argv:
         parse("inspect", ["--help"], define, positional=WHAT, with_recipe=True)
     if argv and not argv[0].startswith("-") and argv[0] != WHAT:
@@ -28,27 +28,27 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"Say what to inspect: jaxkd inspect {WHAT} --config=FILE[:ARG].")
     config, rest = recipe(argv[1:])
     values, _ = parse(f"inspect {WHAT}", rest, define)
-    return _data(config, Path(values.out), look=values.pictures)
+    return _data(config, Path(values.out), limit=values.pictures)
 
 
-def _data(config: configs.Recipe, out: Path, *, look: int) -> int:
-    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
+def _data(config: configs.Recipe, out: Path, *, limit: int) -> int:
+    # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.cli import data_page
     from jaxkd.data import loader, survey
     from jaxkd.loading import prepare
 
-    sources = prepare.load_sources(config.data, aloud=False)  # the remarks say it
-    feeding: loader.Config = configs.build(config.data.loader)
-    # These refuse what training would refuse.
-    loader.train_batches(sources["train"], feeding, seed=0, steps=1, batch=1).close()
-    loader.eval_batches(sources["val"], feeding, batch=1).close()
+    sources = prepare.load_sources(config.data, warn=False)  # the remarks say it
+    loader_config: loader.Config = configs.build(config.data.loader)
+    # Raise what training would raise.
+    loader.train_batches(sources["train"], loader_config, seed=0, steps=1, batch=1).close()
+    loader.eval_batches(sources["val"], loader_config, batch=1).close()
     splits = {
-        "train": survey.count(sources["train"], feeding, short=max(feeding.short)),
-        "val": survey.count(sources["val"], feeding, short=feeding.short[0]),
+        "train": survey.count(sources["train"], loader_config, short=max(loader_config.short)),
+        "val": survey.count(sources["val"], loader_config, short=loader_config.short[0]),
     }
-    shared = survey.overlap(sources["train"], sources["val"], look=look)
-    samples = {name: survey.sample(source, look=look) for name, source in sources.items()}
-    remarks = survey.remarks(splits, shared, samples, feeding)
+    shared = survey.overlap(sources["train"], sources["val"], limit=limit)
+    samples = {name: survey.sample(source, limit=limit) for name, source in sources.items()}
+    remarks = survey.remarks(splits, shared, samples, loader_config)
     report = data_page.Report(splits=splits, shared=shared, samples=samples, remarks=remarks)
     data_page.show(report)
     data_page.write(out, report, sources)

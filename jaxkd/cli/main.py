@@ -1,4 +1,4 @@
-"""`jaxkd COMMAND ...`: finds the command, and turns what goes wrong into one sentence and an exit code."""
+"""`jaxkd COMMAND ...`: runs a command, and turns errors into one sentence and an exit code."""
 
 import importlib
 import os
@@ -28,14 +28,14 @@ USAGE = 64
 
 
 def program() -> int:
-    """The command of the command line; what `jaxkd` is."""
-    output.in_utf8()
-    output.settle()
-    return output.close(" ".join(sys.argv[1:2]), main())
+    """The console script `jaxkd`."""
+    output.restart_in_utf8()
+    output.protect_streams()
+    return output.final_code(" ".join(sys.argv[1:2]), main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Runs one command and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxkd {name}: {where}{error.strerror or error}.", file=sys.stderr)
         return StorageError.exit_code
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from the last checkpoint" if name in TRAINING else ""
-        print(f"jaxkd {name}: stopped{goes_on}.", file=sys.stderr)
+        resume = "; the same command goes on from the last checkpoint" if name in TRAINING else ""
+        print(f"jaxkd {name}: stopped{resume}.", file=sys.stderr)
         return 130
     except MemoryError:
         advice = "; lower train.batch or the picture size" if name == "train" else ""

@@ -1,4 +1,4 @@
-"""What a command prints: never the reason for which it ends, and readable in whatever encoding the output has."""
+"""Output streams of the commands: a failed write never ends a command, and any encoding can show the text."""
 
 import errno
 import io
@@ -9,22 +9,22 @@ from typing import IO, Any
 
 from jaxkd.errors import StorageError
 
-GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # whoever read the output went away, or closed the terminal
+READER_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # the reader has ended, or the terminal is closed
 
 
-class Steady(io.TextIOWrapper):
-    r"""A text stream on a file descriptor. What cannot be written is dropped and counted; what the encoding lacks is
-    written as an escape, such as `\u732b`.
+class SafeStream(io.TextIOWrapper):
+    r"""A text stream on a file descriptor that never raises. Failed writes are dropped and counted; characters that the
+    encoding lacks are written as escapes, such as `\u732b`.
     """
 
     def __init__(self, descriptor: int, *, encoding: str):
         raw = io.FileIO(descriptor, "w", closefd=False)
         super().__init__(raw, encoding=encoding, errors="backslashreplace", write_through=True)  # pyright: ignore[reportArgumentType]
-        self.dropped = 0  # writes
-        self.fault: OSError | None = None  # of the first of them
+        self.dropped = 0  # failed writes
+        self.fault: OSError | None = None  # the error of the first of them
 
     def write(self, text: str, /) -> int:
-        """Writes, or drops the text."""
+        """Writes the text, or drops it where that fails."""
         try:
             return super().write(text)
         except OSError as error:
@@ -33,45 +33,45 @@ class Steady(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """Does nothing: what was written is out."""
+        """Does nothing: writes are not buffered."""
 
 
-def settle() -> None:
-    """Makes stdout and stderr streams on which writing never fails, and has warnings said as they are.
+def protect_streams() -> None:
+    """Makes stdout and stderr streams on which writing never fails, and logs warnings of jaxkd as plain sentences.
 
-    What is closed already leads nowhere.
+    A stream that is closed already writes to the null device.
     """
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream: IO[Any] | None = getattr(sys, name)
-        if stream is None:  # closed by whoever started the process: the next file to be opened must not take its place
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-        setattr(sys, name, Steady(number, encoding=getattr(stream, "encoding", None) or "utf-8"))
+        if stream is None:  # closed by the parent: the next opened file must not get its number
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        setattr(sys, name, SafeStream(number, encoding=getattr(stream, "encoding", None) or "utf-8"))
     log = logging.getLogger("jaxkd")
-    log.addHandler(logging.StreamHandler(sys.stderr))  # a sentence is a sentence, without its module before it
+    log.addHandler(logging.StreamHandler(sys.stderr))  # without the logger's name before it
     log.propagate = False
 
 
-def close(command: str, code: int) -> int:
-    """The exit code of a command that ended with `code`, once it is said on stderr that output was lost.
+def final_code(command: str, code: int) -> int:
+    """The exit code of a command that ended with `code`; lost output is reported on stderr.
 
-    A reader that went away wanted no more; of a full disk the code is StorageError's, unless the command trains: its
-    results are in its folder.
+    Output that its reader did not wait for is no loss. On a full disk the code is StorageError's, but not for commands
+    that train: their results are in their folder.
     """
     out = sys.stdout
-    if not isinstance(out, Steady) or out.fault is None or out.fault.errno in GONE:
+    if not isinstance(out, SafeStream) or out.fault is None or out.fault.errno in READER_GONE:
         return code
-    what = out.fault.strerror or out.fault
-    print(f"jaxkd {command}: some of its output could not be written: {what}.", file=sys.stderr)
+    reason = out.fault.strerror or out.fault
+    print(f"jaxkd {command}: some of its output could not be written: {reason}.", file=sys.stderr)
     return code if code or command in ("train", "quickstart") else StorageError.exit_code
 
 
-def in_utf8() -> None:
-    """Starts the program anew where file names are not taken for UTF-8, as in a C locale: it could not open most.
+def restart_in_utf8() -> None:
+    """Restarts the program in UTF-8 mode where file names are not UTF-8, as in a C locale; else few could be opened.
 
-    What it prints stays in the encoding that the output has.
+    The encoding of the output stays as it is.
     """
     if os.name != "posix" or sys.flags.utf8_mode or sys.getfilesystemencoding().lower() in ("utf-8", "utf8"):
         return

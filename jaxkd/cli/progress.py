@@ -1,4 +1,4 @@
-"""How far a command is with things that it takes one after another."""
+"""The progress of a command through pictures or other items."""
 
 import sys
 import time
@@ -10,15 +10,15 @@ EVERY = 5.0  # seconds between two lines where there is no terminal
 
 
 class Steps:
-    """A bar on a terminal, a line every few seconds elsewhere; as a context manager it takes the bar away at the end.
+    """A bar on a terminal, a line every few seconds elsewhere; the end of its `with` removes the bar.
 
-    `total` is how many things there are, as far as is known.
+    `total` is the number of items, as far as known.
     """
 
     def __init__(self, what: str, *, total: int):
         self._what, self._total = what, total
         self._done, self._began = 0, time.monotonic()
-        self._said = self._began
+        self._printed = self._began
         console = Console(file=sys.stdout)
         self._bar = None
         if console.is_terminal:
@@ -36,12 +36,12 @@ class Steps:
             self._bar.stop()
 
     def advance(self) -> None:
-        """One more is done."""
+        """Counts one more item as done."""
         self._done += 1
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, total=max(self._total, self._done))
-        elif now - self._said >= EVERY:
-            self._said = now
+        elif now - self._printed >= EVERY:
+            self._printed = now
             speed = self._done / (now - self._began)
             print(f"{self._done} of {max(self._total, self._done)} {self._what}, {speed:.1f} a second", flush=True)

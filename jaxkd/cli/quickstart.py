@@ -1,4 +1,4 @@
-"""`jaxkd quickstart`: on the embedded blood cells, a student alone and the same student taught, and what it gains."""
+"""`jaxkd quickstart`: trains a student alone and with a teacher on the embedded blood cells, and compares both."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ DETECTORS = {"faster_rcnn": "", "retinanet": "retinanet-"}
 
 
 def define(values: flags.FlagValues) -> None:
-    """The command's flags."""
+    """Defines the command's flags."""
     define_path("workdir", "runs/quickstart", "Folder for both runs and the report.", values=values)
     flags.DEFINE_integer("seed", 0, "Initial weights, order of data and sampling.", flag_values=values)
     flags.DEFINE_integer("steps", 0, "Steps of each run; 0 for the recipe's.", flag_values=values)
@@ -30,42 +30,48 @@ def run(argv: Sequence[str]) -> int:
     values, _ = parse("quickstart", argv, define)
     if values.steps < 0:
         raise ConfigError(f"--steps must be 0 or more, not {values.steps}.")
-    # Late, for jax is slow to load: --help and a wrong flag are answered without it.
+    # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.cli import report
     from jaxkd.loading import build, prepare
     from jaxkd.train import evaluate, loop, mesh
     from jaxkd.train.sinks.tensorboard import TensorBoard
 
-    began = time.monotonic()
+    start = time.monotonic()
     workdir = Path(values.workdir)
     arguments = {"alone": "alone", "taught": METHODS[values.method]}
-    shown = {name: [TensorBoard(workdir / name / "tensorboard")] if values.tensorboard else [] for name in arguments}
+    sinks = {name: [TensorBoard(workdir / name / "tensorboard")] if values.tensorboard else [] for name in arguments}
     recipes = {name: _recipe(DETECTORS[values.detector] + argument, values) for name, argument in arguments.items()}
     taught = recipes["taught"]
     source = prepare.load_source(taught.data.val)
-    feeding = configs.build(taught.data.loader)
+    loader_config = configs.build(taught.data.loader)
     teacher = build.load(taught.teacher)
     devices = mesh.make_mesh()
-    print("1/3 The teacher looks at the validation pictures.", flush=True)
-    found = {"teacher": evaluate.evaluate_source(teacher.detector, teacher.params, source, feeding, devices, batch=8)}
+    print("1/3 The teacher is scored on the validation pictures.", flush=True)
+    evaluations = {
+        "teacher": evaluate.evaluate_source(teacher.detector, teacher.params, source, loader_config, devices, batch=8)
+    }
     detectors = {"teacher": teacher}
     finished = {}
     for number, (name, recipe) in enumerate(recipes.items(), start=2):
         print(f"{number}/3 The student learns {name}.", flush=True)
-        finished[name] = loop.run(recipe, workdir / name, sinks=shown[name])
-        found[name] = finished[name].evaluation
+        finished[name] = loop.run(recipe, workdir / name, sinks=sinks[name])
+        evaluations[name] = finished[name].evaluation
         detectors[name] = build.load(workdir / name / build.STUDENT)
-    costs = report.costs_of(detectors, source, feeding)
-    rows = [report.Row(name, found[name].scores, costs[name]) for name in ("teacher", *recipes)]
+    costs = report.costs_of(detectors, source, loader_config)
+    rows = [report.Row(name, evaluations[name].scores, costs[name]) for name in ("teacher", *recipes)]
     summary = report.Summary(
         rows=rows,
         seed=values.seed,
         steps=taught.train.steps,
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - start,
         wait_share=max(run.wait_share for run in finished.values()),
     )
     report.write(workdir, summary)
-    pictures = {"alone": found["alone"].results, "taught": found["taught"].results, "teacher": found["teacher"].results}
+    pictures = {
+        "alone": evaluations["alone"].results,
+        "taught": evaluations["taught"].results,
+        "teacher": evaluations["teacher"].results,
+    }
     report.draw_comparison(workdir / "pictures.png", source, pictures)
     report.show(summary)
     print(f"report.md, report.json and pictures.png are in {workdir}. To see more, and to take the student with you:")
@@ -77,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
 def _recipe(argument: str, values: flags.FlagValues) -> configs.Recipe:
     recipe = configs.load_recipe(RECIPE, argument)
     recipe.train.seed = values.seed
-    recipe.train.teacher_check = recipe.train.probe_every = 0  # the teacher has been scored; ratios are not shown
+    recipe.train.teacher_check = recipe.train.probe_every = 0  # the teacher is scored already; ratios are not shown
     if values.steps:
         recipe.train.steps = values.steps
     return recipe

@@ -1,4 +1,4 @@
-"""What the quickstart shows: a table, the same as JSON and Markdown, and pictures side by side."""
+"""The report of the quickstart: a table, the same as JSON and Markdown, and pictures side by side."""
 
 import os
 import platform
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that the report says."""
+    """The content of the report."""
 
     rows: Sequence[Row]
     seed: int
@@ -47,18 +47,22 @@ class Summary:
         return 100 * (ap["taught"] - ap["alone"])
 
 
-def costs_of(detectors: Mapping[str, build.Loaded], source: Source, feeding: loader.Config) -> dict[str, cost.Cost]:
-    """Each detector's cost on the first picture of a source; equal ones are measured once, and so are equal."""
-    subjects = {name: costs.Subject(loaded.detector, loaded.params, feeding) for name, loaded in detectors.items()}
+def costs_of(
+    detectors: Mapping[str, build.Loaded], source: Source, loader_config: loader.Config
+) -> dict[str, cost.Cost]:
+    """Each detector's cost on the first picture of a source; equal detectors are measured once."""
+    subjects = {
+        name: costs.Subject(loaded.detector, loaded.params, loader_config) for name, loaded in detectors.items()
+    }
     return costs.costs_of(subjects, source, batch=1)
 
 
 def cells(row: Row) -> dict[str, str]:
-    """The row as the table shows it."""
-    shown = {"detector": row.name}
-    shown |= {name: tables.points(row.scores.summary[name]) for name in ("AP", "AP50", "AP75")}
-    shown |= {f"AP {name}": tables.points(numbers["AP"]) for name, numbers in row.scores.per_class.items()}
-    return shown | {
+    """The cells of a row, by column."""
+    columns = {"detector": row.name}
+    columns |= {name: tables.points(row.scores.summary[name]) for name in ("AP", "AP50", "AP75")}
+    columns |= {f"AP {name}": tables.points(numbers["AP"]) for name, numbers in row.scores.per_class.items()}
+    return columns | {
         "parameters": tables.million(row.cost.parameters),
         "GFLOPs": f"{row.cost.gflops:.2f}",
         "ms/image": f"{row.cost.milliseconds:.1f}",
@@ -100,14 +104,14 @@ def write(folder: Path, summary: Summary) -> None:
 
 
 def _markdown(summary: Summary, *, machine: str) -> str:
-    waited = f"{summary.wait_share:.1%} of training went into waiting for data"
+    wait_text = f"{summary.wait_share:.1%} of training went into waiting for data"
     lines = [
         "# Quickstart: blood cells (BCCD), validation split",
         "",
         *tables.lines_of([cells(row) for row in summary.rows]),
         "",
         f"The teacher gave the student {summary.gain:+.1f} AP: seed {summary.seed}, {summary.steps} steps, "
-        f"{summary.seconds:.0f} s in all on {machine}; {waited}.",
+        f"{summary.seconds:.0f} s in all on {machine}; {wait_text}.",
         "",
         "![truth, alone, taught, teacher](pictures.png)",
         "",
@@ -115,11 +119,15 @@ def _markdown(summary: Summary, *, machine: str) -> str:
     return "\n".join(lines)
 
 
-def draw_comparison(file: Path, source: Source, found: Mapping[str, Sequence[dict]], *, least: float = 0.5) -> None:
-    """Truth and what each detector finds, side by side, on pictures spread over the split."""
+def draw_comparison(
+    file: Path, source: Source, detections: Mapping[str, Sequence[dict]], *, least: float = 0.5
+) -> None:
+    """Ground truth and the detections of each detector, side by side, on pictures spread over the split."""
     truth = source.annotations()
     columns = {"truth": draw.from_results(truth["annotations"], truth["categories"])}
-    columns |= {name: draw.from_results(results, truth["categories"], least=least) for name, results in found.items()}
+    columns |= {
+        name: draw.from_results(results, truth["categories"], least=least) for name, results in detections.items()
+    }
     rows = []
     for index in np.linspace(0, len(source.records) - 1, PICTURES + 2, dtype=int)[1:-1]:
         record, image = source.records[index], source.read(int(index))

@@ -1,4 +1,4 @@
-"""`jaxkd train --config=FILE[:ARG] --workdir=DIR`: trains a detector, alone or taught, or goes on where it stopped."""
+"""`jaxkd train --config=FILE[:ARG] --workdir=DIR`: trains a detector, alone or with a teacher, or resumes a run."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from pathlib import Path
 from absl import flags
 
 from jaxkd.cli.flags import define_path, parse, recipe
-from jaxkd.cluster import place, supervisor
+from jaxkd.cluster import process_info, supervisor
 from jaxkd.cluster.heartbeat import PATIENCE, Heartbeat
 from jaxkd.errors import ConfigError, JaxkdError
 
 
 def define(values: flags.FlagValues) -> None:
-    """The flags beside --config."""
-    kinds = ", ".join(place.KINDS)
+    """Defines the flags beside --config."""
+    kinds = ", ".join(process_info.KINDS)
     define_path("workdir", "", "Folder of the run, on all its hosts; a run in it goes on.", values=values)
     flags.DEFINE_integer(
         "batch",
@@ -37,24 +37,24 @@ def define(values: flags.FlagValues) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """The whole run, or this host's part of it; 0 when it is finished."""
+    """Trains the run, or this host's part of it; returns 0 when it is finished."""
     wants_help = "--help" in argv or "-h" in argv
     config, rest = (None, list(argv)) if wants_help else recipe(argv)
     values, _ = parse("train", rest, define, with_recipe=True)
     if not values.workdir:
         raise ConfigError("Say where the run lives: --workdir=DIR.")
-    mine = place.find(
+    process = process_info.find(
         values.cluster,
         coordinator=values.coordinator,
         processes=values.processes,
         process=values.process,
         environment=os.environ,
     )
-    if mine is not None and not supervisor.is_kept():
+    if process is not None and not supervisor.is_supervised():
         command = [sys.executable, "-m", "jaxkd.cli.main", "train", *argv]
-        return supervisor.keep(Heartbeat(mine, patience=values.patience), command)
+        return supervisor.supervise(Heartbeat(process, patience=values.patience), command)
     supervisor.guard()
-    import jax  # late, for it is slow to load: --help and the process that keeps this one do without it
+    import jax  # late: slow to load, and neither --help nor the supervising process needs it
 
     from jaxkd.loading import build
     from jaxkd.train import hosts, loop, rescale, training
@@ -63,27 +63,27 @@ def run(argv: Sequence[str]) -> int:
     sinks = _sinks(values, workdir)
     if values.batch:
         rescale.rescale(config, values.batch)
-    if mine is not None:
-        hosts.join(mine)
+    if process is not None:
+        hosts.join(process)
     try:
         finished = loop.run(config, workdir, quiet=values.quiet, sinks=sinks)
     except jax.errors.JaxRuntimeError as error:
-        if mine is None:
+        if process is None:
             raise
-        raise JaxkdError(f"Process {mine.process} failed: {str(error).splitlines()[0]}.") from error
+        raise JaxkdError(f"Process {process.process} failed: {str(error).splitlines()[0]}.") from error
     if not values.quiet and hosts.is_first():
         scores = finished.evaluation.scores
         for name, numbers in scores.per_class.items():
             print(f"{name:<20} AP {100 * numbers['AP']:5.1f}  AP50 {100 * numbers['AP50']:5.1f}")
-        which = "The last student, for there was nothing to score it on,"
+        student = "The last student, for there was nothing to score it on,"
         if finished.best_ap > training.UNSCORED:
-            which = f"The best student (AP {100 * finished.best_ap:.1f})"
-        print(f"{which} is in {workdir / build.STUDENT}.")
+            student = f"The best student (AP {100 * finished.best_ap:.1f})"
+        print(f"{student} is in {workdir / build.STUDENT}.")
     return 0
 
 
 def _sinks(values: flags.FlagValues, workdir: Path) -> list:
-    """What the run is shown in; ConfigError where a package is missing."""
+    """The sinks that the run is logged to; ConfigError where a package is missing."""
     # Late, as in `run`.
     from jaxkd.train.sinks.tensorboard import TensorBoard
     from jaxkd.train.sinks.wandb import WeightsAndBiases

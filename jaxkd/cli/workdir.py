@@ -1,4 +1,4 @@
-"""What the commands after training need: a detector, the run that it comes from, and a place for what they write."""
+"""Opens workdirs and weights for the commands after training, and checks that their output can be written."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from jaxkd.weights import parts
 
 @dataclass(frozen=True)
 class Run:
-    """A detector with its run, or alone."""
+    """A detector with its run, or weights alone."""
 
     recipe: configs.Recipe  # of the run; None for weights alone
     student: build.Loaded
@@ -25,22 +25,22 @@ class Run:
 
 
 def open_run(workdir: str, *, advice: str = "give --workdir=DIR") -> Run:
-    """The best student of a workdir, with its recipe; or weights, wherever `jaxkd.load` finds some.
+    """The best student of a workdir with its recipe, or weights alone, from any path that `jaxkd.load` takes.
 
-    The folder "student" of a workdir stands for its run. `advice` says what to do where there is neither.
+    The folder "student" of a workdir stands for its run. `advice` ends the error message where there is neither.
 
     Raises ConfigError where there is neither, or the run has no student yet, StorageError where its recipe is broken,
     WeightsError where the weights are.
     """
-    place = path_of(workdir)
-    if place.name == build.STUDENT and (place.parent / build.RECIPE).is_file():
-        place = place.parent
-    if workdir and (place / build.RECIPE).is_file():
-        if not build.file_of(place / build.STUDENT, build.ABOUT).is_file():
-            raise ConfigError(f"The run in {place} has no student yet; it is written at the first evaluation.")
-        return Run(_recipe(place / build.RECIPE), build.load(place / build.STUDENT), place)
-    if workdir and (parts.split(place)[0].is_file() or build.file_of(place, build.ABOUT).is_file()):
-        return Run(None, prepare.load_detector(workdir), place)
+    path = path_of(workdir)
+    if path.name == build.STUDENT and (path.parent / build.RECIPE).is_file():
+        path = path.parent
+    if workdir and (path / build.RECIPE).is_file():
+        if not build.file_of(path / build.STUDENT, build.ABOUT).is_file():
+            raise ConfigError(f"The run in {path} has no student yet; it is written at the first evaluation.")
+        return Run(_recipe(path / build.RECIPE), build.load(path / build.STUDENT), path)
+    if workdir and (parts.split(path)[0].is_file() or build.file_of(path, build.ABOUT).is_file()):
+        return Run(None, prepare.load_detector(workdir), path)
     raise ConfigError(
         f"'{workdir}' is not the workdir of a run, which holds {build.RECIPE}, and no weights, beside which is "
         f"{build.ABOUT}; {advice}."
@@ -48,15 +48,15 @@ def open_run(workdir: str, *, advice: str = "give --workdir=DIR") -> Run:
 
 
 def is_other(run: Run, source: Source) -> bool:
-    """Whether a source is known to be other than the validation data that a run was made with."""
-    found = checkpoint.newest(run.folder / loop.CHECKPOINTS) if run.recipe is not None else None
-    own = "" if found is None else found.facts.get("validation data", "")
-    return bool(own) and own != digest(source)
+    """Whether a source is known to differ from the run's validation data."""
+    last_checkpoint = checkpoint.newest(run.folder / loop.CHECKPOINTS) if run.recipe is not None else None
+    own_digest = "" if last_checkpoint is None else last_checkpoint.facts.get("validation data", "")
+    return bool(own_digest) and own_digest != digest(source)
 
 
 def check_folder(folder: Path) -> None:
-    """Raises StorageError where files could not be written into a folder; one that is made for that is taken away."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Raises StorageError where files cannot be written into a folder; folders made for the check are removed."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -64,13 +64,13 @@ def check_folder(folder: Path) -> None:
     except OSError as error:
         raise StorageError(f"{folder} cannot be written to: {error.strerror}; give another --out.") from error
     finally:
-        for path in made:
+        for path in missing:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
 
 def check_file(file: Path) -> None:
-    """Raises StorageError where a file could not be written."""
+    """Raises StorageError where a file cannot be written."""
     if file.is_dir():
         raise StorageError(f"{file} is a folder; give a file as --out.")
     check_folder(file.parent)
@@ -79,11 +79,11 @@ def check_file(file: Path) -> None:
 
 
 def _recipe(file: Path) -> configs.Recipe:
-    """The recipe of a run; StorageError where it is none."""
+    """The recipe of a run; StorageError where the file holds none."""
     try:
         recipe = configs.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StorageError(f"{file} is not the recipe of a run: {error}.") from error
-    if not set(recipe.keys()) >= configs.PARTS:
+    if not set(recipe.keys()) >= configs.FIELDS:
         raise StorageError(f"{file} is not the recipe of a run: it lacks parts.")
     return recipe

@@ -1,1 +1,1 @@
-"""Several processes as one run: who they are, whether all came, and what becomes of the others when one is lost."""
+"""Several processes as one run: their addresses, the heartbeat between them, and a supervisor on each host."""

@@ -1,5 +1,5 @@
-"""The signals by which a run is asked to end."""
+"""The signals that ask a run to stop."""
 
-# A scheduler that takes the machine away; a person; a terminal that was closed; Ctrl-\; Slurm and others before
-# the end, by either; a limit of processor time; Ctrl-Break on Windows.
-ASKING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+# In this order: a scheduler that takes the machine away; Ctrl-C; a closed terminal; Ctrl-\; a warning before the time
+# limit by Slurm and others (two signals); a limit of processor time; Ctrl-Break on Windows.
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")

@@ -1,1 +1,1 @@
-"""Detectors held against each other on one set of pictures, and the page that shows it."""
+"""Compares detectors on one set of pictures, and writes the page of the comparison."""

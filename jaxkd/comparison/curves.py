@@ -1,4 +1,4 @@
-"""The curves of a run, from its log."""
+"""The curves of a run, read from its log."""
 
 import math
 from collections import defaultdict
@@ -11,8 +11,8 @@ import numpy as np
 from jaxkd.comparison.records import Curves, Series
 from jaxkd.train import log
 
-POINTS = 200  # of a curve at most; more are taken together
-BESIDE = (
+POINTS = 200  # most points of a curve; more are averaged
+OTHER = (
     "step_seconds",
     "data_wait_share",
     "gradient_norm",
@@ -20,12 +20,12 @@ BESIDE = (
     "skipped_steps",
     "skipped_in_a_row",
 )
-RATIO = "gradient_ratio"  # what the keys of a probe begin with
-Kind = Literal["loss", "term", "decay", "gate", "method", "ratio", "beside"]
+RATIO = "gradient_ratio"  # prefix of the keys of a probe
+Kind = Literal["loss", "term", "decay", "gate", "method", "ratio", "other"]
 
 
 def read(workdir: Path, *, steps: int) -> Curves:
-    """What the run in a folder, which is to have so many steps, has written down."""
+    """The curves in the log of the run in a folder; `steps` is the planned number of steps."""
     reported, scores = defaultdict(list), defaultdict(list)
     for line in log.read(workdir):
         if "scores" in line:
@@ -36,12 +36,12 @@ def read(workdir: Path, *, steps: int) -> Curves:
 
 
 def kind(key: str) -> Kind:
-    """What a key of the log stands for; "beside" for what is neither minimised nor a method's."""
+    """The kind of number under a key of the log; "other" for what is neither a loss nor a method's."""
     if key == "loss":
         return "loss"
     first, *rest = key.split("/")
-    if first in BESIDE:
-        return "beside"
+    if first in OTHER:
+        return "other"
     if not rest:
         return "term"
     if first == RATIO:
@@ -53,18 +53,18 @@ def kind(key: str) -> Kind:
 
 def last_step(curves: Curves) -> int:
     """The last step that was reported or scored; 0 for none."""
-    every = [*curves.reported.values(), *curves.scores.values()]
-    return max((series.steps[-1] for series in every), default=0)
+    all_series = [*curves.reported.values(), *curves.scores.values()]
+    return max((series.steps[-1] for series in all_series), default=0)
 
 
 def step_seconds(curves: Curves | None) -> float:
-    """The median time of a step; nan where nothing was reported."""
-    found = curves.reported.get("step_seconds") if curves else None
-    return float(np.median(found.values)) if found else math.nan
+    """The median seconds of a step; nan where none was reported."""
+    series = curves.reported.get("step_seconds") if curves else None
+    return float(np.median(series.values)) if series else math.nan
 
 
 def thinned(series: Series) -> Series:
-    """The same with no more than POINTS points, each the mean of equally many; the last stays last."""
+    """The series with at most POINTS points, each the mean of equally many; the last step stays last."""
     size = -(-len(series.steps) // POINTS) or 1
     starts = range(0, len(series.steps), size)
     return Series(
@@ -73,15 +73,15 @@ def thinned(series: Series) -> Series:
     )
 
 
-def _add(found: dict[str, list], step: int, values: dict[str, float | None]) -> None:
+def _add(points: dict[str, list], step: int, values: dict[str, float | None]) -> None:
     for key, value in values.items():
         if isinstance(value, (int, float)) and math.isfinite(value):
-            found[key].append((step, float(value)))
+            points[key].append((step, float(value)))
 
 
-def _series(found: dict[str, list[tuple[int, float]]]) -> dict[str, Series]:
+def _series(by_key: dict[str, list[tuple[int, float]]]) -> dict[str, Series]:
     out = {}
-    for key, points in found.items():
+    for key, points in by_key.items():
         ordered: Sequence[tuple[int, float]] = sorted(points)
         out[key] = Series(tuple(step for step, _ in ordered), tuple(value for _, value in ordered))
     return out

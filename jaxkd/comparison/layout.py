@@ -1,10 +1,10 @@
-"""What all sections of the page share: colours of detectors, headings with a word on how to read, cells of tables."""
+"""Shared parts of the page's sections: colours of detectors, headings with explanations, cells of tables."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 from jaxkd import html
-from jaxkd.comparison.records import Compared, Comparison
+from jaxkd.comparison.records import ComparedDetector, Comparison
 from jaxkd.comparison.tables import Unclear
 from jaxkd.html import Safe
 
@@ -46,47 +46,47 @@ SIGN = re.compile(r"(?<![\w.])-(?=\d)|(?<= )-(?= )")
 
 
 def colours_of(comparison: Comparison) -> dict[str, str]:
-    """One colour for each detector, by its name."""
-    return {one.name: f"var(--c{place % html.COLOURS})" for place, one in enumerate(comparison.detectors)}
+    """The colour of each detector, by name."""
+    return {detector.name: f"var(--c{index % html.COLOURS})" for index, detector in enumerate(comparison.detectors)}
 
 
-def section(title: str, how: str, content: str, *, name: str) -> str:
-    """A part of the page under its heading."""
-    said = f'<p class="how">{signed(how)}</p>' if how else ""
-    return f'<section id="{name}">\n<h2>{html.text(title)}</h2>\n{said}{content}\n</section>\n'
+def section(title: str, explanation: str, content: str, *, name: str) -> str:
+    """A section of the page with its heading and, where `explanation` is given, an explanation."""
+    paragraph = f'<p class="how">{signed(explanation)}</p>' if explanation else ""
+    return f'<section id="{name}">\n<h2>{html.text(title)}</h2>\n{paragraph}{content}\n</section>\n'
 
 
-def figure(title: str, how: str, content: str) -> str:
-    """A chart under its heading, with a sentence on how to read it."""
-    return f'<figure>\n<h3>{html.text(title)}</h3>\n<p class="how">{signed(how)}</p>\n{content}\n</figure>\n'
+def figure(title: str, explanation: str, content: str) -> str:
+    """A chart with its heading and an explanation."""
+    return f'<figure>\n<h3>{html.text(title)}</h3>\n<p class="how">{signed(explanation)}</p>\n{content}\n</figure>\n'
 
 
-def keys(comparison: Comparison, shown: Sequence[Compared]) -> str:
-    """Which colour is whose."""
+def keys(comparison: Comparison, detectors: Sequence[ComparedDetector]) -> str:
+    """The legend of these detectors' colours."""
     colours = colours_of(comparison)
-    return f'<p class="keys">{html.legend({one.name: colours[one.name] for one in shown})}</p>\n'
+    return f'<p class="keys">{html.legend({detector.name: colours[detector.name] for detector in detectors})}</p>\n'
 
 
 def table(rows: Sequence[Mapping[str, str]], *, colours: Mapping[str, str] | None = None) -> str:
-    """A table with minus signs, and with differences that may be none set back.
+    """A table with minus signs; differences that are not clear are grey.
 
-    Rows are a detector's where `colours` are given: its name, in the first column, has its colour beside it.
+    With `colours` each row is a detector's: its name, in the first column, has its colour beside it.
     """
-    shown = []
+    html_rows = []
     for row in rows:
         cells = {Safe(signed(title)): _cell(cell) for title, cell in row.items()}
         if colours:
             title, name = next(iter(row.items()))
             cells[Safe(signed(title))] = Safe(f"{html.legend({name: colours[name]})}")
-        shown.append(cells)
-    return html.table(shown)
+        html_rows.append(cells)
+    return html.table(html_rows)
 
 
 def signed(content: str) -> str:
-    """The text as HTML, with minus signs where hyphens stand for them, and numbers kept by their units."""
+    """The text as HTML, with minus signs in place of hyphens and no break between a number and its unit."""
     return UNIT.sub("\N{NO-BREAK SPACE}", SIGN.sub("\N{MINUS SIGN}", html.text(content)))
 
 
 def _cell(content: str) -> Safe:
-    shown = signed(content)
-    return Safe(f'<span class="unclear">{shown}</span>' if isinstance(content, Unclear) else shown)
+    text = signed(content)
+    return Safe(f'<span class="unclear">{text}</span>' if isinstance(content, Unclear) else text)

@@ -4,10 +4,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jaxkd import html, json_values, storage, words
-from jaxkd.comparison import answers, charts, layout, mistakes, pictures, tables, training
+from jaxkd import html, json_values, phrases, storage
+from jaxkd.comparison import charts, layout, mistakes, pictures, summary, tables, training
 from jaxkd.comparison.layout import colours_of, section
-from jaxkd.comparison.records import SCORE, Compared, Comparison
+from jaxkd.comparison.records import SCORE, ComparedDetector, Comparison
 from jaxkd.data.base import Source
 from jaxkd.evaluation.bootstrap import SHARE
 from jaxkd.version import VERSION
@@ -21,7 +21,7 @@ AP = (
 
 
 def write(folder: Path, comparison: Comparison, source: Source, *, most: int) -> None:
-    """Writes FILES, with at most so many pictures that gained, and that lost."""
+    """Writes FILES, with at most `most` pictures of the largest gains and as many of the largest losses."""
     texts = (
         page(comparison, source, most=most),
         tables.markdown(comparison),
@@ -32,83 +32,83 @@ def write(folder: Path, comparison: Comparison, source: Source, *, most: int) ->
 
 
 def page(comparison: Comparison, source: Source, *, most: int) -> str:
-    """The whole page; `most` is as in `write`."""
-    first, other = comparison.first, comparison.other
-    beside = [one.name for one in comparison.detectors if one not in (first, other)]
+    """The page as HTML; `most` is as in `write`."""
+    reference, focused = comparison.reference, comparison.focused
+    others = [detector.name for detector in comparison.detectors if detector not in (reference, focused)]
     lead = (
-        f"On {words.counted(len(comparison.images), 'validation picture')} with "
-        f"{words.counted(sum(comparison.objects.values()), 'object')} of "
-        f"{words.counted(len(comparison.objects), 'class')}"
-        f"{f', with {words.listed(beside)} beside them' if beside else ''}."
+        f"On {phrases.counted(len(comparison.images), 'validation picture')} with "
+        f"{phrases.counted(sum(comparison.objects.values()), 'object')} of "
+        f"{phrases.counted(len(comparison.objects), 'class')}"
+        f"{f', with {phrases.listed(others)} beside them' if others else ''}."
     )
     remarks, number = [*comparison.remarks], len(comparison.detectors)
     if number > html.COLOURS:
         remarks.append(f"There are {html.COLOURS} colours for {number} detectors, so some have the same one.")
     content = [
         f'<p class="lead">{escape(lead)}</p>\n{html.remarks(remarks)}',
-        answers.cards(comparison),
+        summary.cards(comparison),
         layout.table(tables.headline(comparison), colours=colours_of(comparison)),
         f'<p class="soft">{AP}</p>\n',
-        answers.parts(comparison),
-        answers.costs(comparison),
+        summary.parts(comparison),
+        summary.costs(comparison),
         training.training(comparison),
         mistakes.mistakes(comparison),
         mistakes.confusions(comparison),
         pictures.pictures(comparison, source, most=most),
-        _making(comparison),
+        _provenance(comparison),
     ]
-    return html.page(f"{other.name} compared with {first.name}", "".join(content), style=STYLE)
+    return html.page(f"{focused.name} compared with {reference.name}", "".join(content), style=STYLE)
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """All numbers of a comparison, with None for those that are not known."""
+    """All numbers of a comparison as JSON values, None for those that are not known."""
     return {
         "jaxkd": VERSION,
         "machine": comparison.machine,
         "pictures": list(comparison.images),
         "objects": dict(comparison.objects),
         "objects_by_size": dict(comparison.sizes),
-        "reference": comparison.first.name,
+        "reference": comparison.reference.name,
         "focus": comparison.focus,
         "bootstrap": {"resamples": comparison.resamples, "seed": comparison.seed, "interval": SHARE / 100},
         "score": SCORE,
         "remarks": list(comparison.remarks),
-        "detectors": {one.name: json_values.plain(_about(one)) for one in comparison.detectors},
+        "detectors": {detector.name: json_values.plain(_record(detector)) for detector in comparison.detectors},
     }
 
 
-def _about(one: Compared) -> dict[str, Any]:
-    costs = {batch: json_values.plain(cost) | {"per_second": cost.per_second} for batch, cost in one.costs.items()}
+def _record(detector: ComparedDetector) -> dict[str, Any]:
+    costs = {batch: json_values.plain(cost) | {"per_second": cost.per_second} for batch, cost in detector.costs.items()}
     return {
-        "folder": one.place,
-        "role": one.role,
-        "methods": one.methods,
-        "scores": one.scores.summary,
-        "per_class": one.scores.per_class,
-        "voc": one.voc,
-        "difference": one.gains,
+        "folder": detector.folder,
+        "role": detector.role,
+        "methods": detector.methods,
+        "scores": detector.scores.summary,
+        "per_class": detector.scores.per_class,
+        "voc": detector.voc,
+        "difference": detector.gains,
         "cost": {f"batch_{batch}": cost for batch, cost in costs.items()},
-        "errors": one.errors,
-        "errors_of_sure": one.sure,
-        "confusion": {"classes": [*one.confusion.classes, None], "truth_by_found": one.confusion.counts},
-        "quality": one.quality,
-        "curves": one.curves,
+        "errors": detector.errors,
+        "errors_of_sure": detector.confident_errors,
+        "confusion": {"classes": [*detector.confusion.classes, None], "truth_by_found": detector.confusion.counts},
+        "quality": detector.quality,
+        "curves": detector.curves,
     }
 
 
-def _making(comparison: Comparison) -> str:
-    """Where everything came from."""
+def _provenance(comparison: Comparison) -> str:
+    """The section on folders, methods and the bootstrap."""
     colours, items = colours_of(comparison), []
-    for one in comparison.detectors:
-        said = [one.place]
-        if one.curves:
-            taught = f"taught by {words.listed(one.methods)}" if one.methods else "not taught"
-            said += [words.counted(one.curves.steps, "step"), taught]
-        items.append(f"<li>{html.legend({one.name: colours[one.name]})}: {escape(', '.join(said))}</li>\n")
-    how = (
-        f"Differences are those to {comparison.first.name}. For their intervals as many pictures as there are "
+    for detector in comparison.detectors:
+        facts = [detector.folder]
+        if detector.curves:
+            taught = f"taught by {phrases.listed(detector.methods)}" if detector.methods else "not taught"
+            facts += [phrases.counted(detector.curves.steps, "step"), taught]
+        items.append(f"<li>{html.legend({detector.name: colours[detector.name]})}: {escape(', '.join(facts))}</li>\n")
+    explanation = (
+        f"Differences are those to {comparison.reference.name}. For their intervals as many pictures as there are "
         f"({len(comparison.images)}) are drawn {comparison.resamples} times with replacement (seed {comparison.seed}), "
         f"the same ones for all detectors, and AP is taken anew; {SHARE:g} % of the differences lie in the interval. "
         "All numbers are in comparison.json, the tables in comparison.md."
     )
-    return section("How this was made", how, f'<ul class="made">\n{"".join(items)}</ul>', name="making")
+    return section("How this was made", explanation, f'<ul class="made">\n{"".join(items)}</ul>', name="making")

@@ -1,4 +1,4 @@
-"""What a comparison holds: plain records, which the page, the tables and the JSON are made of."""
+"""The records of a comparison, from which the page, the tables and the JSON are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from jaxkd.evaluation.cost import Cost
 from jaxkd.evaluation.errors import Confusion, Errors
 from jaxkd.loading import build
 
-SCORE = 0.5  # from which on a detection is drawn and counted, where only sure ones are
-BATCHES = (1, 8)  # pictures at once whose time is taken
+SCORE = 0.5  # lowest score of a detection that is drawn, or counted as confident
+BATCHES = (1, 8)  # batch sizes that are timed
 Role = Literal["alone", "taught", "teacher", "weights"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A detector that takes part: the best student of a run, or weights from elsewhere."""
+    """A detector of the comparison: the best student of a run, or weights from elsewhere."""
 
     name: str
-    place: str  # its folder, as it was given
+    folder: str  # as it was given
     loaded: build.Loaded
     recipe: configs.Recipe = None  # of the run; None for weights
 
 
 @dataclass(frozen=True)
 class Series:
-    """A number over the steps of a run; only where it is finite."""
+    """A number over the steps of a run, without its non-finite values."""
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
@@ -38,48 +38,48 @@ class Series:
 
 @dataclass(frozen=True)
 class Curves:
-    """What a run said while it went."""
+    """The curves in the log of a run."""
 
-    steps: int  # of the whole run, as its recipe has it
+    steps: int  # of the whole run, from its recipe
     reported: Mapping[str, Series]  # by the key in metrics.jsonl
     scores: Mapping[str, Series]  # "AP" and the like, of evaluations
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Differences to the first detector."""
+    """Differences to the reference detector."""
 
     summary: Mapping[str, Interval]  # of COCO's numbers that are AP
     per_class: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One of the detectors, and all that is known of it."""
+class ComparedDetector:
+    """The results of one detector."""
 
     name: str
-    place: str
+    folder: str
     role: Role
-    methods: tuple[str, ...]  # that taught it
-    sizes: str  # of the pictures that it sees
+    methods: tuple[str, ...]  # that it was taught by
+    sizes: str  # of its pictures' sides
     scores: coco.Scores
     voc: voc.Scores | None
     costs: Mapping[int, Cost]  # by the pictures of a batch
     errors: Errors  # of all detections
-    sure: Errors  # of those with a score of SCORE or more
+    confident_errors: Errors  # of those with a score of SCORE or more
     confusion: Confusion
     quality: np.ndarray  # [n] of each picture, see `matches.quality`
-    gains: Gains | None  # None for the first
+    gains: Gains | None  # None for the reference
     curves: Curves | None  # of a run
     results: list[dict[str, Any]]  # detections, as COCO results
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Detectors on the same pictures; the first is what the others are held against."""
+    """Detectors on the same pictures; the first is the reference of all differences."""
 
-    detectors: tuple[Compared, ...]
-    focus: str  # name of the one that the first screen is about
+    detectors: tuple[ComparedDetector, ...]
+    focus: str  # name of the detector that the summary is about
     images: tuple[int, ...]  # ids of the pictures, in the order of `Compared.quality`
     objects: Mapping[str, int]  # by the name of the class
     sizes: Mapping[str, int]  # objects by COCO's sizes
@@ -89,17 +89,21 @@ class Comparison:
     remarks: tuple[str, ...]
 
     @property
-    def first(self) -> Compared:
+    def reference(self) -> ComparedDetector:
         """The reference of all differences."""
         return self.detectors[0]
 
     @property
-    def other(self) -> Compared:
+    def focused(self) -> ComparedDetector:
         """The detector in focus."""
-        return next(one for one in self.detectors if one.name == self.focus)
+        return next(detector for detector in self.detectors if detector.name == self.focus)
 
     @property
-    def teacher(self) -> Compared | None:
-        """The one that taught, if it is here and not the first or in focus itself."""
-        shown = (one for one in self.detectors if one.role == "teacher" and one not in (self.first, self.other))
-        return next(shown, None)
+    def teacher(self) -> ComparedDetector | None:
+        """The teacher, if it is among the detectors and is neither the reference nor in focus."""
+        teachers = (
+            detector
+            for detector in self.detectors
+            if detector.role == "teacher" and detector not in (self.reference, self.focused)
+        )
+        return next(teachers, None)

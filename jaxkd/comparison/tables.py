@@ -1,10 +1,10 @@
-"""The tables of a comparison as rows of text, for the terminal, for Markdown and for the page; and the Markdown."""
+"""The tables of a comparison as rows of text, for the terminal, Markdown and the page; and the Markdown."""
 
 import math
 from collections.abc import Mapping, Sequence
 
-from jaxkd import words
-from jaxkd.comparison.records import BATCHES, SCORE, Compared, Comparison
+from jaxkd import phrases
+from jaxkd.comparison.records import BATCHES, SCORE, ComparedDetector, Comparison
 from jaxkd.evaluation.bootstrap import FEW, SHARE, Interval
 from jaxkd.evaluation.cost import Cost
 from jaxkd.evaluation.errors import KINDS
@@ -12,63 +12,65 @@ from jaxkd.evaluation.matches import SIZES
 from jaxkd.version import VERSION
 
 Row = Mapping[str, str]
-TITLE = "detector"  # of the first column, where a row is a detector
-PART, OBJECTS = "", "objects"  # titles of the columns of `parts` beside those of detectors
-MOST = 12  # classes up to which all pairs are shown
-PAIRS = 15  # of mixed-up classes otherwise
+TITLE = "detector"  # of the first column where each row is a detector
+PART, OBJECTS = "", "objects"  # the columns of `parts` that are not detectors'
+MOST_CLASSES = 12  # up to which the whole confusion matrix is shown
+PAIRS = 15  # most confused pairs that are shown otherwise
 PARTS = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"} | {key: f"{size} objects" for key, size in SIZES.items()}
 
 
 class Unclear(str):
-    """A difference whose interval holds 0, or that has none."""
+    """A difference whose interval holds 0, or that has no interval."""
 
 
 def points(value: float) -> str:
-    """A share in points, to one place; a dash where it is not known."""
+    """A number from 0 to 1 in points, with one decimal; a dash where it is not known."""
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def gap(interval: Interval) -> str:
-    """A difference in points and its interval, or that too few pictures tell of it."""
+def difference(interval: Interval) -> str:
+    """A difference in points with its interval, or with "too few" where too few pictures have objects."""
     if math.isnan(interval.difference):
         return Unclear("-")
     value, low, high = (f"{100 * number:+.1f}" for number in (interval.difference, interval.low, interval.high))
     if not interval.known:
         return Unclear(f"{value} [too few]")
-    said = f"{value} [{low}, {high}]"
-    return said if interval.clear else Unclear(said)
+    text = f"{value} [{low}, {high}]"
+    return text if interval.clear else Unclear(text)
 
 
 def million(parameters: int) -> str:
-    """A number of parameters."""
+    """A number of parameters in millions."""
     return f"{parameters / 1e6:.2f} M"
 
 
 def verdict(comparison: Comparison) -> str:
-    """The one sentence that says what was gained."""
-    first, other = comparison.first, comparison.other
-    assert other.gains is not None
-    gain, pictures = other.gains.summary["AP"], words.counted(len(comparison.images), "picture")
-    gained = f"{other.name} has {100 * gain.difference:+.1f} AP against {first.name} on {pictures}"
+    """A sentence on the gain in AP."""
+    reference, focused = comparison.reference, comparison.focused
+    assert focused.gains is not None
+    gain, pictures = focused.gains.summary["AP"], phrases.counted(len(comparison.images), "picture")
+    sentence = f"{focused.name} has {100 * gain.difference:+.1f} AP against {reference.name} on {pictures}"
     if not gain.known:
-        return f"{gained}; fewer than {FEW} pictures have an object, too few to say how much of it may be chance."
+        return f"{sentence}; fewer than {FEW} pictures have an object, too few to say how much of it may be chance."
     meaning = "which does not hold 0" if gain.clear else "which holds 0, so there may be no difference"
     return (
-        f"{gained}; {SHARE:g} % of {comparison.resamples} resamples of them lie in "
+        f"{sentence}; {SHARE:g} % of {comparison.resamples} resamples of them lie in "
         f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], {meaning}."
     )
 
 
 def headline(comparison: Comparison) -> list[Row]:
-    """A row for each detector: what it finds, and what it costs."""
+    """A row for each detector: AP and cost."""
     rows = []
-    for one in comparison.detectors:
-        cost, scores = one.costs[BATCHES[0]], one.scores.summary
+    for detector in comparison.detectors:
+        cost, scores = detector.costs[BATCHES[0]], detector.scores.summary
         rows.append(
             {
-                TITLE: one.name,
+                TITLE: detector.name,
                 "AP": points(scores["AP"]),
-                _above("AP", comparison.first.name): gap(one.gains.summary["AP"]) if one.gains else "",
+                _difference_title("AP", comparison.reference.name): difference(detector.gains.summary["AP"])
+                if detector.gains
+                else "",
                 "AP50": points(scores["AP50"]),
                 "AP75": points(scores["AP75"]),
                 "parameters": million(cost.parameters),
@@ -81,66 +83,72 @@ def headline(comparison: Comparison) -> list[Row]:
 
 
 def parts(comparison: Comparison) -> list[Row]:
-    """A row for each part of AP: what each detector reaches, the differences, and how many objects it is about."""
-    every, total = comparison.detectors, sum(comparison.objects.values())
+    """A row for each part of AP: the value of each detector, the differences, and the number of objects."""
+    detectors, total = comparison.detectors, sum(comparison.objects.values())
     sizes = {key: comparison.sizes[size] for key, size in SIZES.items()}
     rows = []
     for key, label in PARTS.items():
         cells = [
-            _cells(comparison, one, one.scores.summary[key], one.gains and one.gains.summary[key]) for one in every
+            _cells(comparison, detector, detector.scores.summary[key], detector.gains and detector.gains.summary[key])
+            for detector in detectors
         ]
         rows.append(_part(label, cells, sizes.get(key, total)))
-    if all(one.voc for one in every):
-        cells = [_cells(comparison, one, one.voc.mean if one.voc else math.nan, None) for one in every]
+    if all(detector.voc for detector in detectors):
+        cells = [
+            _cells(comparison, detector, detector.voc.mean if detector.voc else math.nan, None)
+            for detector in detectors
+        ]
         rows.append(_part("VOC AP", cells, total))
     for name, objects in comparison.objects.items():
-        gains = [one.gains and one.gains.per_class[name] for one in every]
-        values = [one.scores.per_class[name]["AP"] for one in every]
-        cells = [_cells(comparison, *three) for three in zip(every, values, gains, strict=True)]
+        gains = [detector.gains and detector.gains.per_class[name] for detector in detectors]
+        values = [detector.scores.per_class[name]["AP"] for detector in detectors]
+        cells = [_cells(comparison, *arguments) for arguments in zip(detectors, values, gains, strict=True)]
         rows.append(_part(name, cells, objects))
     return rows
 
 
 def costs(comparison: Comparison) -> list[Row]:
-    """A row for each detector: size, operations, and time by pictures at once."""
+    """A row for each detector: parameters, operations, and time by batch size."""
     rows = []
-    for one in comparison.detectors:
-        cost = one.costs[BATCHES[0]]
+    for detector in comparison.detectors:
+        cost = detector.costs[BATCHES[0]]
         row = {
-            TITLE: one.name,
-            "picture sides": one.sizes,
+            TITLE: detector.name,
+            "picture sides": detector.sizes,
             "parameters": million(cost.parameters),
             "GFLOPs": f"{cost.gflops:.2f}",
         }
-        for batch, cost in one.costs.items():
+        for batch, cost in detector.costs.items():
             row |= _times(batch, cost)
         rows.append(row)
     return rows
 
 
 def errors(comparison: Comparison) -> list[Row]:
-    """A row for each kind of error: what it costs each detector, and how often it is made."""
+    """A row for each kind of error: the AP50 that it costs each detector, and its count."""
     rows = []
     for kind in KINDS:
         row = {"kind of error": kind}
-        row |= {f"{one.name}, AP50 lost": points(one.errors.costs[kind]) for one in comparison.detectors}
-        row |= {f"{one.name}, number": f"{one.sure.counts[kind]}" for one in comparison.detectors}
+        row |= {f"{detector.name}, AP50 lost": points(detector.errors.costs[kind]) for detector in comparison.detectors}
+        row |= {
+            f"{detector.name}, number": f"{detector.confident_errors.counts[kind]}" for detector in comparison.detectors
+        }
         rows.append(row)
     return rows
 
 
-def confusion(one: Compared) -> list[Row]:
-    """A row for each class that is there, and one for nothing: how often it is taken for what."""
-    counts, names = one.confusion.counts.tolist(), one.confusion.classes
+def confusion(detector: ComparedDetector) -> list[Row]:
+    """The confusion matrix: a row for each true class and one for background, a column for each predicted class."""
+    counts, names = detector.confusion.counts.tolist(), detector.confusion.classes
     titles = ["", *(f"as {name}" for name in names), "not found"]
     rows = zip([*names, "nothing"], counts, strict=True)
-    shown = [dict(zip(titles, [name, *map(str, found)], strict=True)) for name, found in rows]
-    return [*shown[:-1], shown[-1] | {"not found": ""}]
+    table = [dict(zip(titles, [name, *map(str, counts_of_row)], strict=True)) for name, counts_of_row in rows]
+    return [*table[:-1], table[-1] | {"not found": ""}]
 
 
-def mixed_up(one: Compared) -> list[tuple[str, str, int]]:
-    """Pairs of classes, truth and found, and how often one is taken for the other; the most frequent first."""
-    classes, counts = one.confusion.classes, one.confusion.counts
+def confused_pairs(detector: ComparedDetector) -> list[tuple[str, str, int]]:
+    """Pairs of a true and a predicted class with their counts, the most frequent first."""
+    classes, counts = detector.confusion.classes, detector.confusion.counts
     pairs = [
         (classes[row], classes[column], int(counts[row, column]))
         for row in range(len(classes))
@@ -151,11 +159,11 @@ def mixed_up(one: Compared) -> list[tuple[str, str, int]]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """All tables, as comparison.md has them."""
-    few = len(comparison.objects) <= MOST
+    """All tables as Markdown, the content of comparison.md."""
+    few = len(comparison.objects) <= MOST_CLASSES
     pairs = "Rows are what is there, columns what is found" if few else "The classes mixed up most often"
     lines = [
-        f"# {_plain(comparison.other.name)} compared with {_plain(comparison.first.name)}",
+        f"# {_plain(comparison.focused.name)} compared with {_plain(comparison.reference.name)}",
         "",
         _plain(verdict(comparison)),
         "",
@@ -182,10 +190,10 @@ def markdown(comparison: Comparison) -> str:
         "",
         f"{pairs}, by boxes with a score of {SCORE:g} or more.",
         "",
-        *(line for one in comparison.detectors for line in _confusion(one, few=few)),
+        *(line for detector in comparison.detectors for line in _confusion(detector, few=few)),
         "## How this was made",
         "",
-        f"{words.counted(len(comparison.images), 'picture')}; intervals of {SHARE:g} % over {comparison.resamples} "
+        f"{phrases.counted(len(comparison.images), 'picture')}; intervals of {SHARE:g} % over {comparison.resamples} "
         f"resamples of them, "
         f"seed {comparison.seed}; times on {comparison.machine}; jaxkd {VERSION}.",
         "",
@@ -194,46 +202,50 @@ def markdown(comparison: Comparison) -> str:
 
 
 def lines_of(rows: Sequence[Row]) -> list[str]:
-    """Rows as a table of Markdown."""
+    """Rows as the lines of a Markdown table."""
     titles = list(rows[0])
     sides = ["---", *["---:"] * (len(titles) - 1)]
-    shown = [[_plain(cell) for cell in cells] for cells in (titles, *(row.values() for row in rows))]
-    return [f"| {' | '.join(cells)} |" for cells in (shown[0], sides, *shown[1:])]
+    escaped = [[_plain(cell) for cell in cells] for cells in (titles, *(row.values() for row in rows))]
+    return [f"| {' | '.join(cells)} |" for cells in (escaped[0], sides, *escaped[1:])]
 
 
-def told_apart(names: Sequence[str]) -> bool:
-    """Whether detectors of these names have columns of their own, in whatever table."""
-    titles = [PART, OBJECTS, *names, *(_above(name, names[0]) for name in names[1:])]
+def are_distinct(names: Sequence[str]) -> bool:
+    """Whether detectors of these names have distinct column titles in every table."""
+    titles = [PART, OBJECTS, *names, *(_difference_title(name, names[0]) for name in names[1:])]
     return len(set(titles)) == len(titles)
 
 
-def _confusion(one: Compared, *, few: bool) -> list[str]:
-    """All pairs of few classes, or those that are mixed up most, under the name of the detector."""
+def _confusion(detector: ComparedDetector, *, few: bool) -> list[str]:
+    """The confusion matrix of few classes, or the most confused pairs, under the name of the detector."""
     if few:
-        shown = lines_of(confusion(one))
+        lines = lines_of(confusion(detector))
     else:
-        pairs = [{"there": row, "found": column, "times": f"{n}"} for row, column, n in mixed_up(one)[:PAIRS]]
-        shown = lines_of(pairs) if pairs else []
-    return [f"### {_plain(one.name)}", "", *(shown or ["No class is taken for another."]), ""]
+        pairs = [
+            {"there": row, "found": column, "times": f"{n}"} for row, column, n in confused_pairs(detector)[:PAIRS]
+        ]
+        lines = lines_of(pairs) if pairs else []
+    return [f"### {_plain(detector.name)}", "", *(lines or ["No class is taken for another."]), ""]
 
 
 def _part(label: str, cells: Sequence[Row], objects: int) -> Row:
     row = {PART: label}
-    for more in cells:
-        row |= more
+    for cell in cells:
+        row |= cell
     return row | {OBJECTS: f"{objects}"}
 
 
-def _above(name: str, first: str) -> str:
-    """The title of the column for differences to the first detector."""
-    return f"{name} - {first}"
+def _difference_title(name: str, reference: str) -> str:
+    """The title of the column of differences to the reference."""
+    return f"{name} - {reference}"
 
 
-def _cells(comparison: Comparison, one: Compared, value: float, interval: Interval | None) -> dict[str, str]:
-    """A detector's value, and, but for the first, by how much it is above the first's."""
-    cells = {one.name: points(value)}
-    if one.gains:
-        cells[_above(one.name, comparison.first.name)] = gap(interval) if interval else ""
+def _cells(
+    comparison: Comparison, detector: ComparedDetector, value: float, interval: Interval | None
+) -> dict[str, str]:
+    """A detector's value and, except for the reference, its difference to the reference."""
+    cells = {detector.name: points(value)}
+    if detector.gains:
+        cells[_difference_title(detector.name, comparison.reference.name)] = difference(interval) if interval else ""
     return cells
 
 
@@ -247,5 +259,5 @@ def _times(batch: int, cost: Cost) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """The text in one line of Markdown, or a cell of it."""
+    """The text escaped for one line, or one cell, of Markdown."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,1 +1,1 @@
-"""Data sources, one a file, and what lies between them and the step."""
+"""Data sources, one a file, and the loader that makes batches of their pictures."""

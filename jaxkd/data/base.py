@@ -1,4 +1,4 @@
-"""The records of a data source, on the host: what every source gives, and the checks that all of them share."""
+"""The protocol and the records of a data source (numpy, on the host), and the checks that all sources share."""
 
 import dataclasses
 import hashlib
@@ -14,19 +14,19 @@ from jaxtyping import Bool, Float, Float32, Int32, UInt8
 from jaxkd.data.repairs import Repairs
 from jaxkd.errors import DataError
 
-SLACK = 0.5  # pixels by which rounding may push a box over its picture's edge before it counts as clipped
-LONGEST = 2**24  # pixels of a side; up to there float32 knows every whole number
-SHOWN = 60  # characters of a faulty value that a message repeats
-CONTROL = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # line breaks and the like, and halves of characters
+CLIP_TOLERANCE = 0.5  # pixels; a box that lies less than this beyond its picture's edge is not counted as clipped
+MAX_SIDE = 2**24  # pixels of a side; float32 holds every whole number up to it
+MAX_REPR = 60  # characters of a faulty value that a message quotes
+CONTROL = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # line breaks and other control characters, and lone surrogates
 
 
 class PictureError(DataError):
-    """One picture that cannot be used; a loader puts another in its place and counts it."""
+    """One picture that cannot be used; the loader replaces it by another and counts it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One picture and its truth. Boxes are (x0, y0, x1, y1) in pixels of the original picture, half-open."""
+    """One picture and its ground truth. Boxes are (x0, y0, x1, y1) in pixels of the original picture, half-open."""
 
     index: int  # position in the source
     image_id: int  # id in the source's own annotations
@@ -35,7 +35,7 @@ class Record:
     width: int
     boxes: Float32[np.ndarray, "n 4"]
     labels: Int32[np.ndarray, "n"]  # index into the source's classes
-    crowd: Bool[np.ndarray, "n"]  # regions where nothing may be called background
+    crowd: Bool[np.ndarray, "n"]  # regions in which nothing counts as background
 
 
 @runtime_checkable
@@ -43,121 +43,121 @@ class Source(Protocol):
     """A set of annotated pictures."""
 
     classes: tuple[str, ...]
-    category_ids: tuple[int, ...]  # the annotations' own id of each class
+    category_ids: tuple[int, ...]  # id of each class in the annotations
     records: Sequence[Record]
     repairs: Repairs  # what was left out, repaired or guessed
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB picture of a record; PictureError where only this one is unusable, DataError where all are."""
+        """The RGB picture of a record; PictureError where this picture is unusable, DataError where all are."""
         ...
 
     def annotations(self) -> dict:
-        """The truth for an evaluation, as a COCO dict: images, categories and annotations with their own ids.
+        """The ground truth for an evaluation as a COCO dict: images, categories, and annotations with unique ids.
 
-        Those of a picture are in the order of its record's boxes, one for each.
+        The annotations of a picture are in the order of its record's boxes, one for each.
         """
         ...
 
 
 @runtime_checkable
 class Stored(Protocol):
-    """A source whose pictures lie in files, or in records of a data set."""
+    """A source whose pictures are stored as files, or as encoded bytes in the records of a data set."""
 
-    reading: Any  # `pictures.Config`: how they become pictures
+    reading: Any  # `pictures.Config`: how the bytes are decoded
 
     def content(self, index: int) -> bytes:
         """The bytes of a record's file."""
         ...
 
 
-class Part:
-    """Some pictures of a source, as a source whose records are counted anew."""
+class Subset:
+    """Some pictures of a source, as a source; the positions of its records start at 0 again."""
 
-    def __init__(self, whole: Source, chosen: Sequence[int] | np.ndarray):
-        self._whole, self._chosen = whole, chosen
-        self.classes, self.category_ids, self.repairs = whole.classes, whole.category_ids, whole.repairs
-        self.records: Sequence[Record] = tuple(whole.records[index] for index in chosen)
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
+        self._source, self._indices = source, indices
+        self.classes, self.category_ids, self.repairs = source.classes, source.category_ids, source.repairs
+        self.records: Sequence[Record] = tuple(source.records[index] for index in indices)
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB picture of a record."""
-        return self._whole.read(int(self._chosen[index]))
+        return self._source.read(int(self._indices[index]))
 
     def annotations(self) -> dict:
-        """The truth of the whole source."""
-        return self._whole.annotations()
+        """The ground truth of the full source."""
+        return self._source.annotations()
 
 
 def digest(source: Source) -> str:
-    """A number, in hexadecimal digits, for the classes and records of a source; pixels do not count."""
-    found = hashlib.sha256(repr((source.classes, source.category_ids)).encode())
+    """A hash, in hexadecimal digits, of the classes and records of a source; the pixels are not in it."""
+    sha = hashlib.sha256(repr((source.classes, source.category_ids)).encode())
     for record in source.records:
-        found.update(repr((record.image_id, record.file, record.height, record.width, len(record.labels))).encode())
+        sha.update(repr((record.image_id, record.file, record.height, record.width, len(record.labels))).encode())
         for values in (record.boxes, record.labels, record.crowd):
-            found.update(np.ascontiguousarray(values).tobytes())
-    return found.hexdigest()[:16]
+            sha.update(np.ascontiguousarray(values).tobytes())
+    return sha.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckedBoxes:
-    """Boxes inside their pictures, which of them to keep, and what was wrong with the others."""
+    """Boxes clipped to their pictures, which of them to keep, and what was wrong with the others."""
 
     boxes: Float32[np.ndarray, "n 4"]
     keep: Bool[np.ndarray, "n"]
     clipped: Bool[np.ndarray, "n"]
-    faults: dict[str, Bool[np.ndarray, "n"]]  # by name of the fault: the boxes that are left out for it
+    faults: dict[str, Bool[np.ndarray, "n"]]  # by name of the fault: the boxes left out for it
 
 
 def check_boxes(
     boxes: Float[np.ndarray, "n 4"], *, heights: np.ndarray | int, widths: np.ndarray | int
 ) -> CheckedBoxes:
-    """Boxes (x0, y0, x1, y1) clipped to their pictures, without those that hold no pixel of it.
+    """Boxes (x0, y0, x1, y1) clipped to their pictures; those that are not finite or left without an area are not kept.
 
-    `heights` and `widths` are one number each, or one a box.
+    `heights` and `widths` are one number for all boxes, or one a box.
     """
     finite = np.all(np.isfinite(boxes), axis=-1)
     boxes = np.where(finite[:, None], boxes, 0.0)
-    sized = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    has_area = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     limits = np.stack(np.broadcast_arrays(np.zeros(len(boxes)), widths, heights), -1)
-    inside = np.clip(boxes, limits[:, [0, 0, 0, 0]], limits[:, [1, 2, 1, 2]]).astype(np.float32)
-    keep = sized & (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+    within = np.clip(boxes, limits[:, [0, 0, 0, 0]], limits[:, [1, 2, 1, 2]]).astype(np.float32)
+    keep = has_area & (within[:, 2] > within[:, 0]) & (within[:, 3] > within[:, 1])
     return CheckedBoxes(
-        boxes=inside,
+        boxes=within,
         keep=keep,
-        clipped=keep & (np.abs(inside - boxes) > SLACK).any(-1),
+        clipped=keep & (np.abs(within - boxes) > CLIP_TOLERANCE).any(-1),
         faults={
             "boxes_not_finite": ~finite,
-            "boxes_without_area": finite & ~sized,
-            "boxes_outside": sized & ~keep,
+            "boxes_without_area": finite & ~has_area,
+            "boxes_outside": has_area & ~keep,
         },
     )
 
 
 def check_file_name(name: str, *, where: str) -> str:
-    """`name` itself where it stays inside the folder it is looked up in.
+    """`name`, unchanged, where it stays inside the folder that it is relative to.
 
     Raises:
-      DataError: for an absolute path, a drive letter, a '..' part, a backslash, or a character that no text has.
+      DataError: for an absolute path, a drive letter, a '..' part, a backslash, or a control character.
     """
     parts = name.split("/")
     if not name or "\\" in name or ".." in parts or parts[0] == "" or re.match("[A-Za-z]:", name):
         raise DataError(
-            f"{where} names the file {shown(name)}, which could lead out of the picture folder; "
+            f"{where} names the file {short_repr(name)}, which could lead out of the picture folder; "
             "use names relative to that folder with '/' between their parts."
         )
     return check_text(name, where=f"{where} names the file")
 
 
 def check_text(name: str, *, where: str) -> str:
-    """`name` itself where it can be printed in one line; DataError for line breaks, a NUL or half a character."""
+    """`name`, unchanged, where it can be printed in one line; DataError for control characters and lone surrogates."""
     if CONTROL.search(name):
-        raise DataError(f"{where} {shown(name)}, which has a character that no name has; rename it.")
+        raise DataError(f"{where} {short_repr(name)}, which has a character that no name has; rename it.")
     return name
 
 
-def shown(value: Any) -> str:
-    """A value of a file as one short printable piece, for a message."""
+def short_repr(value: Any) -> str:
+    """A short printable representation of a value read from a file, for a message."""
     text = ascii(value) if CONTROL.search(str(value)) else repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_REPR else f"{text[:MAX_REPR]}..."
 
 
 def check_links(path: Path, *, folder: Path) -> None:
@@ -165,20 +165,20 @@ def check_links(path: Path, *, folder: Path) -> None:
     root = os.path.realpath(folder)
     if os.path.commonpath([root, os.path.realpath(path)]) == root:
         return
-    inside = [part for part in (*reversed(path.parents), path) if part != folder and part.is_relative_to(folder)]
-    link = next((part for part in inside if part.is_symlink()), path)
+    below = [part for part in (*reversed(path.parents), path) if part != folder and part.is_relative_to(folder)]
+    link = next((part for part in below if part.is_symlink()), path)
     raise DataError(
         f"{link} is a link to {os.path.realpath(link)}, out of {folder}; copy what it leads to, or set allow_links."
     )
 
 
-def spaced(length: int, wanted: int) -> list[int]:
-    """At most `wanted` evenly spaced places from 0 to `length` - 1, the ends among them where there are two."""
-    return np.unique(np.linspace(0, length - 1, min(wanted, length)).round().astype(int)).tolist()
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """At most `count` evenly spaced indices from 0 to `length` - 1, both ends included where there are two."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
 
 
 def coco_truth(source: Source, annotations: list[dict]) -> dict:
-    """A COCO dict of a source's pictures and classes with these annotations."""
+    """The COCO dict of a source's pictures and classes with these annotations."""
     return {
         "images": [
             {"id": record.image_id, "file_name": record.file, "height": record.height, "width": record.width}
@@ -200,29 +200,29 @@ def coco_objects(
     areas: Float[np.ndarray, "n"],
     difficult: Bool[np.ndarray, "n"] | None = None,
 ) -> list[dict]:
-    """COCO's annotations of the objects of one record.
+    """COCO annotations of the objects of one record.
 
-    A difficult object is never a crowd, whatever training takes it for: COCO's AP would then forgive every detection
-    that lies inside it, however small. It has 1 for "difficult" and for "ignore", others 0.
+    A difficult object is never written as a crowd, even where training treats it as one: COCO's AP would then ignore
+    every detection inside it, however small. It has "difficult" and "ignore" = 1, other objects have 0.
 
     Args:
-      ids: of the record's objects; an iterator gives away no more than these.
-      boxes, areas: of the record's objects, as exactly as they are known.
-      difficult: which of them are (VOC); None for data that does not know the word.
+      ids: of the record's objects; no more than these are taken from an iterator.
+      boxes, areas: of the record's objects, not yet rounded to float32.
+      difficult: which objects are difficult (VOC); None for data without this flag.
     """
-    record, out = source.records[index], []
-    rows = zip(boxes.tolist(), areas.tolist(), ids, strict=False)  # ids last: they may never end
-    for place, ((x0, y0, x1, y1), area, number) in enumerate(rows):
-        item = {
+    record, annotations = source.records[index], []
+    rows = zip(boxes.tolist(), areas.tolist(), ids, strict=False)  # ids last: the iterator may be endless
+    for position, ((x0, y0, x1, y1), area, number) in enumerate(rows):
+        annotation = {
             "id": number,
             "image_id": record.image_id,
-            "category_id": source.category_ids[record.labels[place]],
+            "category_id": source.category_ids[record.labels[position]],
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "area": area,
-            "iscrowd": int(record.crowd[place]),
+            "iscrowd": int(record.crowd[position]),
         }
         if difficult is not None:
-            flag = int(difficult[place])
-            item |= {"iscrowd": 0 if flag else item["iscrowd"], "difficult": flag, "ignore": flag}
-        out.append(item)
-    return out
+            flag = int(difficult[position])
+            annotation |= {"iscrowd": 0 if flag else annotation["iscrowd"], "difficult": flag, "ignore": flag}
+        annotations.append(annotation)
+    return annotations

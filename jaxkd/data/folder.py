@@ -1,4 +1,4 @@
-"""The folder of a source's pictures: their files found, and read as their annotations saw them."""
+"""The folder of a source's pictures: finds their files, compares their sizes with the annotations, and reads them."""
 
 import dataclasses
 import os
@@ -10,82 +10,84 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxkd.data import names, pictures, sizes
-from jaxkd.data.base import PictureError, Record, check_links, spaced
+from jaxkd.data.base import PictureError, Record, check_links, evenly_spaced
 from jaxkd.data.repairs import Repairs
-from jaxkd.data.sizes import Described, Verdict
+from jaxkd.data.sizes import AnnotatedPicture, Comparison
 from jaxkd.errors import DataError
 
-LOOK = 256  # pictures whose heads are read at first; all, where one of them is of another size than annotated
-THREADS = 8  # that read heads
+SAMPLE = 256  # pictures whose headers are read first; all are, where one of these differs from its annotated size
+THREADS = 8  # threads that read headers
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """A picture as it will be read."""
+class PictureFile:
+    """A picture file, and the size of the decoded picture."""
 
-    file: str  # below the folder
+    file: str  # name below the folder
     size: tuple[int, int]  # height and width
     factors: tuple[float, float] = (1.0, 1.0)  # (y, x) from annotated to real pixels
 
 
 class PictureFolder:
-    """Pictures below a folder.
+    """Pictures below a folder; `annotation_path` is the file or folder of their annotations, for messages.
 
     Attributes:
-      reading: how files become pictures; once `find` has looked at some, whether EXIF is followed is decided.
+      reading: how files are decoded; `find` decides whether EXIF is followed.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        described: Path,
+        annotation_path: Path,
         reading: pictures.Config,
         strict: bool = False,
         allow_links: bool = False,
     ):
-        self.reading = reading.checked()
-        self._folder, self._described = folder, described
+        self.reading = reading.validated()
+        self._folder, self._annotation_path = folder, annotation_path
         self._strict, self._allow_links = strict, allow_links
         self._index: names.Index | None = None
 
-    def find(self, annotated: Sequence[Described], repairs: Repairs, *, any_suffix: bool = False) -> list[Found]:
-        """The pictures that annotations describe, with their real sizes as far as heads were read.
+    def find(
+        self, annotated: Sequence[AnnotatedPicture], repairs: Repairs, *, any_suffix: bool = False
+    ) -> list[PictureFile]:
+        """The files of the annotated pictures, with their real sizes where headers were read.
 
-        What differs from the annotations is counted in `repairs`. A file that is not there keeps its annotated size;
-        the error comes when it is read. With `any_suffix` a picture of the same stem stands in for it.
+        Differences from the annotations are counted in `repairs`. A missing file keeps its annotated size, and fails
+        when it is read. With `any_suffix` a picture of the same stem with another suffix is taken in its place.
 
         Raises:
           DataError: for names that lead out of the folder; in strict mode for sizes that differ; and where a picture
             without an annotated size cannot be read.
         """
         files = names.find(
-            [one.file for one in annotated],
+            [picture.file for picture in annotated],
             self._folder,
             repairs,
-            where=lambda place: annotated[place].where,
+            where=lambda index: annotated[index].where,
             any_suffix=any_suffix,
         )
-        heads = self._heads(files, spaced(len(files), LOOK))
-        verdicts = sizes.judged(annotated, heads, turns=self.reading.turns)
-        unknown = any(one.size is None for one in annotated)
-        if unknown or any(verdict.kind not in sizes.NO_FAULT for verdict in verdicts.values()):
-            heads = self._heads(files, range(len(files)))
-        self.reading = sizes.decided(self.reading, annotated, heads)
-        turns = self.reading.turns
-        verdicts = sizes.judged(annotated, heads, turns=turns)
-        sizes.count(annotated, heads, verdicts, repairs, turns=turns, strict=self._strict)
+        headers = self._headers(files, evenly_spaced(len(files), SAMPLE))
+        comparisons = sizes.compare_all(annotated, headers, turns=self.reading.follows_exif)
+        missing_sizes = any(picture.size is None for picture in annotated)
+        if missing_sizes or any(comparison.kind not in sizes.NO_FAULT for comparison in comparisons.values()):
+            headers = self._headers(files, range(len(files)))
+        self.reading = sizes.resolve_exif(self.reading, annotated, headers)
+        turns = self.reading.follows_exif
+        comparisons = sizes.compare_all(annotated, headers, turns=turns)
+        sizes.count_differences(annotated, headers, comparisons, repairs, turns=turns, strict=self._strict)
         return [
-            self._found(one, file, verdicts.get(place))
-            for place, (one, file) in enumerate(zip(annotated, files, strict=True))
+            self._picture_file(picture, file, comparisons.get(index))
+            for index, (picture, file) in enumerate(zip(annotated, files, strict=True))
         ]
 
     def read(self, record: Record) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB picture of a record.
 
         Raises:
-          PictureError: where this picture is missing, broken or of quite another size than the record.
-          DataError: where it may not be used: a link out of the folder, or in strict mode another size.
+          PictureError: where this picture is missing, damaged or of another size than the record.
+          DataError: for a link out of the folder, and in strict mode for another size.
         """
         path, size = self._folder / record.file, (record.height, record.width)
         if not self._allow_links:
@@ -93,53 +95,57 @@ class PictureFolder:
         try:
             image = pictures.read(path, size=size, reading=self.reading)
         except PictureError as error:
-            raise error if os.path.lexists(path) else PictureError(self._missing(record.file)) from error
+            raise error if os.path.lexists(path) else PictureError(self._missing_message(record.file)) from error
         if image.shape[:2] == size:
             return image
-        said = f"{path} is {sizes.text(image.shape)}, but {self._described} says {sizes.text(size)}"
+        difference = (
+            f"{path} is {sizes.size_text(image.shape)}, but {self._annotation_path} says {sizes.size_text(size)}"
+        )
         if self._strict:
-            raise DataError(f"{said}; correct the width and height, or leave out strict.")
-        if np.abs(np.subtract(image.shape[:2], size)).max() > sizes.SLACK:
-            raise PictureError(f"{said}; correct the width and height, or bring the picture back to that size.")
+            raise DataError(f"{difference}; correct the width and height, or leave out strict.")
+        if np.abs(np.subtract(image.shape[:2], size)).max() > sizes.TOLERANCE:
+            raise PictureError(f"{difference}; correct the width and height, or bring the picture back to that size.")
         return image
 
     def content(self, record: Record) -> bytes:
-        """The bytes of a record's file; raises as `pictures.content_of` does."""
-        return pictures.content_of(self._folder / record.file)
+        """The bytes of a record's file; raises as `pictures.read_bytes` does."""
+        return pictures.read_bytes(self._folder / record.file)
 
-    def _missing(self, file: str) -> str:
+    def _missing_message(self, file: str) -> str:
         if self._index is None:
             self._index = names.Index(self._folder)
-        path, near = self._folder / file, self._index.nearest(file)
-        if not near:
+        path, nearest = self._folder / file, self._index.nearest(file)
+        if not nearest:
             return f"There is no picture {path}; add it or take it off the list."
         return (
-            f"There is no picture {path}; there is {self._folder / near}: correct the names in {self._described}, or "
-            "the path of the pictures."
+            f"There is no picture {path}; there is {self._folder / nearest}: correct the names in "
+            f"{self._annotation_path}, or the path of the pictures."
         )
 
-    def _heads(self, files: Sequence[str], places: Iterable[int]) -> dict[int, pictures.Head]:
-        """What the heads of the pictures at these places say; those that cannot be read are left for later."""
+    def _headers(self, files: Sequence[str], indices: Iterable[int]) -> dict[int, pictures.Header]:
+        """The headers of the pictures at these indices, by index, without those that cannot be read."""
 
-        def look(place: int) -> tuple[int, pictures.Head | None]:
-            path = self._folder / files[place]
+        def read_header(index: int) -> tuple[int, pictures.Header | None]:
+            path = self._folder / files[index]
             try:
                 if not self._allow_links:
                     check_links(path, folder=self._folder)
-                return place, pictures.head(path, name=files[place])
+                return index, pictures.read_header(path, name=files[index])
             except DataError:
-                return place, None
+                return index, None
 
         with ThreadPoolExecutor(THREADS) as pool:
-            return {place: head for place, head in pool.map(look, places) if head is not None}
+            return {index: header for index, header in pool.map(read_header, indices) if header is not None}
 
-    def _found(self, one: Described, file: str, verdict: Verdict | None) -> Found:
-        if verdict is None:
-            if one.size is None:
+    def _picture_file(self, picture: AnnotatedPicture, file: str, comparison: Comparison | None) -> PictureFile:
+        if comparison is None:
+            if picture.size is None:
                 raise DataError(
-                    f"{one.where} has no width and height, and {file} cannot be read to find them; write them."
+                    f"{picture.where} has no width and height, and {file} cannot be read to find them; write them."
                 )
-            return Found(file, one.size)
-        if verdict.kind != "scaled" or one.size is None:
-            return Found(file, verdict.size)
-        return Found(file, verdict.size, (verdict.size[0] / one.size[0], verdict.size[1] / one.size[1]))
+            return PictureFile(file, picture.size)
+        if comparison.kind != "scaled" or picture.size is None:
+            return PictureFile(file, comparison.size)
+        return PictureFile(
+            file, comparison.size, (comparison.size[0] / picture.size[0], comparison.size[1] / picture.size[1])
+        )

@@ -1,4 +1,4 @@
-"""Batches of pictures in static sizes, drawn from a source in an order that only the seed decides."""
+"""Batches of static size from a data source, in an order that depends on the seed alone."""
 
 import dataclasses
 import logging
@@ -8,17 +8,18 @@ from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Int32, UInt8
 
 from jaxkd.data import transforms
 from jaxkd.data.base import PictureError, Record, Source
+from jaxkd.data.rows import ResizedPicture, clipped, to_row, with_largest
 from jaxkd.data.transforms import Sample
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.ranges import Count, Natural, Share
 from jaxkd.types import Batch
 
-ORDER, AUGMENT = 0, 1  # what a random number is drawn for
-CROWDED = "boxes_beyond_max_objects"  # an entry among the repairs of a source
+ORDER, AUGMENT = 0, 1  # uses of random numbers, as part of their seeds
+BEYOND_MAX_OBJECTS = "boxes_beyond_max_objects"  # name in the repairs of a source
 Size = tuple[Count, Count]  # height and width in pixels
 
 log = logging.getLogger(__name__)
@@ -26,71 +27,78 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sizes, augmentation and reading; the sizes are those of the COCO recipe, 800 pixels with at most 1333."""
+    """Sizes, augmentation and reading of pictures; the default sizes are those of the COCO recipes, 800 and 1333."""
 
-    buckets: tuple[Size, ...] = ((800, 1344), (1344, 800))  # (height, width) of a batch; each compiles once
-    short: tuple[Count, ...] = (
-        800,
-    )  # short side of a picture; of several, training draws one and evaluation takes the first
-    long: Count = 1333  # most pixels of the long side
-    flip: Share = 0.5  # share of training pictures that are mirrored
-    max_objects: Count = 100  # truth boxes a picture; beyond that the largest are kept
-    threads: Natural = 2  # that read pictures
-    prefetch: Natural = 4  # batches that are read ahead
-    cache: bool = False  # keep training pictures in memory, decoded, and resized where `short` is one number
-    skip_limit: Share = 0.01  # share of pictures that may be unreadable; one picture always may
+    buckets: tuple[Size, ...] = ((800, 1344), (1344, 800))
+    """Height and width of the canvas of a batch; the step compiles once for each."""
+    short: tuple[Count, ...] = (800,)
+    """Short side of a picture in pixels; of several, training draws one a picture and evaluation takes the first."""
+    long: Count = 1333
+    """Greatest long side of a picture in pixels."""
+    flip: Share = 0.5
+    """Share of training pictures that are mirrored left to right."""
+    max_objects: Count = 100
+    """Most ground truth boxes of a picture; of more, the largest are kept."""
+    threads: Natural = 2
+    """Threads that read pictures."""
+    prefetch: Natural = 4
+    """Batches that are read ahead."""
+    cache: bool = False
+    """Keep training pictures in memory, decoded, and resized where `short` is one number."""
+    skip_limit: Share = 0.01
+    """Share of pictures that may be unreadable; one picture always may be."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The pictures of a whole run, in order."""
+    """The pictures of a run, in order."""
 
     records: Int32[np.ndarray, "steps batch"]  # index in the source
     buckets: Int32[np.ndarray, "steps"]
 
 
 def plan(source: Source, config: Config, *, seed: int, steps: int, batch: int) -> Plan:
-    """What every step of a run will see, the same for every process and whatever the number of steps.
+    """The records of each step of a run; the same for all processes, and a longer run only adds steps.
 
-    Each epoch is a permutation of all records. They queue up by bucket; as soon as a bucket has a whole batch it
-    becomes the next step, and what is left waits for the next epoch.
+    Each epoch is a permutation of all records. Records queue by bucket; as soon as a bucket has a full batch, that
+    becomes the next step. Records that are left wait for the next epoch.
     """
     _check(config)
     bucket_of = _buckets_of(source, config, short=max(config.short))
-    waiting = [np.zeros(0, np.int64) for _ in config.buckets]
+    leftover = [np.zeros(0, np.int64) for _ in config.buckets]
     records, buckets = np.zeros((0, batch), np.int64), np.zeros(0, np.int64)
-    parts_records, parts_buckets, planned, epoch = [], [], 0, 0
+    epoch_records, epoch_buckets, planned, epoch = [], [], 0, 0
     while planned < steps:
         order = np.random.default_rng((seed, ORDER, epoch)).permutation(len(bucket_of))
-        batches, owners, times = [], [], []
-        for bucket, queue in enumerate(waiting):
+        batches, bucket_indices, completion_times = [], [], []
+        for bucket, queue in enumerate(leftover):
             arrivals = np.flatnonzero(bucket_of[order] == bucket)
-            whole = np.concatenate([queue, order[arrivals]])
-            count = len(whole) // batch
+            queued = np.concatenate([queue, order[arrivals]])
+            count = len(queued) // batch
             completed = np.arange(1, count + 1) * batch - 1 - len(queue)
-            batches.append(whole[: count * batch].reshape(count, batch))
-            owners.append(np.full(count, bucket))
-            times.append(arrivals[completed])
-            waiting[bucket] = whole[count * batch :]
-        turn = np.argsort(np.concatenate(times), kind="stable")
-        parts_records.append(np.concatenate(batches)[turn])
-        parts_buckets.append(np.concatenate(owners)[turn])
-        planned += len(turn)
+            batches.append(queued[: count * batch].reshape(count, batch))
+            bucket_indices.append(np.full(count, bucket))
+            completion_times.append(arrivals[completed])
+            leftover[bucket] = queued[count * batch :]
+        order_of_steps = np.argsort(np.concatenate(completion_times), kind="stable")
+        epoch_records.append(np.concatenate(batches)[order_of_steps])
+        epoch_buckets.append(np.concatenate(bucket_indices)[order_of_steps])
+        planned += len(order_of_steps)
         epoch += 1
-    records = np.concatenate([records, *parts_records])[:steps].astype(np.int32)
-    return Plan(records=records, buckets=np.concatenate([buckets, *parts_buckets])[:steps].astype(np.int32))
+    records = np.concatenate([records, *epoch_records])[:steps].astype(np.int32)
+    return Plan(records=records, buckets=np.concatenate([buckets, *epoch_buckets])[:steps].astype(np.int32))
 
 
 class Loader(Iterator[Batch]):
-    """An iterator over batches of numpy arrays that can say where it stands and go on from there.
+    """An iterator over batches of numpy arrays, whose position can be saved and restored.
 
-    `iterator` is the Grain iterator underneath, for checkpointers that know Grain; `sizes` are the heights and widths
-    of the batches to come, each once.
+    `iterator` is the underlying Grain iterator, for checkpointers that support Grain; `sizes` are the distinct heights
+    and widths of its batches.
     """
 
     def __init__(
         self,
-        picture: Callable[[int], Batch],
+        make_row: Callable[[int], Batch],
         *,
         buckets: np.ndarray,
         rows: int,
@@ -98,11 +106,11 @@ class Loader(Iterator[Batch]):
         skipped: dict[int, str],
     ):
         steps = len(buckets)
-        self.steps, self.sizes = steps, tuple(config.buckets[number] for number in np.unique(buckets))
+        self.steps, self.sizes = steps, tuple(config.buckets[bucket] for bucket in np.unique(buckets))
         self._skipped = skipped
-        pictures = grain.MapDataset.range(steps * rows).map(lambda slot: picture(int(slot)))
+        rows_of_run = grain.MapDataset.range(steps * rows).map(lambda slot: make_row(int(slot)))
         options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
-        self.iterator = iter(pictures.batch(rows, drop_remainder=True).to_iter_dataset(options))
+        self.iterator = iter(rows_of_run.batch(rows, drop_remainder=True).to_iter_dataset(options))
 
     def __iter__(self) -> "Loader":
         return self
@@ -119,15 +127,15 @@ class Loader(Iterator[Batch]):
         return tuple(self._skipped[index] for index in sorted(self._skipped))
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator stands: what `set_state` takes, and JSON can hold."""
+        """The position of the iterator, as JSON values for `set_state`."""
         return self.iterator.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to where an iterator over the same run stood."""
+        """Moves to the position of an iterator over the same run."""
         self.iterator.set_state(state)
 
     def close(self) -> None:
-        """Ends the reading threads."""
+        """Stops the reading threads."""
         self.iterator.close()
 
 
@@ -142,21 +150,21 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Loader:
-    """The batches of a run from step `start` on: of each, the rows that belong to this process.
+    """The batches of a run from step `start` on; of each, the rows of this process.
 
     Args:
-      source: what to learn from.
+      source: the training pictures.
       config: sizes and augmentation.
-      seed: decides order and augmentation; nothing else does.
-      steps: of the whole run, those before `start` included.
+      seed: order and augmentation depend on it alone.
+      steps: steps of the run, those before `start` included.
       batch: pictures a step, over all processes.
-      start: the first step to give.
-      process: which of the processes this one is.
-      processes: how many share a batch, each a part of equal size.
+      start: the first step.
+      process: index of this process.
+      processes: processes that share a batch, in equal parts.
 
     Raises:
       DataError: where no picture has an object, or while iterating, where too many pictures cannot be read.
-      ConfigError: where the batch does not divide over the processes, or the sizes are none.
+      ConfigError: where the batch does not divide over the processes, or there is no size.
     """
     _check(config)
     rows = _rows(batch, processes)
@@ -166,18 +174,18 @@ def train_batches(
             f"{source.repairs.title}: none of the {len(source.records)} training pictures has an object"
             f"{source.repairs.left_out()}; check the annotations and their categories."
         )
-    _count_crowded(source, config)
-    order = plan(source, config, seed=seed, steps=steps, batch=batch)
+    _count_dropped_boxes(source, config)
+    run_plan = plan(source, config, seed=seed, steps=steps, batch=batch)
 
-    def picture(slot: int) -> Batch:
+    def make_row(slot: int) -> Batch:
         step, row = slot // rows, process * rows + slot % rows
-        draw = np.random.default_rng((seed, AUGMENT, step * batch + row))
-        short = int(draw.choice(config.short))
-        mirrored = bool(draw.random() < config.flip)
-        index, bucket = int(order.records[step, row]), int(order.buckets[step])
-        return reader.picture(index, bucket=bucket, short=short, mirrored=mirrored, stand_in_is_real=True)
+        rng = np.random.default_rng((seed, AUGMENT, step * batch + row))
+        short = int(rng.choice(config.short))
+        mirrored = bool(rng.random() < config.flip)
+        index, bucket = int(run_plan.records[step, row]), int(run_plan.buckets[step])
+        return reader.row(index, bucket=bucket, short=short, mirrored=mirrored, replacement_is_real=True)
 
-    loader = Loader(picture, buckets=order.buckets, rows=rows, config=config, skipped=reader.skipped)
+    loader = Loader(make_row, buckets=run_plan.buckets, rows=rows, config=config, skipped=reader.skipped)
     if start:
         loader.set_state({"next_index": start})
     return loader
@@ -186,14 +194,14 @@ def train_batches(
 def eval_batches(
     source: Source, config: Config, *, batch: int, limit: int = 0, process: int = 0, processes: int = 1
 ) -> Loader:
-    """Every picture once, bucket by bucket in the order of the source, unchanged but for its size.
+    """Every picture once, bucket by bucket in the order of the source, resized and not augmented.
 
-    The last batch of a bucket is filled with repeats, for which `Batch.real` is False; so it is for the stand-in of a
-    picture that cannot be read. `limit` takes the first records only, `batch` counts the pictures of all processes.
+    The last batch of a bucket is filled with repeats, for which `Batch.real` is False; so it is for the replacement of
+    a picture that cannot be read. `limit` takes the first records only; `batch` counts the pictures of all processes.
 
     Raises:
       DataError: while iterating, where too many pictures cannot be read.
-      ConfigError: where the batch does not divide over the processes, or the sizes are none.
+      ConfigError: where the batch does not divide over the processes, or there is no size.
     """
     _check(config)
     rows = _rows(batch, processes)
@@ -206,19 +214,19 @@ def eval_batches(
         batches.append(np.resize(members, (count, batch)))
         real.append(np.arange(count * batch).reshape(count, batch) < len(members))
         buckets.append(np.full(count, bucket))
-    records, owners, genuine = np.concatenate(batches), np.concatenate(buckets), np.concatenate(real)
+    records, bucket_indices, is_real = np.concatenate(batches), np.concatenate(buckets), np.concatenate(real)
 
-    def picture(slot: int) -> Batch:
+    def make_row(slot: int) -> Batch:
         step, row = slot // rows, process * rows + slot % rows
-        index, bucket = int(records[step, row]), int(owners[step])
-        found = reader.picture(index, bucket=bucket, short=config.short[0], mirrored=False, stand_in_is_real=False)
-        return dataclasses.replace(found, real=found.real & genuine[step, row])
+        index, bucket = int(records[step, row]), int(bucket_indices[step])
+        row_batch = reader.row(index, bucket=bucket, short=config.short[0], mirrored=False, replacement_is_real=False)
+        return dataclasses.replace(row_batch, real=row_batch.real & is_real[step, row])
 
-    return Loader(picture, buckets=owners, rows=rows, config=config, skipped=reader.skipped)
+    return Loader(make_row, buckets=bucket_indices, rows=rows, config=config, skipped=reader.skipped)
 
 
 def blank_row(image: UInt8[np.ndarray, "h w 3"], config: Config, *, index: int) -> tuple[int, Batch]:
-    """The bucket of a picture without truth, and a Batch of it alone, without its leading axis, as evaluations see it.
+    """The bucket of a picture without ground truth, and its row of an evaluation batch (a Batch without leading axis).
 
     `index` becomes its id.
     """
@@ -227,56 +235,46 @@ def blank_row(image: UInt8[np.ndarray, "h w 3"], config: Config, *, index: int) 
     bucket = transforms.choose_bucket(*target, config.buckets)
     boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
     record = Record(index, index, "", height, width, boxes, labels, labels.astype(bool))
-    loaded = _sized(image, record, config, bucket=bucket, short=config.short[0])
-    return bucket, _row(loaded, bucket=config.buckets[bucket], most=config.max_objects, index=index, real=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """A picture at its final size with its truth."""
-
-    sample: Sample
-    labels: Int32[np.ndarray, "n"]
-    crowd: Bool[np.ndarray, "n"]
-    scales: Float32[np.ndarray, "2"]  # (y, x)
+    resized = _resized(image, record, config, bucket=bucket, short=config.short[0])
+    return bucket, to_row(resized, bucket=config.buckets[bucket], limit=config.max_objects, index=index, real=True)
 
 
 class _Reader:
-    """Reads pictures of one source from several threads, and puts others in place of those that cannot be read."""
+    """Reads the pictures of a source from several threads, and replaces those that cannot be read by others."""
 
     def __init__(self, source: Source, config: Config, *, short: int, cache: bool):
         self.skipped: dict[int, str] = {}
         self.bucket_of = _buckets_of(source, config, short=short)
         self._source = source
         self._config = config
-        self._allowed = max(1, int(config.skip_limit * len(source.records)))
+        self._max_skipped = max(1, int(config.skip_limit * len(source.records)))
         self._lock = threading.Lock()
-        self._why = ""  # the first of the skipped could not be read
-        self._cache: dict[int, UInt8[np.ndarray, "h w 3"] | _Loaded] | None = {} if cache else None
+        self._first_error = ""  # error of the first skipped picture
+        self._cache: dict[int, UInt8[np.ndarray, "h w 3"] | ResizedPicture] | None = {} if cache else None
 
-    def picture(self, index: int, *, bucket: int, short: int, mirrored: bool, stand_in_is_real: bool) -> Batch:
-        """One row of a batch: this record, or the next readable one."""
+    def row(self, index: int, *, bucket: int, short: int, mirrored: bool, replacement_is_real: bool) -> Batch:
+        """One row of a batch: of this record, or of the next readable one."""
         for candidate in self._candidates(index):
             try:
-                loaded = self._loaded(candidate, bucket=bucket, short=short)
+                resized = self._load(candidate, bucket=bucket, short=short)
             except PictureError as error:
                 self._skip(candidate, error)
                 continue
-            sample = transforms.flip(loaded.sample) if mirrored else loaded.sample
-            return _row(
-                dataclasses.replace(loaded, sample=sample),
+            sample = transforms.flip(resized.sample) if mirrored else resized.sample
+            return to_row(
+                dataclasses.replace(resized, sample=sample),
                 bucket=self._config.buckets[bucket],
-                most=self._config.max_objects,
+                limit=self._config.max_objects,
                 index=candidate,
-                real=candidate == index or stand_in_is_real,
+                real=candidate == index or replacement_is_real,
             )
         raise DataError(
             f"{self._source.repairs.title}: none of the {len(self._source.records)} pictures can be read; the first: "
-            f"{self._why}"
+            f"{self._first_error}"
         )
 
     def _candidates(self, index: int) -> Iterator[int]:
-        """The record, and those after it: first all of its bucket, then the rest."""
+        """The record and then those after it: first all of its bucket, then the others; without skipped ones."""
         if index not in self.skipped:
             yield index
         following = np.roll(np.arange(len(self.bucket_of)), -index - 1)
@@ -288,35 +286,37 @@ class _Reader:
     def _skip(self, index: int, error: PictureError) -> None:
         file = self._source.records[index].file
         with self._lock:
-            new = index not in self.skipped
-            self._why = self._why or str(error)
+            is_new = index not in self.skipped
+            self._first_error = self._first_error or str(error)
             self.skipped[index] = file
-            if len(self.skipped) > self._allowed:
+            if len(self.skipped) > self._max_skipped:
                 raise DataError(
-                    f"{len(self.skipped)} pictures cannot be read, more than the {self._allowed} that skip_limit "
+                    f"{len(self.skipped)} pictures cannot be read, more than the {self._max_skipped} that skip_limit "
                     f"allows; the last one: {error}"
                 ) from error
-        if new:
+        if is_new:
             log.warning("Skipped: %s", error)
 
-    def _loaded(self, index: int, *, bucket: int, short: int) -> _Loaded:
-        single = len(self._config.short) == 1 and bucket == self.bucket_of[index]
-        kept = None if self._cache is None else self._cache.get(index)
-        if isinstance(kept, _Loaded) and single:
-            return kept
-        image = kept if isinstance(kept, np.ndarray) else self._source.read(index)
-        record = _largest(_inside(self._source.records[index], image), self._config.max_objects)
-        loaded = _sized(image, record, self._config, bucket=bucket, short=short)
-        if self._cache is not None and kept is None:
-            self._cache[index] = loaded if single else image
-        return loaded
+    def _load(self, index: int, *, bucket: int, short: int) -> ResizedPicture:
+        one_size = len(self._config.short) == 1 and bucket == self.bucket_of[index]
+        cached = None if self._cache is None else self._cache.get(index)
+        if isinstance(cached, ResizedPicture) and one_size:
+            return cached
+        image = cached if isinstance(cached, np.ndarray) else self._source.read(index)
+        record = with_largest(clipped(self._source.records[index], image), self._config.max_objects)
+        resized = _resized(image, record, self._config, bucket=bucket, short=short)
+        if self._cache is not None and cached is None:
+            self._cache[index] = resized if one_size else image
+        return resized
 
 
-def _sized(image: UInt8[np.ndarray, "h w 3"], record: Record, config: Config, *, bucket: int, short: int) -> _Loaded:
-    """A picture and its truth at the size that it has in its bucket."""
+def _resized(
+    image: UInt8[np.ndarray, "h w 3"], record: Record, config: Config, *, bucket: int, short: int
+) -> ResizedPicture:
+    """A picture and its ground truth, resized to fit its bucket."""
     size = transforms.target_size(*image.shape[:2], short=short, long=config.long)
     height, width = transforms.fit_size(*size, bucket=config.buckets[bucket])
-    return _Loaded(
+    return ResizedPicture(
         sample=transforms.resize(Sample(image=image, boxes=record.boxes), height=height, width=width),
         labels=record.labels,
         crowd=record.crowd,
@@ -324,71 +324,27 @@ def _sized(image: UInt8[np.ndarray, "h w 3"], record: Record, config: Config, *,
     )
 
 
-def _row(loaded: _Loaded, *, bucket: tuple[int, int], most: int, index: int, real: bool) -> Batch:
-    """A Batch without its leading axis."""
-    image, boxes = loaded.sample.image, loaded.sample.boxes
-    crowd = loaded.crowd | transforms.tiny(boxes)
-    fields: dict[str, Any] = {
-        "images": transforms.pad(image, bucket=bucket),
-        "sizes": np.array(image.shape[:2], np.int32),
-        "boxes": _filled(boxes, most),
-        "labels": _filled(loaded.labels, most),
-        "valid": _filled(~crowd, most),
-        "crowd": _filled(crowd, most),
-        "ids": np.int32(index),
-        "scales": loaded.scales,
-        "real": np.bool_(real),
-    }
-    return Batch(**fields)
-
-
-def _filled(values: np.ndarray, length: int) -> np.ndarray:
-    """`values` with zeros after them."""
-    out = np.zeros((length, *values.shape[1:]), values.dtype)
-    out[: len(values)] = values
-    return out
-
-
-def _inside(record: Record, image: np.ndarray) -> Record:
-    """The record with its boxes clipped to the picture as it is, should the annotations give it another size."""
-    height, width = image.shape[:2]
-    if (record.height, record.width) == (height, width):
-        return record
-    boxes = np.clip(record.boxes, 0, np.array([width, height, width, height], np.float32))
-    return _only(dataclasses.replace(record, boxes=boxes), np.all(boxes[:, 2:] > boxes[:, :2], axis=-1))
-
-
-def _largest(record: Record, most: int) -> Record:
-    """The record with its `most` largest boxes, in their old order."""
-    if len(record.boxes) <= most:
-        return record
-    area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(-1)
-    return _only(record, np.sort(np.argsort(-area, kind="stable")[:most]))
-
-
-def _only(record: Record, keep: np.ndarray) -> Record:
-    return dataclasses.replace(record, boxes=record.boxes[keep], labels=record.labels[keep], crowd=record.crowd[keep])
-
-
-def _count_crowded(source: Source, config: Config) -> None:
-    """Counts the boxes that training never sees; evaluations hold detections against the annotations themselves."""
+def _count_dropped_boxes(source: Source, config: Config) -> None:
+    """Counts the boxes beyond max_objects, which training leaves out; evaluation uses all annotations."""
     counts = [len(record.boxes) for record in source.records]
     beyond = sum(max(0, count - config.max_objects) for count in counts)
-    if beyond and CROWDED not in source.repairs:
-        most = source.records[int(np.argmax(counts))].file
-        source.repairs.add(CROWDED, beyond, example=f"{most} has {max(counts)}, which max_objects would have to be")
-        log.warning("%s: %s", source.repairs.title, source.repairs.sentence(CROWDED))
+    if beyond and BEYOND_MAX_OBJECTS not in source.repairs:
+        fullest = source.records[int(np.argmax(counts))].file
+        source.repairs.add(
+            BEYOND_MAX_OBJECTS, beyond, example=f"{fullest} has {max(counts)}, which max_objects would have to be"
+        )
+        log.warning("%s: %s", source.repairs.title, source.repairs.sentence(BEYOND_MAX_OBJECTS))
 
 
 def _buckets_of(source: Source, config: Config, *, short: int) -> Int32[np.ndarray, "n"]:
-    """The bucket of every record, by the size that its annotations give."""
+    """The bucket of every record, by its annotated size."""
     if not source.records:
         raise DataError("The source has no pictures; check its paths.")
-    found: dict[tuple[int, int], int] = {}
+    bucket_of: dict[tuple[int, int], int] = {}
     for size in {(record.height, record.width) for record in source.records}:
         target = transforms.target_size(*size, short=short, long=config.long)
-        found[size] = transforms.choose_bucket(*target, config.buckets)
-    return np.array([found[record.height, record.width] for record in source.records], np.int32)
+        bucket_of[size] = transforms.choose_bucket(*target, config.buckets)
+    return np.array([bucket_of[record.height, record.width] for record in source.records], np.int32)
 
 
 def _check(config: Config) -> None:

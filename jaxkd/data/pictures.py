@@ -1,4 +1,4 @@
-"""Reading a picture file right: any common format, the way its annotations saw it, as RGB bytes."""
+"""A decoder of picture files: any common format as 8-bit RGB, oriented as its annotations expect."""
 
 import dataclasses
 import io
@@ -15,36 +15,33 @@ from jaxkd.data.base import PictureError
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.ranges import Finite
 
-MOST_PIXELS = 100_000_000
-RGB_FORMATS = ("JPEG", "PNG")  # OpenCV decodes these to Pillow's pixels, and faster
-BACK = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # the orientation that undoes another
+MAX_PIXELS = 100_000_000
+RGB_FORMATS = ("JPEG", "PNG")  # OpenCV decodes these to the same pixels as Pillow, and faster
+INVERSE_ORIENTATION = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # the EXIF orientation that undoes another
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How a file becomes a picture where it leaves a choice; the same for training, evaluation, use and export.
-
-    Attributes:
-      exif: whether a picture is turned by its EXIF tag where its annotated size cannot tell: "turn" as viewers do,
-        "ignore"; "auto" does as the sizes of the source's other pictures say, and turns where they say nothing.
-      levels: of grey pictures of more than 8 bits, the values that become 0 and 255, such as (0, 4095) for a camera of
-        12 bits; () for the whole range of their kind.
-      fourth: what the fourth channel is: "alpha", by which a picture is laid over black, or of no meaning: "ignore".
-    """
+    """How a file is decoded where there is a choice; the same for training, evaluation, prediction and export."""
 
     exif: Literal["auto", "turn", "ignore"] = "auto"
+    """Whether a picture is turned by its EXIF tag where its annotated size does not tell: "turn" as viewers do, or
+    "ignore"; "auto" decides by the annotated sizes of the source's other pictures, and turns where none tells."""
     levels: tuple[Finite, ...] = ()
+    """Values of grey pictures of more than 8 bits that become 0 and 255, such as (0, 4095) for a 12-bit camera; () for
+    the full range of the data type."""
     fourth: Literal["alpha", "ignore"] = "alpha"
+    """The fourth channel: "alpha" composites the picture over black, "ignore" drops the channel."""
 
-    def checked(self) -> "Config":
-        """Itself; raises ConfigError where the levels are no range."""
+    def validated(self) -> "Config":
+        """This config; raises ConfigError where the levels are no range."""
         if self.levels and not (len(self.levels) == 2 and self.levels[0] < self.levels[1]):
             raise ConfigError(f"reading.levels are the values that become 0 and 255, or (); got {self.levels}.")
         return self
 
     @property
-    def turns(self) -> bool:
-        """Whether a picture is turned where nothing but its tag is known."""
+    def follows_exif(self) -> bool:
+        """Whether a picture without an annotated size is turned by its EXIF tag."""
         return self.exif != "ignore"
 
 
@@ -52,31 +49,31 @@ PLAIN = Config()
 
 
 def reading_of(source: object) -> Config:
-    """How the files of a source become pictures; PLAIN where it has none, or does not say."""
+    """How the files of a source are decoded; PLAIN for a source without the attribute `reading`."""
     return getattr(source, "reading", PLAIN)
 
 
-DARK, FLAT = 26, 13  # of 255: what the brightest pixels, and the range of nearly all, stay under
-SHADED = 0.4  # of the brightness without transparency, below which that is worth a word
+DARK, FLAT = 26, 13  # of 255: the 99.5th percentile, and the range to it from the 0.5th, of a dark or flat picture
+SHADED = 0.4  # share of the brightness without transparency; a picture below it is reported
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
-    """What the head of a picture file says."""
+class Header:
+    """What the header of a picture file says."""
 
     height: int  # as stored, in pixels
     width: int
-    turn: int  # EXIF orientation, 1 for none
+    orientation: int  # EXIF orientation, 1 for none
 
     @property
-    def stored(self) -> tuple[int, int]:
+    def stored_size(self) -> tuple[int, int]:
         """Height and width as stored."""
         return self.height, self.width
 
     @property
-    def turned(self) -> tuple[int, int]:
-        """Height and width as its EXIF tag wants it to be seen."""
-        return (self.width, self.height) if self.turn >= 5 else self.stored
+    def turned_size(self) -> tuple[int, int]:
+        """Height and width after the EXIF orientation is applied."""
+        return (self.width, self.height) if self.orientation >= 5 else self.stored_size
 
 
 def read(path: Path, *, size: tuple[int, int] | None = None, reading: Config = PLAIN) -> UInt8[np.ndarray, "h w 3"]:
@@ -84,9 +81,9 @@ def read(path: Path, *, size: tuple[int, int] | None = None, reading: Config = P
 
     Raises:
       PictureError: where the file is missing or empty, or `decode` raises it.
-      DataError: where the file may not be read, or `decode` raises it.
+      DataError: where permission is denied, or `decode` raises it.
     """
-    return decode(content_of(path), name=str(path), size=size, reading=reading)
+    return decode(read_bytes(path), name=str(path), size=size, reading=reading)
 
 
 def decode(
@@ -94,21 +91,21 @@ def decode(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The picture in the bytes of a file as RGB, 8 bit a channel; of an animation, the first frame.
 
-    Grey and palette pictures become RGB, 16-bit ones are scaled, transparent ones are laid over black. A picture whose
-    EXIF tag says that it has to be turned is left as it is stored where only that has the `size`, (height, width) of
-    its annotations, and turned where only that has it; else `reading` decides.
+    Grey and palette pictures become RGB, 16-bit pictures are scaled, transparent pictures are composited over black.
+    A picture with an EXIF orientation is left as stored where only the stored size is the annotated `size` (height,
+    width), and turned where only the turned size is; else `reading` decides. `name` is for messages.
 
     Raises:
-      PictureError: where it is no picture, damaged or larger than 100 million pixels, or where it is to be turned and
-        `size` is neither the stored nor the turned one; `name` says which in messages.
+      PictureError: where it is no picture, damaged or larger than 100 million pixels, or has an EXIF orientation and
+        `size` is neither its stored nor its turned size.
     """
     try:
         with Image.open(io.BytesIO(content)) as picture:
             _check_size(picture, name)
-            turn = _orientation(picture)
+            orientation = _orientation(picture)
             image = _decode_rgb(content) if _is_plain(picture, content) else _convert(picture, reading)
-            if picture.format == "TIFF":  # Pillow has turned it while it decoded
-                image = turned(image, orientation=BACK[turn])
+            if picture.format == "TIFF":  # Pillow has already applied the orientation
+                image = apply_orientation(image, orientation=INVERSE_ORIENTATION[orientation])
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -117,11 +114,11 @@ def decode(
         raise PictureError(f"{name} has too many pixels to be decoded safely; scale it down.") from error
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise PictureError(f"{name} does not decode ({error}); replace it or take it off the list.") from error
-    if turn == 1:
+    if orientation == 1:
         return image
-    upright = turned(image, orientation=turn)
+    upright = apply_orientation(image, orientation=orientation)
     if size is None or image.shape == upright.shape:
-        return upright if reading.turns else image
+        return upright if reading.follows_exif else image
     if size not in (image.shape[:2], upright.shape[:2]):
         raise PictureError(
             f"{name} is to be turned by its EXIF tag, but its annotations give {size[1]}x{size[0]}, neither its "
@@ -130,28 +127,28 @@ def decode(
     return image if size == image.shape[:2] else upright
 
 
-def head(file: Path | bytes, *, name: str) -> Head:
-    """What the head of a picture file, or of its bytes, says; no pixel is decoded.
+def read_header(file: Path | bytes, *, name: str) -> Header:
+    """The header of a picture file, or of its bytes; no pixel is decoded.
 
     Raises:
-      PictureError: where it is no picture, or one that `decode` would refuse for its size.
+      PictureError: where it is no picture, or has a size that `decode` refuses.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             _check_size(picture, name)
-            turn, (width, height) = _orientation(picture), picture.size
-            if picture.format == "TIFF" and turn >= 5:  # of which Pillow says the size that it will have when turned
+            orientation, (width, height) = _orientation(picture), picture.size
+            if picture.format == "TIFF" and orientation >= 5:  # Pillow gives the turned size
                 width, height = height, width
-            return Head(height, width, turn)
+            return Header(height, width, orientation)
     except PictureError:
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        content = file if isinstance(file, bytes) else content_of(file, most=formats.HEAD)
+        content = file if isinstance(file, bytes) else read_bytes(file, limit=formats.HEADER_BYTES)
         raise PictureError(f"{name} {formats.why_unknown(content)}") from error
 
 
-def turned(image: UInt8[np.ndarray, "h w 3"], *, orientation: int) -> UInt8[np.ndarray, "H W 3"]:
-    """The stored picture as it is meant to be seen, for an EXIF orientation from 1 to 8."""
+def apply_orientation(image: UInt8[np.ndarray, "h w 3"], *, orientation: int) -> UInt8[np.ndarray, "H W 3"]:
+    """The stored picture after the EXIF orientation, from 1 to 8, is applied."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -161,16 +158,16 @@ def turned(image: UInt8[np.ndarray, "h w 3"], *, orientation: int) -> UInt8[np.n
     return np.ascontiguousarray(image)
 
 
-def content_of(path: Path, *, most: int = -1) -> bytes:
-    """The bytes of a file, or the first `most` of them.
+def read_bytes(path: Path, *, limit: int = -1) -> bytes:
+    """The bytes of a file, or the first `limit` of them.
 
     Raises:
       PictureError: where it is missing, empty or unreadable.
-      DataError: where it may not be read.
+      DataError: where permission is denied.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(most)
+            content = file.read(limit)
     except FileNotFoundError as error:
         raise PictureError(f"There is no picture {path}; add it or take it off the list.") from error
     except PermissionError as error:
@@ -184,7 +181,7 @@ def content_of(path: Path, *, most: int = -1) -> bytes:
 
 def _check_size(picture: Image.Image, name: str) -> None:
     pixels = picture.width * picture.height
-    if pixels > MOST_PIXELS:
+    if pixels > MAX_PIXELS:
         raise PictureError(f"{name} has {picture.width}x{picture.height} pixels; scale it below 100 million.")
     if pixels == 1:
         raise PictureError(f"{name} is a single pixel; replace it or take it off the list.")
@@ -192,14 +189,14 @@ def _check_size(picture: Image.Image, name: str) -> None:
 
 def _orientation(picture: Image.Image) -> int:
     try:
-        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged tag is no reason to lose the picture
         return 1
-    return found if found in range(1, 9) else 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _is_plain(picture: Image.Image, content: bytes) -> bool:
-    """Whether OpenCV gives the same pixels; it would pass over the missing end of a JPEG in silence."""
+    """Whether OpenCV decodes the same pixels; it would silently accept a JPEG without its end."""
     if picture.format == "JPEG" and not content.endswith(b"\xff\xd9"):
         return False
     return picture.format in RGB_FORMATS and picture.mode == "RGB" and "transparency" not in picture.info
@@ -227,24 +224,24 @@ def _is_deep_grey(picture: Image.Image) -> bool:
 
 
 def _eight_bit(values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-    """Grey values of 16 or 32 bit or of floats; the levels, or the range of their kind, become 0 and 255."""
+    """Grey values of 16 or 32 bits or floats as 8 bits; the levels, or the range of the type, become 0 and 255."""
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(high) and np.isfinite(low)):
         raise ValueError("its grey values are not finite")
     if levels:
-        first, last = levels
+        black, white = levels
     else:
-        first, last = 0.0, 65535.0 if values.dtype.kind != "f" else 1.0 if high <= 1 else 255.0
-        if low < 0 or high > last:
+        black, white = 0.0, 65535.0 if values.dtype.kind != "f" else 1.0 if high <= 1 else 255.0
+        if low < 0 or high > white:
             raise ValueError(f"its grey values go from {low:g} to {high:g}; set reading.levels to what is 0 and 255")
-    scaled = (values.astype(np.float64) - first) * (255.0 / (last - first))
+    scaled = (values.astype(np.float64) - black) * (255.0 / (white - black))
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 
-def conspicuous(content: bytes, image: UInt8[np.ndarray, "h w 3"], *, reading: Config = PLAIN) -> str:
-    """Why a picture, read from the bytes of a file, is nearly black, flat or much darker than it is stored.
+def why_dark_or_flat(content: bytes, image: UInt8[np.ndarray, "h w 3"], *, reading: Config = PLAIN) -> str:
+    """Why a decoded picture is nearly black, flat or much darker than stored, with a remedy; "" where it is not.
 
-    A phrase that says what can be done too; "" where the picture is none of these.
+    `content` are the bytes of its file.
     """
     low, high = np.percentile(image, (0.5, 99.5))
     dark = high < DARK or high - low < FLAT

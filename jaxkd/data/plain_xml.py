@@ -1,4 +1,4 @@
-"""Reading small XML files that others wrote: elements and text, and nothing that a parser would expand or fetch."""
+"""A reader of small untrusted XML files: elements and text, without entities or anything that a parser would fetch."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -6,15 +6,15 @@ from xml.parsers import expat
 
 from jaxkd.errors import DataError
 
-LARGEST_FILE = 2**22  # bytes; an annotation of a thousand objects is a tenth of it
+MAX_FILE_BYTES = 2**22  # bytes; an annotation of a thousand objects is a tenth of it
 
 
 def read(file: Path) -> ElementTree.Element:
     """The root element of an XML file.
 
     Raises:
-      DataError: where there is no such file, it is larger than 4 MB, no well-formed XML, or has a document type: only
-        that can define entities, which grow without bound or name other files, so parsing ends where it begins.
+      DataError: where the file is missing, larger than 4 MB, not well-formed, or has a document type declaration: only
+        that can define entities, which expand without bound or refer to other files.
     """
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
@@ -35,7 +35,7 @@ def read(file: Path) -> ElementTree.Element:
         raise DataError(
             f"{file} is not valid XML in line {error.lineno}, column {error.offset + 1}: {reason}."
         ) from error
-    except (LookupError, ValueError) as error:  # of an encoding that Python does not know, or of one it cannot map
+    except (LookupError, ValueError) as error:  # an encoding that Python does not know or cannot map
         raise DataError(f"{file} is in an encoding that cannot be read ({error}); save it as UTF-8.") from error
 
 
@@ -44,11 +44,11 @@ def _content(file: Path) -> bytes:
         if file.exists() and not file.is_file():
             raise DataError(f"{file} is not a plain file; it has to be an XML annotation.")
         with file.open("rb") as stream:
-            content = stream.read(LARGEST_FILE + 1)
+            content = stream.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise DataError(f"There is no annotation file {file}; add it or take the picture off the list.") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}); it has to be an XML annotation.") from error
-    if len(content) > LARGEST_FILE:
+    if len(content) > MAX_FILE_BYTES:
         raise DataError(f"{file} is larger than 4 MB, too large for the annotation of one picture; replace it.")
     return content

@@ -1,4 +1,4 @@
-"""Work that threads do ahead of whoever needs it, in order."""
+"""Results of threads that work ahead of their consumer, in order."""
 
 import itertools
 from collections import deque
@@ -10,28 +10,28 @@ T = TypeVar("T")
 
 
 def in_order(tasks: Iterable[Callable[[], T]], *, threads: int, depth: int) -> Iterator[T]:
-    """What the tasks return, in their order, at most `depth` of them done or begun before their turn.
+    """The results of the tasks, in order; at most `depth` tasks are started ahead of the consumer.
 
-    With one thread a task begins when the one before is done.
+    With one thread, a task starts when the one before it is done.
     """
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[T]] = deque()
+        pending: deque[Future[T]] = deque()
         try:
             for task in tasks:
-                waiting.append(pool.submit(task))
-                if len(waiting) > depth:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(task))
+                if len(pending) > depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for left in waiting:
-                left.cancel()
+            for future in pending:
+                future.cancel()
 
 
 def prefetched(items: Iterable[T], *, depth: int) -> Iterator[T]:
-    """The items, which one thread takes from their iterator up to `depth` ahead."""
-    made = iter(items)
-    for one in in_order(itertools.repeat(lambda: list(itertools.islice(made, 1))), threads=1, depth=depth):
-        if not one:
+    """The items; one thread takes them from their iterator, up to `depth` ahead."""
+    iterator = iter(items)
+    for taken in in_order(itertools.repeat(lambda: list(itertools.islice(iterator, 1))), threads=1, depth=depth):
+        if not taken:
             return
-        yield one[0]
+        yield taken[0]

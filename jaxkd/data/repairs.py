@@ -1,4 +1,4 @@
-"""What a source left out, repaired or guessed: how often, with the first example, in words."""
+"""Counts of what a source left out, repaired or guessed, each with a sentence and the first example."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxkd.errors import DataError
 
-# What is counted, as it is said to people: "boxes without an area, left out: 3".
+# The text of each count, as in "boxes without an area, left out: 3".
 MEANING = {
     "annotation_ids_repeated_or_zero": "annotation ids that occur again or are 0, numbered anew",
     "annotations_of_unknown_pictures": "annotations of pictures that are not listed, left out",
@@ -36,7 +36,7 @@ MEANING = {
 
 
 class Repairs(dict[str, int]):
-    """Counts by the names in MEANING, zeros left out, and an example of each; `title` says of what source."""
+    """Counts by the names in MEANING, without zeros, and an example of each; `title` names the source."""
 
     def __init__(self, title: str):
         super().__init__()
@@ -45,15 +45,15 @@ class Repairs(dict[str, int]):
 
     @classmethod
     def like(cls, counts: Mapping[str, int], *, title: str) -> "Repairs":
-        """Itself, or the plain counts of a source that knows no more."""
+        """`counts` itself where it is a Repairs; else a Repairs with these plain counts."""
         if isinstance(counts, cls):
             return counts
-        made = cls(title)
-        made.update(counts)
-        return made
+        repairs = cls(title)
+        repairs.update(counts)
+        return repairs
 
     def add(self, name: str, count: int = 1, *, example: str = "") -> None:
-        """Counts so many more; the first example that is given stays."""
+        """Adds to a count; the first example that is given is kept."""
         if count:
             self[name] = self.get(name, 0) + count
             if example:
@@ -62,31 +62,31 @@ class Repairs(dict[str, int]):
     def add_faults(
         self, faults: dict[str, np.ndarray], *, file: object, strict: bool, example: Callable[[int], str]
     ) -> None:
-        """Counts the True entries of every fault; `example` describes the entry at a place.
+        """Counts the True entries of every fault; `example` describes the entry at an index.
 
         Raises:
           DataError: in strict mode, for the first fault of `file` that is not zero.
         """
         for name, mask in faults.items():
-            places = np.flatnonzero(mask)
-            if len(places) and strict:
+            indices = np.flatnonzero(mask)
+            if len(indices) and strict:
                 raise DataError(
-                    f"{file}: {MEANING[name].partition(',')[0]}: {len(places)}, the first {example(int(places[0]))}; "
+                    f"{file}: {MEANING[name].partition(',')[0]}: {len(indices)}, the first {example(int(indices[0]))}; "
                     "correct the file, or leave out strict."
                 )
-            if len(places):
-                self.add(name, len(places), example=example(int(places[0])))
+            if len(indices):
+                self.add(name, len(indices), example=example(int(indices[0])))
 
     def sentences(self) -> list[str]:
-        """What was counted, a sentence each: "boxes without an area, left out: 3, the first annotation 17."."""
+        """A sentence for each count: "boxes without an area, left out: 3, the first annotation 17."."""
         return [self.sentence(name) for name in self]
 
     def left_out(self) -> str:
-        """What was left out, as the end of a sentence that says that nothing is left; "" where nothing was."""
+        """What was left out, in parentheses, for a message that nothing remains; "" where nothing was left out."""
         phrases = [self.sentence(name).removesuffix(".") for name in self if "left out" in MEANING.get(name, "")]
         return f" ({'; '.join(phrases)})" if phrases else ""
 
     def sentence(self, name: str) -> str:
-        """What was counted under one name."""
+        """The sentence of one count."""
         example = self.examples.get(name, "")
         return f"{MEANING.get(name, name)}: {self[name]}{example and f', the first {example}'}."

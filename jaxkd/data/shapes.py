@@ -1,4 +1,4 @@
-"""Drawn pictures: circles, squares and triangles of any colour on noise, with no file to fetch."""
+"""A data source of drawn pictures: circles, squares and triangles of random colours on noise, without any file."""
 
 import dataclasses
 from typing import Annotated
@@ -19,12 +19,16 @@ OVERLAP = 0.2  # greatest share of an object that an earlier one may cover
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Drawn pictures; equal numbers give equal pictures on every machine."""
+    """Drawn pictures; equal settings give equal pictures on every machine."""
 
-    count: Count = 64  # pictures
-    size: tuple[Side, Side] = (96, 128)  # height and width in pixels
-    seed: Seed = 0  # another seed, other pictures
-    max_objects: Count = 4  # in a picture, one at least
+    count: Count = 64
+    """Number of pictures."""
+    size: tuple[Side, Side] = (96, 128)
+    """Height and width of a picture in pixels."""
+    seed: Seed = 0
+    """Seed of objects, colours and noise."""
+    max_objects: Count = 4
+    """Most objects of a picture; each has at least one."""
 
 
 def load(config: Config) -> "ShapesSource":
@@ -45,16 +49,16 @@ class ShapesSource:
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The picture of a record, drawn."""
         height, width = self._config.size
-        noise = np.random.default_rng((self._config.seed, index, 1))
-        image = noise.integers(0, 96, (height, width, 3), np.uint8)
+        rng = np.random.default_rng((self._config.seed, index, 1))
+        image = rng.integers(0, 96, (height, width, 3), np.uint8)
         record = self.records[index]
         for box, label in zip(record.boxes, record.labels, strict=True):
-            colour = noise.integers(128, 256, 3).tolist()
+            colour = rng.integers(128, 256, 3).tolist()
             cv2.fillPoly(image, [_outline(box, CLASSES[label])], colour)
         return image
 
     def annotations(self) -> dict:
-        """The truth as a COCO dict."""
+        """The ground truth as a COCO dict."""
         height, width = self._config.size
         annotations = []
         for record in self.records:
@@ -77,14 +81,14 @@ class ShapesSource:
 
     def _record(self, index: int) -> Record:
         height, width = self._config.size
-        draw = np.random.default_rng((self._config.seed, index, 0))
-        wanted = draw.integers(1, self._config.max_objects + 1)
+        rng = np.random.default_rng((self._config.seed, index, 0))
+        count = rng.integers(1, self._config.max_objects + 1)
         boxes = np.zeros((0, 4), np.float32)
-        for _ in range(8 * wanted):
-            side = int(draw.integers(min(height, width) // 6, min(height, width) // 2))
-            x0, y0 = int(draw.integers(0, width - side + 1)), int(draw.integers(0, height - side + 1))
+        for _ in range(8 * count):
+            side = int(rng.integers(min(height, width) // 6, min(height, width) // 2))
+            x0, y0 = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
             box = np.array([x0, y0, x0 + side, y0 + side], np.float32)
-            if len(boxes) < wanted and _covered(box, boxes) <= OVERLAP:
+            if len(boxes) < count and _covered(box, boxes) <= OVERLAP:
                 boxes = np.concatenate([boxes, box[None]])
         return Record(
             index=index,
@@ -93,7 +97,7 @@ class ShapesSource:
             height=height,
             width=width,
             boxes=boxes,
-            labels=draw.integers(0, len(CLASSES), len(boxes), np.int32),
+            labels=rng.integers(0, len(CLASSES), len(boxes), np.int32),
             crowd=np.zeros(len(boxes), bool),
         )
 
@@ -103,19 +107,21 @@ def _covered(box: np.ndarray, others: np.ndarray) -> float:
     if not len(others):
         return 0.0
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    return float((shared / np.minimum((box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(-1))).max())
+    intersection = np.clip(high - low, 0, None).prod(-1)
+    return float(
+        (intersection / np.minimum((box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(-1))).max()
+    )
 
 
 def _outline(box: np.ndarray, name: str) -> np.ndarray:
-    """Corners of the shape that touches all four sides of the box; its last pixel is the one before the far edge."""
+    """Vertices [n 2] of the shape that fills the box, which is half-open: x1 and y1 are the first pixels outside."""
     x0, y0, x1, y1 = (box - [0, 0, 1, 1]).tolist()
     if name == "square":
-        corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+        vertices = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
     elif name == "triangle":
-        corners = [((x0 + x1) / 2, y0), (x1, y1), (x0, y1)]
+        vertices = [((x0 + x1) / 2, y0), (x1, y1), (x0, y1)]
     else:
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         radius = (x1 - x0) / 2
-        corners = np.stack([x0 + radius * (1 + np.cos(angles)), y0 + radius * (1 + np.sin(angles))], -1)
-    return np.rint(np.asarray(corners)).astype(np.int32)
+        vertices = np.stack([x0 + radius * (1 + np.cos(angles)), y0 + radius * (1 + np.sin(angles))], -1)
+    return np.rint(np.asarray(vertices)).astype(np.int32)

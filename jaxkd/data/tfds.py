@@ -1,4 +1,4 @@
-"""A prepared data set of TensorFlow Datasets, read without TensorFlow."""
+"""The data source of a prepared data set of TensorFlow Datasets, read without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -21,14 +21,14 @@ from jaxkd.errors import ConfigError, DataError
 from jaxkd.paths import PathText, expanded, path_of
 from jaxkd.ranges import Natural
 
-NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")  # anything else would look for code or data on the network
+NAME = re.compile(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")  # for other names tfds would load code or data from the network
 BOX_FORMAT = "REL_YXYX"  # (ymin, xmin, ymax, xmax) in shares of the picture
-CHUNK = 64  # records that are read at once while loading
+CHUNK = 64  # records that are read at once
 PREPARE = (
     "prepare it once where TensorFlow is installed (pip install tensorflow-cpu) with file_format='array_record', "
     "and set directory to the folder of its version, such as DIR/coco/2017/1.1.0"
 )
-ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
+ONLY_WITH = {  # fields without effect unless another field has this value; see `train.unused`
     "dataset": ("directory", False),
     "data_dir": ("directory", False),
 }
@@ -38,33 +38,41 @@ ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unu
 class Config:
     """A data set by its name, or by the folder that it was prepared in; nothing is ever downloaded."""
 
-    dataset: str = "voc/2007"  # what TensorFlow Datasets calls it; not looked at where `directory` is given
-    data_dir: PathText = ""  # where TensorFlow Datasets keeps its data; empty for ~/tensorflow_datasets
-    directory: PathText = ""  # folder of one prepared version; COCO can be had only so without TensorFlow
-    split: str = "train"  # "validation", "train[:10%]", "train+validation"
-    difficult: Literal["ignore", "keep"] = "ignore"  # VOC's difficult objects: like crowds, or as any
-    limit: Natural = 0  # only the first pictures of the split; 0 for all
-    reading: pictures.Config = dataclasses.field(default_factory=pictures.Config)  # how files become pictures
-    strict: bool = False  # stop at faults that would otherwise be left out or clipped, and counted
+    dataset: str = "voc/2007"
+    """Name in TensorFlow Datasets; unused where `directory` is given."""
+    data_dir: PathText = ""
+    """Folder in which TensorFlow Datasets keeps its data; empty for ~/tensorflow_datasets."""
+    directory: PathText = ""
+    """Folder of one prepared version; the only way to read COCO without TensorFlow."""
+    split: str = "train"
+    """Split, such as "validation", "train[:10%]" or "train+validation"."""
+    difficult: Literal["ignore", "keep"] = "ignore"
+    """VOC's difficult objects in training: "ignore" takes them as crowds, "keep" as other objects."""
+    limit: Natural = 0
+    """Only the first pictures of the split; 0 for all."""
+    reading: pictures.Config = dataclasses.field(default_factory=pictures.Config)
+    """How picture files are decoded."""
+    strict: bool = False
+    """Stop at faults that are otherwise left out or clipped, and counted."""
 
 
 def load(config: Config) -> "TfdsSource":
-    """The source that a data set describes; all records are read once, their pictures no further than the head.
+    """The source of a data set; all records are read once, of their pictures only the header.
 
     Raises:
-      ConfigError: for an unknown name or split, or a data set that only TensorFlow can name or that has no boxes.
+      ConfigError: for an unknown name or split, or a data set that needs TensorFlow to be found or that has no boxes.
       DataError: where the data set is not prepared, or not in a format with random access.
     """
     title = config.directory or config.dataset
-    with contextlib.redirect_stdout(io.StringIO()):  # TensorFlow's absence is announced in a banner
-        builder = _prepared(config.directory) if config.directory else _named(config)
+    with contextlib.redirect_stdout(io.StringIO()):  # tfds prints a banner where TensorFlow is missing
+        builder = _builder_of_folder(config.directory) if config.directory else _builder_of_name(config)
         _check_features(builder.info.features, title)
         data = _open(builder, config.split, title)
     return TfdsSource(data, builder.info, config=config, title=title)
 
 
 class TfdsSource:
-    """Annotations in memory, and pictures that are read from the data set again when they are asked for."""
+    """A source with its annotations in memory; pictures are read from the data set when needed."""
 
     def __init__(self, data: Sequence[Any], info: Any, *, config: Config, title: str):
         objects = info.features["objects"]
@@ -74,16 +82,16 @@ class TfdsSource:
         self._data = data
         self._config = config
         self._title = f"{title}, {config.split}"
-        self._places: list[int] = []  # of each record in the data set
+        self._positions: list[int] = []  # position of each record in the data set
         self._areas: list[np.ndarray] = []
         self._exact: list[np.ndarray] = []
         self._difficult: list[np.ndarray] = []
-        # Data sets that know difficult objects are VOC's, of which 2007 is scored at eleven recalls.
+        # Data sets with a flag for difficult objects are VOC's; 2007 is scored by the 11-point AP.
         self.voc_rule = None if "is_difficult" not in objects else "11point" if info.config_name == "2007" else "area"
-        self.reading = config.reading.checked()
+        self.reading = config.reading.validated()
         records = list(self._make_records())
-        self.records: Sequence[Record] = tuple(_with_own_ids(records))
-        if self.reading.exif == "auto":  # boxes were made for what TensorFlow decodes: the stored picture
+        self.records: Sequence[Record] = tuple(_with_unique_ids(records))
+        if self.reading.exif == "auto":  # TensorFlow ignores EXIF, so boxes fit the stored picture
             exif = "ignore" if "exif_undecided" in self.repairs else "turn"
             self.reading = dataclasses.replace(self.reading, exif=exif)
 
@@ -92,21 +100,21 @@ class TfdsSource:
 
         Raises:
           PictureError: where this picture is damaged.
-          DataError: where the files of the data set cannot be read any more.
+          DataError: where the files of the data set can no longer be read.
         """
         record = self.records[index]
         size = (record.height, record.width)
         return pictures.decode(self.content(index), name=record.file, size=size, reading=self.reading)
 
     def annotations(self) -> dict:
-        """The truth as a COCO dict: areas as the data set gives them, else those of the boxes; own numbers as ids."""
-        annotations, numbers = [], itertools.count(1)
+        """The ground truth as a COCO dict: areas of the data set, else those of the boxes; ids are counted from 1."""
+        annotations, ids = [], itertools.count(1)
         for index, (exact, areas) in enumerate(zip(self._exact, self._areas, strict=True)):
             difficult = self._difficult[index] if self.voc_rule else None
             annotations += coco_objects(
                 self,
                 index,
-                ids=numbers,
+                ids=ids,
                 boxes=exact,
                 areas=areas,
                 difficult=difficult,
@@ -114,14 +122,14 @@ class TfdsSource:
         return coco_truth(self, annotations)
 
     def content(self, index: int) -> bytes:
-        """The stored picture of a record, as it lies in the data set."""
-        (content,) = self._fetch([self._places[index]])
+        """The encoded picture of a record."""
+        (content,) = self._fetch([self._positions[index]])
         return content["image"]
 
-    def _fetch(self, places: list[int]) -> Sequence[dict]:
+    def _fetch(self, positions: list[int]) -> Sequence[dict]:
         try:
-            many = getattr(self._data, "__getitems__", None)
-            return many(places) if many else [self._data[place] for place in places]
+            get_many = getattr(self._data, "__getitems__", None)
+            return get_many(positions) if get_many else [self._data[position] for position in positions]
         except (OSError, ValueError, IndexError, RuntimeError) as error:
             text = " ".join(str(error).split())
             raise DataError(f"{self._title}: its files cannot be read ({text}); prepare it again.") from error
@@ -129,20 +137,20 @@ class TfdsSource:
     def _make_records(self) -> Iterator[Record]:
         count = min(len(self._data), self._config.limit or len(self._data))
         for low in range(0, count, CHUNK):
-            places = list(range(low, min(low + CHUNK, count)))
-            for place, content in zip(places, self._fetch(places), strict=True):
-                file = _text(content.get("image/filename", "")) or f"{self._title}[{place}]"
+            positions = list(range(low, min(low + CHUNK, count)))
+            for position, content in zip(positions, self._fetch(positions), strict=True):
+                file = _text(content.get("image/filename", "")) or f"{self._title}[{position}]"
                 try:
-                    head = pictures.head(content["image"], name=file)
+                    header = pictures.read_header(content["image"], name=file)
                 except PictureError as error:
-                    self._tally({"pictures_unreadable": np.ones(1, bool)}, str(error))
+                    self._count({"pictures_unreadable": np.ones(1, bool)}, str(error))
                     continue
-                if head.turn != 1:
-                    self.repairs.add("exif_undecided", example=f"{file} (orientation {head.turn})")
+                if header.orientation != 1:
+                    self.repairs.add("exif_undecided", example=f"{file} (orientation {header.orientation})")
                 turned = self.reading.exif == "turn"
-                yield self._record(content, place, file, *(head.turned if turned else head.stored))
+                yield self._record(content, position, file, *(header.turned_size if turned else header.stored_size))
 
-    def _record(self, content: dict, place: int, file: str, height: int, width: int) -> Record:
+    def _record(self, content: dict, position: int, file: str, height: int, width: int) -> Record:
         objects = content["objects"]
         boxes = _pixels(_column(objects, "bbox", np.float64).reshape(-1, 4), height, width)
         labels = _column(objects, "label", np.int32)
@@ -150,23 +158,23 @@ class TfdsSource:
         if "is_crowd" in objects:
             crowd = _column(objects, "is_crowd", np.bool_)
         if "is_difficult" in objects:
-            boxes[:, :2] -= 1  # VOC counts pixels from 1 and to the last one, and the data set keeps these numbers
+            boxes[:, :2] -= 1  # the data set keeps the pixel indices of VOC: from 1, the last one included
             difficult = _column(objects, "is_difficult", np.bool_)
             if self._config.difficult == "ignore":
                 crowd = crowd | difficult
         checked = check_boxes(boxes, heights=height, widths=width)
         unknown = checked.keep & ((labels < 0) | (labels >= len(self.classes)))
-        self._tally(checked.faults | {"boxes_clipped": checked.clipped, "labels_unknown": unknown}, file)
+        self._count(checked.faults | {"boxes_clipped": checked.clipped, "labels_unknown": unknown}, file)
         keep = checked.keep & ~unknown
         exact = np.where(checked.clipped[:, None], checked.boxes, boxes)[keep]
         sides = exact[:, 2:] - exact[:, :2]
         self._exact.append(exact)
         self._difficult.append(difficult[keep])
         self._areas.append(_column(objects, "area", np.float64)[keep] if "area" in objects else sides.prod(-1))
-        self._places.append(place)
+        self._positions.append(position)
         return Record(
-            index=len(self._places) - 1,
-            image_id=_number(content.get("image/id"), place),
+            index=len(self._positions) - 1,
+            image_id=_image_id(content.get("image/id"), position),
             file=file,
             height=height,
             width=width,
@@ -175,12 +183,12 @@ class TfdsSource:
             crowd=crowd[keep],
         )
 
-    def _tally(self, faults: dict[str, np.ndarray], file: str) -> None:
+    def _count(self, faults: dict[str, np.ndarray], file: str) -> None:
         self.repairs.add_faults(faults, file=self._title, strict=self._config.strict, example=lambda _: file)
 
 
-def _named(config: Config) -> Any:
-    """The builder of a name that TensorFlow Datasets knows."""
+def _builder_of_name(config: Config) -> Any:
+    """The builder of a named data set."""
     if not NAME.fullmatch(config.dataset):
         raise ConfigError(f"'{config.dataset}' is not the name of a data set, such as 'voc/2007' or 'voc/2007:5.0.0'.")
     try:
@@ -196,12 +204,12 @@ def _named(config: Config) -> Any:
         ) from error
 
 
-def _prepared(directory: str) -> Any:
+def _builder_of_folder(directory: str) -> Any:
     """The builder of a folder with prepared data."""
     folder = path_of(directory)
     if not (folder / "dataset_info.json").is_file():
-        inner = sorted(folder.glob("**/dataset_info.json"))[:1] if folder.is_dir() else []
-        hint = f"; did you mean {inner[0].parent}" if inner else ""
+        versions = sorted(folder.glob("**/dataset_info.json"))[:1] if folder.is_dir() else []
+        hint = f"; did you mean {versions[0].parent}" if versions else ""
         raise DataError(
             f"{folder} is not the folder of a prepared data set: it holds no dataset_info.json{hint}; "
             "give the folder of one version, such as DIR/coco/2017/1.1.0."
@@ -214,19 +222,19 @@ def _prepared(directory: str) -> Any:
 
 def _check_features(features: Any, title: str) -> None:
     objects = features["objects"] if features is not None and "objects" in features else {}
-    lacking = [f"objects/{name}" for name in ("bbox", "label") if name not in objects]
-    lacking += [] if features is not None and "image" in features else ["image"]
-    if lacking:
-        raise ConfigError(f"The data set {title} has no {' and no '.join(lacking)}; take one for object detection.")
-    form = getattr(getattr(objects["bbox"], "bbox_format", None), "value", BOX_FORMAT)
-    if form != BOX_FORMAT:
-        raise ConfigError(f"The data set {title} has boxes in the format {form}; take one with {BOX_FORMAT}.")
+    missing = [f"objects/{name}" for name in ("bbox", "label") if name not in objects]
+    missing += [] if features is not None and "image" in features else ["image"]
+    if missing:
+        raise ConfigError(f"The data set {title} has no {' and no '.join(missing)}; take one for object detection.")
+    box_format = getattr(getattr(objects["bbox"], "bbox_format", None), "value", BOX_FORMAT)
+    if box_format != BOX_FORMAT:
+        raise ConfigError(f"The data set {title} has boxes in the format {box_format}; take one with {BOX_FORMAT}.")
     if not getattr(objects["label"], "names", None):
         raise ConfigError(f"The data set {title} has no names of classes in objects/label; take one that has.")
 
 
 def _open(builder: Any, split: str, title: str) -> Sequence[Any]:
-    """The records of a split, pictures as the bytes that were stored."""
+    """The records of a split, with encoded pictures."""
     try:
         return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     except (NotImplementedError, ImportError) as error:
@@ -248,14 +256,14 @@ def _format(builder: Any) -> str:
 
 
 def _category_ids(classes: tuple[str, ...]) -> tuple[int, ...]:
-    """COCO's own ids for its 80 classes, so that results can be handed in; else 1, 2, 3..."""
+    """COCO's category ids for its 80 classes, so that results can be submitted; else 1, 2, 3..."""
     if classes == tuple(COCO.values()):
         return tuple(COCO)
     return tuple(range(1, len(classes) + 1))
 
 
-def _with_own_ids(records: list[Record]) -> list[Record]:
-    """The records, numbered anew where two have one image id."""
+def _with_unique_ids(records: list[Record]) -> list[Record]:
+    """The records, with new image ids where two have the same."""
     if len({record.image_id for record in records}) == len(records):
         return records
     return [dataclasses.replace(record, image_id=record.index) for record in records]
@@ -266,13 +274,13 @@ def _pixels(shares: np.ndarray, height: int, width: int) -> np.ndarray:
     return shares[:, [1, 0, 3, 2]] * np.array([width, height, width, height], np.float64)
 
 
-def _column(objects: dict, name: str, kind: Any) -> np.ndarray:
-    return np.asarray(objects[name], kind)
+def _column(objects: dict, name: str, dtype: Any) -> np.ndarray:
+    return np.asarray(objects[name], dtype)
 
 
-def _number(value: Any, place: int) -> int:
-    """The id of a picture where it is a whole number, else its place."""
-    return int(value) if isinstance(value, (int, np.integer)) else place
+def _image_id(value: Any, position: int) -> int:
+    """The id of a picture where it is an integer, else its position."""
+    return int(value) if isinstance(value, (int, np.integer)) else position
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Changes of a picture together with its boxes: plain functions of arrays on the host."""
+"""Transforms of a picture and its boxes on the host: resizing, mirroring and padding of numpy arrays."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ Sizes = Sequence[tuple[int, int]]
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A picture with the boxes on it, (x0, y0, x1, y1) in its own pixels."""
+    """A picture with its boxes, (x0, y0, x1, y1) in pixels of this picture."""
 
     image: UInt8[np.ndarray, "h w 3"]
     boxes: Float32[np.ndarray, "n 4"]
 
 
 def target_size(height: int, width: int, *, short: int, long: int) -> tuple[int, int]:
-    """Height and width with the short side at `short`, or less where the long side would pass `long`.
+    """Height and width with the short side at `short`, or less where the long side would exceed `long`.
 
     The sides keep their ratio up to rounding. This is the rule of the Faster R-CNN and RetinaNet recipes for COCO.
     """
@@ -28,23 +28,23 @@ def target_size(height: int, width: int, *, short: int, long: int) -> tuple[int,
 
 
 def fit_size(height: int, width: int, *, bucket: tuple[int, int]) -> tuple[int, int]:
-    """Height and width shrunk, both by one factor, just so far that they fit into the bucket; never enlarged."""
+    """Height and width, scaled down by one factor where needed to fit into the bucket; never enlarged."""
     scale = min(1.0, bucket[0] / height, bucket[1] / width)
     fitted = _scaled(height, width, scale)
     return min(fitted[0], bucket[0]), min(fitted[1], bucket[1])
 
 
 def choose_bucket(height: int, width: int, buckets: Sizes) -> int:
-    """Index of the smallest bucket that holds a picture of this size; of the one that shrinks it least if none does."""
+    """Index of the smallest bucket that a picture of this size fits into; if none, of the one that shrinks it least."""
     indices = range(len(buckets))
-    holding = [i for i in indices if buckets[i][0] >= height and buckets[i][1] >= width]
-    if holding:
-        return min(holding, key=lambda i: buckets[i][0] * buckets[i][1])
+    large_enough = [i for i in indices if buckets[i][0] >= height and buckets[i][1] >= width]
+    if large_enough:
+        return min(large_enough, key=lambda i: buckets[i][0] * buckets[i][1])
     return max(indices, key=lambda i: (min(buckets[i][0] / height, buckets[i][1] / width), -np.prod(buckets[i])))
 
 
 def resize(sample: Sample, *, height: int, width: int) -> Sample:
-    """The sample at another size, bilinearly; boxes move by the true factor of each side."""
+    """The sample resized bilinearly; boxes are scaled by the exact factor of each side."""
     old_height, old_width = sample.image.shape[:2]
     if (old_height, old_width) == (height, width):
         return sample
@@ -62,15 +62,15 @@ def flip(sample: Sample) -> Sample:
 
 
 def pad(image: UInt8[np.ndarray, "h w 3"], *, bucket: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture in the top left corner of a black one of the bucket's size; it has to fit."""
+    """The picture in the top left corner of a black canvas of the bucket's size, into which it has to fit."""
     padded = np.zeros((*bucket, 3), np.uint8)
     padded[: image.shape[0], : image.shape[1]] = image
     return padded
 
 
-def tiny(boxes: Float32[np.ndarray, "n 4"], *, least: float = 1.0) -> Bool[np.ndarray, "n"]:
-    """True for boxes with a side below `least` pixels."""
-    return ((boxes[:, 2] - boxes[:, 0]) < least) | ((boxes[:, 3] - boxes[:, 1]) < least)
+def tiny(boxes: Float32[np.ndarray, "n 4"], *, min_side: float = 1.0) -> Bool[np.ndarray, "n"]:
+    """Mask of the boxes with a side below `min_side` pixels."""
+    return ((boxes[:, 2] - boxes[:, 0]) < min_side) | ((boxes[:, 3] - boxes[:, 1]) < min_side)
 
 
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:

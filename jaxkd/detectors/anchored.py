@@ -1,10 +1,11 @@
-"""What detectors with anchors on a feature pyramid have in common before their heads differ."""
+"""What detectors with anchors on a feature pyramid have in common: features, anchors and their matches."""
 
 import abc
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from operator import attrgetter
+from typing import Any
 
 import jax
 from jax import Array
@@ -14,20 +15,14 @@ from jaxtyping import Bool, Int, Key
 from jaxkd.detectors.base import Params
 from jaxkd.detectors.feature_extractor import FeatureExtractor
 from jaxkd.errors import ConfigError
-from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors, spaced
+from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors, respace
 from jaxkd.ops.match import Matches, match
-from jaxkd.ranges import Positive, Range
 from jaxkd.types import Batch, Features, Traits
-
-Code = tuple[Positive, Positive, Positive, Positive]  # weights of a box code, for dx, dy, dw and dh
-Stages = Annotated[int, Range(-1)]  # of a backbone: -1 none, 0 the stem, 1 the stem and the first, ...
-# Caffe's weights, with which detectron2 begins, want pictures whose mean alone is taken off.
-CAFFE_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (1.0, 1.0, 1.0)}
 
 
 @dataclass(frozen=True)
 class AnchorBased(abc.ABC):
-    """A feature extractor with anchors on every level; a detector adds `init_heads` and all that follows."""
+    """A feature extractor with anchors on every level; a detector adds its heads, targets, losses and detections."""
 
     config: Any
     classes: tuple[str, ...]
@@ -45,7 +40,7 @@ class AnchorBased(abc.ABC):
         return self._feature_extractor.trainable(path)
 
     def features(self, params: Params, batch: Batch) -> Features:
-        """Feature maps of the batch's pictures, normalised as this detector wants them."""
+        """Feature maps of the batch's pictures, which are normalised first."""
         return self._feature_extractor.features(params, batch)
 
     def common_traits(self, *, background: int | None, anchors: tuple | None) -> Traits:
@@ -57,7 +52,7 @@ class AnchorBased(abc.ABC):
             channels=(self.config.neck.channels,) * len(extractor.strides),
             backbone_strides=extractor.backbone_strides,
             backbone_channels=extractor.backbone_channels,
-            box_weights=self.config.box_weights,
+            box_weights=self.config.head.box_weights,
             background=background,
             anchors=anchors,
         )
@@ -65,52 +60,55 @@ class AnchorBased(abc.ABC):
     def check(self, *thresholds: tuple[str, str]) -> None:
         """Raises ConfigError where the anchors do not fit the pyramid's levels, or thresholds are out of order.
 
-        Each pair of `thresholds` names the IoU under which a box is background, and that from which it is an object.
+        Each pair of `thresholds` names two fields: the IoU below which a box is background, and that from which it is
+        an object.
         """
-        sizes, levels = len(self.config.anchor_sizes), len(self._feature_extractor.strides)
+        sizes, levels = len(self.config.anchors.sizes), len(self._feature_extractor.strides)
         if sizes != levels:
-            raise ConfigError(f"anchor_sizes has {sizes} entries, the pyramid {levels} levels; give one size a level.")
-        if not self.config.anchor_ratios:
-            raise ConfigError("anchor_ratios is empty; give a ratio at least.")
-        for low, high in thresholds:
-            least, most = getattr(self.config, low), getattr(self.config, high)
-            if least > most:
-                raise ConfigError(f"{low}={least} is above {high}={most}; a box would be background and an object.")
+            raise ConfigError(f"anchors.sizes has {sizes} entries, the pyramid {levels} levels; give one size a level.")
+        if not self.config.anchors.ratios:
+            raise ConfigError("anchors.ratios is empty; give a ratio at least.")
+        for negative, positive in thresholds:
+            low, high = attrgetter(negative, positive)(self.config)
+            if low > high:
+                raise ConfigError(
+                    f"{negative}={low} is above {positive}={high}; a box would be background and an object."
+                )
 
     def anchors(self, features: Features, batch: Batch, *, sizes: Sequence[Sequence[float]]) -> Anchors:
         """The anchors of every level, of these sizes each."""
-        config, strides = self.config, self._feature_extractor.strides
+        config, compat, strides = self.config.anchors, self.config.compat, self._feature_extractor.strides
         shapes = [level.shape[1:3] for level in features.neck]
-        if config.anchor_step == "canvas" and config.padding == "masked":
-            tall, wide = batch.images.shape[1:3]
-            strides = [(tall // height, wide // width) for height, width in shapes]
+        if compat.anchor_step == "canvas" and compat.padding == "masked":
+            canvas_height, canvas_width = batch.images.shape[1:3]
+            strides = [(canvas_height // height, canvas_width // width) for height, width in shapes]
         anchors = pyramid_anchors(
             shapes,
             strides=strides,
             sizes=sizes,
-            ratios=config.anchor_ratios,
-            offset=config.anchor_offset,
-            rounded=config.anchor_rounded,
+            ratios=config.ratios,
+            offset=config.offset,
+            rounded=compat.anchor_rounded,
         )
-        if config.anchor_step == "stride" or config.padding == "masked":
+        if compat.anchor_step == "stride" or compat.padding == "masked":
             return anchors
-        extents, each = self.extents(batch)[:, None], jnp.asarray(strides, jnp.int32)[:, None]
-        return spaced(anchors, extents // -(-extents // each), strides=strides, offset=config.anchor_offset)
+        extents, step = self.extents(batch)[:, None], jnp.asarray(strides, jnp.int32)[:, None]
+        return respace(anchors, extents // -(-extents // step), strides=strides, offset=config.offset)
 
     def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
-        """Height and width in pixels of what the nets see of each picture."""
+        """Height and width in pixels of each picture, with its padding where the nets see that."""
         return self._feature_extractor.extents(batch)
 
     def match_anchors(
         self, anchors: Anchors, batch: Batch, *, positive: float, negative: float
     ) -> tuple[Matches, Bool[Array, "a"]]:
-        """The matches of one picture's anchors with its truth, and which anchors have their cell inside the picture.
+        """The matches of one picture's anchors with its truth, and a mask of the anchors whose cell is in the picture.
 
         `anchors` and `batch` are without their leading axes.
         """
         within = inside(anchors, self.extents(batch))
         matches = match(
-            jnp.where(within[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best
+            jnp.where(within[:, None], anchors.boxes, 0.0),  # an anchor in the padding is no truth's best match
             batch.boxes,
             valid=batch.valid,
             crowd=batch.crowd,
@@ -129,7 +127,7 @@ class AnchorBased(abc.ABC):
             dtype=config.dtype,
             remat=config.remat,
             frozen_stages=config.frozen_stages,
-            pixel_mean=config.pixel_mean,
-            pixel_std=config.pixel_std,
-            padding=config.padding,
+            pixel_mean=config.pixels.mean,
+            pixel_std=config.pixels.std,
+            padding=config.compat.padding,
         )

@@ -46,7 +46,7 @@ class Detector(Protocol):
         ...
 
     def predict(self, params: Params, features: Features, boxes: Float[Array, "b r 4"], batch: Batch) -> Predictions:
-        """The head's predictions for any boxes, of its own proposals or of another detector's."""
+        """The head's predictions for any boxes, this detector's proposals or another's."""
         ...
 
     def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:

@@ -1,4 +1,4 @@
-"""From scored boxes to a picture's detections, as every detector here ends."""
+"""From scored boxes to a picture's detections: the last step of every detector."""
 
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -17,13 +17,13 @@ def best_of(
     threshold: float,
     limit: int,
 ) -> Detections:
-    """The detections of one picture: what suppression class by class leaves of the valid boxes, best first.
+    """The detections of one picture: the valid boxes after suppression class by class, best first.
 
     Args:
       boxes: in pixels, clipped to the picture; those without area are dropped.
       scores, labels: one of each a box.
       valid: the boxes that take part.
-      threshold: IoU above which the lower scored of two boxes of one class goes.
+      threshold: IoU above which the lower scored of two boxes of one class is suppressed.
       limit: static number of detections.
     """
     kept = nms(boxes, scores, valid=valid & (box_ops.area(boxes) > 0), threshold=threshold, limit=limit, classes=labels)

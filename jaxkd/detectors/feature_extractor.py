@@ -1,4 +1,4 @@
-"""Backbone and feature pyramid, as every detector here begins."""
+"""Backbone and feature pyramid: the first step of every detector."""
 
 import functools
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from jaxkd.nets.remat import Remat
 from jaxkd.types import Batch, Features
 
 Padding = Literal["masked", "seen"]
-SEEN = 32  # torchvision, detectron2 and mmdetection pad pictures to multiples of this many pixels
+PADDING_MULTIPLE = 32  # pixels to multiples of which torchvision, detectron2 and mmdetection pad pictures
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class FeatureExtractor:
       remat: what of the backbone's blocks is kept for the gradient; see `nets.remat`.
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
       pixel_mean, pixel_std: of RGB values in 0..255.
-      padding: what is seen beyond a picture's edge. "masked": nothing, as if every map ended with the picture. "seen":
-        zeros, the mean colour, up to the next multiple of 32 pixels, where biases and norms make something of them; and
-        nothing beyond. Either way it does not matter how large the canvas is that the picture lies on; for "seen" its
-        sides have to be multiples of 32.
+      padding: what the nets see beyond a picture's edge. "masked": nothing, as if every map ended with the picture.
+        "seen": zeros, the mean colour, up to the next multiple of 32 pixels, which biases and norms make other numbers
+        of, and nothing beyond. In both cases the size of the canvas that the picture lies on does not matter; for
+        "seen" its sides have to be multiples of 32.
     """
 
     backbone: Any
@@ -79,7 +79,7 @@ class FeatureExtractor:
         return module_of(self.backbone).stage_of(path[1:]) > self.frozen_stages
 
     def features(self, params: Params, batch: Batch) -> Features:
-        """Feature maps of the batch's pictures, zero outside what is seen of them."""
+        """Feature maps of the batch's pictures, zero outside their extents."""
         mean, std = (jnp.asarray(value, jnp.float32) for value in (self.pixel_mean, self.pixel_std))
         images = (batch.images.astype(jnp.float32) - mean) / std * _inside_picture(batch)
         extents = self.extents(batch)
@@ -87,8 +87,10 @@ class FeatureExtractor:
         return Features(backbone=backbone, neck=apply(self._neck, params["neck"], backbone, extents))
 
     def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
-        """Height and width in pixels of what is seen of each picture, its padding included where that is seen."""
-        return batch.sizes if self.padding == "masked" else -(-batch.sizes // SEEN) * SEEN
+        """Height and width in pixels of each picture, with its padding where the nets see that."""
+        if self.padding == "masked":
+            return batch.sizes
+        return -(-batch.sizes // PADDING_MULTIPLE) * PADDING_MULTIPLE
 
     @functools.cached_property
     def _backbone(self) -> nn.Module:
@@ -100,7 +102,7 @@ class FeatureExtractor:
 
 
 def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
-    """What the module makes of the inputs."""
+    """The outputs of the module for these inputs."""
     return module.apply({"params": params}, *inputs)
 
 

@@ -1,4 +1,4 @@
-"""From what a region proposal network answers to the boxes that it holds for objects."""
+"""Proposals: from the predictions of a region proposal network to its best boxes."""
 
 import functools
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from jaxkd.ops.nms import nms
 
 @dataclass(frozen=True)
 class Proposals:
-    """Boxes that the region proposal network holds for objects, best first; a record inside one trace."""
+    """The best boxes of a region proposal network, highest score first; a record inside one trace."""
 
     boxes: Float[Array, "b p 4"]
     valid: Bool[Array, "b p"]
@@ -27,7 +27,7 @@ def propose(
     deltas: Sequence[Float[Array, "b _ 4"]],
     sizes: Int[Array, "b 2"],
     *,
-    seen: Int[Array, "b 2"],
+    extents: Int[Array, "b 2"],
     weights: tuple[float, ...],
     before: int,
     after: int,
@@ -40,26 +40,26 @@ def propose(
       anchors: of all levels.
       logits, deltas: of the anchors of each level.
       sizes: height and width in pixels of each picture, to which boxes are clipped.
-      seen: the same of what the nets see of it, in which an anchor's cell has to begin.
+      extents: the same with the padding that the nets see; an anchor's cell has to begin inside.
       weights: of the box code.
       before: proposals a level before suppression.
       after: proposals a picture after it.
-      threshold: IoU over which the lower scored of two proposals of one level goes.
+      threshold: IoU above which the lower scored of two proposals of one level is suppressed.
       min_size: proposals with a shorter side, in pixels, are dropped.
     """
-    present, levels, start = jax.vmap(inside, (anchors.axes, 0))(anchors, seen), [], 0
+    within, levels, start = jax.vmap(inside, (anchors.axes, 0))(anchors, extents), [], 0
     for index, (level_logits, level_deltas) in enumerate(zip(logits, deltas, strict=True)):
         size = level_logits.shape[1]
         span = slice(start, start + size)
         start += size
-        scores = jnp.where(present[:, span], jax.lax.stop_gradient(level_logits), -jnp.inf)
+        scores = jnp.where(within[:, span], jax.lax.stop_gradient(level_logits), -jnp.inf)
         scores, best = jax.lax.top_k(scores, min(before, size))
         moved = jnp.take_along_axis(jax.lax.stop_gradient(level_deltas), best[..., None], axis=1)
         boxes = box_ops.decode(moved, anchors.boxes_at(span, best), weights=weights)
         levels.append((boxes, scores, jnp.full(best.shape, index, jnp.int32)))
     boxes, scores, level = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
-    keep = functools.partial(_suppressed, limit=after, threshold=threshold, min_size=min_size)
-    return Proposals(*jax.vmap(keep)(boxes, scores, level, sizes))
+    suppress = functools.partial(_suppressed, limit=after, threshold=threshold, min_size=min_size)
+    return Proposals(*jax.vmap(suppress)(boxes, scores, level, sizes))
 
 
 def _suppressed(
@@ -72,7 +72,7 @@ def _suppressed(
     threshold: float,
     min_size: float,
 ) -> tuple[Float[Array, "{limit} 4"], Bool[Array, "{limit}"]]:
-    """What is left of the boxes of one picture, and which of them are valid."""
+    """The boxes of one picture after suppression, and which of them are valid."""
     boxes = box_ops.clip(boxes, size)
     large = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(-1)
     kept = nms(boxes, scores, valid=jnp.isfinite(scores) & large, threshold=threshold, limit=limit, classes=level)

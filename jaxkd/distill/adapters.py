@@ -1,6 +1,7 @@
 """Adapters: learned maps from the student's features to the teacher's width, dropped after training."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import jax
@@ -13,7 +14,18 @@ from jaxkd.errors import ConfigError
 
 Kind = Literal["conv3", "conv3_relu", "conv1", "identity"]
 Init = Literal["small", "lecun", "uniform"]
-TRAINED = get_args(Kind)[:-1]  # those with parameters of their own
+TRAINED = get_args(Kind)[:-1]  # those with parameters
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The adapter of each level."""
+
+    kind: Kind = "conv3"
+    """A convolution of 3x3 cells, with a ReLU after it ("conv3_relu"), of 1x1, or the "identity"."""
+    init: Init = "small"
+    """How weights are drawn: standard deviation 1e-4 ("small"), variance kept ("lecun"), or weights and biases within
+    1 / sqrt(fan in) ("uniform")."""
 
 
 def init(
@@ -23,12 +35,12 @@ def init(
 
     `start` "small" draws weights of standard deviation 1e-4 (Wang et al. 2019), "lecun" ones that keep variance,
     "uniform" weights and biases within 1 / sqrt(fan in).
-    Raises ConfigError where the identity is asked to change the width.
+    Raises ConfigError where the widths differ and the adapter is the identity.
     """
     if kind == "identity":
         if student_channels != teacher_channels:
             raise ConfigError(
-                f"adapter='identity' needs equal widths; the student has {student_channels} channels, the teacher "
+                f"adapter.kind='identity' needs equal widths; the student has {student_channels} channels, the teacher "
                 f"{teacher_channels}; take one of {', '.join(TRAINED)}."
             )
         return {}

@@ -4,7 +4,7 @@ A method is a module in this folder with
 
 * `Config`: a frozen dataclass; its field `decay` is a `distill.decay` component;
 * `sharing(config)`: the sets of regions for which both detectors make predictions;
-* `init(config, key, student, teacher)`: its own parameters (adapters), {} if it has none; raises ConfigError where
+* `init(config, key, student, teacher)`: the method's parameters (adapters), {} if it has none; raises ConfigError where
   the two detectors do not fit the method;
 * `losses(config, params, inputs)`: a `Losses`. It is called once for each set of regions with its `Inputs`: `student`,
   `teacher`, `regions`, `batch`, `memory`, `key` and `reliability`. Nothing of the teacher carries a gradient;
@@ -14,8 +14,8 @@ A method is a module in this folder with
   `refresh_memory(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`;
 * optionally `reliability(config, inputs)`: a `Reliability`. Another method that names this one in its
   `reliability_from` gets it as `inputs.reliability`;
-* optionally `ZERO_AT_TEACHER`: fields of its Config with which all terms are 0 where student and teacher have the same
-  features and predictions;
+* optionally `ZERO_AT_TEACHER`: values of fields of its Config, dotted, with which all terms are 0 where student and
+  teacher have the same features and predictions;
 * optionally `explain(config, inputs)`: an `Explanation`, to be drawn; there is no key outside of training.
 
 A method sees the outputs of both detectors, the regions and the batch, and never the inside of a detector.
@@ -36,7 +36,7 @@ Who = Literal["student", "teacher"]
 
 
 class Sharing(NamedTuple):
-    """A set of regions: whose they are, and whether they are the sampled ones or the best proposals."""
+    """A set of regions: of which detector, and whether the sampled ones or the best proposals."""
 
     source: Who = "student"
     stage: Literal["sampled", "proposals"] = "sampled"
@@ -48,11 +48,11 @@ class Method(Protocol):
     Config: type
 
     def sharing(self, config: Any) -> tuple[Sharing, ...]:
-        """The sets of regions that both heads are to be asked about."""
+        """The sets of regions for which both heads predict."""
         ...
 
     def init(self, config: Any, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
-        """The method's own parameters."""
+        """The parameters of the method."""
         ...
 
     def losses(self, config: Any, params: dict, inputs: Inputs) -> Losses:
@@ -61,7 +61,7 @@ class Method(Protocol):
 
 
 class LevelPair(NamedTuple):
-    """A level that both detectors have, with its place in each."""
+    """A level that both detectors have, with its index and channels in each."""
 
     stride: int
     student: int
@@ -75,37 +75,40 @@ def level_pairs(student: Traits, teacher: Traits, *, source: Source, limit: int 
 
     Raises ConfigError where the detectors have no stride in common.
     """
-    mine, theirs = _levels(student, source), _levels(teacher, source)
-    shared = [stride for stride in mine if stride in theirs]
+    of_student, of_teacher = _levels(student, source), _levels(teacher, source)
+    shared = [stride for stride in of_student if stride in of_teacher]
     if not shared:
         raise ConfigError(
-            f"The student's {source} has strides {tuple(mine)}, the teacher's {tuple(theirs)}; features can be "
-            "compared only at strides that both have."
+            f"The student's {source} has strides {tuple(of_student)}, the teacher's {tuple(of_teacher)}; features can "
+            "be compared only at strides that both have."
         )
-    pairs = [LevelPair(s, mine[s][0], theirs[s][0], mine[s][1], theirs[s][1]) for s in shared]
+    pairs = [
+        LevelPair(stride, of_student[stride][0], of_teacher[stride][0], of_student[stride][1], of_teacher[stride][1])
+        for stride in shared
+    ]
     return tuple(pairs[:limit] if limit else pairs)
 
 
 def can_predict(detector: Traits, regions: Traits) -> bool:
-    """Whether a detector can answer about the regions of another (or of its own kind)."""
+    """Whether a detector can predict for the regions of another one."""
     return detector.anchors is None or detector.anchors == regions.anchors
 
 
 def check_predictions(
     student: Traits, teacher: Traits, *, sharing: Sequence[Sharing] = (Sharing(),), logits: bool = True, remedy: str
 ) -> None:
-    """Raises ConfigError, with what to do, where the answers of both heads about shared regions cannot be compared."""
+    """Raises ConfigError with a remedy where both heads' predictions for shared regions cannot be compared."""
     if student.classes != teacher.classes:
         raise ConfigError(
-            f"The student's classes are {student.classes}, the teacher's {teacher.classes}; terms on answers need the "
-            f"same list in the same order: {remedy}."
+            f"The student's classes are {student.classes}, the teacher's {teacher.classes}; terms on predictions need "
+            f"the same list in the same order: {remedy}."
         )
     for source in {share.source for share in sharing}:
         owner = student if source == "student" else teacher
         for name, detector in (("student", student), ("teacher", teacher)):
             if not can_predict(detector, owner):
                 raise ConfigError(
-                    f"The {name} answers about its own anchors only, which the {source}'s regions are not: {remedy}."
+                    f"The {name} predicts for its own anchors only, which the {source}'s regions are not: {remedy}."
                 )
     if logits and student.background != teacher.background:
         raise ConfigError(
@@ -138,7 +141,7 @@ def per_channel(term: Term, *, channels: int) -> Term:
 
 
 def pooled(terms: Sequence[Term]) -> Term:
-    """One term of several that are of a kind, divided once."""
+    """The sum of several terms of the same unit as one term, divided once."""
     total, count = sum(term.total for term in terms), sum(term.count for term in terms)
     return terms[0].replace(total=total, count=count)
 
@@ -148,23 +151,23 @@ def scaled(terms: dict[str, Term], factor: Float[Array, ""] | float) -> dict[str
     return {name: term.replace(total=factor * term.total) for name, term in terms.items()}
 
 
-def summed(outcomes: Sequence[Losses]) -> Losses:
-    """One outcome whose terms are the mean of those given, as when two sets of regions are shared."""
-    if len(outcomes) == 1:
-        return outcomes[0]
+def summed(losses: Sequence[Losses]) -> Losses:
+    """The mean of several losses, as of two sets of regions."""
+    if len(losses) == 1:
+        return losses[0]
 
-    def together(parts: Sequence[dict[str, Term]], share: float) -> dict[str, Term]:
+    def indexed(parts: Sequence[dict[str, Term]], share: float) -> dict[str, Term]:
         return {
             f"{name}/{index}": term.replace(total=term.total * share)
             for index, part in enumerate(parts)
             for name, term in part.items()
         }
 
-    share = 1 / len(outcomes)
+    share = 1 / len(losses)
     return Losses(
-        terms=together([outcome.terms for outcome in outcomes], share),
-        metrics=together([outcome.metrics for outcome in outcomes], 1.0),
-        undecayed=together([outcome.undecayed for outcome in outcomes], share),
+        terms=indexed([part.terms for part in losses], share),
+        metrics=indexed([part.metrics for part in losses], 1.0),
+        undecayed=indexed([part.undecayed for part in losses], share),
     )
 
 

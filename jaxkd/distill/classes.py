@@ -1,4 +1,4 @@
-"""A teacher whose class list is not the student's: its answers in the student's columns, class by name."""
+"""A teacher with another class list: its predictions in the student's columns, matched by name."""
 
 from collections.abc import Sequence
 
@@ -14,38 +14,43 @@ LACKING = -1  # in place of a column
 
 def columns(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...]:
     """For each class of the student the teacher's column of that name, or LACKING."""
-    places = {name: place for place, name in enumerate(teacher)}
-    return tuple(places.get(name, LACKING) for name in student)
+    indices = {name: index for index, name in enumerate(teacher)}
+    return tuple(indices.get(name, LACKING) for name in student)
 
 
 def translated(
-    teacher: Predictions, student: Predictions, found: tuple[int, ...], *, background: bool, code: Sequence[float]
+    teacher: Predictions,
+    student: Predictions,
+    teacher_columns: tuple[int, ...],
+    *,
+    background: bool,
+    code: Sequence[float],
 ) -> Predictions:
-    """The teacher's answers [b r ...] in the student's columns; constants to gradients.
+    """The teacher's predictions [b r ...] in the student's columns; constants to gradients.
 
-    The classes that both know share what probability the student gives to them (and to the background) as the teacher
-    would divide it. In a column that the teacher lacks it says what the student says, so that no term sees a
-    difference there; the same holds for the boxes of classes that it lacks.
+    The student's total probability of the classes that both know (and of the background) is divided among these in the
+    teacher's proportions. In a column that the teacher lacks, logits and boxes are the student's, so that no term
+    differs there.
 
     Args:
-      teacher, student: both heads' answers about the same regions.
-      found: what `columns` gave, at least one of them not LACKING.
+      teacher, student: both heads' predictions for the same regions.
+      teacher_columns: by `columns`, at least one of them not LACKING.
       background: whether both have a last column for the background, so that classes exclude each other; if not, each
         class has a probability of its own.
       code: the teacher's weights of the box code divided by the student's.
     """
     student = lax.stop_gradient(student)
-    known = [*(place for place, column in enumerate(found) if column != LACKING)]
-    theirs = [found[place] for place in known]
+    known = [*(column for column, of_teacher in enumerate(teacher_columns) if of_teacher != LACKING)]
+    known_teacher = [teacher_columns[column] for column in known]
     logits = jax.nn.log_softmax(student.logits) if background else student.logits
     if background:
-        known_too, theirs_too = [*known, len(found)], [*theirs, teacher.logits.shape[-1] - 1]
-        share = jax.nn.logsumexp(logits[..., jnp.asarray(known_too)], axis=-1, keepdims=True)
-        divided = jax.nn.log_softmax(teacher.logits[..., jnp.asarray(theirs_too)]) + share
-        logits = logits.at[..., jnp.asarray(known_too)].set(divided)
+        shared = jnp.asarray([*known, len(teacher_columns)])  # with the background
+        of_teacher = jnp.asarray([*known_teacher, teacher.logits.shape[-1] - 1])
+        total = jax.nn.logsumexp(logits[..., shared], axis=-1, keepdims=True)
+        logits = logits.at[..., shared].set(jax.nn.log_softmax(teacher.logits[..., of_teacher]) + total)
     else:
-        logits = logits.at[..., jnp.asarray(known)].set(teacher.logits[..., jnp.asarray(theirs)])
-    boxes = _boxes(teacher.deltas, student.deltas * jnp.asarray(code), known, theirs, found)
+        logits = logits.at[..., jnp.asarray(known)].set(teacher.logits[..., jnp.asarray(known_teacher)])
+    boxes = _boxes(teacher.deltas, student.deltas * jnp.asarray(code), known, known_teacher, len(teacher_columns))
     return lax.stop_gradient(Predictions(logits=logits, deltas=boxes))
 
 
@@ -53,14 +58,13 @@ def _boxes(
     teacher: Float[Array, "b r m 4"],
     student: Float[Array, "b r n 4"],
     known: Sequence[int],
-    theirs: Sequence[int],
-    found: tuple[int, ...],
+    known_teacher: Sequence[int],
+    classes: int,
 ) -> Float[Array, "b r k 4"]:
     """Deltas of each of the student's classes."""
-    shape = (*student.shape[:2], len(found), 4)
-    own = jnp.broadcast_to(student, shape)
+    student = jnp.broadcast_to(student, (*student.shape[:2], classes, 4))
     if teacher.shape[2] == 1:
-        taught = jnp.broadcast_to(teacher, (*teacher.shape[:2], len(known), 4))
+        teacher = jnp.broadcast_to(teacher, (*teacher.shape[:2], len(known), 4))
     else:
-        taught = teacher[:, :, jnp.asarray(theirs)]
-    return own.at[:, :, jnp.asarray(known)].set(taught)
+        teacher = teacher[:, :, jnp.asarray(known_teacher)]
+    return student.at[:, :, jnp.asarray(known)].set(teacher)

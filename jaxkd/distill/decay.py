@@ -1,4 +1,4 @@
-"""How much a distillation term counts as training goes on, as optax schedules."""
+"""Decay of distillation terms over the run, as optax schedules."""
 
 import math
 from dataclasses import dataclass
@@ -13,18 +13,15 @@ from jaxkd.ranges import Natural, SomeShare
 
 @dataclass(frozen=True)
 class Config:
-    """A factor in [0, 1] that multiplies every term of a method, and never the detection loss.
-
-    Attributes:
-      kind: "linear_epoch" falls once an epoch from 1 to 1 / epochs (Sun et al. 2020), "linear_step" falls at every
-        step from 1 to 0, "cosine_epoch" follows half a cosine once an epoch, "none" stays at 1.
-      stop_at: share of the run after which the factor is 0.
-      warmup_steps: steps over which the factor first rises from 0, on top of the fall.
-    """
+    """A factor in [0, 1] that multiplies every term of a method, and never the detection loss."""
 
     kind: Literal["linear_epoch", "linear_step", "cosine_epoch", "none"] = "linear_epoch"
+    """Shape of the fall: "linear_epoch" once an epoch from 1 to 1 / epochs (Sun et al. 2020), "linear_step" at every
+    step from 1 to 0, "cosine_epoch" along half a cosine once an epoch, "none" at 1 throughout."""
     stop_at: SomeShare = 1.0
+    """Share of the run after which the factor is 0."""
     warmup_steps: Natural = 0
+    """Steps over which the factor first rises from 0, on top of the fall."""
 
 
 def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -33,7 +30,7 @@ def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Sched
     Args:
       config: its shape.
       steps: length of the run.
-      steps_per_epoch: length of an epoch; a last one that is not whole counts.
+      steps_per_epoch: length of an epoch; an incomplete last one counts.
 
     Raises:
       ConfigError: if a length is below 1.

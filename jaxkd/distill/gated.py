@@ -1,4 +1,4 @@
-"""Class and box terms of regions on which a teacher is let to teach, and the gates that say where it is."""
+"""Class and box terms of gated regions, and the gates: conditions on the teacher's predictions."""
 
 from typing import Literal
 
@@ -19,33 +19,33 @@ def class_gate(
     kind: Literal["none", "teacher_correct", "teacher_better"],
     background: int | None,
 ) -> Bool[Array, "*r"]:
-    """The regions whose class the teacher is let to teach."""
+    """The regions whose class is distilled."""
     if kind == "none":
         return jnp.ones(labels.shape, bool)
     if kind == "teacher_correct":
         correct = teacher.argmax(-1) == labels
         return correct if background is not None else jnp.where(labels < teacher.shape[-1], correct, False)
-    mine, theirs = (_truth_probability(logits, labels, background) for logits in (student, teacher))
-    return lax.stop_gradient(theirs > mine)
+    student_truth, teacher_truth = (_truth_probability(logits, labels, background) for logits in (student, teacher))
+    return lax.stop_gradient(teacher_truth > student_truth)
 
 
 def _truth_probability(
     logits: Float[Array, "*r k"], labels: Int[Array, "*r"], background: int | None
 ) -> Float[Array, "*r"]:
-    """The probability of each region's own class; for background without a column, that it is no other's."""
+    """The probability of each region's label; for background without a column, that of no class."""
     if background is not None:
         return jnp.take_along_axis(jax.nn.softmax(logits), labels[..., None], axis=-1)[..., 0]
     probability = jax.nn.sigmoid(logits)
     column = jnp.minimum(labels, logits.shape[-1] - 1)
-    own = jnp.take_along_axis(probability, column[..., None], axis=-1)[..., 0]
-    return jnp.where(labels < logits.shape[-1], own, 1.0 - probability.max(-1))
+    of_label = jnp.take_along_axis(probability, column[..., None], axis=-1)[..., 0]
+    return jnp.where(labels < logits.shape[-1], of_label, 1.0 - probability.max(-1))
 
 
 def class_term(
     student: Float[Array, "*r k"],
     teacher: Float[Array, "*r k"],
     *,
-    chosen: Bool[Array, "*r"],
+    selected: Bool[Array, "*r"],
     gate: Bool[Array, "*r"],
     weights: Float[Array, "*r"] | float = 1.0,
     form: Literal["bce", "kl", "ce"] = "bce",
@@ -58,37 +58,37 @@ def class_term(
 
     Args:
       student, teacher: logits.
-      chosen: regions that count.
-      gate: regions of these that the teacher is let to teach.
+      selected: regions that count.
+      gate: regions of these that are distilled.
       weights: factors on the regions, which leave the count as it is.
-      form, reduce, temperature, norm: see `Config`.
+      form, reduce, temperature, norm: see `task_adaptive.Classification`.
       softmax: whether the classes of a region exclude each other; if not, each has its own sigmoid and the form
         "ce" is the same as "bce".
     """
-    taught = chosen & gate
+    gated = selected & gate
     # Rows that do not count may hold NaN, which would reach their gradient through the softmax.
-    mine = jnp.where(taught[..., None], student, 0.0) / temperature
-    theirs = lax.stop_gradient(teacher / temperature)
+    student = jnp.where(gated[..., None], student, 0.0) / temperature
+    teacher = lax.stop_gradient(teacher / temperature)
 
     def value(logits: Float[Array, "*r k"]) -> Float[Array, ""]:
-        per_class = _divergence(logits, theirs, form, softmax)
+        per_class = _divergence(logits, teacher, form, softmax)
         per_region = per_class.mean(-1) if reduce == "mean" else per_class.sum(-1)
-        return jnp.where(taught, weights * per_region, 0.0).sum() * temperature**2
+        return jnp.where(gated, weights * per_region, 0.0).sum() * temperature**2
 
-    count = (chosen if norm == "subset" else taught).sum().astype(jnp.float32)
-    return Term(value(mine), count), value(theirs)
+    count = (selected if norm == "subset" else gated).sum().astype(jnp.float32)
+    return Term(value(student), count), value(teacher)
 
 
 def _divergence(
-    mine: Float[Array, "*r k"], theirs: Float[Array, "*r k"], form: str, softmax: bool
+    student: Float[Array, "*r k"], teacher: Float[Array, "*r k"], form: str, softmax: bool
 ) -> Float[Array, "*r k"]:
-    """What each class of each region contributes."""
+    """The contribution of each class of each region."""
     if softmax:
-        log_p, log_not_p = jax.nn.log_softmax(mine), log_one_minus_softmax(mine)
-        log_q, log_not_q = jax.nn.log_softmax(theirs), log_one_minus_softmax(theirs)
+        log_p, log_not_p = jax.nn.log_softmax(student), log_one_minus_softmax(student)
+        log_q, log_not_q = jax.nn.log_softmax(teacher), log_one_minus_softmax(teacher)
     else:
-        log_p, log_not_p = jax.nn.log_sigmoid(mine), jax.nn.log_sigmoid(-mine)
-        log_q, log_not_q = jax.nn.log_sigmoid(theirs), jax.nn.log_sigmoid(-theirs)
+        log_p, log_not_p = jax.nn.log_sigmoid(student), jax.nn.log_sigmoid(-student)
+        log_q, log_not_q = jax.nn.log_sigmoid(teacher), jax.nn.log_sigmoid(-teacher)
     q, not_q = jnp.exp(log_q), jnp.exp(log_not_q)
     if form == "kl":
         return q * (log_q - log_p) + (0.0 if softmax else not_q * (log_not_q - log_not_p))
@@ -116,22 +116,24 @@ def box_gate(
     kind: Literal["teacher_vs_proposal", "teacher_vs_student", "both", "none"] = "teacher_vs_proposal",
     margin: float = 0.0,
 ) -> Bool[Array, "*r"]:
-    """The regions whose box the teacher is let to teach: its refined box is nearer the truth, strictly."""
+    """The regions whose box is distilled: the teacher's refined box overlaps the truth more, strictly."""
     if kind == "none":
         return jnp.ones(boxes.shape[:-1], bool)
 
     def quality(refined: Float[Array, "*r 4"]) -> Float[Array, "*r"]:
         return box_ops.paired_iou(refined, truth)
 
-    theirs = quality(box_ops.decode(teacher, boxes, weights=weights))
-    over_proposal = theirs > quality(boxes) + margin
-    over_student = theirs > quality(box_ops.decode(lax.stop_gradient(student), boxes, weights=weights)) + margin
-    chosen = {
+    teacher_quality = quality(box_ops.decode(teacher, boxes, weights=weights))
+    over_proposal = teacher_quality > quality(boxes) + margin
+    over_student = (
+        teacher_quality > quality(box_ops.decode(lax.stop_gradient(student), boxes, weights=weights)) + margin
+    )
+    passed = {
         "teacher_vs_proposal": over_proposal,
         "teacher_vs_student": over_student,
         "both": over_proposal & over_student,
     }[kind]
-    return lax.stop_gradient(chosen)
+    return lax.stop_gradient(passed)
 
 
 def box_term(
@@ -147,8 +149,8 @@ def box_term(
     norm: Literal["num_pos", "gated", "num_rois"] = "num_pos",
 ) -> Term:
     """Distance of normalised deltas on gated positive regions, the four summed (paper section 5)."""
-    taught = positive & gate
-    gap = jnp.where(taught[..., None], student - lax.stop_gradient(teacher), 0.0)
+    gated = positive & gate
+    gap = jnp.where(gated[..., None], student - lax.stop_gradient(teacher), 0.0)
     size = 0.5 * gap**2 if form == "l2" else box_ops.smooth_l1(gap, beta=beta if form == "smooth_l1" else 0.0)
-    count = {"num_pos": positive, "gated": taught, "num_rois": valid}[norm]
-    return Term((jnp.where(taught, weights, 0.0) * size.sum(-1)).sum(), count.sum().astype(jnp.float32))
+    count = {"num_pos": positive, "gated": gated, "num_rois": valid}[norm]
+    return Term((jnp.where(gated, weights, 0.0) * size.sum(-1)).sum(), count.sum().astype(jnp.float32))

@@ -28,77 +28,109 @@ from jaxkd.types import Batch, Explanation, Features, Inputs, Losses, Regions, R
 
 ROUND = 1e-6  # added to a box's relative side in the level rule
 
-ZERO_AT_TEACHER = {"adapter": "identity"}
+ZERO_AT_TEACHER = {"adapter.kind": "identity"}
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
-    "alpha": ("prototypes", "matching_pursuit"),
-    "sigma_global": ("global_weight", True),
-    "global_form": ("global_weight", True),
-    "sigma_soft": ("soft_weight", True),
-    "temperature": ("soft_weight", True),
-    "background_area": ("background_weight", True),
-    "adapter_init": ("adapter", adapters.TRAINED),
+    "prototypes.alpha": ("prototypes.method", "matching_pursuit"),
+    "relation.reliability": ("relation.weight", True),
+    "relation.form": ("relation.weight", True),
+    "soft.reliability": ("soft.weight", True),
+    "soft.temperature": ("soft.weight", True),
+    "imitation.background_area": ("imitation.background_weight", True),
+    "adapter.init": ("adapter.kind", adapters.TRAINED),
 }
 
 
 @dataclass(frozen=True)
-class Config:
-    """Switches of GKD; the defaults are those published for Faster R-CNN on COCO.
+class Relation:
+    """The global term: the objects' coordinates in both spaces."""
 
-    Attributes:
-      global_weight: of the global term (lambda_g); 0 leaves it out, and the reliabilities stay.
-      foreground_weight, background_weight: of the imitation of objects (w_fg) and of the rest of the maps (w_bg).
-      soft_weight, temperature: of the softened classes (w_soft, T); they do not decay.
-      prototypes: how they are found: "matching_pursuit", or for comparison "random", "density" or "class_mean".
-      count: prototypes of a class on a level (K).
-      alpha: coupling of the two spaces in the pursuit.
-      refresh_every, start_epoch: epochs between two searches, and the first epoch that has one; before it, the global
-        term is 0 and every object is relied on.
-      min_side: an object is a candidate if both of its sides are longer, in pixels of the original picture.
-      pictures: the most pictures that are looked at for a class.
-      seed: of the draw of these pictures.
-      instances: the objects of the terms: "positives" of the student's regions, or the "truth".
-      max_instances: the most of these a picture.
-      sigma_global, sigma_local, sigma_soft: whether reliabilities weigh the term.
-      global_form: Huber function, or "squared".
-      overlap: what a cell in several boxes gets: the greatest reliability, or that of the "last" box.
-      background_area: where background is imitated: in the "picture", so that it does not matter how far that is
-        padded, or on the whole "canvas", its padding included, as in the authors' program.
-      levels: all levels must be "equal" in both detectors, or the "common" ones are used.
-      level_scale: side in pixels up to twice which an object lies on the finest level.
-      adapter, adapter_init: the student's adapter in the imitation, and its start.
-      decay: see `distill.decay`.
-    """
+    weight: NonNegative = 5.0
+    """Factor on the term (lambda_g); 0 leaves it out, and the reliabilities stay."""
+    form: Literal["huber", "squared"] = "huber"
+    """Distance of the coordinates: the Huber function, or half the square."""
+    reliability: bool = True
+    """Whether reliabilities weigh the term."""
 
-    global_weight: NonNegative = 5.0
+
+@dataclass(frozen=True)
+class Imitation:
+    """Imitation of feature maps, foreground and background apart."""
+
     foreground_weight: NonNegative = 1.0
+    """Factor on the imitation of objects (w_fg)."""
     background_weight: NonNegative = 4.0
-    soft_weight: NonNegative = 1.0
-    temperature: Positive = 2.0
-    prototypes: Kind = "matching_pursuit"
-    count: Count = 10
-    alpha: NonNegative = 10.0
-    refresh_every: Count = 1
-    start_epoch: Natural = 0
-    min_side: NonNegative = 30.0
-    pictures: Count = 800
-    seed: Seed = 1
-    instances: Literal["positives", "truth"] = "positives"
-    max_instances: Count = 128
-    sigma_global: bool = True
-    sigma_local: bool = True
-    sigma_soft: bool = True
-    global_form: Literal["huber", "squared"] = "huber"
-    overlap: Literal["max", "last"] = "max"
+    """Factor on the imitation of the rest of the maps (w_bg)."""
     background_area: Literal["picture", "canvas"] = "picture"
+    """Where background is imitated: in the "picture", so that the size of its padding does not matter, or on the
+    "canvas", padding included, as in the authors' program."""
+    overlap: Literal["max", "last"] = "max"
+    """Reliability of a cell in several boxes: the greatest, or that of the "last" box."""
+    reliability: bool = True
+    """Whether reliabilities weigh the foreground."""
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Distillation of the softened classes of positive regions; it does not decay."""
+
+    weight: NonNegative = 1.0
+    """Factor on the term (w_soft); 0 leaves it out."""
+    temperature: Positive = 2.0
+    """Temperature of both softmaxes (T)."""
+    reliability: bool = True
+    """Whether reliabilities weigh the term."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The selection of prototypes; `refresh_every` and `start_epoch` say when."""
+
+    method: Kind = "matching_pursuit"
+    """How they are selected: by "matching_pursuit", or for comparison "random", "density" or "class_mean"."""
+    count: Count = 10
+    """Prototypes of a class on a level (K)."""
+    alpha: NonNegative = 10.0
+    """Coupling of the two spaces in the matching pursuit."""
+    min_side: NonNegative = 30.0
+    """Side in pixels of the original picture that both sides of a candidate object must exceed."""
+    pictures: Count = 800
+    """Most pictures whose objects are candidates of a class."""
+    seed: Seed = 1
+    """Seed of the draw of these pictures."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """GKD; the defaults are those published for Faster R-CNN on COCO."""
+
+    relation: Relation = field(default_factory=Relation)
+    """The global term."""
+    imitation: Imitation = field(default_factory=Imitation)
+    """The imitation of features."""
+    soft: Soft = field(default_factory=Soft)
+    """The distillation of classes."""
+    prototypes: Search = field(default_factory=Search)
+    """The selection of prototypes."""
+    refresh_every: Count = 1
+    """Epochs between two selections."""
+    start_epoch: Natural = 0
+    """First epoch with a selection; before it the global term is 0 and every reliability is 1."""
+    instances: Literal["positives", "truth"] = "positives"
+    """The objects of the terms: "positives" of the student's regions, or the "truth"."""
+    max_instances: Count = 128
+    """Most of these in a picture."""
     levels: Literal["equal", "common"] = "equal"
-    level_scale: Positive = 56.0
-    adapter: adapters.Kind = "conv3"
-    adapter_init: adapters.Init = "uniform"
+    """All levels must be "equal" in both detectors, or the "common" ones are used."""
+    canonical_scale: Positive = 56.0
+    """Side in pixels up to twice which an object lies on the finest level."""
+    adapter: adapters.Adapter = field(default_factory=lambda: adapters.Adapter(init="uniform"))
+    """The student's adapter in the imitation."""
     decay: Decay = field(default_factory=Decay)
+    """Factor on the terms over the run; see `distill.decay`."""
 
 
 class Instances(NamedTuple):
-    """The objects of a batch that the terms look at."""
+    """The objects of a batch that the terms are about."""
 
     boxes: Float[Array, "b n 4"]
     labels: Int[Array, "b n"]
@@ -114,7 +146,7 @@ class Levels(NamedTuple):
 
 
 def sharing(config: Config) -> tuple[base.Sharing, ...]:
-    """The student's own regions."""
+    """The student's regions."""
     del config
     return (base.Sharing(),)
 
@@ -122,36 +154,36 @@ def sharing(config: Config) -> tuple[base.Sharing, ...]:
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level.
 
-    Raises ConfigError where the levels do not fit, or the soft term is asked of heads that cannot be compared.
+    Raises ConfigError where the levels do not fit, or the soft term is wanted of heads that cannot be compared.
     """
-    if config.soft_weight:
-        base.check_predictions(student, teacher, remedy="set soft_weight to 0")
+    if config.soft.weight:
+        base.check_predictions(student, teacher, remedy="set soft.weight to 0")
     pairs = _pairs(config, student, teacher)
-    if not (config.foreground_weight or config.background_weight):
+    if not (config.imitation.foreground_weight or config.imitation.background_weight):
         return {}
-    return adapters.init_levels(key, pairs, kind=config.adapter, start=config.adapter_init)
+    return adapters.init_levels(key, pairs, kind=config.adapter.kind, start=config.adapter.init)
 
 
 def init_memory(config: Config, student: Traits, teacher: Traits) -> Prototypes:
-    """What the method remembers between epochs, before the first of them."""
+    """The state between epochs, before the first of them: no prototypes."""
     pairs = _pairs(config, student, teacher)
     return prototypes.empty(
         classes=len(student.classes),
-        count=config.count,
+        count=config.prototypes.count,
         student=tuple(pair.student_channels for pair in pairs),
         teacher=tuple(pair.teacher_channels for pair in pairs),
     )
 
 
 def select_objects(config: Config, truth: prototypes.Truth, *, pictures: int, classes: int) -> prototypes.Choice:
-    """The objects of a training set of so many pictures that the search is to see."""
+    """The objects of a training set of so many pictures that are candidates for prototypes."""
     return prototypes.choose(
         truth,
         sources=pictures,
         classes=classes,
-        min_side=config.min_side,
-        pictures=config.pictures,
-        seed=config.seed,
+        min_side=config.prototypes.min_side,
+        pictures=config.prototypes.pictures,
+        seed=config.prototypes.seed,
     )
 
 
@@ -171,8 +203,9 @@ def object_vectors(
 
 def refresh_memory(config: Config, vectors: prototypes.Vectors, *, classes: int) -> Prototypes:
     """The prototypes of these objects."""
+    search = config.prototypes
     return prototypes.find(
-        vectors, classes=classes, count=config.count, alpha=config.alpha, kind=config.prototypes, seed=config.seed
+        vectors, classes=classes, count=search.count, alpha=search.alpha, kind=search.method, seed=search.seed
     )
 
 
@@ -189,24 +222,26 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
         sigmas.append(sigma)
         parts.append(term)
     terms, undecayed = {}, {}
-    if config.global_weight:
-        total = config.global_weight * sum(part.total for part in parts)
+    if config.relation.weight:
+        total = config.relation.weight * sum(part.total for part in parts)
         terms["global"] = Term(total, parts[0].count)
-    if config.foreground_weight or config.background_weight:
+    if config.imitation.foreground_weight or config.imitation.background_weight:
         adapted = [
-            adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapter)
+            adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapter.kind)
             for pair, level in zip(pairs, levels.student, strict=True)
         ]
-        weights = sigmas if config.sigma_local else [jnp.ones_like(sigma) for sigma in sigmas]
+        weights = sigmas if config.imitation.reliability else [jnp.ones_like(sigma) for sigma in sigmas]
         terms |= imitation_terms(config, levels._replace(student=adapted), instances, weights, batch)
-    if config.soft_weight:
+    if config.soft.weight:
         weights = jnp.ones(positives.valid.shape)
-        if config.sigma_soft:
+        if config.soft.reliability:
             weights = _region_reliability(config, inputs, levels, positives)
         both = inputs.student, inputs.teacher
         logits = [jnp.take_along_axis(outputs.predictions.logits, indices[..., None], axis=1) for outputs in both]
-        term = prototype_space.soft_term(*logits, sigma=weights, valid=positives.valid, temperature=config.temperature)
-        undecayed = base.scaled({"soft": term}, config.soft_weight)
+        term = prototype_space.soft_term(
+            *logits, sigma=weights, valid=positives.valid, temperature=config.soft.temperature
+        )
+        undecayed = base.scaled({"soft": term}, config.soft.weight)
     count = instances.valid.sum().astype(jnp.float32)
     mean = sum(jnp.where(instances.valid, sigma, 0.0).sum() for sigma in sigmas) / len(sigmas)
     return Losses(terms=terms, metrics={"sigma": Term(mean, count)}, undecayed=undecayed)
@@ -245,7 +280,7 @@ def reliability(config: Config, inputs: Inputs) -> Reliability:
 
 
 def explain(config: Config, inputs: Inputs) -> Explanation:
-    """How far each cell's objects are relied on, on the one level where each object is imitated."""
+    """The reliability of each cell's object, on the one level where the object is imitated."""
     batch = inputs.batch
     _, levels = _levels(config, inputs)
     instances = Instances(batch.boxes, batch.labels, batch.valid)
@@ -299,18 +334,18 @@ def project(
     x = prototype_space.coordinates(mean(levels.student[index], boxes), memory.student[index])
     y = prototype_space.coordinates(mean(levels.teacher[index], boxes), memory.teacher[index])
     sigma = prototype_space.reliability(x, y, instances.labels, known=memory.known)
-    weight = sigma if config.sigma_global else jnp.ones_like(sigma)
+    weight = sigma if config.relation.reliability else jnp.ones_like(sigma)
     term = prototype_space.global_term(
-        x, y, sigma=weight, valid=instances.valid, known=memory.known, form=config.global_form
+        x, y, sigma=weight, valid=instances.valid, known=memory.known, form=config.relation.form
     )
     return sigma, term
 
 
 def level_of(config: Config, boxes: Float[Array, "*n 4"], *, levels: int, wider: float) -> Int[Array, "*n"]:
-    """The level of boxes that count as `wider` pixels longer on either side than they are."""
+    """The level of boxes, with `wider` pixels added to their width and height."""
     larger = boxes + jnp.asarray([0.0, 0.0, wider, wider])
     return box_level(
-        larger, levels=levels, first=0, canonical_scale=config.level_scale, canonical_level=0, epsilon=ROUND
+        larger, levels=levels, first=0, canonical_scale=config.canonical_scale, canonical_level=0, epsilon=ROUND
     )
 
 
@@ -340,7 +375,7 @@ def object_masks(
             shape: tuple[int, ...] = shape,
             stride: int = stride,
         ) -> Float[Array, "h w"]:
-            return overlay(boxes, weight, valid=valid, shape=shape, stride=stride, merge=config.overlap)
+            return overlay(boxes, weight, valid=valid, shape=shape, stride=stride, merge=config.imitation.overlap)
 
         masks.append(jax.vmap(draw)(instances.boxes, weight, on_level))
     return masks
@@ -349,7 +384,7 @@ def object_masks(
 def imitation_terms(
     config: Config, levels: Levels, instances: Instances, weights: list[Float[Array, "b n"]], batch: Batch
 ) -> dict[str, Term]:
-    """Imitation of objects and of all that lies between them, a mean square each a level.
+    """Imitation of objects and of background, a mean square each a level.
 
     The student's maps are adapted ones, as wide as the teacher's.
     """
@@ -357,12 +392,12 @@ def imitation_terms(
     masks = object_masks(config, instances, weights, shapes=shapes, strides=strides)
     terms = {}
     for level, target, mask, stride in zip(levels.student, levels.teacher, masks, strides, strict=True):
-        inside = 1.0
-        if config.background_area == "picture":
-            inside = extent_mask(batch.sizes, shape=mask.shape[1:], stride=stride)
+        area_mask = 1.0
+        if config.imitation.background_area == "picture":
+            area_mask = extent_mask(batch.sizes, shape=mask.shape[1:], stride=stride)
         areas = {
-            "foreground": (mask, config.foreground_weight),
-            "background": (inside * (mask == 0), config.background_weight),
+            "foreground": (mask, config.imitation.foreground_weight),
+            "background": (area_mask * (mask == 0), config.imitation.background_weight),
         }
         for name, (area, weight) in areas.items():
             if weight:
@@ -372,7 +407,7 @@ def imitation_terms(
 
 
 def _region_reliability(config: Config, inputs: Inputs, levels: Levels, positives: Instances) -> Float[Array, "b n"]:
-    """Reliabilities of positive regions, each on the level that its head pools it from, up to the fourth.
+    """Reliabilities of positive regions, each on the level from which its head pools it, up to the fourth.
 
     With a two-stage student the vector is the mean of what RoIAlign samples in the box, with a dense one that of the
     cells under its anchor.
@@ -382,25 +417,25 @@ def _region_reliability(config: Config, inputs: Inputs, levels: Levels, positive
     level = level_of(config, positives.boxes, levels=count, wider=0.0)
     # One bin, the mean of 7 x 7 cells of 2 x 2 samples.
     pooling = Pooling(
-        resolution=1, sampling_ratio=14, canonical_scale=config.level_scale, canonical_level=0, first_level=0
+        resolution=1, sampling_ratio=14, canonical_scale=config.canonical_scale, canonical_level=0, first_level=0
     )
 
-    def crops(maps: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b n c"]:
-        pooled = roi_align_batch(
+    def pool(maps: list[Float[Array, "b _ _ c"]]) -> Float[Array, "b n c"]:
+        bins = roi_align_batch(
             maps[:count], positives.boxes, strides=strides[:count], extents=inputs.batch.sizes, pooling=pooling
         )
-        return pooled[:, :, 0, 0].astype(jnp.float32)
+        return bins[:, :, 0, 0].astype(jnp.float32)
 
-    def cells(maps: list[Float[Array, "b _ _ c"]], index: int) -> Float[Array, "b n c"]:
+    def average(maps: list[Float[Array, "b _ _ c"]], index: int) -> Float[Array, "b n c"]:
         return jax.vmap(lambda level, boxes: box_mean(level, boxes, scale=1 / strides[index]))(
             maps[index], positives.boxes
         )
 
     student_maps, teacher_maps = lax.stop_gradient((levels.student, levels.teacher))
-    pooled = (crops(student_maps), crops(teacher_maps)) if two_stage else None
+    pooled = (pool(student_maps), pool(teacher_maps)) if two_stage else None
     sigma = jnp.ones(positives.valid.shape)
     for index in range(count):
-        vectors = pooled or (cells(student_maps, index), cells(teacher_maps, index))
+        vectors = pooled or (average(student_maps, index), average(teacher_maps, index))
         x = prototype_space.coordinates(vectors[0], memory.student[index])
         y = prototype_space.coordinates(vectors[1], memory.teacher[index])
         level_sigma = prototype_space.reliability(x, y, positives.labels, known=memory.known)

@@ -1,9 +1,9 @@
-"""Coupled matching pursuit: objects that explain their class in two feature spaces at once (Tang et al. 2022).
+"""Coupled matching pursuit: selection of objects that reconstruct their class in two feature spaces (Tang et al. 2022).
 
-A set of n objects is known by its vectors in the student's and in the teacher's feature space. The search picks some of
-them, the prototypes, such that in both spaces every object is a combination of them with nearly the same coefficients.
-Everything works on the Gram matrices of unit vectors, [n n] a space, so the width of the vectors costs nothing after
-the first product. Functions are for one class on one level; `vmap` over both.
+Each of n objects has a vector in the student's and in the teacher's feature space. The search selects some of them, the
+prototypes, such that in both spaces every object is a combination of them with nearly the same coefficients. Everything
+works on the Gram matrices of unit vectors, [n n] a space, so the width of the vectors costs nothing after the first
+product. Functions are for one class on one level; `vmap` over both.
 """
 
 import jax
@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 DENSITY_WIDTH = 0.1  # of the kernel over cosine distances
-DENSITY_SHARE = 0.4  # of the objects, those in the thinnest regions, that cannot become prototypes
+DENSITY_SHARE = 0.4  # of the objects, those of lowest density, cannot become prototypes
 
 
 def unit(vectors: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
@@ -28,9 +28,9 @@ def gram(vectors: Float[Array, "n d"], *, valid: Bool[Array, "n"]) -> Float[Arra
 
 
 def densities(cosines: Float[Array, "n n"], *, valid: Bool[Array, "n"]) -> Float[Array, "n"]:
-    """How many objects lie near each, itself counted, by a Gaussian over cosine distances."""
-    near = jnp.exp(-jnp.square((1.0 - cosines) / DENSITY_WIDTH))
-    return jnp.where(valid, jnp.where(valid[None], near, 0.0).sum(-1), 0.0)
+    """Number of objects near each, itself included, weighted by a Gaussian of the cosine distance."""
+    kernel = jnp.exp(-jnp.square((1.0 - cosines) / DENSITY_WIDTH))
+    return jnp.where(valid, jnp.where(valid[None], kernel, 0.0).sum(-1), 0.0)
 
 
 def dense(density: Float[Array, "n"], *, valid: Bool[Array, "n"]) -> Bool[Array, "n"]:
@@ -44,7 +44,7 @@ def dense(density: Float[Array, "n"], *, valid: Bool[Array, "n"]) -> Bool[Array,
 def candidates(
     student: Float[Array, "n n"], teacher: Float[Array, "n n"], *, valid: Bool[Array, "n"]
 ) -> Bool[Array, "n"]:
-    """The objects dense in both spaces; all of them where there is none such."""
+    """The objects dense in both spaces; all objects where there is none."""
     both = dense(densities(student, valid=valid), valid=valid) & dense(densities(teacher, valid=valid), valid=valid)
     return jnp.where(both.any(), both, valid)
 
@@ -58,9 +58,9 @@ def coefficients(
 
 
 def gains(student: Float[Array, "n n"], teacher: Float[Array, "n n"], *, alpha: float) -> Float[Array, "n"]:
-    """By how much each row's object, as the next prototype, lowers what is left to explain.
+    """By how much the residual falls with each row's object as the next prototype.
 
-    The arguments are the products of every object with what is left of every other.
+    The arguments are the products of every object with the residual of every other.
     """
     value = jnp.square(student) + jnp.square(teacher) + alpha * jnp.square(student + teacher)
     return value.sum(-1) / (1 + 2 * alpha)
@@ -78,24 +78,24 @@ def select(
 
     Args:
       student, teacher: Gram matrices of both spaces.
-      candidate: objects that may be chosen; all that the matrices know are to be explained.
+      candidate: objects that may be chosen; all objects of the matrices are reconstructed.
       count: how many to choose.
-      alpha: how much the coefficients of both spaces are drawn together.
+      alpha: coupling of the coefficients of both spaces.
 
-    Where several gain the same, the first is taken; where there is no candidate, object 0.
+    Of equal gains the first is taken; where there is no candidate, object 0.
     """
 
     def choose(
         place: Int[Array, ""], carry: tuple[Float[Array, "n n"], Float[Array, "n n"], Int[Array, "count"]]
     ) -> tuple[Float[Array, "n n"], Float[Array, "n n"], Int[Array, "count"]]:
-        left_student, left_teacher, chosen = carry
-        worth = jnp.where(candidate, gains(left_student, left_teacher, alpha=alpha), -jnp.inf)
-        best = jnp.argmax(worth).astype(jnp.int32)
-        u, v = coefficients(left_student[best], left_teacher[best], alpha=alpha)
+        student_residual, teacher_residual, chosen = carry
+        gain = jnp.where(candidate, gains(student_residual, teacher_residual, alpha=alpha), -jnp.inf)
+        best = jnp.argmax(gain).astype(jnp.int32)
+        u, v = coefficients(student_residual[best], teacher_residual[best], alpha=alpha)
         # A product k . R_n changes by the share that the chosen object takes out of R_n.
-        left_student = left_student - jnp.outer(student[:, best], u)
-        left_teacher = left_teacher - jnp.outer(teacher[:, best], v)
-        return left_student, left_teacher, chosen.at[place].set(best)
+        student_residual = student_residual - jnp.outer(student[:, best], u)
+        teacher_residual = teacher_residual - jnp.outer(teacher[:, best], v)
+        return student_residual, teacher_residual, chosen.at[place].set(best)
 
     start = (student, teacher, jnp.zeros(count, jnp.int32))
     return jax.lax.fori_loop(0, count, choose, start)[2]

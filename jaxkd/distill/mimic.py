@@ -1,4 +1,4 @@
-"""Plain feature imitation over whole maps: the baseline that other methods are measured against."""
+"""Plain feature imitation over all cells: the baseline of the other methods."""
 
 from dataclasses import dataclass, field
 
@@ -10,35 +10,30 @@ from jaxkd.ops.masks import extent_mask
 from jaxkd.ranges import Natural, NonNegative
 from jaxkd.types import Inputs, Losses, Term, Traits
 
-ZERO_AT_TEACHER = {"adapter": "identity"}
-ONLY_WITH = {"adapter_init": ("adapter", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
+ZERO_AT_TEACHER = {"adapter.kind": "identity"}
+ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
 
 
 @dataclass(frozen=True)
 class Config:
-    """Imitation of every cell inside the picture.
-
-    Attributes:
-      weight: of the term.
-      source: which maps: "neck" (feature pyramid) or "backbone".
-      levels: how many of the common levels, finest first; 0 for all.
-      adapter: the student's adapter.
-      adapter_init: its start.
-      reliability_from: a method of the recipe that gives the reliability of each object (`reliability`); empty for 1.
-      decay: see `distill.decay`.
-    """
+    """Imitation of every cell inside the picture."""
 
     weight: NonNegative = 0.01
+    """Factor on the term."""
     source: base.Source = "neck"
+    """Which maps: "neck" (feature pyramid) or "backbone"."""
     levels: Natural = 0
-    adapter: adapters.Kind = "conv3"
-    adapter_init: adapters.Init = "small"
+    """How many of the common levels, finest first; 0 for all."""
+    adapter: adapters.Adapter = field(default_factory=adapters.Adapter)
+    """The student's adapter."""
     reliability_from: str = ""
+    """A method of the recipe that gives the reliability of each object (`reliability`); empty for 1."""
     decay: Decay = field(default_factory=Decay)
+    """Factor on the terms over the run; see `distill.decay`."""
 
 
 def sharing(config: Config) -> tuple[base.Sharing, ...]:
-    """The student's own regions; the term does not look at them."""
+    """The student's regions, which the term does not use."""
     del config
     return (base.Sharing(),)
 
@@ -46,7 +41,7 @@ def sharing(config: Config) -> tuple[base.Sharing, ...]:
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level."""
     pairs = base.level_pairs(student, teacher, source=config.source, limit=config.levels)
-    return adapters.init_levels(key, pairs, kind=config.adapter, start=config.adapter_init)
+    return adapters.init_levels(key, pairs, kind=config.adapter.kind, start=config.adapter.init)
 
 
 def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
@@ -55,12 +50,12 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
     pairs = base.level_pairs(student.traits, teacher.traits, source=config.source, limit=config.levels)
     terms = {}
     for pair in pairs:
-        mine = base.maps(student.features, config.source)[pair.student]
-        theirs = base.maps(teacher.features, config.source)[pair.teacher]
-        mine = adapters.apply(params[adapters.of_level(pair)], mine, kind=config.adapter)
-        mask = extent_mask(inputs.batch.sizes, shape=mine.shape[1:3], stride=pair.stride)
+        student_map = base.maps(student.features, config.source)[pair.student]
+        teacher_map = base.maps(teacher.features, config.source)[pair.teacher]
+        adapted = adapters.apply(params[adapters.of_level(pair)], student_map, kind=config.adapter.kind)
+        mask = extent_mask(inputs.batch.sizes, shape=adapted.shape[1:3], stride=pair.stride)
         if reliability is not None:
             mask = mask * reliability.maps.get(pair.stride, 1.0)
-        term = base.masked_square(mine, theirs, mask)
+        term = base.masked_square(adapted, teacher_map, mask)
         terms[f"feature_{pair.stride}"] = Term(config.weight / len(pairs) * term.total, term.count)
     return Losses(terms=terms, metrics={})

@@ -1,4 +1,4 @@
-"""Objects seen from prototypes: coordinates, how far they can be relied on, and the global term (Tang et al. 2022).
+"""Coordinates of objects among prototypes, their reliabilities, and the global and soft terms (Tang et al. 2022).
 
 For one level: n objects with vectors of the student's and of the teacher's width, and m prototypes in either space,
 class by class: those of class c are rows c k to (c + 1) k - 1.
@@ -28,7 +28,7 @@ def reliability(
     Args:
       student, teacher: coordinates of the objects.
       labels: class of each object.
-      known: classes that have prototypes; an object of another class is relied on wholly.
+      known: classes that have prototypes; an object of another class has a reliability of 1.
 
     At most 1, at least -1; a constant to gradients.
     """
@@ -53,8 +53,8 @@ def global_term(
 ) -> Term:
     """Distance of the coordinates in both spaces, averaged over known prototypes, over the valid objects.
 
-    "huber" is the Huber function with its knee at 1 of sigma times the gap; "squared" weighs half the squared gap with
-    sigma^2 (the paper's sum over prototypes, divided by their number), which is the same while a gap is below 1.
+    "huber" is the Huber function of sigma times the gap, with its threshold at 1; "squared" weighs half the squared gap
+    with sigma^2 (the paper's sum over prototypes, divided by their number), which is the same while a gap is below 1.
     """
     teacher = lax.stop_gradient(teacher)
     gap = jnp.where(valid[..., None], student - teacher, 0.0) * jnp.where(valid, sigma, 0.0)[..., None]

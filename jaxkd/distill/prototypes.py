@@ -1,4 +1,4 @@
-"""Prototypes: which objects of the training set are looked at, and which of these stand for their class."""
+"""Prototypes: the candidate objects of the training set, and the selection of those that represent their class."""
 
 import functools
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from jaxtyping import Bool, Float, Int
 from jaxkd.distill import matching_pursuit
 from jaxkd.types import Array as Leaf
 
-ROUNDING = 1e-3  # pixels that scaling a box to and fro may add to a side
+ROUNDING = 1e-3  # pixels that scaling a box down and up again may add to a side
 Kind = Literal["matching_pursuit", "random", "density", "class_mean"]
 
 
 class Prototypes(struct.PyTreeNode):
-    """The prototypes of every level in both feature spaces; row j is the same object in either, class by class."""
+    """The prototypes of every level in both feature spaces, class by class; row j is the same object in both."""
 
     student: tuple[Leaf, ...]  # levels of [m d_student] float32
     teacher: tuple[Leaf, ...]  # levels of [m d_teacher] float32
-    objects: tuple[Leaf, ...]  # levels of [m] int32: the object's place among those looked at; -1 for none
+    objects: tuple[Leaf, ...]  # levels of [m] int32: the object's index among the candidates; -1 for none
     known: Leaf  # [k] bool: classes that have prototypes
 
 
@@ -38,7 +38,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Vectors:
-    """The objects that were looked at, as both detectors see them."""
+    """The candidate objects with their vectors in both detectors' feature spaces."""
 
     labels: Int[np.ndarray, "n"]
     student: tuple[Float[np.ndarray, "n _"], ...]  # levels
@@ -58,7 +58,7 @@ def empty(*, classes: int, count: int, student: tuple[int, ...], teacher: tuple[
 
 @dataclass(frozen=True)
 class Choice:
-    """The objects that a search is to see: those of a class on its drawn pictures, if they are large enough."""
+    """The candidate objects: those of a class on its drawn pictures, if they are large enough."""
 
     drawn: Bool[np.ndarray, "p k"]  # whether picture p of the source was drawn for class k
     least: Float[np.ndarray, "k"]  # both sides of an object must be above this, in pixels of the original picture
@@ -69,13 +69,13 @@ class Choice:
         return np.flatnonzero(self.drawn.any(1))
 
     def holds(self, truth: Truth) -> Bool[np.ndarray, "n"]:
-        """Which of these objects are chosen."""
+        """A mask of these objects: the candidates."""
         large = (truth.sides > self.least[truth.labels, None] + ROUNDING).all(-1)
         return large & self.drawn[truth.pictures, truth.labels]
 
 
 def choose(truth: Truth, *, sources: int, classes: int, min_side: float, pictures: int, seed: int) -> Choice:
-    """The objects to look at: those with both sides above `min_side`, on at most `pictures` drawn pictures a class.
+    """The candidates: objects with both sides above `min_side`, on at most `pictures` drawn pictures a class.
 
     A class without an object that large has all of its objects. The draw depends on the seed and the class alone;
     `sources` is the number of pictures there are.
@@ -84,13 +84,13 @@ def choose(truth: Truth, *, sources: int, classes: int, min_side: float, picture
     drawn = np.zeros((sources, classes), bool)
     least = np.full(classes, min_side)
     for label in range(classes):
-        own = truth.labels == label
-        if not (own & large).any():
+        of_class = truth.labels == label
+        if not (of_class & large).any():
             least[label] = -np.inf
-        holding = np.unique(truth.pictures[own & (large | np.isneginf(least[label]))])
-        if len(holding) > pictures:
-            holding = np.random.default_rng((seed, label)).choice(holding, pictures, replace=False)
-        drawn[holding, label] = True
+        with_class = np.unique(truth.pictures[of_class & (large | np.isneginf(least[label]))])
+        if len(with_class) > pictures:
+            with_class = np.random.default_rng((seed, label)).choice(with_class, pictures, replace=False)
+        drawn[with_class, label] = True
     return Choice(drawn, least)
 
 
@@ -98,10 +98,10 @@ def find(vectors: Vectors, *, classes: int, count: int, alpha: float, kind: Kind
     """`count` prototypes of each class on each level, the same on every host that is given the same vectors.
 
     Args:
-      vectors: of the objects that were looked at.
+      vectors: of the candidates.
       classes: number of classes; one without an object stays unknown.
       count: prototypes a class.
-      alpha: coupling of the two spaces in the pursuit.
+      alpha: coupling of the two spaces in the matching pursuit.
       kind: "matching_pursuit", the densest objects, random ones, or the mean of the class in every row.
       seed: of the random ones.
     """
@@ -115,13 +115,13 @@ def find(vectors: Vectors, *, classes: int, count: int, alpha: float, kind: Kind
     places = np.full((classes, size), -1, np.int32)
     for label, member in enumerate(members):
         places[label, : len(member)] = member
-    found = [
+    selected = [
         _level(places, student, teacher, count=count, alpha=alpha, kind=kind, seed=seed) for student, teacher in levels
     ]
     return Prototypes(
-        student=tuple(jnp.asarray(student) for student, _, _ in found),
-        teacher=tuple(jnp.asarray(teacher) for _, teacher, _ in found),
-        objects=tuple(jnp.asarray(objects) for _, _, objects in found),
+        student=tuple(jnp.asarray(student) for student, _, _ in selected),
+        teacher=tuple(jnp.asarray(teacher) for _, teacher, _ in selected),
+        objects=tuple(jnp.asarray(objects) for _, _, objects in selected),
         known=jnp.asarray([len(member) > 0 for member in members]),
     )
 
@@ -140,31 +140,29 @@ def _level(
     known = (places >= 0).any(1)
     if kind == "class_mean":
         rows = [
-            np.stack(
-                [space[own[own >= 0]].mean(0) if len(own[own >= 0]) else np.zeros(space.shape[1]) for own in places]
-            )
+            np.stack([space[row[row >= 0]].mean(0) if (row >= 0).any() else np.zeros(space.shape[1]) for row in places])
             for space in (student, teacher)
         ]
         repeated = [np.repeat(row, count, axis=0).astype(np.float32) for row in rows]
         return *repeated, np.full(len(places) * count, -1, np.int32)
     if kind == "random":
-        picks = np.zeros((len(places), count), np.int32)
-        for label, own in enumerate(places):
-            there = max(int((own >= 0).sum()), 1)
+        chosen = np.zeros((len(places), count), np.int32)
+        for label, row in enumerate(places):
+            members = max(int((row >= 0).sum()), 1)
             draw = np.random.default_rng((seed, label))
-            picks[label] = draw.choice(there, count, replace=there < count)
+            chosen[label] = draw.choice(members, count, replace=members < count)
     else:
-        picks = np.asarray(
-            _search(places, student, teacher, count=count, alpha=alpha, pursuing=kind == "matching_pursuit")
+        chosen = np.asarray(
+            _search(places, student, teacher, count=count, alpha=alpha, pursue=kind == "matching_pursuit")
         )
-    objects = np.take_along_axis(places, picks, axis=1)
+    objects = np.take_along_axis(places, chosen, axis=1)
     flat = objects.reshape(-1)
     blank = np.repeat(~known, count)[:, None]
     rows = [np.where(blank, 0.0, space[np.maximum(flat, 0)]).astype(np.float32) for space in (student, teacher)]
     return *rows, np.where(blank[:, 0], -1, flat).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("count", "alpha", "pursuing"))
+@functools.partial(jax.jit, static_argnames=("count", "alpha", "pursue"))
 def _search(
     places: Int[Array, "k most"],
     student: Float[Array, "n d_student"],
@@ -172,18 +170,18 @@ def _search(
     *,
     count: int,
     alpha: float,
-    pursuing: bool,
+    pursue: bool,
 ) -> Int[Array, "k {count}"]:
-    """For each class the places, in its own row of `places`, of its prototypes."""
+    """For each class the columns of its prototypes in its row of `places`."""
 
-    def one(own: Int[Array, "most"]) -> Int[Array, "count"]:
-        valid = own >= 0
-        cosines = [matching_pursuit.gram(space[jnp.maximum(own, 0)], valid=valid) for space in (student, teacher)]
+    def search_class(row: Int[Array, "most"]) -> Int[Array, "count"]:
+        valid = row >= 0
+        cosines = [matching_pursuit.gram(space[jnp.maximum(row, 0)], valid=valid) for space in (student, teacher)]
         candidate = matching_pursuit.candidates(*cosines, valid=valid)
-        if pursuing:
+        if pursue:
             return matching_pursuit.select(*cosines, candidate=candidate, count=count, alpha=alpha)
         density = sum(matching_pursuit.densities(space, valid=valid) for space in cosines)
         ranked = jnp.argsort(jnp.where(candidate, -density, jnp.inf)).astype(jnp.int32)
         return ranked[jnp.arange(count) % jnp.maximum(candidate.sum(), 1)]
 
-    return lax.map(one, jnp.asarray(places))  # one class at a time: a Gram matrix is as large as all of it
+    return lax.map(search_class, jnp.asarray(places))  # one class at a time, for one Gram matrix in memory

@@ -1,8 +1,8 @@
 """Task-adaptive regularisation, TAR (Sun et al. 2020, arXiv 2006.13108).
 
-Both heads answer about the same regions. Features are imitated under a Gaussian around each object, classes on
-positive regions where the teacher is surer of the truth, boxes where the teacher's refined box beats the proposal;
-all of it fades as training goes on. What the paper leaves open is a field of `Config`.
+Both heads predict for the same regions. Features are imitated under a Gaussian around each object, classes on
+positive regions where the teacher gives the truth a higher probability, boxes where the teacher's refined box is closer
+to the truth than the proposal; all terms decay as training goes on. What the paper leaves open is a field of `Config`.
 """
 
 from dataclasses import dataclass, field
@@ -21,105 +21,143 @@ from jaxkd.ops.masks import box_level, extent_mask, gaussian_mask
 from jaxkd.ranges import Finite, Natural, NonNegative, Positive, Whole
 from jaxkd.types import Batch, Explanation, Inputs, Losses, Term, Traits
 
-ZERO_AT_TEACHER = {"adapter": "identity"}
+ZERO_AT_TEACHER = {"adapter.kind": "identity"}
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
-    **dict.fromkeys(("feat_source", "levels", "feat_norm", "feat_levels", "adapter"), ("w_feat", True)),
-    **dict.fromkeys(("level_assign", "sigma_sq", "mask_grid", "mask_merge"), ("w_feat", True)),
-    **dict.fromkeys(("cls_form", "cls_reduce", "cls_subset", "cls_gate", "cls_norm"), ("w_cls", True)),
-    **dict.fromkeys(("reg_gate", "reg_form", "reg_norm"), ("w_reg", True)),
-    "level_scale": ("level_assign", "roi"),
-    "level_canonical": ("level_assign", "roi"),
-    "adapter_init": ("adapter", adapters.TRAINED),
-    "temperature": ("cls_form", ("kl", "ce")),
-    "reg_margin": ("reg_gate", ("teacher_vs_proposal", "teacher_vs_student", "both")),
-    "reg_beta": ("reg_form", "smooth_l1"),
+    **{f"feature.{name}": ("feature.weight", True) for name in ("source", "levels", "level_assign", "sigma_sq")},
+    **{f"feature.{name}": ("feature.weight", True) for name in ("mask_grid", "mask_merge", "norm", "level_reduce")},
+    **{
+        f"classification.{name}": ("classification.weight", True)
+        for name in ("form", "reduce", "subset", "gate", "norm")
+    },
+    **{f"box.{name}": ("box.weight", True) for name in ("gate", "form", "norm")},
+    "adapter.kind": ("feature.weight", True),
+    "adapter.init": ("adapter.kind", adapters.TRAINED),
+    "feature.canonical_scale": ("feature.level_assign", "roi"),
+    "feature.canonical_level": ("feature.level_assign", "roi"),
+    "classification.temperature": ("classification.form", ("kl", "ce")),
+    "box.margin": ("box.gate", ("teacher_vs_proposal", "teacher_vs_student", "both")),
+    "box.smooth_l1_beta": ("box.form", "smooth_l1"),
 }
 
 
 @dataclass(frozen=True)
-class Config:
-    """Switches of TAR. In the paper's symbols w_feat, w_cls, w_reg are lambda_f, lambda_c, lambda_r.
+class Sharing:
+    """The regions for which both heads predict."""
 
-    Attributes:
-      w_feat, w_cls, w_reg: weights of the three terms; 0 leaves a term out.
-      share_from: whose regions both heads look at; "both" averages the losses on either set.
-      share_stage: the regions sampled for the student's own loss, or the best proposals ("rpn_topk").
-      feat_source: maps that are imitated: "neck" (feature pyramid) or "c2c5" (backbone).
-      levels: how many of the common levels, finest first; 0 for all.
-      level_assign: an object's mask lies on the one level of the region rule ("roi") or on "all".
-      level_scale, level_canonical: that rule's square side in pixels, and the level it goes to.
-      sigma_sq: spread of the Gaussian in half sides of the box, squared.
-      mask_grid: where cells are measured: at their "center", or "legacy_int" (integer crop, from its corner).
-      mask_merge: what a cell in several boxes gets: the "max" or the sum up to 1.
-      feat_norm: divide by the mask's mass over space ("spatial") or over space and channels ("elements").
-      feat_levels: divide level by level and take the "mean", or divide the "pooled" sum once.
-      adapter, adapter_init: the student's adapter and its start.
-      cls_form: class by class cross-entropy ("bce"), Kullback-Leibler ("kl") or soft cross-entropy ("ce").
-      cls_reduce: "mean" or "sum" over the classes of a region.
-      temperature: of both softmaxes.
-      cls_subset: regions that count: "positives" or "all".
-      cls_gate: further condition: none, the teacher's best class is the truth ("teacher_correct"), or the teacher is
-        surer of it than the student ("teacher_better").
-      cls_norm: divide by the whole "subset" or by the "gated" regions.
-      reg_gate: condition on the teacher's box: better than the proposal, than the student's, than both, or none.
-      reg_margin: by how much IoU it must be better.
-      reg_form, reg_beta: distance of the deltas, and where smooth L1 turns linear; "l2" is half the square, as smooth
-        L1 has it below a `reg_beta` of 1.
-      reg_norm: divide by positives ("num_pos"), "gated" regions, or all regions ("num_rois").
-      reliability_from: a method of the recipe that gives the reliability of each object (`reliability`); empty for 1.
-      decay: see `distill.decay`.
-    """
+    source: Literal["student", "teacher", "both"] = "student"
+    """Whose regions; "both" averages the losses on either set."""
+    stage: Literal["sampled", "rpn_topk"] = "sampled"
+    """The regions sampled for the student's detection loss, or the best proposals ("rpn_topk")."""
 
-    w_feat: NonNegative = 0.01
-    w_cls: NonNegative = 10.0
-    w_reg: NonNegative = 1.0
-    share_from: Literal["student", "teacher", "both"] = "student"
-    share_stage: Literal["sampled", "rpn_topk"] = "sampled"
-    feat_source: Literal["neck", "c2c5"] = "neck"
+
+@dataclass(frozen=True)
+class Feature:
+    """Imitation of features under Gaussian masks (paper section 3)."""
+
+    weight: NonNegative = 0.01
+    """Factor on the term (lambda_f); 0 leaves it out."""
+    source: Literal["neck", "c2c5"] = "neck"
+    """Maps that are imitated: of the "neck" (feature pyramid) or of the backbone ("c2c5")."""
     levels: Natural = 0
+    """How many of the common levels, finest first; 0 for all."""
     level_assign: Literal["roi", "all"] = "roi"
-    level_scale: Positive = 224.0
-    level_canonical: Whole = 4
+    """Levels of an object's mask: the one by the rule of region pooling ("roi"), or "all"."""
+    canonical_scale: Positive = 224.0
+    """Side in pixels of a square box that the rule puts on `canonical_level`."""
+    canonical_level: Whole = 4
+    """Number of that level; its stride is 2^canonical_level."""
     sigma_sq: Positive = 2.0
+    """Spread of the Gaussian in half sides of the box, squared."""
     mask_grid: Literal["center", "legacy_int"] = "center"
+    """Where cells are measured: at their "center", or "legacy_int" (integer crop, from its corner)."""
     mask_merge: Literal["max", "sum_clip"] = "max"
-    feat_norm: Literal["spatial", "elements"] = "spatial"
-    feat_levels: Literal["mean", "pooled"] = "mean"
-    adapter: adapters.Kind = "conv3"
-    adapter_init: adapters.Init = "small"
-    cls_form: Literal["bce", "kl", "ce"] = "bce"
-    cls_reduce: Literal["mean", "sum"] = "mean"
+    """Mask of a cell in several boxes: the "max", or the sum up to 1 ("sum_clip")."""
+    norm: Literal["spatial", "elements"] = "spatial"
+    """Divisor: the mask's sum over space ("spatial"), or over space and channels ("elements")."""
+    level_reduce: Literal["mean", "pooled"] = "mean"
+    """The "mean" of levels that are divided one by one, or their "pooled" sum, divided once."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Distillation of the regions' classes (paper section 4)."""
+
+    weight: NonNegative = 10.0
+    """Factor on the term (lambda_c); 0 leaves it out."""
+    form: Literal["bce", "kl", "ce"] = "bce"
+    """Class by class cross-entropy ("bce"), Kullback-Leibler ("kl") or soft cross-entropy ("ce")."""
+    reduce: Literal["mean", "sum"] = "mean"
+    """Over the classes of a region."""
     temperature: Positive = 1.0
-    cls_subset: Literal["positives", "all"] = "positives"
-    cls_gate: Literal["none", "teacher_correct", "teacher_better"] = "teacher_better"
-    cls_norm: Literal["subset", "gated"] = "subset"
-    reg_gate: Literal["teacher_vs_proposal", "teacher_vs_student", "both", "none"] = "teacher_vs_proposal"
-    reg_margin: Finite = 0.0
-    reg_form: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
-    reg_beta: NonNegative = 1.0
-    reg_norm: Literal["num_pos", "gated", "num_rois"] = "num_pos"
+    """Temperature of both softmaxes."""
+    subset: Literal["positives", "all"] = "positives"
+    """Regions that count."""
+    gate: Literal["none", "teacher_correct", "teacher_better"] = "teacher_better"
+    """Further condition on them: none, the teacher's best class is the truth ("teacher_correct"), or the teacher gives
+    the truth a higher probability than the student does ("teacher_better")."""
+    norm: Literal["subset", "gated"] = "subset"
+    """Divisor: the number of regions in the "subset", or of those that pass the gate ("gated")."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Distillation of the positive regions' boxes (paper section 5)."""
+
+    weight: NonNegative = 1.0
+    """Factor on the term (lambda_r); 0 leaves it out."""
+    gate: Literal["teacher_vs_proposal", "teacher_vs_student", "both", "none"] = "teacher_vs_proposal"
+    """Condition on the teacher's box: better than the proposal, than the student's, than both, or none."""
+    margin: Finite = 0.0
+    """By how much IoU it must be better."""
+    form: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
+    """Distance of the deltas; "l2" is half the square, as smooth L1 has it below a `smooth_l1_beta` of 1."""
+    smooth_l1_beta: NonNegative = 1.0
+    """Where smooth L1 turns linear."""
+    norm: Literal["num_pos", "gated", "num_rois"] = "num_pos"
+    """Divisor: the number of positive regions, of those that pass the gate, or of all regions ("num_rois")."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """TAR; what the paper leaves open is a field."""
+
+    feature: Feature = field(default_factory=Feature)
+    """The imitation of features."""
+    classification: Classification = field(default_factory=Classification)
+    """The distillation of classes."""
+    box: Box = field(default_factory=Box)
+    """The distillation of boxes."""
+    sharing: Sharing = field(default_factory=Sharing)
+    """The regions of the latter two."""
+    adapter: adapters.Adapter = field(default_factory=adapters.Adapter)
+    """The student's adapter in the imitation."""
     reliability_from: str = ""
+    """A method of the recipe that gives the reliability of each object (`reliability`); empty for 1."""
     decay: Decay = field(default_factory=Decay)
+    """Factor on the terms over the run; see `distill.decay`."""
 
 
 def sharing(config: Config) -> tuple[base.Sharing, ...]:
-    """One set of regions, or two where `share_from` is "both"."""
-    stage = "proposals" if config.share_stage == "rpn_topk" else "sampled"
-    sources = ("student", "teacher") if config.share_from == "both" else (config.share_from,)
+    """One set of regions, or two where their source is "both"."""
+    stage = "proposals" if config.sharing.stage == "rpn_topk" else "sampled"
+    sources = ("student", "teacher") if config.sharing.source == "both" else (config.sharing.source,)
     return tuple(base.Sharing(source, stage) for source in sources)
 
 
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level.
 
-    Raises ConfigError where the heads' answers cannot be compared, or no stride is common.
+    Raises ConfigError where the heads' predictions cannot be compared, or no stride is common.
     """
-    if config.w_cls or config.w_reg:
-        remedy = "set w_cls to 0" if config.w_cls and not config.w_reg else "set w_cls and w_reg to 0"
-        base.check_predictions(student, teacher, sharing=sharing(config), logits=bool(config.w_cls), remedy=remedy)
-    if not config.w_feat:
+    classes, boxes = config.classification.weight, config.box.weight
+    if classes or boxes:
+        both = "classification.weight and box.weight"
+        remedy = f"set {'classification.weight' if classes and not boxes else both} to 0"
+        base.check_predictions(student, teacher, sharing=sharing(config), logits=bool(classes), remedy=remedy)
+    if not config.feature.weight:
         return {}
-    return adapters.init_levels(key, _pairs(config, student, teacher), kind=config.adapter, start=config.adapter_init)
+    pairs = _pairs(config, student, teacher)
+    return adapters.init_levels(key, pairs, kind=config.adapter.kind, start=config.adapter.init)
 
 
 def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
@@ -127,11 +165,11 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
     reliability = inputs.reliability
     weights = jnp.ones(inputs.regions.valid.shape) if reliability is None else lax.stop_gradient(reliability.regions)
     outcomes = []
-    if config.w_feat:
+    if config.feature.weight:
         outcomes.append(_feature(config, params, inputs))
-    if config.w_cls:
+    if config.classification.weight:
         outcomes.append(_class(config, inputs, weights))
-    if config.w_reg:
+    if config.box.weight:
         outcomes.append(_box(config, inputs, weights))
     return Losses(
         terms={name: term for outcome in outcomes for name, term in outcome.terms.items()},
@@ -146,9 +184,9 @@ def explain(config: Config, inputs: Inputs) -> Explanation:
     shapes = [base.maps(student.features, source)[pair.student].shape[1:3] for pair in pairs]
     masks = level_masks(config, inputs.batch, shapes=shapes, strides=[pair.stride for pair in pairs])
     gates = {}
-    if config.w_cls:
+    if config.classification.weight:
         gates["class_gate"] = _class_gate(config, inputs) & regions.positive
-    if config.w_reg:
+    if config.box.weight:
         gates["box_gate"] = _deltas_and_gate(config, inputs)[2] & regions.positive
     return Explanation(
         masks={f"mask_{pair.stride}": mask for pair, mask in zip(pairs, masks, strict=True)},
@@ -163,11 +201,11 @@ def explain(config: Config, inputs: Inputs) -> Explanation:
 
 
 def _pairs(config: Config, student: Traits, teacher: Traits) -> tuple[base.LevelPair, ...]:
-    return base.level_pairs(student, teacher, source=_source(config), limit=config.levels)
+    return base.level_pairs(student, teacher, source=_source(config), limit=config.feature.levels)
 
 
 def _source(config: Config) -> base.Source:
-    return "neck" if config.feat_source == "neck" else "backbone"
+    return "neck" if config.feature.source == "neck" else "backbone"
 
 
 def level_masks(
@@ -178,12 +216,12 @@ def level_masks(
         batch.boxes,
         levels=len(strides),
         first=_level_number(strides[0]),
-        canonical_scale=config.level_scale,
-        canonical_level=config.level_canonical,
+        canonical_scale=config.feature.canonical_scale,
+        canonical_level=config.feature.canonical_level,
     )
     masks = []
     for index, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
-        on_level = batch.valid if config.level_assign == "all" else batch.valid & (level == index)
+        on_level = batch.valid if config.feature.level_assign == "all" else batch.valid & (level == index)
 
         def draw(
             boxes: Float[Array, "g 4"],
@@ -196,9 +234,9 @@ def level_masks(
                 valid=valid,
                 shape=shape,
                 stride=stride,
-                sigma_sq=config.sigma_sq,
-                grid=config.mask_grid,
-                merge=config.mask_merge,
+                sigma_sq=config.feature.sigma_sq,
+                grid=config.feature.mask_grid,
+                merge=config.feature.mask_merge,
             )
 
         masks.append(jax.vmap(draw)(batch.boxes, on_level))
@@ -220,22 +258,24 @@ def _feature(config: Config, params: dict, inputs: Inputs) -> Losses:
     )
     terms = {}
     for pair, level, target, mask in zip(pairs, student_maps, teacher_maps, masks, strict=True):
-        adapted = adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapter)
+        adapted = adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapter.kind)
         weighted = mask * reliability.get(pair.stride, 1.0)
-        terms[f"feature_{pair.stride}"] = feature_term(adapted, target, weighted, norm=config.feat_norm)
+        terms[f"feature_{pair.stride}"] = feature_term(adapted, target, weighted, norm=config.feature.norm)
     mass = sum(mask.sum() for mask in masks)
     cells = sum(
         extent_mask(batch.sizes, shape=mask.shape[1:], stride=pair.stride).sum()
         for pair, mask in zip(pairs, masks, strict=True)
     )
-    if config.feat_levels == "pooled":
+    if config.feature.level_reduce == "pooled":
         terms = {"feature": base.pooled(list(terms.values()))}
-    return Losses(terms=base.scaled(terms, config.w_feat / len(terms)), metrics={"mask_mass": Term(mass, cells)})
+    return Losses(
+        terms=base.scaled(terms, config.feature.weight / len(terms)), metrics={"mask_mass": Term(mass, cells)}
+    )
 
 
 def _class(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Losses:
     regions = inputs.regions
-    selected = regions.positive if config.cls_subset == "positives" else regions.valid
+    selected = regions.positive if config.classification.subset == "positives" else regions.valid
     gate = _class_gate(config, inputs)
     term, floor = class_term(
         inputs.student.predictions.logits,
@@ -243,15 +283,15 @@ def _class(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Loss
         selected=selected,
         gate=gate,
         weights=weights,
-        form=config.cls_form,
-        reduce=config.cls_reduce,
-        temperature=config.temperature,
-        norm=config.cls_norm,
+        form=config.classification.form,
+        reduce=config.classification.reduce,
+        temperature=config.classification.temperature,
+        norm=config.classification.norm,
         softmax=inputs.student.traits.background is not None,
     )
     count = selected.sum().astype(jnp.float32)
     return Losses(
-        terms=base.scaled({"class": term}, config.w_cls),
+        terms=base.scaled({"class": term}, config.classification.weight),
         metrics={
             "class_gate": Term((gate & selected).sum().astype(jnp.float32), count),
             "class_excess": Term(lax.stop_gradient(term.total) - floor, term.count),
@@ -269,13 +309,13 @@ def _box(config: Config, inputs: Inputs, weights: Float[Array, "b r"]) -> Losses
         valid=regions.valid,
         gate=gate,
         weights=weights,
-        form=config.reg_form,
-        beta=config.reg_beta,
-        norm=config.reg_norm,
+        form=config.box.form,
+        beta=config.box.smooth_l1_beta,
+        norm=config.box.norm,
     )
     positives = regions.positive.sum().astype(jnp.float32)
     return Losses(
-        terms=base.scaled({"box": term}, config.w_reg),
+        terms=base.scaled({"box": term}, config.box.weight),
         metrics={"box_gate": Term((gate & regions.positive).sum().astype(jnp.float32), positives)},
     )
 
@@ -286,7 +326,7 @@ def _class_gate(config: Config, inputs: Inputs) -> Bool[Array, "b r"]:
         inputs.student.predictions.logits,
         inputs.teacher.predictions.logits,
         inputs.regions.labels,
-        kind=config.cls_gate,
+        kind=config.classification.gate,
         background=inputs.student.traits.background,
     )
 
@@ -309,8 +349,8 @@ def _deltas_and_gate(
         regions.boxes,
         truth,
         weights=weights,
-        kind=config.reg_gate,
-        margin=config.reg_margin,
+        kind=config.box.gate,
+        margin=config.box.margin,
     )
     return student_deltas, teacher_deltas, gate
 

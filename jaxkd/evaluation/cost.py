@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, operations and time for a batch of pictures."""
+"""The cost of a detector: parameters, operations and time for a batch of pictures."""
 
 import time
 from collections.abc import Callable
@@ -10,23 +10,23 @@ import numpy as np
 
 from jaxkd.types import Batch, Detections
 
-WARMING = 3  # calls that do not count
-LEAST = 3  # calls that always do
+WARMUP_CALLS = 3  # calls before the measurement
+MIN_CALLS = 3  # measured calls, however long they take
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of batches of one size."""
+    """Parameters, operations and times of a detector, for batches of one size."""
 
     parameters: int
-    gflops: float  # a picture, as XLA's cost analysis counts them
-    milliseconds: float  # a batch, median wall clock
-    p90: float  # milliseconds that nine of ten batches do not exceed
-    pictures: int = 1  # of a batch
+    gflops: float  # per picture, from XLA's cost analysis
+    milliseconds: float  # per batch, median wall-clock time
+    p90: float  # 90th percentile, in milliseconds
+    pictures: int = 1  # per batch
 
     @property
     def per_second(self) -> float:
-        """Pictures a second, one batch after another."""
+        """Pictures per second, one batch after another."""
         return 1e3 * self.pictures / self.milliseconds
 
 
@@ -35,18 +35,18 @@ def measure(
 ) -> Cost:
     """The cost of `detect(params, batch)` on the default device, all pictures of the batch at once.
 
-    Fewer than `repeats` count where they would take longer than `seconds`.
+    Of `repeats` calls, those after `seconds` are left out.
     """
     compiled = jax.jit(detect).lower(params, batch).compile()
     analysis = compiled.cost_analysis() or {}
-    pictures, taken = len(batch.ids), []
-    for turn in range(WARMING + repeats):
-        if turn >= WARMING + LEAST and sum(taken) > seconds:
+    pictures, durations = len(batch.ids), []
+    for call in range(WARMUP_CALLS + repeats):
+        if call >= WARMUP_CALLS + MIN_CALLS and sum(durations) > seconds:
             break
         start = time.perf_counter()
         jax.block_until_ready(compiled(params, batch))
-        taken.append(time.perf_counter() - start)
-    median, p90 = np.percentile(taken[WARMING:], [50, 90])
+        durations.append(time.perf_counter() - start)
+    median, p90 = np.percentile(durations[WARMUP_CALLS:], [50, 90])
     return Cost(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         gflops=float(analysis.get("flops", float("nan"))) / 1e9 / pictures,

@@ -1,4 +1,4 @@
-"""What COCO's matching makes of each detection, in the order of scores: the ground for resampling pictures."""
+"""COCO's matching of detections to objects, in the order of scores; the input of the bootstrap."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,82 +9,84 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from jaxkd.evaluation import coco
 
-# Of objects, by their area in pixels of the original picture; by the name of their AP among COCO's numbers.
+# The size of objects, by area in pixels of the original picture, of each of COCO's AP.
 SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 GROUPS = ("all", *SIZES.values())  # in pycocotools' order
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The detections of one class, best first. Those that are neither right nor wrong count for nothing."""
+    """The detections of one class, best first. Those neither true nor false positive are ignored."""
 
     pictures: Int64[np.ndarray, "d"]  # the row of each detection's picture
     scores: Float[np.ndarray, "d"]
-    right: Bool[np.ndarray, "t d"]  # at each overlap, 0.5 to 0.95
-    wrong: Bool[np.ndarray, "t d"]
-    objects: Int64[np.ndarray, "n"]  # to be found in each picture
+    true_positive: Bool[np.ndarray, "t d"]  # at each IoU threshold, 0.5 to 0.95
+    false_positive: Bool[np.ndarray, "t d"]
+    objects: Int64[np.ndarray, "n"]  # number in each picture
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What a detector found in some pictures, held against the truth."""
+    """The detections of a detector matched to the truth."""
 
     images: tuple[int, ...]  # the id of each row
     classes: tuple[str, ...]
-    ranked: Mapping[str, Sequence[Ranked]]  # for each of GROUPS, one a class
+    ranked: Mapping[str, Sequence[Ranked]]  # for each of GROUPS, one for each class
 
 
 def match(truth: dict, detections: Sequence[dict], *, only: Collection[int] | None = None) -> Matches:
-    """What pycocotools makes of detections, picture by picture; arguments and errors are those of `coco.score`."""
-    evaluation = coco.evaluated(truth, detections, only=only)
+    """The matches of pycocotools, picture by picture; arguments and errors are those of `coco.score`."""
+    evaluation = coco.run_cocoeval(truth, detections, only=only)
     names = {category["id"]: category["name"] for category in truth["categories"]}
-    numbers = tuple(int(image) for image in evaluation.params.imgIds)
-    rows = {image: row for row, image in enumerate(numbers)}
-    overlaps, found = len(evaluation.params.iouThrs), iter(evaluation.evalImgs)
+    image_ids = tuple(int(image) for image in evaluation.params.imgIds)
+    rows = {image: row for row, image in enumerate(image_ids)}
+    thresholds, records = len(evaluation.params.iouThrs), iter(evaluation.evalImgs)
     ranked = {size: [] for size in GROUPS}
     for _ in evaluation.params.catIds:
         for size in GROUPS:
-            ranked[size].append(_ranked([next(found) for _ in numbers], rows, overlaps))
-    return Matches(numbers, tuple(names[number] for number in evaluation.params.catIds), ranked)
+            ranked[size].append(_ranked([next(records) for _ in image_ids], rows, thresholds))
+    return Matches(image_ids, tuple(names[number] for number in evaluation.params.catIds), ranked)
 
 
 def quality(matches: Matches, *, least: float = 0.5) -> Float64[np.ndarray, "n"]:
-    """How well each picture is done, 0 to 1: F1 of the detections with a score of `least` or more.
+    """The quality of each picture, 0 to 1: F1 of the detections with a score of `least` or more.
 
-    F1 is 2 right / (2 right + wrong + not found), of all classes together, and here its mean over the overlaps 0.5 to
-    0.95; 1 for a picture without an object in which nothing was found.
+    F1 is 2 TP / (2 TP + FP + FN), of all classes together, here averaged over the IoU thresholds 0.5 to 0.95; it is 1
+    for a picture without objects and detections.
     """
-    right, wrong, objects = 0, 0, 0
-    for one in matches.ranked["all"]:
-        sure = one.scores >= least
-        right = right + _per_picture(one.right & sure, one)
-        wrong = wrong + _per_picture(one.wrong & sure, one)
-        objects = objects + one.objects
-    total = np.asarray(right + wrong + objects, np.float64)  # an object is right or not found
-    return np.divide(2.0 * np.asarray(right), total, out=np.ones_like(total), where=total > 0).mean(0)
+    true_positives, false_positives, objects = 0, 0, 0
+    for ranked in matches.ranked["all"]:
+        confident = ranked.scores >= least
+        true_positives = true_positives + _per_picture(ranked.true_positive & confident, ranked)
+        false_positives = false_positives + _per_picture(ranked.false_positive & confident, ranked)
+        objects = objects + ranked.objects
+    total = np.asarray(true_positives + false_positives + objects, np.float64)  # objects are TP + FN
+    return np.divide(2.0 * np.asarray(true_positives), total, out=np.ones_like(total), where=total > 0).mean(0)
 
 
-def _per_picture(chosen: np.ndarray, ranked: Ranked) -> np.ndarray:
-    """How many of the chosen detections [t d] are in each picture [t n]."""
-    return np.stack([np.bincount(ranked.pictures[row], minlength=len(ranked.objects)) for row in chosen])
+def _per_picture(selected: np.ndarray, ranked: Ranked) -> np.ndarray:
+    """The number of the selected detections [t d] in each picture [t n]."""
+    return np.stack([np.bincount(ranked.pictures[row], minlength=len(ranked.objects)) for row in selected])
 
 
-def _ranked(found: Sequence[Any], rows: Mapping[int, int], overlaps: int) -> Ranked:
-    """pycocotools' records of one class and size, a picture each, in one order."""
-    there = [one for one in found if one is not None]
+def _ranked(records: Sequence[Any], rows: Mapping[int, int], thresholds: int) -> Ranked:
+    """One class and size, from the records of pycocotools, one for each picture."""
+    present = [record for record in records if record is not None]
     objects = np.zeros(len(rows), np.int64)
-    for one in there:
-        objects[rows[one["image_id"]]] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
-    scores = np.concatenate([np.zeros(0), *(one["dtScores"] for one in there)])
-    pictures = np.repeat([rows[one["image_id"]] for one in there], [len(one["dtScores"]) for one in there])
-    blank = np.zeros((overlaps, 0), bool)
-    matched = np.concatenate([blank, *(one["dtMatches"] > 0 for one in there)], axis=1)
-    ignored = np.concatenate([blank, *(one["dtIgnore"] for one in there)], axis=1).astype(bool)
+    for record in present:
+        objects[rows[record["image_id"]]] = np.count_nonzero(np.asarray(record["gtIgnore"]) == 0)
+    scores = np.concatenate([np.zeros(0), *(record["dtScores"] for record in present)])
+    pictures = np.repeat(
+        [rows[record["image_id"]] for record in present], [len(record["dtScores"]) for record in present]
+    )
+    empty = np.zeros((thresholds, 0), bool)
+    matched = np.concatenate([empty, *(record["dtMatches"] > 0 for record in present)], axis=1)
+    ignored = np.concatenate([empty, *(record["dtIgnore"] for record in present)], axis=1).astype(bool)
     order = np.argsort(-scores, kind="mergesort")  # as pycocotools breaks ties
     return Ranked(
         pictures=pictures.astype(np.int64)[order],
         scores=scores[order],
-        right=(matched & ~ignored)[:, order],
-        wrong=(~matched & ~ignored)[:, order],
+        true_positive=(matched & ~ignored)[:, order],
+        false_positive=(~matched & ~ignored)[:, order],
         objects=objects,
     )

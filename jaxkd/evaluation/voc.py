@@ -1,4 +1,4 @@
-"""Pascal VOC's numbers: average precision at one overlap, by the rule of 2007 or by that of 2010 and later."""
+"""Pascal VOC evaluation: average precision at one IoU threshold, by the rule of 2007 or that of 2010 and later."""
 
 import dataclasses
 from collections import defaultdict
@@ -13,19 +13,19 @@ from jaxkd.evaluation.coco import check_detections
 from jaxkd.evaluation.overlap import overlaps
 
 Rule = Literal["11point", "area"]
-# The kit of 2007 runs a loop over 0:0.1:1, in double precision: the steps 3, 6 and 7 come out a rounding above 0.3, 0.6
-# and 0.7. (A vector 0:0.1:1 of MATLAB's is counted from both ends, and so has 0.6 and 0.7; a loop makes no vector.)
+# The kit of 2007 loops over 0:0.1:1 in double precision, where the steps 3, 6 and 7 are rounded to just above 0.3, 0.6
+# and 0.7. (A vector 0:0.1:1 in MATLAB is computed from both ends, and has 0.6 and 0.7; a loop makes no vector.)
 RECALLS = tuple(0.1 * step for step in range(11))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Shares from 0 to 1; nan where there is no object to find."""
+    """Values from 0 to 1; nan where there is no object."""
 
-    mean: float  # over the classes that have an object to find
+    mean: float  # over the classes with an object
     per_class: dict[str, float]  # AP by the name of the class
     rule: Rule
-    iou: float  # the least overlap that finds an object
+    iou: float  # least IoU of a true positive
 
 
 def score(
@@ -33,24 +33,24 @@ def score(
 ) -> Scores:
     """The average precision of detections, as Pascal VOC's development kits define it.
 
-    In falling order of their scores (equal ones in the order given), a detection claims the object of its class that it
-    overlaps most, claimed before or not. An overlap below `iou` is wrong; otherwise a difficult object makes the
-    detection count for nothing, and another is found by its first claim, while all later ones are wrong.
+    By descending score (equal ones in the order given), a detection is assigned to the object of its class of highest
+    IoU, assigned before or not. Below `iou` it is a false positive. A detection of a difficult object is ignored; of
+    the detections of another object the first is the true positive, and all later ones are false positives.
 
-    Overlaps are of half-open boxes. The kits count pixels from 1, ends included, and add 1 to each side; that is the
-    same number.
+    IoU is of half-open boxes. The kits count pixels from 1, ends included, and add 1 to each side; that gives the same
+    number.
 
     Args:
-      truth: a COCO dict of images, categories and annotations; those with a true "difficult" or "iscrowd" need not be
-        found.
+      truth: a COCO dict of images, categories and annotations; those with a true "difficult" or "iscrowd" are
+        ignored.
       detections: COCO results: image_id, category_id, bbox (x, y, width, height) and score.
       rule: "11point" (2007) or "area" (2010 and later), see `average_precision`.
-      iou: the least overlap that finds an object.
+      iou: the least IoU of a true positive.
       only: ids of the images to score; all if None.
 
     Raises:
-      ConfigError: for an unknown rule, or an overlap that is not above 0 and at most 1.
-      DataError: for a detection of an image or category that the truth does not know, or with a number not finite.
+      ConfigError: for an unknown rule, or an `iou` that is not above 0 and at most 1.
+      DataError: for a detection of an image or category that is not in the truth, or with a number not finite.
     """
     if rule not in get_args(Rule) or not 0 < iou <= 1:
         raise ConfigError(
@@ -58,69 +58,69 @@ def score(
         )
     images = {image["id"] for image in truth["images"] if only is None or image["id"] in only}
     check_detections(detections, truth, images)
-    objects, found = _by_class(truth["annotations"], images), _by_class(detections, images)
+    objects_by_class, detections_by_class = _by_class(truth["annotations"], images), _by_class(detections, images)
     per_class = {}
     for category in truth["categories"]:
-        mine = objects[category["id"]]
-        difficult = np.array([bool(item.get("difficult") or item.get("iscrowd")) for item in mine], bool)
-        right = _right(mine, difficult, found[category["id"]], iou)
-        per_class[category["name"]] = average_precision(right, objects=int((~difficult).sum()), rule=rule)
-    known = [value for value in per_class.values() if not np.isnan(value)]
-    return Scores(mean=float(np.mean(known)) if known else float("nan"), per_class=per_class, rule=rule, iou=iou)
+        class_objects = objects_by_class[category["id"]]
+        difficult = np.array([bool(item.get("difficult") or item.get("iscrowd")) for item in class_objects], bool)
+        true_positive = _true_positives(class_objects, difficult, detections_by_class[category["id"]], iou)
+        per_class[category["name"]] = average_precision(true_positive, objects=int((~difficult).sum()), rule=rule)
+    defined = [value for value in per_class.values() if not np.isnan(value)]
+    return Scores(mean=float(np.mean(defined)) if defined else float("nan"), per_class=per_class, rule=rule, iou=iou)
 
 
-def average_precision(right: Bool[np.ndarray, "n"], *, objects: int, rule: Rule) -> float:
-    """The average precision of detections, best first, that are right or wrong; nan if there are no objects to find.
+def average_precision(true_positive: Bool[np.ndarray, "n"], *, objects: int, rule: Rule) -> float:
+    """The average precision of detections, best first; nan if there are no objects.
 
-    Precision at a recall is the best that is reached at this recall or a higher one, and 0 beyond the last. "11point"
-    is its mean at RECALLS, compared as the kit does: 3 of 10 found objects do not reach the fourth of them, nor 6 or 7
-    of 10 the next ones. "area" is the area under it.
+    Precision at a recall is the highest at this recall or above, and 0 beyond the last. "11point" is its mean at
+    RECALLS, compared as in the kit: 3 true positives of 10 objects do not reach RECALLS[3], nor do 6 or 7 reach
+    RECALLS[6] or RECALLS[7]. "area" is the area under the curve.
     """
     if not objects:
         return float("nan")
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(right) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
+    true_positives = np.cumsum(true_positive)
+    precision = true_positives / np.arange(1, len(true_positive) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if rule == "area":
-        return float(best[right].sum() / objects)
-    reached = [best[hits / objects >= recall] for recall in RECALLS]
-    return float(sum(values[0] for values in reached if len(values)) / 11)
+        return float(envelope[true_positive].sum() / objects)
+    reached = [envelope[true_positives / objects >= recall] for recall in RECALLS]
+    return float(sum(precisions[0] for precisions in reached if len(precisions)) / 11)
 
 
 def _by_class(items: Sequence[dict], images: set[int]) -> dict[int, list[dict]]:
-    found = defaultdict(list)
+    by_class = defaultdict(list)
     for item in items:
         if item["image_id"] in images:
-            found[item["category_id"]].append(item)
-    return found
+            by_class[item["category_id"]].append(item)
+    return by_class
 
 
-def _right(objects: list[dict], difficult: np.ndarray, found: list[dict], iou: float) -> np.ndarray:
-    """Whether each detection that counts is right, best first."""
-    order = np.argsort([-item["score"] for item in found], kind="stable")
-    claims = _claims(objects, found, iou)[order]
-    claims = claims[(claims < 0) | ~np.append(difficult, False)[claims]]
-    claimed, first = np.unique(claims, return_index=True)
-    right = np.zeros(len(claims), bool)
-    right[first[claimed >= 0]] = True
-    return right
+def _true_positives(objects: list[dict], difficult: np.ndarray, detections: list[dict], iou: float) -> np.ndarray:
+    """Whether each detection that is not ignored is a true positive, best first."""
+    order = np.argsort([-item["score"] for item in detections], kind="stable")
+    best_objects = _best_objects(objects, detections, iou)[order]
+    best_objects = best_objects[(best_objects < 0) | ~np.append(difficult, False)[best_objects]]
+    claimed, first = np.unique(best_objects, return_index=True)
+    true_positive = np.zeros(len(best_objects), bool)
+    true_positive[first[claimed >= 0]] = True
+    return true_positive
 
 
-def _claims(objects: list[dict], found: list[dict], iou: float) -> np.ndarray:
-    """The object that each detection overlaps most, and -1 where that is less than `iou`."""
-    places = defaultdict(list)
-    for place, item in enumerate(objects):
-        places[item["image_id"]].append(place)
-    rows = defaultdict(list)
-    for row, item in enumerate(found):
-        rows[item["image_id"]].append(row)
-    claims = np.full(len(found), -1)
-    boxes, truth = _boxes(found), _boxes(objects)
-    for image in rows.keys() & places.keys():
-        shared = overlaps(boxes[rows[image]], truth[places[image]])
-        best = shared.argmax(1)
-        claims[rows[image]] = np.where(shared.max(1) >= iou, np.array(places[image])[best], -1)
-    return claims
+def _best_objects(objects: list[dict], detections: list[dict], iou: float) -> np.ndarray:
+    """The index of the object of highest IoU of each detection, and -1 where that is less than `iou`."""
+    object_rows = defaultdict(list)
+    for index, item in enumerate(objects):
+        object_rows[item["image_id"]].append(index)
+    detection_rows = defaultdict(list)
+    for row, item in enumerate(detections):
+        detection_rows[item["image_id"]].append(row)
+    best_objects = np.full(len(detections), -1)
+    boxes, truth = _boxes(detections), _boxes(objects)
+    for image in detection_rows.keys() & object_rows.keys():
+        iou_matrix = overlaps(boxes[detection_rows[image]], truth[object_rows[image]])
+        best = iou_matrix.argmax(1)
+        best_objects[detection_rows[image]] = np.where(iou_matrix.max(1) >= iou, np.array(object_rows[image])[best], -1)
+    return best_objects
 
 
 def _boxes(items: list[dict]) -> np.ndarray:

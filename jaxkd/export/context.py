@@ -1,4 +1,4 @@
-"""What the rules of the lowering have in hand: a format's operations, and values and sizes as handles of it."""
+"""What the lowering rules work with: a format's operations, and values and sizes as handles of that format."""
 
 import ast
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxkd.errors import ConfigError
 from jaxkd.export.ops import Handle, Number, Ops
-from jaxkd.export.values import Size, Value, is_static, plain
+from jaxkd.export.values import Size, Value, as_int, is_static
 
 
 class Context:
@@ -17,33 +17,34 @@ class Context:
 
     def __init__(self, ops: Ops, batch: Handle):
         self.ops = ops
-        self._sizes: list[dict[str, Handle]] = [{"b": batch}]  # by expression, for each loop that the walk is in
+        # By expression; one dict for each loop around the current equation.
+        self._sizes: list[dict[str, Handle]] = [{"b": batch}]
 
-    def wrapped(self, handle: Handle, aval: Any) -> Value:
-        """A handle as the value of a variable."""
+    def as_value(self, handle: Handle, aval: Any) -> Value:
+        """A handle as the value of a variable with this shape and dtype."""
         return Value(handle, False, aval.shape, aval.shape, np.dtype(aval.dtype))
 
-    def whole(self, value: Value) -> Handle:
+    def expanded(self, value: Value) -> Handle:
         """The handle of a value in its full shape."""
-        if value.known and value.held != value.shape and is_static(value.shape):
+        if value.is_constant and value.stored_shape != value.shape and is_static(value.shape):
             return self.ops.constant(np.broadcast_to(value.array, value.shape))
-        handle = self.least(value)
-        return handle if value.held == value.shape else self.ops.expand(handle, self.numbers(value.shape))
+        handle = self.stored(value)
+        return handle if value.stored_shape == value.shape else self.ops.expand(handle, self.numbers(value.shape))
 
-    def least(self, value: Value) -> Handle:
-        """The handle of a value as it is held."""
-        return self.ops.constant(value.array) if value.known else value.array
+    def stored(self, value: Value) -> Handle:
+        """The handle of a value in its stored shape."""
+        return self.ops.constant(value.array) if value.is_constant else value.array
 
     def numbers(self, shape: Sequence[Size]) -> list[Number]:
         """The sizes as integers and handles of them."""
-        return [size if isinstance(size, int) else self.number(size) for size in map(plain, shape)]
+        return [size if isinstance(size, int) else self.number(size) for size in map(as_int, shape)]
 
     def number(self, size: Size) -> Handle:
         """The handle of an expression of the batch, int32."""
-        there, text = self._sizes[-1], str(size)
-        if text not in there:
-            there[text] = self._evaluated(ast.parse(text, mode="eval").body)
-        return there[text]
+        handles, text = self._sizes[-1], str(size)
+        if text not in handles:
+            handles[text] = self._evaluated(ast.parse(text, mode="eval").body)
+        return handles[text]
 
     def _evaluated(self, node: ast.expr) -> Handle:
         match node:
@@ -63,30 +64,32 @@ class Context:
             case _:
                 name, arguments = None, []
         if name is None:
-            raise self.refusal(f"a size of {ast.unparse(node)}")
+            raise self.unsupported(f"a size of {ast.unparse(node)}")
         handles = [self._evaluated(argument) for argument in arguments]
         return functools.reduce(lambda x, y: self.ops.binary(name, x, y, np.dtype(np.int32)), handles)
 
     def _divided(self, x: Handle, y: Handle) -> dict[str, Handle]:
-        """Quotient and remainder by a y above 0, rounded down, as sizes are."""
-        quotient = self.int("div", x, y)
-        below = self.ops.cast(self.int("lt", x, self.int("mul", quotient, y)), np.dtype(np.int32))
-        quotient = self.int("sub", quotient, below)
-        return {"floordiv": quotient, "mod": self.int("sub", x, self.int("mul", quotient, y))}
+        """Quotient and remainder by y > 0; the quotient is rounded down, as in expressions of sizes."""
+        quotient = self.int_op("div", x, y)
+        is_rounded_up = self.ops.cast(self.int_op("lt", x, self.int_op("mul", quotient, y)), np.dtype(np.int32))
+        quotient = self.int_op("sub", quotient, is_rounded_up)
+        return {"floordiv": quotient, "mod": self.int_op("sub", x, self.int_op("mul", quotient, y))}
 
-    def refusal(self, what: str) -> ConfigError:
-        """The error for what no format but StableHLO takes."""
-        return ConfigError(f"{self.ops.format} cannot hold {what}, which this detector has; use --format=stablehlo.")
+    def unsupported(self, what: str) -> ConfigError:
+        """The error for what only StableHLO supports."""
+        return ConfigError(
+            f"{self.ops.format} does not support {what}, which this detector has; use --format=stablehlo."
+        )
 
-    def int(self, name: str, x: Handle, y: Handle) -> Handle:
+    def int_op(self, name: str, x: Handle, y: Handle) -> Handle:
         """A binary operation of int32."""
         return self.ops.binary(name, x, y, np.dtype(np.int32))
 
-    def of_size(self, size: Size) -> Handle:
+    def size_handle(self, size: Size) -> Handle:
         """The handle of a size, int32."""
         (number,) = self.numbers([size])
         return self.ops.constant(np.int32(number)) if isinstance(number, int) else number
 
-    def held_inside(self, x: Handle, last: Size) -> Handle:
-        """`x` held between 0 and `last`."""
-        return self.int("min", self.int("max", x, self.ops.constant(np.int32(0))), self.of_size(last))
+    def clamped(self, x: Handle, last: Size) -> Handle:
+        """`x` clamped to 0 and `last`."""
+        return self.int_op("min", self.int_op("max", x, self.ops.constant(np.int32(0))), self.size_handle(last))

@@ -1,4 +1,4 @@
-"""Gathers and scatters of any kind, as look-ups of rows and values put into one row of cells."""
+"""Gathers and scatters of any kind, lowered to a take of rows and to a put into a flat tensor."""
 
 import math
 from collections.abc import Sequence
@@ -15,62 +15,64 @@ INT32 = np.dtype(np.int32)
 
 
 def gather(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
-    """A gather as a look-up of rows: all axes that are looked up in are made one, with one number for each row."""
+    """A gather as a take of rows: all indexed axes are flattened into one, so each row has one linear index."""
     (x, index), params = inputs, equation.params
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
-    windows = [axis for axis in range(len(x.shape)) if axis not in gone]
+    removed = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    windows = [axis for axis in range(len(x.shape)) if axis not in removed]
     whole = [axis for axis in windows if axis not in numbers.start_index_map and sizes[axis] == x.shape[axis]]
-    looked = [axis for axis in range(len(x.shape)) if axis not in whole]
-    walked = [axis for axis in windows if axis in looked]  # windows that begin somewhere
-    lead, place = index.shape[:-1], Places(ctx, index, x.shape, looked, walked, sizes)
+    indexed = [axis for axis in range(len(x.shape)) if axis not in whole]
+    window_axes = [axis for axis in windows if axis in indexed]  # along which a window has an offset
+    lead, window_index = index.shape[:-1], WindowIndex(ctx, index, x.shape, indexed, window_axes, sizes)
     batching = dict(zip(ints(numbers.operand_batching_dims), ints(numbers.start_indices_batching_dims), strict=True))
-    linear, there = place.linear(ints(numbers.start_index_map), batching, checked="FILL" in str(params["mode"]))
-    table = ctx.whole(x)
-    order = [*looked, *whole]
+    linear, is_inside = window_index.linear(
+        ints(numbers.start_index_map), batching, checked="FILL" in str(params["mode"])
+    )
+    table = ctx.expanded(x)
+    order = [*indexed, *whole]
     if order != sorted(order):
         table = ctx.ops.transpose(table, order)
     rows = [x.shape[axis] for axis in whole]
-    table = ctx.ops.reshape(table, ctx.numbers([math.prod(x.shape[axis] for axis in looked), *rows]))
-    found = ctx.ops.take(table, ctx.ops.reshape(linear, [-1]))
-    shape = [*lead, *(sizes[axis] for axis in walked), *rows]
-    found = ctx.ops.reshape(found, ctx.numbers(shape))
-    if there is not None:
-        there = ctx.ops.reshape(there, ctx.numbers([*lead, *[1] * (len(shape) - len(lead))]))
-        fill = ctx.ops.constant(_filling(params["fill_value"], x.dtype))
-        found = ctx.ops.where(there, found, fill, x.dtype)
-    made = {axis: len(lead) + position for position, axis in enumerate([*walked, *whole])}
-    from_windows = [made[axis] for axis in windows]
-    order, plain = [], iter(range(len(lead)))
-    spots = dict(zip(ints(numbers.offset_dims), from_windows, strict=True))
+    table = ctx.ops.reshape(table, ctx.numbers([math.prod(x.shape[axis] for axis in indexed), *rows]))
+    rows_taken = ctx.ops.take(table, ctx.ops.reshape(linear, [-1]))
+    shape = [*lead, *(sizes[axis] for axis in window_axes), *rows]
+    rows_taken = ctx.ops.reshape(rows_taken, ctx.numbers(shape))
+    if is_inside is not None:
+        is_inside = ctx.ops.reshape(is_inside, ctx.numbers([*lead, *[1] * (len(shape) - len(lead))]))
+        fill = ctx.ops.constant(_fill_value(params["fill_value"], x.dtype))
+        rows_taken = ctx.ops.where(is_inside, rows_taken, fill, x.dtype)
+    result_axis = {axis: len(lead) + position for position, axis in enumerate([*window_axes, *whole])}
+    from_windows = [result_axis[axis] for axis in windows]
+    order, lead_axes = [], iter(range(len(lead)))
+    offset_axes = dict(zip(ints(numbers.offset_dims), from_windows, strict=True))
     for axis in range(len(shape)):
-        order.append(spots[axis] if axis in spots else next(plain))
-    return found if order == sorted(order) else ctx.ops.transpose(found, order)
+        order.append(offset_axes[axis] if axis in offset_axes else next(lead_axes))
+    return rows_taken if order == sorted(order) else ctx.ops.transpose(rows_taken, order)
 
 
 def scatter(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
-    """A scatter as values put into one row of cells, with one more for those that fall outside."""
+    """A scatter as a put into the flat tensor, which has one more cell for updates that fall outside."""
     (x, index, updates), params = inputs, equation.params
     numbers = params["dimension_numbers"]
-    gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
-    windows = [axis for axis in range(len(x.shape)) if axis not in gone]
+    removed = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    windows = [axis for axis in range(len(x.shape)) if axis not in removed]
     lead = index.shape[:-1]
-    spots = ints(numbers.update_window_dims)
+    window_dims = ints(numbers.update_window_dims)
     sizes = [1] * len(x.shape)
-    for axis, spot in zip(windows, spots, strict=True):
-        sizes[axis] = updates.shape[spot]
-    place = Places(ctx, index, x.shape, list(range(len(x.shape))), windows, sizes)
+    for axis, dim in zip(windows, window_dims, strict=True):
+        sizes[axis] = updates.shape[dim]
+    window_index = WindowIndex(ctx, index, x.shape, list(range(len(x.shape))), windows, sizes)
     batching = dict(zip(ints(numbers.operand_batching_dims), ints(numbers.scatter_indices_batching_dims), strict=True))
-    linear, there = place.linear(ints(numbers.scatter_dims_to_operand_dims), batching, checked=True)
-    values = ctx.whole(updates)
-    plain = [axis for axis in range(len(updates.shape)) if axis not in spots]
-    if [*plain, *spots] != sorted([*plain, *spots]):
-        values = ctx.ops.transpose(values, [*plain, *spots])
-    cells = ctx.of_size(math.prod(x.shape))
-    if there is not None:
-        there = ctx.ops.reshape(there, ctx.numbers([*lead, *[1] * len(windows)]))
-        linear = ctx.ops.where(there, linear, cells, INT32)
-    table = ctx.ops.reshape(ctx.whole(x), [-1])
+    linear, is_inside = window_index.linear(ints(numbers.scatter_dims_to_operand_dims), batching, checked=True)
+    values = ctx.expanded(updates)
+    lead_axes = [axis for axis in range(len(updates.shape)) if axis not in window_dims]
+    if [*lead_axes, *window_dims] != sorted([*lead_axes, *window_dims]):
+        values = ctx.ops.transpose(values, [*lead_axes, *window_dims])
+    cells = ctx.size_handle(math.prod(x.shape))
+    if is_inside is not None:
+        is_inside = ctx.ops.reshape(is_inside, ctx.numbers([*lead, *[1] * len(windows)]))
+        linear = ctx.ops.where(is_inside, linear, cells, INT32)
+    table = ctx.ops.reshape(ctx.expanded(x), [-1])
     table = ctx.ops.concatenate([table, ctx.ops.constant(np.zeros(1, x.dtype))], 0)
     linear, values = (ctx.ops.reshape(handle, [-1]) for handle in (linear, values))
     table = ctx.ops.slice(ctx.ops.put(table, linear, values, x.dtype), [0], [cells], [1])
@@ -78,72 +80,71 @@ def scatter(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a gather or scatter looks: windows of `sizes` in a tensor of `shape`, one for each row of the index.
-
-    Attributes:
-      looked: the axes that are numbered through.
-      walked: those of them along which a window lies.
-    """
+class WindowIndex:
+    """The windows of a gather or scatter: one of `sizes` in a tensor of `shape` for each row of the index."""
 
     ctx: Context
     index: Value  # [*lead k]
     shape: Sequence[Size]
-    looked: Sequence[int]
-    walked: Sequence[int]
+    indexed: Sequence[int]  # the axes that are flattened into the linear index
+    window_axes: Sequence[int]  # those of them along which a window extends
     sizes: Sequence[Size]
 
-    def linear(self, named: Sequence[int], batching: dict[int, int], *, checked: bool) -> tuple[Handle, Handle | None]:
-        """The numbers of the cells [*lead *walked], and which windows lie inside [*lead], None where all do.
+    def linear(
+        self, start_axes: Sequence[int], batching: dict[int, int], *, checked: bool
+    ) -> tuple[Handle, Handle | None]:
+        """Linear indices of the cells [*lead *window_axes], and which windows lie inside [*lead], None where all do.
 
         Args:
-          named: the axis of each column of the index.
-          batching: for axes that have their own rows of the index, the place of these among the index' axes.
+          start_axes: the axis of each column of the index.
+          batching: for each batching axis of the tensor, the axis of the index that it goes with.
           checked: whether windows outside are marked; they are moved inside in any case.
         """
         ctx, lead = self.ctx, self.index.shape[:-1]
-        rank, total, there = len(lead) + len(self.walked), None, None
-        table = ctx.whole(self.index)
-        for axis in self.looked:
-            held: list[Size] = [1] * rank
-            first = None
+        rank, total, is_inside = len(lead) + len(self.window_axes), None, None
+        table = ctx.expanded(self.index)
+        for axis in self.indexed:
+            start_shape: list[Size] = [1] * rank
+            position = None
             if axis in batching:
-                held[batching[axis]] = lead[batching[axis]]
-                first = ctx.ops.reshape(ctx.ops.arange(ctx.numbers([self.shape[axis]])[0]), ctx.numbers(held))
-            elif axis in named:
-                start = self._column(table, list(named).index(axis))
+                start_shape[batching[axis]] = lead[batching[axis]]
+                position = ctx.ops.reshape(ctx.ops.arange(ctx.numbers([self.shape[axis]])[0]), ctx.numbers(start_shape))
+            elif axis in start_axes:
+                start = self._column(table, list(start_axes).index(axis))
                 last = self.shape[axis] - self.sizes[axis]
-                inside = ctx.held_inside(start, last)
+                clamped = ctx.clamped(start, last)
                 if checked:
-                    here = ctx.int("eq", inside, start)
-                    there = here if there is None else ctx.ops.binary("and", there, here, np.dtype(bool))
-                held[: len(lead)] = lead
-                first = ctx.ops.reshape(inside, ctx.numbers(held))
-            if axis in self.walked:
-                along: list[Size] = [1] * rank
-                along[len(lead) + list(self.walked).index(axis)] = self.sizes[axis]
-                cells = ctx.ops.reshape(ctx.ops.arange(ctx.numbers([self.sizes[axis]])[0]), ctx.numbers(along))
-                first = cells if first is None else ctx.int("add", first, cells)
-            if first is None:
+                    on_axis = ctx.int_op("eq", clamped, start)
+                    is_inside = (
+                        on_axis if is_inside is None else ctx.ops.binary("and", is_inside, on_axis, np.dtype(bool))
+                    )
+                start_shape[: len(lead)] = lead
+                position = ctx.ops.reshape(clamped, ctx.numbers(start_shape))
+            if axis in self.window_axes:
+                window_shape: list[Size] = [1] * rank
+                window_shape[len(lead) + list(self.window_axes).index(axis)] = self.sizes[axis]
+                cells = ctx.ops.reshape(ctx.ops.arange(ctx.numbers([self.sizes[axis]])[0]), ctx.numbers(window_shape))
+                position = cells if position is None else ctx.int_op("add", position, cells)
+            if position is None:
                 continue
-            pitch = math.prod(self.shape[later] for later in self.looked if later > axis)
-            part = first if pitch == 1 else ctx.int("mul", first, ctx.of_size(pitch))
-            total = part if total is None else ctx.int("add", total, part)
-        shape = [*lead, *(self.sizes[axis] for axis in self.walked)]
+            pitch = math.prod(self.shape[later] for later in self.indexed if later > axis)
+            part = position if pitch == 1 else ctx.int_op("mul", position, ctx.size_handle(pitch))
+            total = part if total is None else ctx.int_op("add", total, part)
+        shape = [*lead, *(self.sizes[axis] for axis in self.window_axes)]
         total = ctx.ops.constant(np.zeros([1] * rank, np.int32)) if total is None else total
-        return ctx.ops.expand(total, ctx.numbers(shape)), there
+        return ctx.ops.expand(total, ctx.numbers(shape)), is_inside
 
-    def _column(self, table: Handle, place: int) -> Handle:
+    def _column(self, table: Handle, number: int) -> Handle:
         """One column of the index, int32 [*lead]."""
         lead = self.index.shape[:-1]
-        low, high = [0] * len(lead) + [place], [*lead, place + 1]
-        column = self.ctx.ops.slice(table, low, self.ctx.numbers(high), [1] * len(low))
+        starts, stops = [0] * len(lead) + [number], [*lead, number + 1]
+        column = self.ctx.ops.slice(table, starts, self.ctx.numbers(stops), [1] * len(starts))
         column = self.ctx.ops.reshape(column, self.ctx.numbers(lead))
         return column if self.index.dtype == np.int32 else self.ctx.ops.cast(column, INT32)
 
 
-def _filling(value: Any, dtype: np.dtype) -> np.ndarray:
-    """What a gather gives beyond the bounds."""
+def _fill_value(value: Any, dtype: np.dtype) -> np.ndarray:
+    """What a gather gives out of bounds: NaN, True, or the extreme of an integer type."""
     if value is not None:
         return np.asarray(value, dtype)
     if np.issubdtype(dtype, np.floating):

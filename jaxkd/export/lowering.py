@@ -1,8 +1,8 @@
-"""A traced program told to a format that has no XLA, in a few dozen operations.
+"""Lowers a traced program to a format that has no XLA, in a few dozen operations.
 
-What depends on constants alone is worked out here. The rest is told to an `ops.Ops`, one for each format, for any
-number of pictures: the batch is a symbol in the program's shapes. Operands of one shape are told in the least that
-broadcasting makes of them, so a bias stays a row of numbers.
+What depends on constants alone is computed at once. The rest is lowered to an `ops.Ops`, one for each format, for any
+number of pictures: the batch is a symbol in the program's shapes. Operands that are only broadcast stay in their
+smallest shape, so a bias stays a row of numbers.
 """
 
 import functools
@@ -17,10 +17,10 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jaxkd.export.context import Context
 from jaxkd.export.ops import BINARY, UNARY, Handle, Ops
 from jaxkd.export.rules import RULES
-from jaxkd.export.values import Size, Value, is_static, known, known_sizes, of_rank, reshaped
+from jaxkd.export.values import Size, Value, constant, is_static, scalar_of_rank, static_sizes, with_shape
 
 ELEMENTWISE = (*UNARY, *BINARY, "clamp", "convert_element_type", "integer_pow", "is_finite", "select_n", "square")
-SAME = ("copy", "name", "optimization_barrier", "reduce_precision", "stop_gradient")  # what changes nothing here
+IDENTITIES = ("copy", "name", "optimization_barrier", "reduce_precision", "stop_gradient")
 INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -30,130 +30,137 @@ INLINED = {
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
 }
-KNOWN = {"greedy": "jaxkd/ops/nms.py", "shifted_products": "jaxkd/nets/mobilenet.py"}  # told as a whole; see `_call`
+FUSED = {"greedy": "jaxkd/ops/nms.py", "shifted_products": "jaxkd/nets/mobilenet.py"}  # see `_call`
 
 
 def lower(program: ClosedJaxpr, ops: Ops, inputs: Sequence[Handle], batch: Handle) -> list[Handle]:
-    """The outputs of a program whose shapes know one symbol, the batch, as handles of `ops`.
+    """The outputs, as handles of `ops`, of a program whose shapes have one symbol, the batch.
 
     Args:
-      program: its inputs all depend on the batch.
+      program: all of its inputs depend on the batch.
       ops: the format.
       inputs: handles of the program's inputs.
       batch: handle of the batch, int32.
 
-    Raises ConfigError where the program has an operation that no format but StableHLO takes.
+    Raises ConfigError where the program has an operation that only StableHLO supports.
     """
     lowering = Lowering(ops, batch)
-    given = [lowering.wrapped(x, variable.aval) for x, variable in zip(inputs, program.jaxpr.invars, strict=True)]
-    return [lowering.whole(value) for value in lowering.run(program, given)]
+    values = [lowering.as_value(x, variable.aval) for x, variable in zip(inputs, program.jaxpr.invars, strict=True)]
+    return [lowering.expanded(value) for value in lowering.run(program, values)]
 
 
 class Lowering(Context):
-    """A walk over a program; what it writes goes to `ops`."""
+    """Lowers a program, equation by equation, to `ops`."""
 
     def run(self, program: ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
         """The outputs of a program or of a part of one."""
         jaxpr = program.jaxpr
         values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
-        values |= {variable: known(np.asarray(x)) for variable, x in zip(jaxpr.constvars, program.consts, strict=True)}
+        values |= {
+            variable: constant(np.asarray(x)) for variable, x in zip(jaxpr.constvars, program.consts, strict=True)
+        }
 
         def read(variable: Any) -> Value:
             if isinstance(variable, Literal):
-                return known(np.asarray(variable.val, _dtype(variable)))  # else a bare 1 would be of 64 bits
+                return constant(np.asarray(variable.val, _dtype(variable)))  # else a bare 1 would have 64 bits
             return values[variable]
 
         for equation in _needed(jaxpr):
-            found = self._equation(equation, [read(variable) for variable in equation.invars])
-            values |= dict(zip(equation.outvars, found, strict=True))
+            outputs = self._equation(equation, [read(variable) for variable in equation.invars])
+            values |= dict(zip(equation.outvars, outputs, strict=True))
         return [read(variable) for variable in jaxpr.outvars]
 
     def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
         name, params, out = equation.primitive.name, equation.params, [v.aval for v in equation.outvars]
-        if name in SAME:
+        if name in IDENTITIES:
             return inputs
         if name in INLINED:
             return self._call(equation, inputs)
         if name == "platform_index":
-            return [known(np.asarray(_platform(params["platforms"]), np.int32))]
+            return [constant(np.asarray(_platform(params["platforms"]), np.int32))]
         if name == "cond":
-            if not inputs[0].known:
-                raise self.refusal("a choice between programs")
+            if not inputs[0].is_constant:
+                raise self.unsupported("a condition that depends on the pictures")
             return self.run(params["branches"][int(inputs[0].array)], inputs[1:])
         if name in ("while", "scan"):
             return getattr(self, f"_{name}")(params, inputs, out)
         if name in ELEMENTWISE:
             return [self._elementwise(equation, inputs)]
         if name == "broadcast_in_dim":
-            return [self._spread(inputs[0], [int(axis) for axis in params["broadcast_dimensions"]], out[0])]
+            return [self._broadcast(inputs[0], [int(axis) for axis in params["broadcast_dimensions"]], out[0])]
         static = all(is_static(value.shape) for value in (*inputs, *out))
-        if static and all(value.known for value in inputs) and name != "dim_as_value":
-            return [known(x) for x in _computed(equation, [np.broadcast_to(v.array, v.shape) for v in inputs])]
+        if static and all(value.is_constant for value in inputs) and name != "dim_as_value":
+            return [constant(x) for x in _evaluate(equation, [np.broadcast_to(v.array, v.shape) for v in inputs])]
         rule = RULES.get(name)
         if rule is None:
-            raise self.refusal(f"the operation {name}")
-        found = rule(self, equation, inputs)
-        found = found if isinstance(found, list) else [found]
-        return [self.wrapped(handle, aval) for handle, aval in zip(found, out, strict=True)]
+            raise self.unsupported(f"the operation {name}")
+        results = rule(self, equation, inputs)
+        results = results if isinstance(results, list) else [results]
+        return [self.as_value(handle, aval) for handle, aval in zip(results, out, strict=True)]
 
     def _call(self, equation: Any, inputs: list[Value]) -> list[Value]:
-        """A function within the program; one that the format knows by its name is told as a whole."""
+        """A function within the program; one of FUSED is lowered as one operation where the format has it."""
         program = equation.params[INLINED[equation.primitive.name]]
-        if not isinstance(program, ClosedJaxpr):  # that of a remat, which has no constants of its own
+        if not isinstance(program, ClosedJaxpr):  # of a remat, which has no constants
             program = ClosedJaxpr(program, ())
-        name, _, place = (program.jaxpr.debug_info.func_src_info or "").partition(" at ")
-        is_ours = name in KNOWN and KNOWN[name] in place.replace("\\", "/")
-        found = getattr(self, f"_known_{name}")(equation, inputs) if is_ours else None
-        return self.run(program, inputs) if found is None else found
+        name, _, file = (program.jaxpr.debug_info.func_src_info or "").partition(" at ")
+        is_fused = name in FUSED and FUSED[name] in file.replace("\\", "/")
+        results = getattr(self, f"_fused_{name}")(equation, inputs) if is_fused else None
+        return self.run(program, inputs) if results is None else results
 
-    def _known_greedy(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
-        """`ops.nms.greedy`, where the format has a suppression of its own."""
+    def _fused_greedy(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
+        """`ops.nms.greedy` as the format's non-maximum suppression, None where it has none."""
         suppress = getattr(self.ops, "suppress", None)
         boxes, scores, valid, *classes, threshold = inputs
         index, _ = [variable.aval for variable in equation.outvars]
-        if suppress is None or not threshold.known or len(index.shape) != 2:
+        if suppress is None or not threshold.is_constant or len(index.shape) != 2:
             return None
-        of_one = classes[0] if classes else known(np.zeros((1, 1), np.int32))
+        class_rows = classes[0] if classes else constant(np.zeros((1, 1), np.int32))
         limit, count = index.shape[-1], boxes.shape[-2]
-        given = [self._leading(value, boxes.shape[0]) for value in (boxes, scores, valid)]
-        given.append(self._leading(of_one, boxes.shape[0], count))
-        handles = suppress(*given, threshold=float(threshold.array), limit=limit, count=count)
-        return [self.wrapped(handle, variable.aval) for handle, variable in zip(handles, equation.outvars, strict=True)]
+        operands = [self._with_batch(value, boxes.shape[0]) for value in (boxes, scores, valid)]
+        operands.append(self._with_batch(class_rows, boxes.shape[0], count))
+        handles = suppress(*operands, threshold=float(threshold.array), limit=limit, count=count)
+        return [
+            self.as_value(handle, variable.aval) for handle, variable in zip(handles, equation.outvars, strict=True)
+        ]
 
-    def _leading(self, value: Value, batch: Size, count: Size | None = None) -> Handle:
-        """The value whole, with its axis of pictures; `count` gives the length of its last one."""
+    def _with_batch(self, value: Value, batch: Size, count: Size | None = None) -> Handle:
+        """The value with the axis of the batch expanded; `count` gives the length of its last axis."""
         shape = (batch, *value.shape[1:]) if count is None else (batch, count)
-        return self.whole(reshaped(value, shape))
+        return self.expanded(with_shape(value, shape))
 
-    def _known_shifted_products(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
+    def _fused_shifted_products(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
         """`nets.mobilenet.shifted_products`, which is a depthwise convolution of 3 x 3."""
         x, kernel = inputs
-        if not kernel.known:
+        if not kernel.is_constant:
             return None
         aval = equation.outvars[0].aval
-        strides = [-(-int(x.shape[axis]) // int(aval.shape[axis])) for axis in (1, 2)]  # any does for one cell
+        strides = [-(-int(x.shape[axis]) // int(aval.shape[axis])) for axis in (1, 2)]  # for one cell any stride does
         weights = np.asarray(kernel.array)[:, :, None]
-        out = self.ops.conv(self.whole(x), weights, strides=strides, padding=((1, 1), (1, 1)), groups=weights.shape[-1])
-        return [self.wrapped(out, aval)]
+        out = self.ops.conv(
+            self.expanded(x), weights, strides=strides, padding=((1, 1), (1, 1)), groups=weights.shape[-1]
+        )
+        return [self.as_value(out, aval)]
 
     def _elementwise(self, equation: Any, inputs: list[Value]) -> Value:
         name, params, aval = equation.primitive.name, equation.params, equation.outvars[0].aval
         rank = len(aval.shape)
-        inputs = [value if len(value.shape) == rank else of_rank(value, rank) for value in inputs]
-        held = tuple(
-            next((size for size in sizes if size != 1), 1) for sizes in zip(*(v.held for v in inputs), strict=True)
+        inputs = [value if len(value.shape) == rank else scalar_of_rank(value, rank) for value in inputs]
+        stored_shape = tuple(
+            next((size for size in sizes if size != 1), 1)
+            for sizes in zip(*(v.stored_shape for v in inputs), strict=True)
         )
-        if all(value.known for value in inputs):
-            arrays = [np.broadcast_to(value.array, held) for value in inputs]
-            return reshaped(known(_computed(equation, arrays)[0]), aval.shape)
-        handles = [self.least(value) for value in inputs]
-        out = self._cellwise(name, params, handles, inputs[-1].dtype, np.dtype(aval.dtype))
-        return Value(out, False, aval.shape, held, np.dtype(aval.dtype))
+        if all(value.is_constant for value in inputs):
+            arrays = [np.broadcast_to(value.array, stored_shape) for value in inputs]
+            return with_shape(constant(_evaluate(equation, arrays)[0]), aval.shape)
+        handles = [self.stored(value) for value in inputs]
+        out = self._apply(name, params, handles, inputs[-1].dtype, np.dtype(aval.dtype))
+        return Value(out, False, aval.shape, stored_shape, np.dtype(aval.dtype))
 
-    def _cellwise(self, name: str, params: dict, handles: list[Handle], dtype: np.dtype, made: np.dtype) -> Handle:
+    def _apply(self, name: str, params: dict, handles: list[Handle], dtype: np.dtype, out_dtype: np.dtype) -> Handle:
         ops = self.ops
         if name in ("and", "or", "xor", "not") and dtype.kind != "b":
-            raise self.refusal(f"the operation {name} of integers")
+            raise self.unsupported(f"the operation {name} of integers")
         if name == "round" and params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
             return self._rounded_away(handles[0], dtype)
         if name in UNARY:
@@ -162,7 +169,7 @@ class Lowering(Context):
             return ops.binary(name, handles[0], handles[1], dtype)
         match name:
             case "convert_element_type":
-                return ops.cast(handles[0], made)
+                return ops.cast(handles[0], out_dtype)
             case "select_n" if len(handles) == 3:
                 return ops.where(handles[0], handles[2], handles[1], dtype)
             case "clamp":
@@ -174,96 +181,106 @@ class Lowering(Context):
             case "is_finite":
                 most = ops.constant(np.asarray(np.finfo(dtype).max, dtype))
                 return ops.binary("le", ops.unary("abs", handles[0]), most, dtype)
-        raise self.refusal(f"the operation {name}")
+        raise self.unsupported(f"the operation {name}")
 
     def _rounded_away(self, x: Handle, dtype: np.dtype) -> Handle:
-        """`x` in whole numbers, halves away from zero; to add 0.5 and cut off would make 1 of 0.49999997."""
-        ops, size = self.ops, self.ops.unary("abs", x)
-        whole = ops.unary("floor", size)
-        rest = ops.binary("sub", size, whole, dtype)
-        up = ops.cast(ops.binary("ge", rest, ops.constant(np.asarray(0.5, dtype)), dtype), dtype)
-        return ops.binary("mul", ops.unary("sign", x), ops.binary("add", whole, up, dtype), dtype)
+        """`x` rounded, halves away from zero; the floor of x + 0.5 would make 1 of 0.49999997."""
+        ops, magnitude = self.ops, self.ops.unary("abs", x)
+        floor = ops.unary("floor", magnitude)
+        fraction = ops.binary("sub", magnitude, floor, dtype)
+        carry = ops.cast(ops.binary("ge", fraction, ops.constant(np.asarray(0.5, dtype)), dtype), dtype)
+        return ops.binary("mul", ops.unary("sign", x), ops.binary("add", floor, carry, dtype), dtype)
 
-    def _spread(self, value: Value, places: Sequence[int], aval: Any) -> Value:
-        """The value with its axes at these places; what repeats is not written out."""
-        held: list[Size] = [1] * len(aval.shape)
+    def _broadcast(self, value: Value, places: Sequence[int], aval: Any) -> Value:
+        """The value with its axes at these places of the new shape; broadcast axes keep length 1."""
+        stored_shape: list[Size] = [1] * len(aval.shape)
         for axis, place in enumerate(places):
-            held[place] = value.held[axis]
-        if value.known:
-            array = np.asarray(value.array).reshape([int(size) for size in held])
+            stored_shape[place] = value.stored_shape[axis]
+        if value.is_constant:
+            array = np.asarray(value.array).reshape([int(size) for size in stored_shape])
         else:
-            array = value.array if tuple(held) == value.held else self.ops.reshape(value.array, self.numbers(held))
-        return Value(array, value.known, aval.shape, tuple(held), value.dtype)
+            array = (
+                value.array
+                if tuple(stored_shape) == value.stored_shape
+                else self.ops.reshape(value.array, self.numbers(stored_shape))
+            )
+        return Value(array, value.is_constant, aval.shape, tuple(stored_shape), value.dtype)
 
     def _while(self, params: dict, inputs: list[Value], out: list[Any]) -> list[Value]:
-        tested, walked = params["cond_nconsts"], params["body_nconsts"]
-        of_test, of_body, start = inputs[:tested], inputs[tested : tested + walked], inputs[tested + walked :]
+        n_test, n_body = params["cond_nconsts"], params["body_nconsts"]
+        test_inputs, body_inputs, start = (
+            inputs[:n_test],
+            inputs[n_test : n_test + n_body],
+            inputs[n_test + n_body :],
+        )
 
-        rows = params["cond_jaxpr"].jaxpr.outvars[0].aval.shape  # of pictures, each of which ends in its own time
+        rows = params["cond_jaxpr"].jaxpr.outvars[0].aval.shape  # of pictures, each of which may end at another turn
 
-        def going(handles: list[Handle]) -> Handle:
-            return self._inner(params["cond_jaxpr"], of_test, handles, out)[0]
+        def is_running(handles: list[Handle]) -> Handle:
+            return self._run_in_loop(params["cond_jaxpr"], test_inputs, handles, out)[0]
 
         def condition(handles: list[Handle]) -> Handle:
-            found = going(handles)
-            return self.ops.reduce("reduce_or", found, range(len(rows)), np.dtype(bool)) if rows else found
+            running = is_running(handles)
+            return self.ops.reduce("reduce_or", running, range(len(rows)), np.dtype(bool)) if rows else running
 
         def body(handles: list[Handle]) -> list[Handle]:
-            made = self._inner(params["body_jaxpr"], of_body, handles, out)
-            return self._where_rows(going(handles), rows, made, handles, out) if rows else made
+            updated = self._run_in_loop(params["body_jaxpr"], body_inputs, handles, out)
+            return self._where_rows(is_running(handles), rows, updated, handles, out) if rows else updated
 
         handles = self.ops.loop(
             condition,
             body,
-            [self.whole(value) for value in start],
-            [known_sizes(aval.shape) for aval in out],
+            [self.expanded(value) for value in start],
+            [static_sizes(aval.shape) for aval in out],
             [np.dtype(aval.dtype) for aval in out],
         )
-        return [self.wrapped(handle, aval) for handle, aval in zip(handles, out, strict=True)]
+        return [self.as_value(handle, aval) for handle, aval in zip(handles, out, strict=True)]
 
     def _where_rows(
-        self, going: Handle, rows: tuple[Size, ...], made: list[Handle], handles: list[Handle], out: list[Any]
+        self, running: Handle, rows: tuple[Size, ...], updated: list[Handle], handles: list[Handle], out: list[Any]
     ) -> list[Handle]:
-        """What was made where `going` of the pictures says so, and what was there elsewhere."""
-        found = []
-        for new, old, aval in zip(made, handles, out, strict=True):
-            mask = self.ops.reshape(going, self.numbers([*rows, *[1] * (len(aval.shape) - len(rows))]))
-            found.append(self.ops.where(mask, new, old, np.dtype(aval.dtype)))
-        return found
+        """The new values of pictures whose loop is still running, the old ones of the others."""
+        results = []
+        for new, old, aval in zip(updated, handles, out, strict=True):
+            mask = self.ops.reshape(running, self.numbers([*rows, *[1] * (len(aval.shape) - len(rows))]))
+            results.append(self.ops.where(mask, new, old, np.dtype(aval.dtype)))
+        return results
 
     def _scan(self, params: dict, inputs: list[Value], out: list[Any]) -> list[Value]:
-        constants, carried = _scan_counts(params)
-        if carried or params["reverse"]:
-            raise self.refusal("a loop over rows that hands on what it found")
-        given, rows = inputs[:constants], inputs[constants:]
-        variables = params["jaxpr"].jaxpr.invars[len(given) :]
+        n_constants, carry = _scan_counts(params)
+        if carry or params["reverse"]:
+            raise self.unsupported("a scan that carries values from row to row")
+        constants, rows = inputs[:n_constants], inputs[n_constants:]
+        variables = params["jaxpr"].jaxpr.invars[len(constants) :]
 
         def body(handles: list[Handle]) -> list[Handle]:
-            return self._inner(params["jaxpr"], given, handles, [variable.aval for variable in variables])
+            return self._run_in_loop(params["jaxpr"], constants, handles, [variable.aval for variable in variables])
 
-        def described(avals: Sequence[Any]) -> list[tuple]:
-            return [(known_sizes(aval.shape), np.dtype(aval.dtype)) for aval in avals]
+        def specs(avals: Sequence[Any]) -> list[tuple]:
+            return [(static_sizes(aval.shape), np.dtype(aval.dtype)) for aval in avals]
 
-        made = [variable.aval for variable in params["jaxpr"].jaxpr.outvars]
+        out_avals = [variable.aval for variable in params["jaxpr"].jaxpr.outvars]
         handles = self.ops.map(
             body,
-            [self.whole(value) for value in rows],
-            described([variable.aval for variable in variables]),
-            described(made),
+            [self.expanded(value) for value in rows],
+            specs([variable.aval for variable in variables]),
+            specs(out_avals),
         )
-        return [self.wrapped(handle, aval) for handle, aval in zip(handles, out, strict=True)]
+        return [self.as_value(handle, aval) for handle, aval in zip(handles, out, strict=True)]
 
-    def _inner(self, program: ClosedJaxpr, given: list[Value], handles: list[Handle], avals: list[Any]) -> list[Handle]:
-        """A program inside a loop; sizes that are worked out there are not known outside."""
+    def _run_in_loop(
+        self, program: ClosedJaxpr, constants: list[Value], handles: list[Handle], avals: list[Any]
+    ) -> list[Handle]:
+        """The outputs of a program inside a loop; handles of sizes that it computes are not valid outside."""
         self._sizes.append(dict(self._sizes[-1]))
         try:
-            values = [self.wrapped(handle, aval) for handle, aval in zip(handles, avals, strict=True)]
-            return [self.whole(value) for value in self.run(program, [*given, *values])]
+            values = [self.as_value(handle, aval) for handle, aval in zip(handles, avals, strict=True)]
+            return [self.expanded(value) for value in self.run(program, [*constants, *values])]
         finally:
             self._sizes.pop()
 
 
-def _computed(equation: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _evaluate(equation: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     out = equation.primitive.bind(*map(jax.numpy.asarray, arrays), **equation.params)
     return [np.asarray(x) for x in (out if equation.primitive.multiple_results else [out])]
 
@@ -274,20 +291,20 @@ def _dtype(variable: Any) -> np.dtype:
 
 def _needed(jaxpr: Any) -> list[Any]:
     """The equations that an output depends on."""
-    wanted = {variable for variable in jaxpr.outvars if not isinstance(variable, Literal)}
-    kept = []
+    needed = {variable for variable in jaxpr.outvars if not isinstance(variable, Literal)}
+    equations = []
     for equation in reversed(jaxpr.eqns):
-        if any(variable in wanted for variable in equation.outvars):
-            kept.append(equation)
-            wanted |= {variable for variable in equation.invars if not isinstance(variable, Literal)}
-    return kept[::-1]
+        if any(variable in needed for variable in equation.outvars):
+            equations.append(equation)
+            needed |= {variable for variable in equation.invars if not isinstance(variable, Literal)}
+    return equations[::-1]
 
 
 def _scan_counts(params: dict) -> tuple[int, int]:
-    """How many constants and carried values a scan has; since jax 0.12 in a tree of its inputs."""
+    """The numbers of constants and carried values of a scan; since jax 0.12 they are in a tree of its inputs."""
     if "ft_in" in params:
-        constants, carried, _ = params["ft_in"].unpack()
-        return len(list(constants)), len(list(carried))
+        constants, carry, _ = params["ft_in"].unpack()
+        return len(list(constants)), len(list(carry))
     return params["num_consts"], params["num_carry"]
 
 

@@ -1,4 +1,4 @@
-"""ONNX: one graph with the standard's NonMaxSuppression inside, for onnxruntime and whatever else reads opset 17."""
+"""ONNX: one graph with the standard NonMaxSuppression inside, for onnxruntime and other runtimes of opset 17."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FILE, EXTRA, NEEDS = "model.onnx", "onnx", ("onnx", "onnxruntime")
 
 def write(subject: Subject, file: Path) -> None:
     """Writes the graph, checked, with the description of `base.describe` in its metadata as "jaxkd"."""
-    # Late, for onnx is an optional dependency.
+    # Imported late: onnx is an optional dependency.
     import onnx
     from onnx import TensorProto, helper
 
@@ -22,13 +22,13 @@ def write(subject: Subject, file: Path) -> None:
 
     ops = OnnxOps()
     batch = ops.node("Gather", [ops.node("Shape", [INPUTS[0]]), ops.constant(np.int64(0))], axis=0)
-    found = lower(subject.program(), ops, INPUTS, ops.cast(batch, np.dtype(np.int32)))
-    ops.nodes += [helper.make_node("Identity", [x], [name]) for name, x in zip(OUTPUTS, found, strict=True)]
-    d = subject.loaded.config.detections
-    results = {
-        "boxes": (TensorProto.FLOAT, ["b", d, 4]),
-        "scores": (TensorProto.FLOAT, ["b", d]),
-        "labels": (TensorProto.INT32, ["b", d]),
+    outputs = lower(subject.program(), ops, INPUTS, ops.cast(batch, np.dtype(np.int32)))
+    ops.nodes += [helper.make_node("Identity", [x], [name]) for name, x in zip(OUTPUTS, outputs, strict=True)]
+    detections = subject.loaded.config.postprocess.max_detections
+    output_specs = {
+        "boxes": (TensorProto.FLOAT, ["b", detections, 4]),
+        "scores": (TensorProto.FLOAT, ["b", detections]),
+        "labels": (TensorProto.INT32, ["b", detections]),
         "count": (TensorProto.INT32, ["b"]),
     }
     graph = helper.make_graph(
@@ -38,7 +38,7 @@ def write(subject: Subject, file: Path) -> None:
             helper.make_tensor_value_info("images", TensorProto.UINT8, ["b", *subject.size, 3]),
             helper.make_tensor_value_info("sizes", TensorProto.INT32, ["b", 2]),
         ],
-        [helper.make_tensor_value_info(name, *results[name]) for name in OUTPUTS],
+        [helper.make_tensor_value_info(name, *output_specs[name]) for name in OUTPUTS],
         ops.initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jaxkd.export.ops import Number
 
-OPSET, IR = 17, 8  # what runtimes since 2022 read
+OPSET, IR = 17, 8  # read by runtimes since 2022
 UNARY = {
     "abs": "Abs", "ceil": "Ceil", "exp": "Exp", "floor": "Floor", "log": "Log", "logistic": "Sigmoid", "neg": "Neg",
     "not": "Not", "round": "Round", "sign": "Sign", "sqrt": "Sqrt", "tanh": "Tanh",
@@ -42,7 +42,7 @@ class OnnxOps:
         return names[0] if outputs == 1 else names
 
     def constant(self, value: np.ndarray | np.generic) -> str:
-        """The name of an initializer; equal ones are one."""
+        """The name of an initializer; equal constants share one."""
         value = np.ascontiguousarray(value).reshape(np.shape(value))
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
@@ -57,7 +57,7 @@ class OnnxOps:
         return self.node(UNARY[name], [x])
 
     def binary(self, name: str, x: str, y: str, dtype: np.dtype) -> str:
-        """Integers are divided towards zero by ONNX as by JAX."""
+        """Integer division rounds towards zero in ONNX as in JAX."""
         if name == "ne":
             return self.node("Not", [self.node("Equal", [x, y])])
         if name == "rem":
@@ -65,7 +65,7 @@ class OnnxOps:
         return self.node(BINARY[name], [x, y])
 
     def where(self, condition: str, x: str, y: str, dtype: np.dtype) -> str:
-        """Runtimes have no Where of truth values."""
+        """Runtimes have no Where of booleans."""
         if dtype == BOOL:
             other = self.node("And", [self.node("Not", [condition]), y])
             return self.node("Or", [self.node("And", [condition, x]), other])
@@ -75,9 +75,9 @@ class OnnxOps:
         return self.node("Cast", [x], to=helper.np_dtype_to_tensor_dtype(dtype))
 
     def reshape(self, x: str, shape: Sequence[Number]) -> str:
-        unknown = [place for place, size in enumerate(shape) if isinstance(size, str)]
-        if len(unknown) == 1 and -1 not in shape and 0 not in shape:
-            shape = [-1 if place in unknown else size for place, size in enumerate(shape)]
+        dynamic = [index for index, size in enumerate(shape) if isinstance(size, str)]
+        if len(dynamic) == 1 and -1 not in shape and 0 not in shape:
+            shape = [-1 if index in dynamic else size for index, size in enumerate(shape)]
         return self.node("Reshape", [x, self._shape(shape)])
 
     def transpose(self, x: str, order: Sequence[int]) -> str:
@@ -104,8 +104,8 @@ class OnnxOps:
     def reduce(self, name: str, x: str, axes: Sequence[int], dtype: np.dtype) -> str:
         if name == "reduce_sum":
             return self.node("ReduceSum", [x, self._shape(axes)], keepdims=0)
-        number = self.cast(x, INT32) if dtype == BOOL else x
-        out = self.node(REDUCE[name], [number], axes=[int(axis) for axis in axes], keepdims=0)
+        operand = self.cast(x, INT32) if dtype == BOOL else x
+        out = self.node(REDUCE[name], [operand], axes=[int(axis) for axis in axes], keepdims=0)
         return self.cast(out, BOOL) if dtype == BOOL else out
 
     def cumsum(self, x: str, axis: int, reverse: bool) -> str:
@@ -117,7 +117,7 @@ class OnnxOps:
     def conv(
         self, x: str, kernel: np.ndarray, *, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
     ) -> str:
-        """ONNX convolves [b c h w]; runtimes take away the transpositions that undo each other."""
+        """ONNX convolves [b c h w]; runtimes remove transpositions that cancel."""
         (top, bottom), (left, right) = padding
         out = self.node(
             "Conv",
@@ -136,8 +136,8 @@ class OnnxOps:
         return self.node("ScatterND", [x, self._long(self.reshape(index, [-1, 1])), values])
 
     def top_k(self, x: str, k: int) -> tuple[str, str]:
-        values, places = self.node("TopK", [x, self.constant(np.array([k], np.int64))], 2)
-        return values, self.cast(places, INT32)
+        values, indices = self.node("TopK", [x, self.constant(np.array([k], np.int64))], 2)
+        return values, self.cast(indices, INT32)
 
     def arange(self, count: Number) -> str:
         count = self.constant(np.int32(count)) if not isinstance(count, str) else count
@@ -146,76 +146,78 @@ class OnnxOps:
     def loop(
         self, condition: Callable, body: Callable, start: Sequence[str], shapes: Sequence[tuple], dtypes: Sequence
     ) -> list[str]:
-        first = condition(list(start))
-        inside = [self._name("carried") for _ in start]
+        start_condition = condition(list(start))
+        carried = [self._name("carried") for _ in start]
         with self._graph() as nodes:
-            made = body(list(inside))
-            again = condition(made)
-            outputs = [self.node("Identity", [name]) for name in (again, *made)]
-        turn, going = self._name("turn"), self._name("going")
-        given = [helper.make_tensor_value_info(turn, TensorProto.INT64, [])]
-        given += [self._described(going, (), BOOL)]
-        given += [self._described(*each) for each in zip(inside, shapes, dtypes, strict=True)]
-        results = [self._described(outputs[0], (), BOOL)]
-        results += [self._described(*each) for each in zip(outputs[1:], shapes, dtypes, strict=True)]
-        graph = helper.make_graph(nodes, self._name("body"), given, results)
-        found = self.node("Loop", ["", first, *start], len(start), body=graph)
-        return [found] if len(start) == 1 else found
+            results = body(list(carried))
+            next_condition = condition(results)
+            outputs = [self.node("Identity", [name]) for name in (next_condition, *results)]
+        iteration, condition_input = self._name("turn"), self._name("going")
+        graph_inputs = [helper.make_tensor_value_info(iteration, TensorProto.INT64, [])]
+        graph_inputs += [self._value_info(condition_input, (), BOOL)]
+        graph_inputs += [self._value_info(*each) for each in zip(carried, shapes, dtypes, strict=True)]
+        graph_outputs = [self._value_info(outputs[0], (), BOOL)]
+        graph_outputs += [self._value_info(*each) for each in zip(outputs[1:], shapes, dtypes, strict=True)]
+        graph = helper.make_graph(nodes, self._name("body"), graph_inputs, graph_outputs)
+        loop = self.node("Loop", ["", start_condition, *start], len(start), body=graph)
+        return [loop] if len(start) == 1 else loop
 
-    def map(self, body: Callable, rows: Sequence[str], given: Sequence[tuple], made: Sequence[tuple]) -> list[str]:
-        inside = [self._name("row") for _ in rows]
+    def map(
+        self, body: Callable, rows: Sequence[str], row_specs: Sequence[tuple], result_specs: Sequence[tuple]
+    ) -> list[str]:
+        row_inputs = [self._name("row") for _ in rows]
         with self._graph() as nodes:
-            outputs = [self.node("Identity", [name]) for name in body(list(inside))]
+            outputs = [self.node("Identity", [name]) for name in body(list(row_inputs))]
         graph = helper.make_graph(
             nodes,
             self._name("body"),
-            [self._described(name, *about) for name, about in zip(inside, given, strict=True)],
-            [self._described(name, *about) for name, about in zip(outputs, made, strict=True)],
+            [self._value_info(name, *spec) for name, spec in zip(row_inputs, row_specs, strict=True)],
+            [self._value_info(name, *spec) for name, spec in zip(outputs, result_specs, strict=True)],
         )
-        found = self.node("Scan", rows, len(made), body=graph, num_scan_inputs=len(rows))
-        return [found] if len(made) == 1 else found
+        scan = self.node("Scan", rows, len(result_specs), body=graph, num_scan_inputs=len(rows))
+        return [scan] if len(result_specs) == 1 else scan
 
     def suppress(
         self, boxes: str, scores: str, valid: str, classes: str, *, threshold: float, limit: int, count: int
     ) -> tuple[str, str]:
-        """Places [b limit] and their validity, by the standard's NonMaxSuppression.
+        """Indices [b limit] and their validity, by the standard NonMaxSuppression.
 
-        It suppresses class by class and looks at scores above a bound, so each class has a row of scores that are at
-        the bound for all boxes but its own. What it keeps are triples of picture, class and box; their scores are put
-        back in a row a picture, of which the best are taken.
+        It works class by class on scores above a threshold, so each class gets a row of scores in which the boxes of
+        other classes are at the threshold. It returns triples of picture, class and box; their scores are scattered
+        into one row a picture, and the best of each row are taken.
         """
         lowest = self.constant(np.float32(np.finfo(np.float32).min))
         finite = self.node("Not", [self.node("IsNaN", [scores])])
         scores = self.where(self.node("And", [valid, finite]), scores, lowest, np.dtype(np.float32))
-        most = self.node("Add", [self.node("ReduceMax", [classes], keepdims=0), self.constant(np.int32(1))])
-        kinds = self.reshape(self.arange(most), [1, -1, 1])
-        own = self.node("Equal", [self._unsqueezed(classes, 1), kinds])  # [b k n]
-        table = self.where(own, self._unsqueezed(scores, 1), lowest, np.dtype(np.float32))
+        n_classes = self.node("Add", [self.node("ReduceMax", [classes], keepdims=0), self.constant(np.int32(1))])
+        class_ids = self.reshape(self.arange(n_classes), [1, -1, 1])
+        is_class = self.node("Equal", [self._unsqueezed(classes, 1), class_ids])  # [b k n]
+        class_scores = self.where(is_class, self._unsqueezed(scores, 1), lowest, np.dtype(np.float32))
         kept = self.node(
             "NonMaxSuppression",
             [
                 boxes,
-                table,
+                class_scores,
                 self.constant(np.array([limit], np.int64)),
                 self.constant(np.array([threshold], np.float32)),
                 self._unsqueezed(lowest, 0),
             ],
         )
-        picture, place = (self.node("Gather", [kept, self.constant(np.int64(column))], axis=1) for column in (0, 2))
-        cells = self.node("Add", [self.node("Mul", [picture, self.constant(np.int64(count))]), place])
+        picture, box = (self.node("Gather", [kept, self.constant(np.int64(column))], axis=1) for column in (0, 2))
+        positions = self.node("Add", [self.node("Mul", [picture, self.constant(np.int64(count))]), box])
         flat = self.reshape(scores, [-1])
-        of_kept = self.node("Gather", [flat, cells], axis=0)
-        bare = self.expand(self._unsqueezed(lowest, 0), [self.node("Size", [flat])])
-        bare = self.node("ScatterND", [bare, self.reshape(cells, [-1, 1]), of_kept])
-        bare = self.reshape(bare, [-1, count])
+        kept_scores = self.node("Gather", [flat, positions], axis=0)
+        best_scores = self.expand(self._unsqueezed(lowest, 0), [self.node("Size", [flat])])
+        best_scores = self.node("ScatterND", [best_scores, self.reshape(positions, [-1, 1]), kept_scores])
+        best_scores = self.reshape(best_scores, [-1, count])
         if count < limit:
-            bare = self.pad(bare, [0, 0], [0, limit - count], lowest)
-        best, index = self.top_k(bare, limit)
-        there = self.node("Greater", [best, lowest])
-        return self.where(there, index, self.constant(np.int32(0)), INT32), there
+            best_scores = self.pad(best_scores, [0, 0], [0, limit - count], lowest)
+        top_scores, index = self.top_k(best_scores, limit)
+        valid_out = self.node("Greater", [top_scores, lowest])
+        return self.where(valid_out, index, self.constant(np.int32(0)), INT32), valid_out
 
     def _shape(self, numbers: Sequence[Number]) -> str:
-        """A tensor of int64 of integers and handles."""
+        """An int64 tensor of integers and handles."""
         if not any(isinstance(number, str) for number in numbers):
             return self.constant(np.array([int(number) for number in numbers], np.int64))
         parts = [
@@ -232,7 +234,7 @@ class OnnxOps:
     def _long(self, x: str) -> str:
         return self.node("Cast", [x], to=TensorProto.INT64)
 
-    def _described(self, name: str, shape: Sequence[int | None], dtype: np.dtype) -> onnx.ValueInfoProto:
+    def _value_info(self, name: str, shape: Sequence[int | None], dtype: np.dtype) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape))
 
     def _name(self, kind: str) -> str:
@@ -241,9 +243,9 @@ class OnnxOps:
 
     @contextlib.contextmanager
     def _graph(self) -> Iterator[list[onnx.NodeProto]]:
-        """Nodes go into a graph of their own meanwhile; constants stay outside, where all graphs see them."""
-        outside, self.nodes = self.nodes, []
+        """Collects nodes for a subgraph meanwhile; constants stay in the outer graph, which subgraphs can read."""
+        outer, self.nodes = self.nodes, []
         try:
             yield self.nodes
         finally:
-            self.nodes = outside
+            self.nodes = outer

@@ -1,11 +1,11 @@
-"""What a format has to offer so that a traced program can be told to it."""
+"""The operations that a format has to offer so that a traced program can be lowered to it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-Handle = Any  # of the format: the name of a tensor, or a tensor
+Handle = Any  # a tensor of the format, or its name
 Number = Any  # an integer, or the handle of one
 
 UNARY = (
@@ -19,35 +19,35 @@ REDUCTIONS = ("reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_sum
 
 @runtime_checkable
 class Ops(Protocol):
-    """What a format has to offer. Handles are of whole tensors; a `Number` in a shape may be the handle of one."""
+    """The operations of a format, on handles of tensors; a `Number` in a shape may be the handle of a scalar."""
 
     format: str  # its name, for messages
 
     def constant(self, value: np.ndarray | np.generic) -> Handle:
-        """A tensor with this value."""
+        """A constant tensor."""
         ...
 
     def unary(self, name: str, x: Handle) -> Handle:
-        """One of UNARY, cell by cell."""
+        """One of UNARY, elementwise."""
         ...
 
     def binary(self, name: str, x: Handle, y: Handle, dtype: np.dtype) -> Handle:
-        """One of BINARY, cell by cell, with NumPy's broadcasting; `dtype` is that of the operands.
+        """One of BINARY, elementwise, with NumPy's broadcasting; `dtype` is that of the operands.
 
-        Integers are divided towards zero.
+        Integer division rounds towards zero.
         """
         ...
 
     def where(self, condition: Handle, x: Handle, y: Handle, dtype: np.dtype) -> Handle:
-        """Cells of `x` where the condition holds, of `y` elsewhere, with NumPy's broadcasting."""
+        """`x` where the condition is true, `y` elsewhere, with NumPy's broadcasting."""
         ...
 
     def cast(self, x: Handle, dtype: np.dtype) -> Handle:
-        """The same numbers in another dtype; fractions are cut off."""
+        """The same numbers in another dtype; floats are truncated to integers."""
         ...
 
     def reshape(self, x: Handle, shape: Sequence[Number]) -> Handle:
-        """The same cells in another shape."""
+        """The same elements in another shape."""
         ...
 
     def transpose(self, x: Handle, order: Sequence[int]) -> Handle:
@@ -59,7 +59,7 @@ class Ops(Protocol):
         ...
 
     def concatenate(self, parts: Sequence[Handle], axis: int) -> Handle:
-        """The parts behind each other."""
+        """The parts joined along an axis."""
         ...
 
     def slice(self, x: Handle, start: Sequence[Number], stop: Sequence[Number], step: Sequence[int]) -> Handle:
@@ -67,23 +67,23 @@ class Ops(Protocol):
         ...
 
     def pad(self, x: Handle, before: Sequence[Number], after: Sequence[Number], value: Handle) -> Handle:
-        """`x` with `value` around it."""
+        """`x` padded with `value`."""
         ...
 
     def reverse(self, x: Handle, axes: Sequence[int]) -> Handle:
-        """These axes backwards."""
+        """`x` reversed along these axes."""
         ...
 
     def reduce(self, name: str, x: Handle, axes: Sequence[int], dtype: np.dtype) -> Handle:
-        """One of REDUCTIONS; the axes are gone."""
+        """One of REDUCTIONS; the axes are removed."""
         ...
 
     def cumsum(self, x: Handle, axis: int, reverse: bool) -> Handle:
-        """Sums up to each cell."""
+        """Cumulative sums along an axis."""
         ...
 
     def matmul(self, x: Handle, y: Handle) -> Handle:
-        """Products of matrices [... n m] and [... m k], with equal leading axes; or any x with a y [m k]."""
+        """Products of matrices [... n m] and [... m k], with equal leading axes; or [... n m] and [m k]."""
         ...
 
     def conv(
@@ -97,28 +97,28 @@ class Ops(Protocol):
         ...
 
     def put(self, x: Handle, index: Handle, values: Handle, dtype: np.dtype) -> Handle:
-        """`x` [n] with the values [m] at an index [m] within its bounds; those at equal places may fall anyhow."""
+        """`x` [n] with values [m] put at an index [m] within its bounds; of two for one place either may stay."""
         ...
 
     def top_k(self, x: Handle, k: int) -> tuple[Handle, Handle]:
-        """The largest k along the last axis, and their places (int32); of equal ones the first comes first."""
+        """The largest k along the last axis, and their indices (int32); of equal ones the first comes first."""
         ...
 
     def arange(self, count: Number) -> Handle:
-        """int32 numbers from 0."""
+        """The int32 numbers 0 to `count` - 1."""
         ...
 
     def loop(
         self, condition: Callable, body: Callable, start: Sequence[Handle], shapes: Sequence[tuple], dtypes: Sequence
     ) -> list[Handle]:
-        """What `body` makes of `start` as often as `condition` holds; both take and give lists of handles."""
+        """`start` after `body` has run while `condition` is true; both take and return lists of handles."""
         ...
 
     def map(
-        self, body: Callable, rows: Sequence[Handle], given: Sequence[tuple], made: Sequence[tuple]
+        self, body: Callable, rows: Sequence[Handle], row_specs: Sequence[tuple], result_specs: Sequence[tuple]
     ) -> list[Handle]:
-        """`body` for each row of the tensors, and what it makes as rows again.
+        """The results of `body` for each row of the tensors, stacked.
 
-        `given` and `made` are shape and dtype of each row.
+        `row_specs` and `result_specs` are pairs of shape and dtype of one row.
         """
         ...

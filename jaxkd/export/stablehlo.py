@@ -1,4 +1,4 @@
-"""StableHLO by `jax.export`: one file for CPU, GPU and TPU, run by JAX and nothing of jaxkd."""
+"""StableHLO by `jax.export`: one file for CPU, GPU and TPU, run by JAX without jaxkd."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import jax.export
 
 from jaxkd.export.base import Subject
 
-FILE, EXTRA, NEEDS = "model.stablehlo", "", ("flatbuffers",)  # which jax.export does not bring
+FILE, EXTRA, NEEDS = "model.stablehlo", "", ("flatbuffers",)  # needed by jax.export but not installed with it
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(subject: Subject, file: Path) -> None:
-    """Writes the program for any number of pictures, suppression inside."""
+    """Writes the program for any number of pictures, NMS included."""
     (batch,) = jax.export.symbolic_shape("b")
     exported = jax.export.export(jax.jit(subject.function), platforms=PLATFORMS)(*subject.shapes(batch))
     file.write_bytes(exported.serialize())

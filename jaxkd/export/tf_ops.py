@@ -1,4 +1,4 @@
-"""The operations of `ops.Ops` as TensorFlow's, of which TFLite has one of its own for each."""
+"""The operations of `ops.Ops` in TensorFlow, restricted to those that TFLite has as builtins."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,10 +25,10 @@ REDUCE = {
 
 
 class TfOps:
-    """TensorFlow's graph that is being traced; handles are tensors.
+    """Operations of the TensorFlow graph that is being traced; handles are tensors.
 
-    With `exact`, tables of float32 are looked up in as int32 of the same bits, which a quantiser leaves alone. It would
-    make int8 of every table, boxes among them: 3 AP of the quickstart's student.
+    With `exact`, float32 tables are gathered as int32 of the same bits, which a quantiser leaves alone. Else it makes
+    every table int8, boxes too, which costs the quickstart's student 3 AP.
     """
 
     format = "TensorFlow"
@@ -38,7 +38,7 @@ class TfOps:
         self._constants: dict[tuple, Any] = {}
 
     def constant(self, value: np.ndarray | np.generic) -> Any:
-        """A constant of the graph that is being traced, of which a loop has its own; equal ones are one."""
+        """A constant of the current graph (a loop has a graph of its own); equal constants are shared."""
         value = np.asarray(value)
         key = (tf.compat.v1.get_default_graph(), value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
@@ -50,7 +50,7 @@ class TfOps:
         return UNARY[name](x)
 
     def binary(self, name: str, x: Any, y: Any, dtype: np.dtype) -> Any:
-        """Division is towards zero, which TFLite cannot do; below zero it goes down."""
+        """Integer division rounds towards zero; TFLite only has division that rounds down."""
         if name == "rem" and dtype.kind == "f":
             return tf.math.floormod(tf.abs(x), tf.abs(y)) * tf.sign(x)
         if name in ("div", "rem") and dtype.kind != "f":
@@ -65,9 +65,9 @@ class TfOps:
         return tf.cast(x, dtype)
 
     def reshape(self, x: Any, shape: Sequence[Number]) -> Any:
-        unknown = [place for place, size in enumerate(shape) if tf.is_tensor(size)]
-        if len(unknown) == 1 and -1 not in [size for size in shape if isinstance(size, int)]:
-            shape = [-1 if place in unknown else size for place, size in enumerate(shape)]
+        dynamic = [index for index, size in enumerate(shape) if tf.is_tensor(size)]
+        if len(dynamic) == 1 and -1 not in [size for size in shape if isinstance(size, int)]:
+            shape = [-1 if index in dynamic else size for index, size in enumerate(shape)]
         return tf.reshape(x, list(shape))
 
     def transpose(self, x: Any, order: Sequence[int]) -> Any:
@@ -100,7 +100,7 @@ class TfOps:
     def conv(
         self, x: Any, kernel: np.ndarray, *, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
     ) -> Any:
-        """The padding is an operation of its own, for TFLite's convolutions know "same" and "valid" alone."""
+        """The padding is a separate operation: TFLite's convolutions have only "same" and "valid"."""
         if any(any(pair) for pair in padding):
             x = tf.pad(x, [(0, 0), *padding, (0, 0)])
         strides = [1, *strides, 1]
@@ -109,7 +109,9 @@ class TfOps:
         if kernel.shape[2] == 1 and kernel.shape[3] == groups:
             return tf.nn.depthwise_conv2d(x, self.constant(kernel.transpose(0, 1, 3, 2)), strides, "VALID")
         parts = zip(tf.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
-        return tf.concat([tf.nn.conv2d(part, self.constant(own), strides, "VALID") for part, own in parts], -1)
+        return tf.concat(
+            [tf.nn.conv2d(part, self.constant(part_kernel), strides, "VALID") for part, part_kernel in parts], -1
+        )
 
     def take(self, x: Any, index: Any) -> Any:
         if self._exact and x.dtype == tf.float32:
@@ -118,10 +120,10 @@ class TfOps:
 
     def put(self, x: Any, index: Any, values: Any, dtype: np.dtype) -> Any:
         index = index[:, None]
-        taken = tf.scatter_nd(index, tf.ones_like(index[:, 0]), tf.shape(x)) > 0
+        is_set = tf.scatter_nd(index, tf.ones_like(index[:, 0]), tf.shape(x)) > 0
         if dtype == np.bool_:
-            return tf.where(taken, tf.scatter_nd(index, tf.cast(values, tf.int32), tf.shape(x)) > 0, x)
-        return tf.where(taken, tf.scatter_nd(index, values, tf.shape(x)), x)
+            return tf.where(is_set, tf.scatter_nd(index, tf.cast(values, tf.int32), tf.shape(x)) > 0, x)
+        return tf.where(is_set, tf.scatter_nd(index, values, tf.shape(x)), x)
 
     def top_k(self, x: Any, k: int) -> tuple[Any, Any]:
         return tf.math.top_k(x, int(k))
@@ -142,9 +144,11 @@ class TfOps:
             )
         )
 
-    def map(self, body: Callable, rows: Sequence[Any], given: Sequence[tuple], made: Sequence[tuple]) -> list[Any]:
-        signature = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in made)
-        found = tf.map_fn(
+    def map(
+        self, body: Callable, rows: Sequence[Any], row_specs: Sequence[tuple], result_specs: Sequence[tuple]
+    ) -> list[Any]:
+        signature = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in result_specs)
+        results = tf.map_fn(
             lambda row: tuple(body(list(row))), tuple(rows), fn_output_signature=signature, parallel_iterations=1
         )
-        return list(found)
+        return list(results)

@@ -1,4 +1,4 @@
-"""TFLite: builtin operations alone, suppression inside, for phones and small boards; float32, or int8 where it pays."""
+"""TFLite: builtin operations only, NMS included, for phones and small boards; float32, or int8 where that pays."""
 
 import tempfile
 import warnings
@@ -16,17 +16,17 @@ QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarray, np.ndarray]] = ()) -> None:
-    """Writes the flat buffer; with calibration pictures, one whose convolutions and products are of int8.
+    """Writes the flat buffer; with calibration pictures, convolutions and matrix products are in int8.
 
-    All else stays float32, inputs and outputs too: with every operation in int8 that TFLite has in int8, the
-    quickstart's student falls from AP 50.5 to 19.2, and with these alone it stays (51.2).
+    All else stays float32, inputs and outputs too: with every int8 operation of TFLite the quickstart's student falls
+    from AP 50.5 to 19.2, and with these alone it stays (51.2).
 
     Args:
-      subject: what to write.
-      file: where.
-      calibration: pairs of one picture on its canvas [1 H W 3] and its size [1 2], after which ranges are set.
+      subject: the detector and its canvas size.
+      file: the file to write.
+      calibration: pairs of one picture on its canvas [1 H W 3] and its size [1 2], from which int8's ranges are set.
 
-    Raises whatever TensorFlow raises where it cannot convert the detector; `folder.write` makes one sentence of it.
+    Raises whatever TensorFlow raises where it cannot convert the detector; `folder.write` turns it into one sentence.
     """
     with tempfile.TemporaryDirectory() as folder:
         savedmodel.write(subject, Path(folder) / savedmodel.FILE, exact=bool(calibration))
@@ -36,7 +36,7 @@ def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarra
 
 
 def _converted(folder: str, calibration: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
-    # Late, for tensorflow is an optional dependency.
+    # Imported late: tensorflow is an optional dependency.
     import tensorflow as tf
     from tensorflow.lite.python import schema_py_generated as schema
 
@@ -52,11 +52,11 @@ def _converted(folder: str, calibration: Sequence[tuple[np.ndarray, np.ndarray]]
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_ops.append(tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
     converter.representative_dataset = pictures
-    others = [name for name in vars(schema.BuiltinOperator) if name.isupper() and name not in QUANTIZED]
-    chosen = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=others)
-    with warnings.catch_warnings():  # of its own deprecations
+    not_quantized = [name for name in vars(schema.BuiltinOperator) if name.isupper() and name not in QUANTIZED]
+    debug_options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=not_quantized)
+    with warnings.catch_warnings():  # TensorFlow warns of its own deprecations
         warnings.simplefilter("ignore")
         debugger = tf.lite.experimental.QuantizationDebugger(
-            converter=converter, debug_dataset=pictures, debug_options=chosen
+            converter=converter, debug_dataset=pictures, debug_options=debug_options
         )
         return debugger.get_nondebug_quantized_model()

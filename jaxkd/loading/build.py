@@ -1,4 +1,4 @@
-"""Detectors from recipes and from folders of weights."""
+"""Detectors part_config from recipes, and folders of weights that are loaded and saved."""
 
 import dataclasses
 import json
@@ -24,27 +24,27 @@ FORMAT = 1  # of detector.json
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
 STUDENT = "student"  # the folder of weights in a workdir
 RECIPE = "config.json"  # in a workdir: the resolved recipe
-FRESH = ".fresh"  # below a folder of weights: its next weights and description, whole, until they are moved up
+FRESH = ".fresh"  # below a folder of weights: complete new files, until they are moved up
 SIZES = ("buckets", "short", "long")  # of `data.loader`
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A detector with its parameters, as a folder holds them."""
+    """A detector with its parameters and what its folder says about them."""
 
     detector: Detector
     params: Params
     config: configs.Recipe
-    scores: dict[str, float]  # what it scored where it was trained
-    sizes: dict[str, Any]  # the fields of `data.loader` that say how large its pictures are
-    reading: pictures.Config = pictures.PLAIN  # how files became its pictures
-    notes: tuple[str, ...] = ()  # sentences on what was taken for granted where it comes from another library's file
+    scores: dict[str, float]  # on the validation data of its training
+    sizes: dict[str, Any]  # the fields SIZES of `data.loader` that it was trained with
+    reading: pictures.Config = pictures.PLAIN  # how picture files were decoded in training
+    notes: tuple[str, ...] = ()  # sentences on what was assumed for the file of another library
 
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:
     """The detector that a recipe describes, for these classes."""
-    built = configs.build(config)
-    return configs.module_of(built).build(built, classes=tuple(classes))
+    part_config = configs.build(config)
+    return configs.module_of(part_config).build(part_config, classes=tuple(classes))
 
 
 def load(folder: str | Path) -> Loaded:
@@ -52,13 +52,13 @@ def load(folder: str | Path) -> Loaded:
 
     Raises WeightsError where a file is missing or broken, or a leaf is missing, unused or misshapen.
     """
-    found = described(folder)
-    params, _ = tree.match(found.params, read.read(file_of(path_of(str(folder)), WEIGHTS)))
-    return dataclasses.replace(found, params=jax.tree.map(jax.numpy.asarray, params))
+    loaded = load_shapes(folder)
+    params, _ = tree.match(loaded.params, read.read(file_of(path_of(str(folder)), WEIGHTS)))
+    return dataclasses.replace(loaded, params=jax.tree.map(jax.numpy.asarray, params))
 
 
-def described(folder: str | Path) -> Loaded:
-    """The detector that a folder's detector.json describes, with the shapes of its parameters in their place.
+def load_shapes(folder: str | Path) -> Loaded:
+    """The detector that a folder's detector.json describes, with shapes in place of its parameters.
 
     Raises WeightsError where the file is missing or broken.
     """
@@ -84,14 +84,14 @@ def described(folder: str | Path) -> Loaded:
     except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error!r}.") from error
     try:
-        found = detector(config, classes)
+        model = detector(config, classes)
     except ConfigError as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error}") from error
-    return Loaded(found, jax.eval_shape(found.init, jax.random.key(0)), config, scores, sizes, reading)
+    return Loaded(model, jax.eval_shape(model.init, jax.random.key(0)), config, scores, sizes, reading)
 
 
-def recast(loaded: Loaded, *, dtype: str) -> Loaded:
-    """The same detector with the same parameters, which computes in `dtype`."""
+def with_dtype(loaded: Loaded, *, dtype: str) -> Loaded:
+    """The same detector with the same parameters, computing in `dtype`."""
     config = loaded.config.copy_and_resolve_references()
     config.dtype = dtype
     return dataclasses.replace(loaded, detector=detector(config, loaded.detector.classes), config=config)
@@ -108,7 +108,7 @@ def save(
     reading: pictures.Config = pictures.PLAIN,
     half: bool = False,
 ) -> None:
-    """Writes a folder that `load` reads; a process that dies on the way leaves it whole, as it was or as it will be.
+    """Writes a folder that `load` reads, atomically: a process that dies meanwhile leaves the old or the new detector.
 
     Raises StorageError where it cannot be written.
     """
@@ -134,13 +134,13 @@ def save(
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """The file WEIGHTS or ABOUT of a folder of weights, which is not in its place where a process died in `save`."""
+    """The file WEIGHTS or ABOUT of a folder of weights; it is below FRESH where a process died in `save`."""
     fresh = folder / FRESH / name
     return fresh if fresh.is_file() else folder / name
 
 
 def _move_up(folder: Path) -> None:
-    """Puts the fresh files, if there are any, in their places; never are new weights beside an old description."""
+    """Moves the fresh files, if there are any, to their places; new weights are never beside an old description."""
     fresh = folder / FRESH
     if (fresh / WEIGHTS).is_file():
         (folder / ABOUT).unlink(missing_ok=True)

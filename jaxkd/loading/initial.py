@@ -1,4 +1,4 @@
-"""Where a student's parameters come from before its first step: random numbers, weights, its teacher."""
+"""The student's parameters before step 1: random, from a file of weights, or inherited from the teacher."""
 
 import json
 from collections.abc import Mapping
@@ -15,48 +15,50 @@ from jaxkd.paths import path_of
 from jaxkd.weights import names, parts, read, tree
 from jaxkd.weights.published import recognise
 
-OF_CLASSES = ("head/logits/", "head/deltas/")  # leaves whose columns stand for classes
+OF_CLASSES = ("head/logits/", "head/deltas/")  # prefixes of leaves with a column for each class
 INHERITED = {"none": (), "neck": ("neck",), "head": ("rpn", "head"), "neck+head": ("neck", "rpn", "head")}
 
 
-def params(found: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
-    """Random parameters, then those of `source` put in, and one sentence on what was.
+def params(detector: Detector, key: jax.Array, source: str) -> tuple[Params, str]:
+    """Random parameters in which those of `source` are set, and one sentence on which they are.
 
-    `source` is empty; or a detector, in a folder as `build.load` takes it or in a published file: every leaf has to
-    match, but those of the head stay random that are for other classes; or a file of backbone weights: every leaf of
-    the backbone has to match. FILE:PART is one of the nets of a file that holds several.
+    `source` is empty, a detector, or a file of backbone weights. A detector is a folder as `build.load` takes it or a
+    published file, and every leaf has to match, but the head's leaves for other classes stay random. Of a backbone
+    every leaf has to match. FILE:PART is one of the nets of a file that holds several.
     """
-    made: dict[str, Any] = dict(found.init(key))
+    params: dict[str, Any] = dict(detector.init(key))
     if not source:
-        return made, "The student starts from random numbers."
+        return params, "The student starts from random numbers."
     path = path_of(source)
     if path.is_dir():
         arrays = read.read(build.file_of(path, build.WEIGHTS))
-        return _from_detector(made, arrays, source, same=_classes_in(path) == found.classes)
+        return _from_detector(params, arrays, source, same=_classes_in(path) == detector.classes)
     path, part = parts.split(path)
-    net = parts.taken(path, part=part)
-    where, left = net.where and f" {net.where}", " ".join(["", *net.said])
-    if published := recognise(net.arrays, about=net.about):
-        made, said = _from_detector(made, published.arrays, f"{path.name}{where}", same=False)
-        return made, said + left
-    arrays, flavour = names.to_ours(net.arrays)
-    made["backbone"], report = tree.match(made["backbone"], arrays, allow_unused=names.BEYOND[flavour])
+    net = parts.read_net(path, part=part)
+    where, notes = net.location and f" {net.location}", " ".join(["", *net.notes])
+    if published := recognise(net.arrays, metadata=net.metadata):
+        params, message = _from_detector(params, published.arrays, f"{path.name}{where}", same=False)
+        return params, message + notes
+    arrays, flavour = names.to_jaxkd(net.arrays)
+    params["backbone"], report = tree.match(params["backbone"], arrays, allow_unused=names.BEYOND[flavour])
     count = f"{len(report.matched)} leaves{where}"
-    return made, f"The student's backbone starts from {path.name} ({flavour}): {count}.{left}"
+    return params, f"The student's backbone starts from {path.name} ({flavour}): {count}.{notes}"
 
 
-def _from_detector(params: Params, given: Mapping[str, Any], source: str, *, same: bool) -> tuple[Params, str]:
-    """The parameters with a detector's put in; those of its classes only where they are the `same`."""
-    boxes_of_classes = "rpn" in params and given.get("head/deltas/bias", np.zeros(4)).shape != (4,)
+def _from_detector(params: Params, source_params: Mapping[str, Any], source: str, *, same: bool) -> tuple[Params, str]:
+    """The parameters with those of a detector; the leaves of its classes only where the classes are the `same`."""
+    boxes_of_classes = "rpn" in params and source_params.get("head/deltas/bias", np.zeros(4)).shape != (4,)
     parts = OF_CLASSES if boxes_of_classes else OF_CLASSES[:1]
-    anew = [name for name in given if not same and name.startswith(parts)]
-    params, report = tree.match(params, {name: given[name] for name in given if name not in anew}, allow_missing=anew)
-    said = f"; {', '.join(anew)} are for other classes and start from random numbers" if anew else ""
-    return params, f"The student starts from {source}: {len(report.matched)} leaves{said}."
+    random = [name for name in source_params if not same and name.startswith(parts)]
+    params, report = tree.match(
+        params, {name: source_params[name] for name in source_params if name not in random}, allow_missing=random
+    )
+    note = f"; {', '.join(random)} are for other classes and start from random numbers" if random else ""
+    return params, f"The student starts from {source}: {len(report.matched)} leaves{note}."
 
 
 def _classes_in(folder: Path) -> tuple[str, ...]:
-    """The class list of a folder with weights, () where it says none."""
+    """The class list of a folder with weights, () where it has none."""
     try:
         return tuple(json.loads(build.file_of(folder, build.ABOUT).read_text(encoding="utf-8"))["classes"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -66,7 +68,7 @@ def _classes_in(folder: Path) -> tuple[str, ...]:
 def inherit(
     params: Params, teacher: build.Loaded | None, parts: str, *, classes: tuple[str, ...]
 ) -> tuple[Params, str]:
-    """The student's parameters with those `parts` of the teacher's, and a sentence on them, empty for "none".
+    """The student's parameters with these `parts` copied from the teacher, and a sentence on them, empty for "none".
 
     Raises ConfigError for parts that are unknown or without a teacher, WeightsError where a leaf does not fit, or the
     head is not for the student's `classes`.
@@ -79,9 +81,9 @@ def inherit(
         raise ConfigError(f"inherit is {parts!r}, and there is no teacher to inherit from; set config.teacher.")
     if "head" in parts and teacher.detector.classes != classes:
         raise WeightsError("The teacher's head is for other classes than the student's, which cannot inherit it.")
-    taken, leaves = dict(params), 0
+    inherited, leaves = dict(params), 0
     for part in INHERITED[parts]:
-        theirs = tree.flatten(jax.device_get(teacher.params.get(part, {})))
-        taken[part], report = tree.match(params.get(part, {}), theirs)
+        teacher_params = tree.flatten(jax.device_get(teacher.params.get(part, {})))
+        inherited[part], report = tree.match(params.get(part, {}), teacher_params)
         leaves += len(report.matched)
-    return taken, f"The student inherits its teacher's {parts}: {leaves} leaves."
+    return inherited, f"The student inherits its teacher's {parts}: {leaves} leaves."

@@ -1,4 +1,4 @@
-"""Convolutions with torch's padding, in the formulation that is the fastest for their size."""
+"""Convolutions with torch's padding, in the fastest formulation for their size."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from jaxkd.nets.remat import kept
 
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-WIDE, LARGE = 128, 2**21  # channels, and numbers in a map, from which a kernel's gradient is worked out by taps
+WIDE, LARGE = 128, 2**21  # channels, and numbers in a map, from which a kernel's gradient is computed by taps
 
 
 def conv(
@@ -37,7 +37,7 @@ def conv(
 class Conv(nn.Module):
     """A square convolution with torch's padding; one of 1 x 1 is a product of matrices.
 
-    With `parts` above 1 the channels are convolved in so many parts that do not see each other (ResNeXt).
+    With `parts` above 1 it is a grouped convolution with so many groups (ResNeXt).
     On a CPU the gradient of a 1 x 1 is much faster as a product than as a convolution, and on large maps that of its
     kernel as a product of rows than as one of maps.
     """
@@ -80,7 +80,7 @@ def _cells(x: Float[Array, "b h w c"]) -> int:
 def convolved(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s _ d"], *, stride: int = 1, parts: int = 1
 ) -> Float[Array, "b i j d"]:
-    """The convolution padded by s // 2 on all four sides; `parts` of the channels do not see each other."""
+    """The convolution padded by s // 2 on all four sides, in `parts` groups."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -93,10 +93,10 @@ def convolved(
 
 @jax.custom_vjp
 def convolved_wide(x: Float[Array, "b h w c"], kernel: Float[Array, "s s c d"]) -> Float[Array, "b h w d"]:
-    """`convolved` with a gradient of the kernel that a CPU sums tap by tap, as products of matrices.
+    """`convolved`; on a CPU the gradient of its kernel is computed tap by tap, as products of matrices.
 
-    That is faster than XLA's sum for many channels on large maps. Below WIDE channels or LARGE numbers, in the larger
-    one of the two maps, XLA is as fast or faster.
+    That is faster than XLA's for many channels on large maps. Below WIDE channels or LARGE numbers, in the larger one
+    of the two maps, XLA is as fast or faster.
     """
     return convolved(x, kernel)
 

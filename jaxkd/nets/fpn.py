@@ -24,25 +24,21 @@ ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unu
 
 @dataclass(frozen=True)
 class Config:
-    """A feature pyramid.
-
-    Attributes:
-      channels: width of every level.
-      extra: coarser levels on top: "pool" takes every second cell of the last (Faster R-CNN), "conv_c5" and "conv_p5"
-        add two 3x3 convolutions of stride 2 that start from the backbone's or the pyramid's last level (RetinaNet).
-      extra_relu: whether the second of these convolutions sees the first through a ReLU; not in mmdetection.
-      first: index of the first backbone level used; 0 starts at stride 4 (P2), 1 at stride 8 (P3).
-      norm: "group" or "frozen_batch" puts that norm after each convolution of the sums, in place of its bias; the extra
-        levels have a norm only with "group".
-      groups: number of groups of "group" norm.
-    """
+    """A feature pyramid."""
 
     channels: Count = 256
+    """Width of every level."""
     extra: Literal["none", "pool", "conv_c5", "conv_p5"] = "pool"
+    """Coarser levels on top: "pool" takes every second cell of the last (Faster R-CNN), "conv_c5" and "conv_p5" add two
+    3x3 convolutions of stride 2 that start from the backbone's or the pyramid's last level (RetinaNet)."""
     extra_relu: bool = True
+    """A ReLU between these two convolutions; not in mmdetection."""
     first: Natural = 0
+    """Index of the first backbone level used; 0 starts at stride 4 (P2), 1 at stride 8 (P3)."""
     norm: Literal["none", "group", "frozen_batch"] = "none"
+    """Norm after each convolution of the sums, in place of its bias; the extra levels have one only with "group"."""
     groups: Count = 32
+    """Number of groups of "group" norm."""
 
 
 def build(config: Config, *, backbone_strides: Sequence[int] = (4, 8, 16, 32), dtype: str = "float32") -> nn.Module:

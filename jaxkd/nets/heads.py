@@ -1,4 +1,4 @@
-"""Prediction heads: of a level (region proposals, or classes and boxes at once) and of a region."""
+"""Prediction heads: of a level (region proposals, or classes and boxes in one stage) and of a region."""
 
 import functools
 import math
@@ -51,7 +51,7 @@ class DenseHead(nn.Module):
       depth: 3x3 convolutions in each.
       anchors: anchors per cell.
       classes: logits of an anchor.
-      prior: probability that every class begins with, so that the many background anchors do not swamp the first steps.
+      prior: probability of every class before training, so that background anchors do not dominate the first steps.
       norm: "group" puts a group norm after each convolution of the towers, in place of its bias.
       groups: number of groups of "group" norm.
       dtype: what the towers compute in; the parameters are float32.

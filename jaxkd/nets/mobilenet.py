@@ -24,17 +24,15 @@ ONLY_WITH = {"groups": ("norm", "group")}  # it does nothing otherwise; see `tra
 
 @dataclass(frozen=True)
 class Config:
-    """A MobileNetV2 without its last 1x1 convolution and classifier.
-
-    Attributes:
-      width: factor on all channels, rounded to multiples of 8; 1.0 gives levels of 24, 32, 96 and 320 channels.
-      norm: "frozen_batch" for pretrained weights, "group" for training from random numbers or in small batches.
-      groups: number of groups of "group" norm, or the greatest common divisor with the channels.
-    """
+    """A MobileNetV2 without its last 1x1 convolution and classifier."""
 
     width: Positive = 1.0
+    """Factor on all channels, rounded to multiples of 8; 1.0 gives levels of 24, 32, 96 and 320 channels."""
     norm: Literal["frozen_batch", "group"] = "frozen_batch"
+    """Norm after each convolution: "frozen_batch" for pretrained weights, "group" for training from random numbers or
+    in small batches."""
     groups: Count = 32
+    """Number of groups of "group" norm, or its greatest common divisor with the channels."""
 
 
 def build(config: Config, *, dtype: str = "float32", remat: Remat = "none") -> nn.Module:
@@ -192,9 +190,11 @@ def _products_backward(
 
     def add_row(total: Float[Array, "3 3 c"], row: Int[Array, ""]) -> tuple[Float[Array, "3 3 c"], None]:
         band = lax.dynamic_slice_in_dim(padded, row * stride, 3, axis=1)
-        here = lax.dynamic_index_in_dim(gradient, row, axis=1, keepdims=False)
+        row_gradient = lax.dynamic_index_in_dim(gradient, row, axis=1, keepdims=False)
         parts = [
-            (band[:, i, j : padded.shape[2] - 2 + j : stride] * here).sum((0, 1)) for i in range(3) for j in range(3)
+            (band[:, i, j : padded.shape[2] - 2 + j : stride] * row_gradient).sum((0, 1))
+            for i in range(3)
+            for j in range(3)
         ]
         return total + jnp.stack(parts).reshape(total.shape), None
 

@@ -1,8 +1,8 @@
-"""Masks and norms that never let the padding of a picture change a result.
+"""Masks and norms with which the padding of a picture changes no result.
 
 Pictures of several sizes share a bucket, padded at the bottom and on the right. A cell of a feature map at some stride
-is valid where it lies within ceil(extent / stride). Whatever feeds a spatial operation is multiplied by that mask
-first, so that a convolution sees beyond a picture's edge the zeros that it would see at the edge of an unpadded array.
+is valid where it lies within ceil(extent / stride). The input of every spatial operation is multiplied by that mask
+first, so that a convolution reads zeros beyond a picture's edge, as at the edge of an unpadded array.
 """
 
 import math
@@ -27,8 +27,8 @@ def valid_cells(
 class FrozenBatchNorm(nn.Module):
     """Batch norm with stored statistics, folded into one multiply-add.
 
-    The leaves `mean` and `var` live beside `scale` and `bias`, so that converted weights have one home, but no gradient
-    reaches them.
+    The leaves `mean` and `var` are parameters beside `scale` and `bias`, so that converted weights are in one tree, but
+    no gradient reaches them.
     """
 
     dtype: str = "float32"
@@ -50,8 +50,8 @@ class FrozenBatchNorm(nn.Module):
 def scaled(x: Float[Array, "b h w c"], factor: Float[Array, "c"], shift: Float[Array, "c"]) -> Float[Array, "b h w c"]:
     """x * factor + shift in the dtype of `x`, with a gradient whose sums over the map are float32 and not fused.
 
-    XLA on a CPU else sums a whole chain of selects cell by cell: behind a ReLU6 nearly all of the gradient's time goes
-    into these two sums.
+    Otherwise XLA on a CPU recomputes a chain of selects in these sums: after a ReLU6 they take nearly all of the
+    gradient's time.
     """
     return x * factor.astype(x.dtype) + shift.astype(x.dtype)
 

@@ -1,4 +1,4 @@
-"""What of a net's blocks is kept for the gradient, and what is computed once more when it is needed."""
+"""Rematerialisation: what of a net's blocks is kept for the gradient, and what is computed again."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -21,8 +21,8 @@ def kept(convolved: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 def rematted(block: type[nn.Module], remat: Remat) -> Callable[..., nn.Module]:
     """The class of blocks with less kept for the gradient; names of parameters and results stay.
 
-    "none" keeps whatever the gradient reads, "convolutions" the results of convolutions and not what norms, masks and
-    activations make of them, "blocks" only what enters a block, so that all of it is computed twice.
+    "none" keeps all that the gradient reads, "convolutions" the results of convolutions and not those of norms, masks
+    and activations, "blocks" only the inputs of a block, all of which is then computed twice.
 
     Compiled for a TPU, "convolutions" saves temporary memory at the same number of operations. XLA on a CPU merges both
     computations again: there "blocks" saves nothing, and "convolutions" takes more than "none".

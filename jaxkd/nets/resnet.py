@@ -29,29 +29,27 @@ ONLY_WITH = {"groups": ("norm", "group")}  # it does nothing otherwise; see `tra
 
 @dataclass(frozen=True)
 class Config:
-    """A residual network.
-
-    Attributes:
-      depth: number of layers; up to 34 of basic blocks, from 50 of bottlenecks.
-      width: channels of the stem and of the first stage's inner convolutions; each stage doubles them.
-      norm: "frozen_batch" for pretrained weights, "group" for training from random numbers or in small batches.
-      groups: number of groups of "group" norm.
-      eps: added to a variance by the norms.
-      cardinality: parts that a bottleneck's 3x3 convolution is split in; 32 in ResNeXt (Xie et al. 2017). Every device
-        splits only the pictures that it holds, so a grouped convolution adds no traffic between devices.
-      part_width: channels of each of these parts in the first stage, 0 for `width`: 4 in ResNeXt-50 32x4d, 8 in
-        ResNeXt-101 32x8d; 128 with a cardinality of 1 gives the wide networks (Zagoruyko & Komodakis 2016).
-      stride_in_1x1: a bottleneck's stride is in its first 1x1 convolution (He et al. 2016) and not in its 3x3.
-    """
+    """A residual network."""
 
     depth: Literal[10, 18, 34, 50, 101, 152] = 50
+    """Number of layers; up to 34 of basic blocks, from 50 of bottlenecks."""
     width: Count = 64
+    """Channels of the stem and of the first stage's inner convolutions; each stage doubles them."""
     norm: Literal["frozen_batch", "group"] = "frozen_batch"
+    """Norm after each convolution: "frozen_batch" for pretrained weights, "group" for training from random numbers or
+    in small batches."""
     groups: Count = 32
+    """Number of groups of "group" norm."""
     eps: NonNegative = 1e-5
+    """Added to a variance by the norms."""
     cardinality: Count = 1
+    """Groups of a bottleneck's 3x3 convolution; 32 in ResNeXt (Xie et al. 2017). Every device convolves its pictures
+    only, so a grouped convolution adds no traffic between devices."""
     part_width: Natural = 0
+    """Channels of each of these groups in the first stage, 0 for `width`: 4 in ResNeXt-50 32x4d, 8 in ResNeXt-101
+    32x8d; 128 with a cardinality of 1 gives the wide networks (Zagoruyko & Komodakis 2016)."""
     stride_in_1x1: bool = False
+    """A bottleneck's stride is in its first 1x1 convolution (He et al. 2016) and not in its 3x3."""
 
 
 def build(config: Config, *, dtype: str = "float32", remat: Remat = "none") -> nn.Module:

@@ -1,4 +1,4 @@
-"""Box geometry: areas, overlaps and the code of a box relative to an anchor.
+"""Box geometry: areas, overlaps, and deltas between anchors and boxes.
 
 Boxes are (x0, y0, x1, y1) in pixels, half-open: a width is x1 - x0, with nothing added.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-LIMIT = math.log(1000 / 16)
+MAX_LOG_RATIO = math.log(1000 / 16)  # of the sides of a decoded box and its anchor
 
 
 def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
@@ -20,17 +20,17 @@ def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
 
 def intersection(a: Float[Array, "a 4"], b: Float[Array, "b 4"]) -> Float[Array, "a b"]:
     """Area in square pixels that each box of `a` shares with each box of `b`."""
-    return _shared(a[:, None], b[None])
+    return _paired_intersection(a[:, None], b[None])
 
 
 def iou(a: Float[Array, "a 4"], b: Float[Array, "b 4"]) -> Float[Array, "a b"]:
     """Intersection over union of each box of `a` with each box of `b`; 0 where the union is empty."""
-    return _ratio(_shared(a[:, None], b[None]), area(a)[:, None] + area(b)[None])
+    return _iou(_paired_intersection(a[:, None], b[None]), area(a)[:, None] + area(b)[None])
 
 
 def paired_iou(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
     """Intersection over union, row by row; 0 where the union is empty."""
-    return _ratio(_shared(a, b), area(a) + area(b))
+    return _iou(_paired_intersection(a, b), area(a) + area(b))
 
 
 def generalized_iou(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
@@ -38,22 +38,22 @@ def generalized_iou(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[A
 
     The IoU less the share of the common hull that neither box covers (Rezatofighi et al. 2019, algorithm 1).
     """
-    shared = _shared(a, b)
+    shared = _paired_intersection(a, b)
     total = area(a) + area(b)
     low = jnp.minimum(a[..., :2], b[..., :2])
     high = jnp.maximum(a[..., 2:], b[..., 2:])
     hull = area(jnp.concatenate([low, high], axis=-1))
-    return _ratio(shared, total) - _quotient(hull - (total - shared), hull)
+    return _iou(shared, total) - _divide(hull - (total - shared), hull)
 
 
 def clip(boxes: Float[Array, "*n 4"], size: Num[Array, "2"]) -> Float[Array, "*n 4"]:
-    """Boxes cut to a picture of `size` (height, width); one that lies outside keeps no area."""
+    """Boxes clipped to a picture of `size` (height, width); one that lies outside gets no area."""
     height, width = size.astype(jnp.float32)
     return jnp.clip(boxes.astype(jnp.float32), 0.0, jnp.stack([width, height, width, height]))
 
 
 def flip(boxes: Float[Array, "*n 4"], width: int | float | Num[Array, ""]) -> Float[Array, "*n 4"]:
-    """Boxes as they lie in the mirror image, left for right, of a picture `width` pixels wide."""
+    """Boxes after a horizontal flip of a picture `width` pixels wide."""
     x0, y0, x1, y1 = _corners(boxes)
     return jnp.stack([width - x1, y0, width - x0, y1], axis=-1)
 
@@ -64,7 +64,7 @@ def encode(
     *,
     weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Array, "*n 4"]:
-    """Deltas (dx, dy, dw, dh) that lead from each anchor to its box; zeros where either has no area.
+    """Deltas (dx, dy, dw, dh) from each anchor to its box; zeros where either has no area.
 
     Shifts of the centre in units of the anchor's sides, and logarithms of the ratios of the sides, each times its
     weight (Ren et al. 2015, equation 2).
@@ -75,10 +75,10 @@ def encode(
     scale = _weights(weights)
     center, sides = _center(boxes), _sides(boxes)
     anchor_center, anchor_sides = _center(anchors), _sides(anchors)
-    solid = jnp.all((sides > 0) & (anchor_sides > 0), axis=-1, keepdims=True)
-    sides, anchor_sides = jnp.where(solid, sides, 1.0), jnp.where(solid, anchor_sides, 1.0)
+    has_area = jnp.all((sides > 0) & (anchor_sides > 0), axis=-1, keepdims=True)
+    sides, anchor_sides = jnp.where(has_area, sides, 1.0), jnp.where(has_area, anchor_sides, 1.0)
     deltas = jnp.concatenate([(center - anchor_center) / anchor_sides, jnp.log(sides) - jnp.log(anchor_sides)], axis=-1)
-    return jnp.where(solid, deltas * scale, 0.0)
+    return jnp.where(has_area, deltas * scale, 0.0)
 
 
 def decode(
@@ -86,38 +86,38 @@ def decode(
     anchors: Float[Array, "*n 4"],
     *,
     weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-    limit: float = LIMIT,
+    limit: float = MAX_LOG_RATIO,
 ) -> Float[Array, "*n 4"]:
-    """Boxes to which the deltas lead from their anchors: what `encode` undoes.
+    """Boxes of the deltas and their anchors: the inverse of `encode`.
 
-    `limit` caps dw and dh after their weights are taken out, so that the exponential cannot overflow; the default
-    lets a side grow 62.5 times.
+    `limit` caps dw and dh after division by their weights, so that the exponential cannot overflow; the default
+    allows a side 62.5 times as long.
 
     Raises:
         ValueError: if there are not four weights.
     """
-    plain = deltas.astype(jnp.float32) / _weights(weights)
+    unweighted = deltas.astype(jnp.float32) / _weights(weights)
     sides = _sides(anchors)
-    center = _center(anchors) + plain[..., :2] * sides
-    half = 0.5 * sides * jnp.exp(jnp.minimum(plain[..., 2:], limit))
+    center = _center(anchors) + unweighted[..., :2] * sides
+    half = 0.5 * sides * jnp.exp(jnp.minimum(unweighted[..., 2:], limit))
     return jnp.concatenate([center - half, center + half], axis=-1)
 
 
 def of_class(deltas: Float[Array, "*n m 4"], labels: Int[Array, "*n"]) -> Float[Array, "*n 4"]:
-    """The four deltas of each region's class, out of one set a class; the only set where all classes share one.
+    """The four deltas of each region's class, from one set a class or a single set that all classes share.
 
-    Labels beyond the last class (background) give the last class's; mask them.
+    Labels beyond the last class (background) give the deltas of the last class; mask them.
     """
-    chosen = jnp.clip(labels, 0, deltas.shape[-2] - 1) if deltas.shape[-2] > 1 else jnp.zeros_like(labels)
-    return jnp.take_along_axis(deltas, chosen[..., None, None], axis=-2)[..., 0, :]
+    index = jnp.clip(labels, 0, deltas.shape[-2] - 1) if deltas.shape[-2] > 1 else jnp.zeros_like(labels)
+    return jnp.take_along_axis(deltas, index[..., None, None], axis=-2)[..., 0, :]
 
 
-def smooth_l1(gap: Float[Array, "*n"], *, beta: float) -> Float[Array, "*n"]:
-    """|gap| less beta / 2 beyond `beta`, a parabola below it; |gap| itself for beta 0 (Girshick 2015, equation 3)."""
-    size = jnp.abs(gap)
+def smooth_l1(difference: Float[Array, "*n"], *, beta: float) -> Float[Array, "*n"]:
+    """Smooth L1: |difference| - beta / 2 from `beta` on, quadratic below; L1 for beta 0 (Girshick 2015, eq. 3)."""
+    magnitude = jnp.abs(difference)
     if beta == 0:
-        return size
-    return jnp.where(size < beta, 0.5 * gap**2 / beta, size - 0.5 * beta)
+        return magnitude
+    return jnp.where(magnitude < beta, 0.5 * difference**2 / beta, magnitude - 0.5 * beta)
 
 
 def _corners(boxes: Float[Array, "*n 4"]) -> Float[Array, "4 *n"]:
@@ -134,20 +134,20 @@ def _sides(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
     return jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
 
 
-def _shared(a: Float[Array, "... 4"], b: Float[Array, "... 4"]) -> Float[Array, "..."]:
-    """The area that boxes share, whose leading axes are broadcast."""
+def _paired_intersection(a: Float[Array, "... 4"], b: Float[Array, "... 4"]) -> Float[Array, "..."]:
+    """Intersection areas of two arrays of boxes; leading axes are broadcast."""
     low = jnp.maximum(a[..., :2], b[..., :2])
     high = jnp.minimum(a[..., 2:], b[..., 2:])
     return area(jnp.concatenate([low, high], axis=-1))
 
 
-def _ratio(shared: Float[Array, "*n"], total: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    return _quotient(shared, total - shared)
+def _iou(shared: Float[Array, "*n"], total: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    return _divide(shared, total - shared)
 
 
-def _quotient(part: Float[Array, "*n"], whole: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """0 where the whole is."""
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)
+def _divide(numerator: Float[Array, "*n"], denominator: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The quotient, 0 where the denominator is not above 0."""
+    return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1.0), 0.0)
 
 
 def _weights(weights: Sequence[float]) -> Float[Array, "4"]:

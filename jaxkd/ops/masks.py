@@ -1,4 +1,4 @@
-"""Masks over a feature map: inside boxes, weighed or Gaussian, and within a picture's extent."""
+"""Masks over a feature map: binary, Gaussian or weighted inside boxes, and of a picture's extent."""
 
 from typing import Literal
 
@@ -24,18 +24,18 @@ def cell_centers(shape: tuple[int, ...], stride: int) -> tuple[Float[Array, "h"]
 def hard_mask(
     boxes: Float[Array, "g 4"], *, valid: Bool[Array, "g"], shape: tuple[int, ...], stride: int
 ) -> Float[Array, "h w"]:
-    """1 in cells whose centre lies in a valid box, its edges included, 0 elsewhere.
+    """1 in cells whose centre lies in a valid box or on its edge, 0 elsewhere.
 
-    A valid box that holds no cell's centre gets the cell that holds its own; where that lies on the border between
-    cells, all of them, so that a mirrored box has the mirrored mask.
+    A valid box that holds no cell's centre gets the cell that holds the box's centre, or all adjacent cells where that
+    lies on a border between cells, so that a flipped box has the flipped mask.
 
     Raises:
         ValueError: if a side of `shape` or the stride is below 1.
     """
     y, x = cell_centers(shape, stride)
     boxes = jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0)
-    rows, columns = _between(y, boxes[:, 1], boxes[:, 3]), _between(x, boxes[:, 0], boxes[:, 2])
-    rows, columns = _or_home_cells(rows, columns, empty=_empty(rows, columns), boxes=boxes / stride)
+    rows, columns = _in_closed(y, boxes[:, 1], boxes[:, 3]), _in_closed(x, boxes[:, 0], boxes[:, 2])
+    rows, columns = _with_center_cells(rows, columns, empty=_covers_no_cell(rows, columns), boxes=boxes / stride)
     rows = rows * valid[:, None]
     return (jnp.einsum("gh,gw->hw", rows, columns) > 0).astype(jnp.float32)
 
@@ -50,12 +50,12 @@ def gaussian_mask(
     grid: Literal["center", "legacy_int"] = "center",
     merge: Literal["max", "sum_clip"] = "max",
 ) -> Float[Array, "h w"]:
-    """A bump in [0, 1] for each valid box, 1 at its centre and cut to 0 outside it (Sun et al. 2020, TAR).
+    """A Gaussian in [0, 1] for each valid box, 1 at its centre and 0 outside the box (Sun et al. 2020, TAR).
 
-    The bump is exp(-(u^2 + v^2) / sigma_sq), with u and v the distances from the centre in half widths and half
-    heights. The edges belong to the box, where the bump still has exp(-1 / sigma_sq) in the middle of a side. A valid
-    box that holds no cell gets 1 in the cell that holds its centre; where that lies on the border between cells, in all
-    of them. So a mirrored box has the mirrored mask.
+    The Gaussian is exp(-(u^2 + v^2) / sigma_sq), with u and v the distances from the centre in half widths and half
+    heights. The edges belong to the box; its value is exp(-1 / sigma_sq) in the middle of a side. A valid box that
+    holds no cell gets 1 in the cell that holds its centre, or in all adjacent cells where that lies on a border between
+    cells, so that a flipped box has the flipped mask.
 
     Args:
         boxes: boxes in pixels.
@@ -63,10 +63,10 @@ def gaussian_mask(
         shape: height and width of the map, in cells.
         stride: pixels from one cell to the next.
         sigma_sq: the squared spread, in squared half sides.
-        grid: "center" measures at the centres of cells; "legacy_int" cuts the box to whole cells, the last one left
-            out, and measures at their top left corners, so that its bump leans by half a cell and a mirrored box has
-            another mask.
-        merge: what a cell in several boxes gets: the highest value, or the sum up to 1.
+        grid: "center" evaluates at the centres of cells; "legacy_int" rounds the box down to whole cells, excludes the
+            last one and evaluates at their top left corners, so that the Gaussian is off by half a cell and the mask of
+            a flipped box is not the flipped mask.
+        merge: the value of a cell in several boxes: the highest value, or the sum, at most 1.
 
     Raises:
         ValueError: if sigma_sq is not above 0, `grid` or `merge` is unknown, or a side or the stride is below 1.
@@ -79,13 +79,13 @@ def gaussian_mask(
         )
     y, x = (center / stride for center in cell_centers(shape, stride))
     boxes = jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0) / stride
-    frame, inside, home = boxes, _between, _or_home_cells
+    bounds, inside, with_center = boxes, _in_closed, _with_center_cells
     if grid == "legacy_int":
-        y, x, frame, inside, home = y - 0.5, x - 0.5, jnp.floor(boxes), _from_until, _or_home_cell
-    inner_rows, inner_columns = inside(y, frame[:, 1], frame[:, 3]), inside(x, frame[:, 0], frame[:, 2])
-    rows = _bump(y, frame[:, 1], frame[:, 3], sigma_sq) * inner_rows
-    columns = _bump(x, frame[:, 0], frame[:, 2], sigma_sq) * inner_columns
-    rows, columns = home(rows, columns, empty=_empty(inner_rows, inner_columns), boxes=boxes)
+        y, x, bounds, inside, with_center = y - 0.5, x - 0.5, jnp.floor(boxes), _in_half_open, _with_center_cell
+    inner_rows, inner_columns = inside(y, bounds[:, 1], bounds[:, 3]), inside(x, bounds[:, 0], bounds[:, 2])
+    rows = _gaussian(y, bounds[:, 1], bounds[:, 3], sigma_sq) * inner_rows
+    columns = _gaussian(x, bounds[:, 0], bounds[:, 2], sigma_sq) * inner_columns
+    rows, columns = with_center(rows, columns, empty=_covers_no_cell(inner_rows, inner_columns), boxes=boxes)
     return _merge(rows * valid[:, None], columns, merge)
 
 
@@ -98,44 +98,44 @@ def overlay(
     stride: int,
     merge: Literal["max", "last"] = "max",
 ) -> Float[Array, "h w"]:
-    """In each cell the weight of the valid box that covers it, 0 where there is none (Tang et al. 2022, GKD).
+    """The weight of the valid box that covers each cell, 0 where there is none (Tang et al. 2022, GKD).
 
-    A box covers the cells from floor(x0 / stride) up to and without floor(x1 / stride), rows likewise; one that covers
-    none in either direction has the single cell of its first corner.
+    A box covers the columns from floor(x0 / stride) to floor(x1 / stride), the last excluded, and rows likewise; one
+    that covers no column or no row gets the single cell of its first corner.
 
     Args:
         boxes: boxes in pixels.
-        weights: one a box, none below 0.
+        weights: one for each box, none below 0.
         valid: boxes that count; the others may hold anything.
         shape: height and width of the map, in cells.
         stride: pixels from one cell to the next.
-        merge: of several boxes on a cell, the greatest weight, or that of the last; a box of a single cell never lowers
-            what is there.
+        merge: the value of a cell in several boxes: the greatest weight, or that of the last; a box of a single cell
+            never lowers a value.
     """
     cells = jnp.floor(jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0) / stride)
 
-    def profile(low: Float[Array, "g"], high: Float[Array, "g"], side: int) -> Bool[Array, "g {side}"]:
+    def covered_cells(low: Float[Array, "g"], high: Float[Array, "g"], side: int) -> Bool[Array, "g {side}"]:
         return (jnp.arange(side) >= low[:, None]) & (jnp.arange(side) < high[:, None])
 
-    rows, columns = profile(cells[:, 1], cells[:, 3], shape[0]), profile(cells[:, 0], cells[:, 2], shape[1])
+    rows, columns = covered_cells(cells[:, 1], cells[:, 3], shape[0]), covered_cells(cells[:, 0], cells[:, 2], shape[1])
     single = ~(rows.any(1) & columns.any(1))
-    home_rows = jnp.arange(shape[0]) == jnp.clip(cells[:, 1], 0, shape[0] - 1)[:, None]
-    home_columns = jnp.arange(shape[1]) == jnp.clip(cells[:, 0], 0, shape[1] - 1)[:, None]
-    rows = jnp.where(single[:, None], home_rows, rows) & valid[:, None]
-    columns = jnp.where(single[:, None], home_columns, columns)
+    corner_rows = jnp.arange(shape[0]) == jnp.clip(cells[:, 1], 0, shape[0] - 1)[:, None]
+    corner_columns = jnp.arange(shape[1]) == jnp.clip(cells[:, 0], 0, shape[1] - 1)[:, None]
+    rows = jnp.where(single[:, None], corner_rows, rows) & valid[:, None]
+    columns = jnp.where(single[:, None], corner_columns, columns)
 
-    def add(mask: Float[Array, "h w"], box: tuple[Array, Array, Array, Array]) -> tuple[Float[Array, "h w"], None]:
-        rows, columns, weight, gentle = box
+    def paint(mask: Float[Array, "h w"], box: tuple[Array, Array, Array, Array]) -> tuple[Float[Array, "h w"], None]:
+        rows, columns, weight, keep_max = box
         covered = rows[:, None] & columns
-        return jnp.where(covered, jnp.where(gentle, jnp.maximum(mask, weight), weight), mask), None
+        return jnp.where(covered, jnp.where(keep_max, jnp.maximum(mask, weight), weight), mask), None
 
-    gentle = single if merge == "last" else jnp.ones_like(single)
-    mask, _ = jax.lax.scan(add, jnp.zeros(shape, weights.dtype), (rows, columns, weights, gentle))
+    keep_max = single if merge == "last" else jnp.ones_like(single)
+    mask, _ = jax.lax.scan(paint, jnp.zeros(shape, weights.dtype), (rows, columns, weights, keep_max))
     return mask
 
 
 def extent_mask(size: Num[Array, "*b 2"], *, shape: tuple[int, ...], stride: int) -> Float[Array, "*b h w"]:
-    """1 in cells that begin within pictures of `size` (height, width), 0 in those that lie in their padding.
+    """1 in cells whose first corner lies in pictures of `size` (height, width), 0 in cells of the padding.
 
     Raises:
         ValueError: if a side of `shape` or the stride is below 1.
@@ -154,16 +154,16 @@ def box_level(
     canonical_level: int = 4,
     epsilon: float = 0.0,
 ) -> Int[Array, "*n"]:
-    """The pyramid level that each box is pooled from, counted from 0 (Lin et al. 2017, equation 1).
+    """The pyramid level of each box, counted from 0 (Lin et al. 2017, equation 1).
 
-    floor(canonical_level + log2(sqrt(area) / canonical_scale + epsilon)), held to the levels there are; a box without
-    area goes to the first.
+    floor(canonical_level + log2(sqrt(area) / canonical_scale + epsilon)), clamped to the levels; a box without
+    area gets the first.
 
     Args:
         boxes: boxes in pixels.
-        levels: how many levels there are.
+        levels: number of levels.
         first: the number of the first one, 2 for P2.
-        canonical_scale: side in pixels of the square that goes to `canonical_level`.
+        canonical_scale: side in pixels of the square box of `canonical_level`.
         canonical_level: the number of that level.
         epsilon: added to the relative side.
 
@@ -174,65 +174,65 @@ def box_level(
         raise ValueError(f"Levels and canonical_scale must be above 0, not {levels} and {canonical_scale}.")
     area = box_ops.area(boxes)
     side = jnp.where(area > 0, jnp.sqrt(jnp.where(area > 0, area, 1.0)) / canonical_scale + epsilon, 0.0)
-    # Compared with powers of two, since at one of them a rounded logarithm may fall to the level below.
-    reached = [side >= 2.0 ** (number - canonical_level) for number in range(first + 1, first + levels)]
-    return sum(reached, jnp.zeros(side.shape, jnp.int32))
+    # Compared with powers of two, at which the rounding of a logarithm may give the level below.
+    at_least = [side >= 2.0 ** (number - canonical_level) for number in range(first + 1, first + levels)]
+    return sum(at_least, jnp.zeros(side.shape, jnp.int32))
 
 
-def _between(points: Float[Array, "c"], low: Float[Array, "g"], high: Float[Array, "g"]) -> Bool[Array, "g c"]:
-    """The points in each interval, its ends included."""
+def _in_closed(points: Float[Array, "c"], low: Float[Array, "g"], high: Float[Array, "g"]) -> Bool[Array, "g c"]:
+    """Whether each point lies in each interval, its ends included."""
     return (points >= low[:, None]) & (points <= high[:, None])
 
 
-def _from_until(points: Float[Array, "c"], low: Float[Array, "g"], high: Float[Array, "g"]) -> Bool[Array, "g c"]:
-    """The points in each interval, its upper end left out."""
+def _in_half_open(points: Float[Array, "c"], low: Float[Array, "g"], high: Float[Array, "g"]) -> Bool[Array, "g c"]:
+    """Whether each point lies in each interval, its upper end excluded."""
     return (points >= low[:, None]) & (points < high[:, None])
 
 
-def _bump(
+def _gaussian(
     points: Float[Array, "c"], low: Float[Array, "g"], high: Float[Array, "g"], sigma_sq: float
 ) -> Float[Array, "g c"]:
-    """A Gaussian over each interval, 1 in its middle."""
+    """A Gaussian over each interval, 1 at its centre."""
     half = 0.5 * (high - low)[:, None]
     distance = points - 0.5 * (low + high)[:, None]
     return jnp.exp(-((distance / jnp.where(half > 0, half, 1.0)) ** 2) / sigma_sq)
 
 
-def _empty(rows: Bool[Array, "g h"], columns: Bool[Array, "g w"]) -> Bool[Array, "g 1"]:
-    """Whether a box holds no cell, by the profiles of those inside it."""
+def _covers_no_cell(rows: Bool[Array, "g h"], columns: Bool[Array, "g w"]) -> Bool[Array, "g 1"]:
+    """Whether each box covers no cell, from the masks of its rows and columns."""
     return ~(jnp.any(rows, axis=1) & jnp.any(columns, axis=1))[:, None]
 
 
-def _or_home_cells(
+def _with_center_cells(
     rows: Shaped[Array, "g h"], columns: Shaped[Array, "g w"], *, empty: Bool[Array, "g 1"], boxes: Float[Array, "g 4"]
 ) -> tuple[Float[Array, "g h"], Float[Array, "g w"]]:
-    """Profiles in which an empty box has the cells that hold its centre; `boxes` are measured in cells."""
+    """Rows and columns, where an empty box gets the cells that hold its centre; `boxes` are in cells."""
     center = 0.5 * (boxes[:, :2] + boxes[:, 2:])
 
-    def home(index: int, length: int) -> Bool[Array, "g {length}"]:
+    def holds_center(index: int, length: int) -> Bool[Array, "g {length}"]:
         return jnp.abs(jnp.arange(length) + 0.5 - center[:, index, None]) <= 0.5
 
-    rows = jnp.where(empty, home(1, rows.shape[1]), rows)
-    return rows * 1.0, jnp.where(empty, home(0, columns.shape[1]), columns) * 1.0
+    rows = jnp.where(empty, holds_center(1, rows.shape[1]), rows)
+    return rows * 1.0, jnp.where(empty, holds_center(0, columns.shape[1]), columns) * 1.0
 
 
-def _or_home_cell(
+def _with_center_cell(
     rows: Shaped[Array, "g h"], columns: Shaped[Array, "g w"], *, empty: Bool[Array, "g 1"], boxes: Float[Array, "g 4"]
 ) -> tuple[Float[Array, "g h"], Float[Array, "g w"]]:
-    """The same with a single cell, of several the last."""
-    home = jnp.floor(0.5 * (boxes[:, :2] + boxes[:, 2:]))
-    rows = jnp.where(empty, jnp.arange(rows.shape[1]) == home[:, 1:], rows)
-    return rows * 1.0, jnp.where(empty, jnp.arange(columns.shape[1]) == home[:, :1], columns) * 1.0
+    """The same with a single cell, the last where several hold the centre."""
+    center_cell = jnp.floor(0.5 * (boxes[:, :2] + boxes[:, 2:]))
+    rows = jnp.where(empty, jnp.arange(rows.shape[1]) == center_cell[:, 1:], rows)
+    return rows * 1.0, jnp.where(empty, jnp.arange(columns.shape[1]) == center_cell[:, :1], columns) * 1.0
 
 
 def _merge(rows: Float[Array, "g h"], columns: Float[Array, "g w"], merge: str) -> Float[Array, "h w"]:
-    """One map from a pair of profiles per box, one box at a time: all maps at once would be large."""
+    """One map from the rows and columns of all boxes, one box at a time: all maps at once would be large."""
 
     def add(
         mask: Float[Array, "h w"], profiles: tuple[Float[Array, "h"], Float[Array, "w"]]
     ) -> tuple[Float[Array, "h w"], None]:
-        bump = profiles[0][:, None] * profiles[1]
-        return jnp.maximum(mask, bump) if merge == "max" else mask + bump, None
+        gaussian = profiles[0][:, None] * profiles[1]
+        return jnp.maximum(mask, gaussian) if merge == "max" else mask + gaussian, None
 
     mask, _ = jax.lax.scan(add, jnp.zeros((rows.shape[1], columns.shape[1]), jnp.float32), (rows, columns))
     return jnp.minimum(mask, 1.0)

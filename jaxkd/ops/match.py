@@ -1,4 +1,4 @@
-"""Which truth each box answers for, and which boxes are background."""
+"""Assignment of boxes to ground truth by intersection over union."""
 
 import functools
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Int
 
 from jaxkd.ops import boxes as box_ops
 
-TABLE = 2**22  # overlaps of a picture that are worked out at once
+TABLE_LIMIT = 2**22  # IoUs of a picture that are computed at once
 
 
 class Matches(struct.PyTreeNode):
-    """Each box's assignment; one that is neither positive nor negative takes no part."""
+    """The assignment of each box; one that is neither positive nor negative is ignored."""
 
-    truth: Array  # [a] int32: index of the truth that overlaps the box most; 0 if none does
+    truth: Array  # [a] int32: index of the truth of highest IoU; 0 if none overlaps
     positive: Array  # [a] bool
     negative: Array  # [a] bool
 
@@ -35,23 +35,23 @@ def match(
 ) -> Matches:
     """Matches of boxes to truths by intersection over union (Ren et al. 2015, section 3.1.2).
 
-    A box is positive if its best IoU is at least `positive`, negative if it is below `negative`, and left out in
+    A box is positive if its best IoU is at least `positive`, negative if it is below `negative`, and ignored in
     between. Truths that are neither valid nor crowd are padding and change nothing.
 
-    Boxes lie along the last axis and an index is found by a minimum, which on a CPU is much faster than an argmax over
-    truths along the last axis. Beyond `TABLE` overlaps a picture the truths are looked at one after another, with the
-    same result: that takes less memory and, for so many, less time; for fewer it would be slower.
+    Boxes lie along the last axis and the index is a minimum, which on a CPU is much faster than an argmax over truths
+    along the last axis. Above `TABLE_LIMIT` IoUs a picture, the truths are processed one after another, with the same
+    result: that takes less memory and, for so many, less time; for fewer it would be slower.
 
     Args:
         boxes: anchors or proposals.
         truth: boxes of the objects, padded.
-        valid: real objects.
-        crowd: regions in which nothing may be called background.
+        valid: whether each truth is a real object.
+        crowd: whether each truth is a crowd region, in which no box is background.
         positive: the least IoU of a positive, above 0.
         negative: the IoU below which a box is background, at most `positive`.
-        low_quality: whether the boxes that overlap a truth more than any other box does are positive too, however
-            little that is; each still answers for its own best truth.
-        crowd_overlap: the share of its area beyond which a box inside one crowd region is not background.
+        low_quality: whether the boxes with the highest IoU of a truth are positive too, however low it is; each is
+            still assigned to the truth of its own highest IoU.
+        crowd_overlap: the share of a box's area within one crowd region above which it is not background.
 
     Raises:
         ValueError: if the thresholds are out of order, or there is no truth, not even a padded one.
@@ -61,48 +61,52 @@ def match(
     if truth.shape[0] == 0:
         raise ValueError("Matching needs at least one truth; give a padded one that is not valid.")
     rows = (truth, valid, crowd, jnp.arange(truth.shape[0], dtype=jnp.int32))
-    look = functools.partial(_looked_at, boxes, low_quality=low_quality)
-    numbers, flags = jnp.zeros(boxes.shape[0]), jnp.zeros(boxes.shape[0], jnp.int32)
-    found = _Found(best=numbers, covered=numbers, first=flags, forced=flags)
-    if truth.shape[0] * boxes.shape[0] <= TABLE:
-        found = look(found, rows)
+    update = functools.partial(_update, boxes, low_quality=low_quality)
+    zeros, int_zeros = jnp.zeros(boxes.shape[0]), jnp.zeros(boxes.shape[0], jnp.int32)
+    state = _MatchState(best_iou=zeros, crowd_area=zeros, best_truth=int_zeros, forced=int_zeros)
+    if truth.shape[0] * boxes.shape[0] <= TABLE_LIMIT:
+        state = update(state, rows)
     else:
         one_by_one = jax.tree.map(lambda x: x[:, None], rows)
-        found, _ = lax.scan(lambda found, row: (look(found, row), None), found, one_by_one)
+        state, _ = lax.scan(lambda state, row: (update(state, row), None), state, one_by_one)
     area = box_ops.area(boxes)
-    in_crowd = (area > 0) & (found.covered > crowd_overlap * area)
-    is_positive = (found.best >= positive) | (found.forced > 0)
-    return Matches(truth=found.first, positive=is_positive, negative=(found.best < negative) & ~is_positive & ~in_crowd)
+    in_crowd = (area > 0) & (state.crowd_area > crowd_overlap * area)
+    is_positive = (state.best_iou >= positive) | (state.forced > 0)
+    return Matches(
+        truth=state.best_truth, positive=is_positive, negative=(state.best_iou < negative) & ~is_positive & ~in_crowd
+    )
 
 
-class _Found(NamedTuple):
-    """What is known of each box after some of the truths."""
+class _MatchState(NamedTuple):
+    """The assignment of each box to the truths processed so far."""
 
-    best: Array  # [a] float32: the greatest overlap
-    covered: Array  # [a] float32: the greatest area shared with a crowd
-    first: Array  # [a] int32: the first truth of that overlap
-    forced: Array  # [a] int32: 1 where no box overlaps one of the truths more
+    best_iou: Array  # [a] float32: the highest IoU
+    crowd_area: Array  # [a] float32: the greatest area shared with a crowd
+    best_truth: Array  # [a] int32: the first truth of that IoU
+    forced: Array  # [a] int32: 1 where the box has the highest IoU of a truth
 
 
-def _looked_at(
+def _update(
     boxes: Float[Array, "a 4"],
-    found: _Found,
+    state: _MatchState,
     rows: tuple[Float[Array, "g 4"], Bool[Array, "g"], Bool[Array, "g"], Int[Array, "g"]],
     *,
     low_quality: bool,
-) -> _Found:
-    """What is known after these truths too: their boxes, which are valid, which are crowd, their numbers."""
-    truth, valid, crowd, numbers = rows
-    # Without the barrier the uses of `overlap` are compiled apart, and may round apart.
-    overlap = lax.optimization_barrier(jnp.where(valid[:, None], box_ops.iou(truth, boxes), 0.0))
-    best, forced = overlap.max(0), found.forced
-    first = jnp.where(overlap == best, numbers[:, None], jnp.iinfo(jnp.int32).max).min(0)
+) -> _MatchState:
+    """The state after these truths too; rows are their boxes, valid, crowd and indices."""
+    truth, valid, crowd, indices = rows
+    # Without the barrier XLA compiles each use of `iou` separately, and their rounding may differ.
+    iou = lax.optimization_barrier(jnp.where(valid[:, None], box_ops.iou(truth, boxes), 0.0))
+    best_iou, forced = iou.max(0), state.forced
+    best_truth = jnp.where(iou == best_iou, indices[:, None], jnp.iinfo(jnp.int32).max).min(0)
     if low_quality:
-        most = (overlap == overlap.max(1, keepdims=True)) & (overlap > 0)
-        forced = jnp.maximum(forced, most.any(0).astype(jnp.int32))
-    return _Found(
-        best=jnp.maximum(found.best, best),
-        covered=jnp.maximum(found.covered, jnp.where(crowd[:, None], box_ops.intersection(truth, boxes), 0.0).max(0)),
-        first=jnp.where(best > found.best, first, found.first),
+        best_of_truth = (iou == iou.max(1, keepdims=True)) & (iou > 0)
+        forced = jnp.maximum(forced, best_of_truth.any(0).astype(jnp.int32))
+    return _MatchState(
+        best_iou=jnp.maximum(state.best_iou, best_iou),
+        crowd_area=jnp.maximum(
+            state.crowd_area, jnp.where(crowd[:, None], box_ops.intersection(truth, boxes), 0.0).max(0)
+        ),
+        best_truth=jnp.where(best_iou > state.best_iou, best_truth, state.best_truth),
         forced=forced,
     )

@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 
 
 class Kept(NamedTuple):
-    """Which boxes survived, best first, padded to a static number."""
+    """The boxes kept, by descending score, padded to a static number."""
 
-    index: Int32[Array, "*b limit"]  # into the boxes that were given; 0 where not valid
+    index: Int32[Array, "*b limit"]  # into the input boxes; 0 where not valid
     valid: Bool[Array, "*b limit"]
 
 
@@ -29,9 +29,9 @@ def nms(
     """The boxes that greedy suppression keeps, in descending order of score.
 
     A box is dropped where its IoU with a kept box of higher score is strictly greater than `threshold`; of equal
-    scores the lower index comes first. The n boxes are sorted once and walked in tiles: a tile is suppressed by the
-    boxes already kept, then by itself, as the fixed point of "kept if no kept box before me overlaps me", which for
-    a triangular relation is the greedy answer. The walk ends as soon as `limit` boxes are kept, and memory is
+    scores the lower index comes first. The n boxes are sorted once and processed in tiles: a tile is suppressed by the
+    boxes already kept, then by itself, as the fixed point of "kept if no kept box of higher score overlaps it", which
+    for a triangular relation is the greedy result. The loop ends as soon as `limit` boxes are kept, and memory is
     tile x tile. On two CPU cores this took a half of the time of the fixed point on the full matrix (`nms_matrix`) for
     2000 proposals and a tenth for 8000, and it needs no n x n memory; tiles of 128 to 512 were within 20 % of
     each other.
@@ -40,12 +40,12 @@ def nms(
 
     Args:
         boxes: (x0, y0, x1, y1) in pixels.
-        scores: one a box; the order of suppression.
-        valid: the boxes that take part. Coordinates and scores of the others are never looked at, NaN included.
-        threshold: IoU above which the lesser box is dropped.
-        limit: static size of the answer; the walk keeps no more than this.
+        scores: one for each box; the order of suppression.
+        valid: the boxes that take part. Coordinates and scores of the others are ignored, NaN included.
+        threshold: IoU above which the box of lower score is dropped.
+        limit: static size of the result, and the most boxes kept.
         classes: where given, only boxes of one class suppress each other.
-        tile: boxes compared at a time.
+        tile: number of boxes compared at a time.
 
     Raises:
         ValueError: if `limit` or `tile` is not positive.
@@ -55,7 +55,7 @@ def nms(
     return greedy(boxes, scores, valid, classes, jnp.float32(threshold), limit=limit, tile=tile)
 
 
-# Tiles walked, boxes kept, their indices, and the columns of their table.
+# Tiles processed, boxes kept, their indices, and the columns of their table.
 _Carry = tuple[Int32[Array, ""], Int32[Array, ""], Int32[Array, "slots"], Float[Array, "sides slots"]]
 
 
@@ -70,7 +70,7 @@ def greedy(
     limit: int,
     tile: int,
 ) -> Kept:
-    """What `nms` returns; a function of its own in a traced program, so that an exporter knows it by its name."""
+    """What `nms` returns; a separate jitted function, so that an exporter finds it in a traced program by its name."""
     tile = min(tile, max(len(boxes), 1))
     tiles = max(-(-len(boxes) // tile), 1)
     slots = -(-limit // tile) * tile
@@ -80,25 +80,27 @@ def greedy(
         step, count, _, _ = carry
         return (step < tiles) & (count < limit)
 
-    def walk(carry: _Carry) -> _Carry:
+    def process_tile(carry: _Carry) -> _Carry:
         step, count, index, kept = carry
-        mine, ours, candidate = (lax.dynamic_slice_in_dim(x, step * tile, tile, -1) for x in (order, table, valid))
+        tile_order, tile_table, candidate = (
+            lax.dynamic_slice_in_dim(x, step * tile, tile, -1) for x in (order, table, valid)
+        )
 
-        def by_kept(block: Int[Array, ""], candidate: Bool[Array, "tile"]) -> Bool[Array, "tile"]:
-            theirs = lax.dynamic_slice_in_dim(kept, block * tile, tile, -1)
-            return candidate & ~_overlap(theirs, ours, threshold).any(0)  # slots not yet filled have no area
+        def suppress_by_kept(block: Int[Array, ""], candidate: Bool[Array, "tile"]) -> Bool[Array, "tile"]:
+            kept_block = lax.dynamic_slice_in_dim(kept, block * tile, tile, -1)
+            return candidate & ~_overlap(kept_block, tile_table, threshold).any(0)  # slots not yet filled have no area
 
-        candidate = lax.fori_loop(0, (count + tile - 1) // tile, by_kept, candidate)
-        keep = _fixed_point(_overlap(ours, ours, threshold), candidate)
+        candidate = lax.fori_loop(0, (count + tile - 1) // tile, suppress_by_kept, candidate)
+        keep = _fixed_point(_overlap(tile_table, tile_table, threshold), candidate)
         slot = jnp.where(keep, count + jnp.cumsum(keep) - 1, slots)
-        index = index.at[slot].set(mine, mode="drop")
-        kept = kept.at[:, slot].set(ours, mode="drop")
+        index = index.at[slot].set(tile_order, mode="drop")
+        kept = kept.at[:, slot].set(tile_table, mode="drop")
         return step + 1, count + keep.sum(dtype=jnp.int32), index, kept
 
-    start = (jnp.int32(0), jnp.int32(0), jnp.zeros(slots, jnp.int32), jnp.zeros((len(table), slots), jnp.float32))
-    _, count, index, _ = lax.while_loop(unfinished, walk, start)
-    full = jnp.arange(limit) < count
-    return Kept(index=jnp.where(full, index[:limit], 0), valid=full)
+    initial = (jnp.int32(0), jnp.int32(0), jnp.zeros(slots, jnp.int32), jnp.zeros((len(table), slots), jnp.float32))
+    _, count, index, _ = lax.while_loop(unfinished, process_tile, initial)
+    filled = jnp.arange(limit) < count
+    return Kept(index=jnp.where(filled, index[:limit], 0), valid=filled)
 
 
 def nms_matrix(
@@ -114,10 +116,10 @@ def nms_matrix(
 
     Args:
         boxes: (x0, y0, x1, y1) in pixels.
-        scores: one a box.
+        scores: one for each box.
         valid: the boxes that take part.
-        threshold: IoU above which the lesser box is dropped.
-        limit: static size of the answer.
+        threshold: IoU above which the box of lower score is dropped.
+        limit: static size of the result.
         classes: where given, only boxes of one class suppress each other.
 
     Raises:
@@ -140,29 +142,29 @@ def _sorted(
     *,
     size: int,
 ) -> tuple[Int32[Array, "{size}"], Float[Array, "sides {size}"], Bool[Array, "{size}"]]:
-    """Indices, a table of x0, y0, x1, y1 (and the class, where given), and valid: best first, the rest zero."""
+    """Indices, a table of x0, y0, x1, y1 (and class, where given), and valid, by descending score, zero-padded."""
     valid = jnp.asarray(valid) & ~jnp.isnan(scores)
     order = jnp.argsort(jnp.where(valid, -jnp.asarray(scores, jnp.float32), jnp.inf), stable=True).astype(jnp.int32)
     table = lax.stop_gradient(jnp.asarray(boxes, jnp.float32)).T
     if classes is not None:
         table = jnp.concatenate([table, jnp.asarray(classes, jnp.float32)[None]])
     table = jnp.where(valid, table, 0.0)[:, order]
-    spare = size - len(boxes)
-    return jnp.pad(order, (0, spare)), jnp.pad(table, ((0, 0), (0, spare))), jnp.pad(valid[order], (0, spare))
+    padding = size - len(boxes)
+    return jnp.pad(order, (0, padding)), jnp.pad(table, ((0, 0), (0, padding))), jnp.pad(valid[order], (0, padding))
 
 
 def _overlap(
     a: Float[Array, "sides a"], b: Float[Array, "sides b"], threshold: Float[Array, ""] | float
 ) -> Bool[Array, "a b"]:
-    """Whether two boxes are of one class, and have more than `threshold` of IoU.
+    """Whether two boxes are of one class and their IoU is above `threshold`.
 
-    By columns and without a quotient: in the loops of `nms` a CPU takes several times as long for rows of [n 4].
+    By columns and without a division: in the loops of `nms` a CPU takes several times as long for rows of [n 4].
     """
     width = jnp.minimum(a[2][:, None], b[2]) - jnp.maximum(a[0][:, None], b[0])
     height = jnp.minimum(a[3][:, None], b[3]) - jnp.maximum(a[1][:, None], b[1])
-    shared = jnp.maximum(width, 0.0) * jnp.maximum(height, 0.0)
-    over = shared > threshold * (_area(a)[:, None] + _area(b) - shared)
-    return over & (a[4][:, None] == b[4]) if len(a) == 5 else over
+    intersection = jnp.maximum(width, 0.0) * jnp.maximum(height, 0.0)
+    overlapping = intersection > threshold * (_area(a)[:, None] + _area(b) - intersection)
+    return overlapping & (a[4][:, None] == b[4]) if len(a) == 5 else overlapping
 
 
 def _area(table: Float[Array, "sides n"]) -> Float[Array, " n"]:
@@ -170,13 +172,13 @@ def _area(table: Float[Array, "sides n"]) -> Float[Array, " n"]:
 
 
 def _fixed_point(overlap: Bool[Array, "n n"], candidate: Bool[Array, " n"]) -> Bool[Array, " n"]:
-    """The candidates, in order, that overlap no kept candidate before them."""
+    """The candidates that overlap no kept candidate before them."""
     n = len(candidate)
     before = overlap & (jnp.arange(n)[:, None] < jnp.arange(n)[None, :])
 
     def sweep(carry: tuple[Bool[Array, " n"], Bool[Array, ""]]) -> tuple[Bool[Array, " n"], Bool[Array, ""]]:
         keep, _ = carry
-        new = candidate & ~(before & keep[:, None]).any(0)
-        return new, (new != keep).any()
+        updated = candidate & ~(before & keep[:, None]).any(0)
+        return updated, (updated != keep).any()
 
     return lax.while_loop(lambda carry: carry[1], sweep, (candidate, jnp.bool_(True)))[0]

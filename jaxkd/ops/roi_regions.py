@@ -1,4 +1,4 @@
-"""What every formulation of RoIAlign has to know: how to pool, the level of a region, and where its samples lie."""
+"""Parts that all formulations of RoIAlign share: pooling options, the level of a region, and its sample positions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxkd.ops.masks import box_level
 
 
 def check_strides(pyramid: Sequence[Array], strides: Sequence[int]) -> None:
-    """Raises ValueError if there is not one stride a level."""
+    """Raises ValueError if there is not one stride for each level."""
     if len(strides) != len(pyramid):
         raise ValueError(
             f"RoIAlign was given {len(strides)} strides for {len(pyramid)} levels of a pyramid; give one for each."
@@ -33,14 +33,14 @@ class Pooling:
     Attributes:
         resolution: bins along each side.
         sampling_ratio: samples along each side of a bin.
-        adaptive: as many samples as a bin has cells along that side, at most `sampling_ratio`; what detectron2 and
-            mmdetection call a sampling ratio of 0, but for the limit. With 6 it is reached by sides of 43 cells.
-        aligned: whether the centre of a cell lies half a cell in, and boxes may be as small as they like. False is the
-            older rule of weights that were trained without it: no shift, and boxes of at least one cell.
-        canonical_scale: side in pixels of the square box that reads `canonical_level`.
+        adaptive: as many samples as a bin has cells along that side, at most `sampling_ratio`: the sampling ratio of 0
+            of detectron2 and mmdetection, with a limit. A limit of 6 is reached by sides of 43 cells.
+        aligned: whether coordinates are shifted by half a cell, and boxes may have any size. False is the older rule,
+            for weights that were trained by it: no shift, and boxes of at least one cell.
+        canonical_scale: side in pixels of the square box that is pooled from `canonical_level`.
         canonical_level: the number of that level.
         first_level: the number of the finest level, 2 for P2.
-        chunk: boxes worked on at a time.
+        chunk: number of boxes pooled at a time.
 
     Raises:
         ValueError: if `resolution`, `sampling_ratio` or `chunk` is below 1.
@@ -63,15 +63,15 @@ DEFAULT = Pooling()
 
 
 class RegionMaps(NamedTuple):
-    """Regions of all images in one row, n = b * r, each measured in the cells of the level that it reads."""
+    """Regions of all images along one axis, n = b * r, each in cells of its level."""
 
     level: Int[Array, " n"]
     x: Float[Array, "n 2"]  # start and size along the rows
     y: Float[Array, "n 2"]  # start and size along the columns
     height: Int[Array, " n"]  # cells of the map that hold the picture
     width: Int[Array, " n"]
-    pitch: Int[Array, " n"]  # cells of a row of the map
-    offset: Int[Array, " n"]  # of the map's first cell, where all levels of all images lie in one row
+    pitch: Int[Array, " n"]  # row length of the map, in cells
+    offset: Int[Array, " n"]  # index of the map's first cell in the flat array of all levels of all images
 
 
 def region_maps(
@@ -82,14 +82,14 @@ def region_maps(
     extents: Int[Array, "b 2"] | None,
     pooling: Pooling,
 ) -> RegionMaps:
-    """The level of each box, its place there and the extent of that map; constants to gradients.
+    """The level of each box, its position there and the extent of that map; without gradients.
 
     Args:
         shapes: height and width in cells of each level.
         boxes: (x0, y0, x1, y1) in pixels.
-        strides: pixels a cell of each level.
+        strides: pixels per cell of each level.
         extents: height and width in pixels of each picture; the whole map where None.
-        pooling: of which this needs `aligned` and the rule for levels.
+        pooling: only `aligned` and the assignment of levels are used.
     """
     b, r, _ = boxes.shape
     boxes = lax.stop_gradient(boxes).astype(jnp.float32)
@@ -101,28 +101,28 @@ def region_maps(
         canonical_level=pooling.canonical_level,
         epsilon=1e-6,
     )
-    level = jnp.clip(level, 0, len(shapes) - 1)  # also of boxes that are not numbers
+    level = jnp.clip(level, 0, len(shapes) - 1)  # also of boxes with NaN
     cells = jnp.array(shapes, jnp.int32)  # [l 2]
     stride = jnp.array(strides, jnp.int32)
     image = jnp.arange(b, dtype=jnp.int32)[:, None]
-    used = cells[level]
+    extent = cells[level]
     if extents is not None:
         pixels = extents.astype(jnp.int32)[:, None, :]
-        used = jnp.clip(-(-pixels // stride[level][..., None]), 1, used)
+        extent = jnp.clip(-(-pixels // stride[level][..., None]), 1, extent)
     corners = boxes / stride[level][..., None] - (0.5 if pooling.aligned else 0.0)
     start, size = corners[..., :2], corners[..., 2:] - corners[..., :2]
     if not pooling.aligned:
         size = jnp.maximum(size, 1.0)
     area = cells[:, 0] * cells[:, 1]
-    before = jnp.cumsum(area) - area  # cells of all finer levels of one image
+    level_offset = jnp.cumsum(area) - area  # cells of all finer levels of one image
     maps = RegionMaps(
         level=level,
         x=jnp.stack([start[..., 0], size[..., 0]], -1),
         y=jnp.stack([start[..., 1], size[..., 1]], -1),
-        height=used[..., 0],
-        width=used[..., 1],
+        height=extent[..., 0],
+        width=extent[..., 1],
         pitch=cells[level, 1],
-        offset=before[level] * b + image * area[level],
+        offset=level_offset[level] * b + image * area[level],
     )
     return RegionMaps(*(x.reshape(b * r, *x.shape[2:]) for x in maps))
 
@@ -133,20 +133,20 @@ def samples(
     Float[Array, "{pooling.resolution} {pooling.sampling_ratio}"],
     Float[Array, "{pooling.resolution} {pooling.sampling_ratio}"],
 ]:
-    """Where along an axis the samples of each bin lie, in cells within the map, and their shares in its mean.
+    """The positions along an axis of the samples of each bin, in cells within the map, and their shares in its mean.
 
-    A sample that does not count lies at 0 and has no share.
+    An unused sample has position 0 and share 0.
 
     Args:
         span: start and size of the region in cells.
-        cells: of the map along this axis.
-        pooling: of which this needs `resolution`, `sampling_ratio` and `adaptive`.
+        cells: number of cells of the map along this axis.
+        pooling: only `resolution`, `sampling_ratio` and `adaptive` are used.
     """
     start, size = span
-    resolution, most = pooling.resolution, pooling.sampling_ratio
-    count = jnp.clip(jnp.ceil(size / resolution), 1, most) if pooling.adaptive else jnp.float32(most)
-    number = jnp.arange(most, dtype=jnp.float32)
-    place = jnp.arange(resolution, dtype=jnp.float32)[:, None] + (number + 0.5) / count
-    place = start + place * (size / resolution)
-    counts = (place >= -1) & (place <= cells) & (number < count)
-    return jnp.where(counts, jnp.clip(place, 0, cells - 1), 0.0), counts / count
+    resolution, max_count = pooling.resolution, pooling.sampling_ratio
+    count = jnp.clip(jnp.ceil(size / resolution), 1, max_count) if pooling.adaptive else jnp.float32(max_count)
+    sample = jnp.arange(max_count, dtype=jnp.float32)
+    position = jnp.arange(resolution, dtype=jnp.float32)[:, None] + (sample + 0.5) / count
+    position = start + position * (size / resolution)
+    inside = (position >= -1) & (position <= cells) & (sample < count)
+    return jnp.where(inside, jnp.clip(position, 0, cells - 1), 0.0), inside / count

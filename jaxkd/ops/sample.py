@@ -1,4 +1,4 @@
-"""A random choice of a fixed number of positives and negatives."""
+"""Random sampling of a fixed number of positives and negatives."""
 
 import jax
 from flax import struct
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Integer, Key
 
 
 class Sample(struct.PyTreeNode):
-    """Chosen candidates: positives first, then negatives, then places that stayed empty."""
+    """The sampled candidates: positives first, then negatives, then padding."""
 
     index: Array  # [size] int32: into the candidates; 0 where not valid
     positive: Array  # [size] bool
@@ -24,19 +24,19 @@ def sample(
     fraction: float,
     ids: Integer[Array, "n"] | None = None,
 ) -> Sample:
-    """Candidates drawn uniformly without replacement (Ren et al. 2015, section 3.1.3).
+    """Candidates sampled uniformly without replacement (Ren et al. 2015, section 3.1.3).
 
-    At most floor(size * fraction) are positives; negatives fill the rest, also where positives are wanting. Each
-    candidate draws its own lot from the key and its id, so candidates that are neither positive nor negative can be
-    added or taken away without changing what is drawn.
+    At most floor(size * fraction) are positives; negatives fill the rest, also where there are fewer positives. The
+    random number of a candidate depends on the key and its id alone, so candidates that are neither positive nor
+    negative can be added or removed without changing the sample.
 
     Args:
-        key: one picture's key.
-        positive: candidates to draw from as positives; one that is also negative counts as positive.
-        negative: candidates to draw from as negatives.
-        size: how many to draw.
+        key: the key of one picture.
+        positive: candidates for positives; one that is also negative counts as positive.
+        negative: candidates for negatives.
+        size: number of candidates to sample.
         fraction: the largest share of positives, in [0, 1].
-        ids: the candidates' names, all different; their places if not given.
+        ids: unique ids of the candidates; their indices if not given.
 
     Raises:
         ValueError: if size is below 1 or fraction is outside [0, 1].
@@ -45,26 +45,26 @@ def sample(
         raise ValueError(f"Sampling needs size >= 1 and fraction in [0, 1], not {size} and {fraction}.")
     if ids is None:
         ids = jnp.arange(positive.shape[0])
-    lots = jax.vmap(lambda name: jax.random.bits(jax.random.fold_in(key, name), dtype=jnp.uint32))(
-        ids.astype(jnp.uint32)
-    )
-    lots = (lots >> 8).astype(jnp.float32)  # top_k of floats is much faster on a CPU than of integers
+    priorities = jax.vmap(
+        lambda candidate_id: jax.random.bits(jax.random.fold_in(key, candidate_id), dtype=jnp.uint32)
+    )(ids.astype(jnp.uint32))
+    priorities = (priorities >> 8).astype(jnp.float32)  # top_k of floats is much faster on a CPU than of integers
     negative = negative & ~positive
-    limit = int(size * fraction)
-    positives = jnp.minimum(jnp.sum(positive), limit)
-    drawn = jnp.minimum(positives + jnp.sum(negative), size)
-    place = jnp.arange(size)
+    max_positives = int(size * fraction)
+    positives = jnp.minimum(jnp.sum(positive), max_positives)
+    count = jnp.minimum(positives + jnp.sum(negative), size)
+    slot = jnp.arange(size)
     index = jnp.where(
-        place < positives,
-        _draw(lots, positive, limit, size),
-        jnp.take(_draw(lots, negative, size, size), place - positives, mode="clip"),
+        slot < positives,
+        _top(priorities, positive, max_positives, size),
+        jnp.take(_top(priorities, negative, size, size), slot - positives, mode="clip"),
     )
-    valid = place < drawn
-    return Sample(index=jnp.where(valid, index, 0), positive=place < positives, valid=valid)
+    valid = slot < count
+    return Sample(index=jnp.where(valid, index, 0), positive=slot < positives, valid=valid)
 
 
-def _draw(lots: Float[Array, "n"], candidates: Bool[Array, "n"], limit: int, size: int) -> Int[Array, "{size}"]:
-    """Indices of the `limit` candidates with the highest lots, padded to [size]."""
+def _top(priorities: Float[Array, "n"], candidates: Bool[Array, "n"], limit: int, size: int) -> Int[Array, "{size}"]:
+    """Indices of the `limit` candidates of highest priority, padded to [size]."""
     count = min(limit, candidates.shape[0])
-    _, index = jax.lax.top_k(jnp.where(candidates, lots, -1), count)
+    _, index = jax.lax.top_k(jnp.where(candidates, priorities, -1), count)
     return jnp.pad(index.astype(jnp.int32), (0, size - count))

@@ -1,1 +1,1 @@
-"""What a training step needs of chips that are not here: its memory, operations and collectives, by compiling it."""
+"""Memory, operations and collectives of a training step on any chips, known by compiling it without them."""

@@ -1,4 +1,4 @@
-"""What accelerators have, as their makers publish it: memory, peak and bandwidth."""
+"""Published specifications of accelerators: memory, peak and bandwidth."""
 
 import dataclasses
 import os
@@ -10,27 +10,19 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """What one device, as JAX counts devices, has.
-
-    Attributes:
-      name: what it is called.
-      memory: bytes.
-      peak: floating-point operations a second on dense bfloat16 matrices; None where nothing is published.
-      bandwidth: bytes a second between the chip and its memory; None where nothing is published.
-      source: where these numbers are from.
-    """
+    """One device, as JAX counts devices."""
 
     name: str
-    memory: int
-    peak: float | None
-    bandwidth: float | None
-    source: str
+    memory: int  # bytes
+    peak: float | None  # operations a second on dense bfloat16 matrices; None where nothing is published
+    bandwidth: float | None  # bytes a second between the chip and its memory; None where nothing is published
+    source: str  # of these numbers
 
 
 GOOGLE = "Google, Cloud TPU documentation, page of the version"
 NVIDIA = "NVIDIA, data sheet of the product, without sparsity"
 
-# By how `device_kind` begins; of several that fit the longest holds. A TPU7x is two devices, so half of it stands here.
+# By the prefix of `device_kind`; the longest that fits counts. A TPU7x is two devices, each with half of its numbers.
 TABLE = {
     "TPU v4": Chip("TPU v4", 32 * GIB, 275e12, 1200e9, GOOGLE),
     "TPU v5 lite": Chip("TPU v5e", 16 * GIB, 197e12, 819e9, GOOGLE),
@@ -52,27 +44,27 @@ TABLE = {
 def chip_of(device: Any, *, sharing: int = 1) -> Chip:
     """The chip that a device is.
 
-    Its memory is the published one, or, where the device is there and says so, what JAX may use of it. A CPU has its
-    share of the machine's memory; it and any chip that the table lacks have no peak and no bandwidth.
+    Its memory is what JAX may use of it, where the device is there and reports that, or else the published one. A CPU
+    has its share of the machine's memory; it and chips that the table lacks have no peak and no bandwidth.
 
     Args:
       device: of JAX, or a topology's.
-      sharing: devices that share the machine, where they are CPUs.
+      sharing: CPU devices that share the machine.
     """
     kind = device.device_kind
-    fitting = [name for name in TABLE if kind == name or kind.startswith((f"{name} ", f"{name}-"))]
-    chip = TABLE[max(fitting, key=len)] if fitting else Chip(kind, 0, None, None, "none")
+    prefixes = [name for name in TABLE if kind == name or kind.startswith((f"{name} ", f"{name}-"))]
+    chip = TABLE[max(prefixes, key=len)] if prefixes else Chip(kind, 0, None, None, "none")
     if device.platform == "cpu":
         return Chip("CPU", _machine_memory() // sharing, None, None, "this machine")
-    usable = _usable(device)
+    usable = _usable_memory(device)
     return dataclasses.replace(chip, memory=usable) if usable else chip
 
 
-def _usable(device: Any) -> int:
-    """Bytes that JAX may use of a device that is there; 0 where it does not say."""
+def _usable_memory(device: Any) -> int:
+    """Bytes that JAX may use of a device; 0 where it does not report them."""
     try:
         return int((device.memory_stats() or {}).get("bytes_limit", 0))
-    except Exception:  # a topology's device has no memory to ask about, and each platform says so in its own way
+    except Exception:  # raised for the device of a topology, by each platform in another way
         return 0
 
 

@@ -1,4 +1,4 @@
-"""What leaves a device in a step, read from the text of its compiled program."""
+"""The collectives of a step, counted in the text of its compiled program."""
 
 import math
 import re
@@ -22,18 +22,18 @@ class Collectives:
 def count(text: str) -> dict[str, Collectives]:
     """By kind, the collectives in the text of a compiled program (HLO).
 
-    One that stands in a loop is counted once. What is asynchronous has a start and a done; the start counts.
+    A collective in a loop is counted once. An asynchronous one has a start and a done, of which the start is counted.
     """
-    found: dict[str, Collectives] = {}
+    counts: dict[str, Collectives] = {}
     for match in LINE.finditer(text):
-        before = found.get(match["kind"], Collectives(0, 0))
+        before = counts.get(match["kind"], Collectives(0, 0))
         size = _bytes(match["type"], started=match["start"] is not None and match["kind"] != "all-reduce")
-        found[match["kind"]] = Collectives(before.count + 1, before.bytes + size)
-    return found
+        counts[match["kind"]] = Collectives(before.count + 1, before.bytes + size)
+    return counts
 
 
 def _bytes(kind: str, *, started: bool) -> int:
-    """Bytes of a type; of what is started and returns its operands too, those of the results."""
+    """Bytes of a result type; one that is `started` has the operands in its type too, which do not count."""
     sizes = []
     for name, sides in SHAPE.findall(kind):
         bits = BITS.search(name)

@@ -1,49 +1,49 @@
-"""The search for the largest batch that fits a chip, by as few compilations as it takes."""
+"""The search for the largest batch that fits a chip, with few compilations."""
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from jaxkd.preflight.needs import Plan, Probe, Size
+from jaxkd.preflight.requirements import Plan, Probe, Requirement
 
-MOST = 1024  # pictures a chip; no search goes further
+MAX_PICTURES = 1024  # a chip, at which the search ends
 
-Sized = TypeVar("Sized", bound=Size)
+R = TypeVar("R", bound=Requirement)
 Planner = Callable[..., Plan]  # called with `bucket` and `pictures`, such as `plan.plan` of a recipe
 
 
-def planned(planner: Planner, whole: Probe, *, parts: int = 1) -> tuple[int, int, list[Plan]]:
-    """The largest number of pictures a chip that fits, the bytes that `whole` needs beside its plan, and all plans.
+def planned(planner: Planner, compiled: Probe, *, parts: int = 1) -> tuple[int, int, list[Plan]]:
+    """The largest number of pictures a chip that fits, the bytes that `compiled` needs above its plan, and all plans.
 
-    A number fits where the compiler goes on to write its code, and where its plan with these bytes, of which there are
-    much the same for all numbers, stays within the memory that the compiler has. They are 0 where `whole` has no
-    program; one that was compiled and does not fit has them. For `parts` see `fitting`.
+    A number fits where the compiler goes on to generate code, and where its plan and these bytes, which are about equal
+    for all numbers, stay within the memory that the compiler has. The bytes are 0 where `compiled` has no program; one
+    that was compiled and does not fit has them. For `parts` see `fitting`.
     """
-    first = planner(bucket=whole.bucket, pictures=whole.pictures)
-    beside = max(whole.needed - first.needed, 0) if whole.program else 0
-    sized = functools.partial(planner, bucket=whole.bucket)
-    number, more = fitting(lambda number: sized(pictures=number), first, beside=beside, parts=parts)
-    return number, beside, [first, *more]
+    first = planner(bucket=compiled.bucket, pictures=compiled.pictures)
+    overhead = max(compiled.needed - first.needed, 0) if compiled.program else 0
+    measure = functools.partial(planner, bucket=compiled.bucket)
+    number, others = fitting(lambda number: measure(pictures=number), first, overhead=overhead, parts=parts)
+    return number, overhead, [first, *others]
 
 
-def fitting(sized: Callable[[int], Sized], first: Sized, *, beside: int = 0, parts: int = 1) -> tuple[int, list[Sized]]:
-    """The largest number of pictures a chip that fits, 0 for none, and the sizes looked at beside the first.
+def fitting(measure: Callable[[int], R], first: R, *, overhead: int = 0, parts: int = 1) -> tuple[int, list[R]]:
+    """The largest number of pictures a chip that fits, 0 for none, and the other sizes that were measured.
 
-    A compiler refuses what does not fit long before it has written the code of what does, and says how much was
-    needed, and of how much. So the limit is looked for from above: twice what the first size promises, then one more
-    than where the line through the two sizes nearest to the limit reaches it, until one number fits and the next does
-    not.
+    A compiler refuses what does not fit long before it has generated the code of what does, and reports how much memory
+    was needed, and of how much. So the search approaches the limit from above: it takes twice the first size, then one
+    more than where the line through the two sizes nearest to the limit reaches it, until one number fits and the next
+    does not.
 
     Args:
-      sized: compiles or plans for a number of pictures.
+      measure: compiles or plans for a number of pictures.
       first: a size that is known.
-      beside: bytes that all sizes need beside theirs.
+      overhead: bytes that all sizes need above theirs.
       parts: every number is a multiple of it, as that of `first` is.
     """
     known = {first.pictures: first}
-    most = MOST // parts * parts
+    most = MAX_PICTURES // parts * parts
     while True:
-        limit = min(size.limit for size in known.values()) - beside
+        limit = min(size.limit for size in known.values()) - overhead
         small = {n for n, size in known.items() if size.fits and size.needed <= limit}
         low, high = max(small, default=0), min(known.keys() - small, default=most + parts)
         refused = any(not size.fits for size in known.values())  # which alone says what a compiler can use of the limit
@@ -52,22 +52,22 @@ def fitting(sized: Callable[[int], Sized], first: Sized, *, beside: int = 0, par
         guess = 2 * max(known)
         if high - low > parts:
             guess = _guess(list(known.values()), limit, low=low, high=high, parts=parts)
-        known[guess] = sized(guess)
+        known[guess] = measure(guess)
 
 
-def _guess(sizes: Sequence[Size], limit: int, *, low: int, high: int, parts: int) -> int:
+def _guess(sizes: Sequence[Requirement], limit: int, *, low: int, high: int, parts: int) -> int:
     """The number to try next, a multiple of `parts` between `low`, which fits, and `high`, which does not."""
-    near = sorted((size for size in sizes if size.needed), key=lambda size: abs(size.needed - limit))[:2]
+    nearest = sorted((size for size in sizes if size.needed), key=lambda size: abs(size.needed - limit))[:2]
     slope = 0.0
-    if len(near) == 2:
-        slope = (near[0].needed - near[1].needed) / (near[0].pictures - near[1].pictures)
+    if len(nearest) == 2:
+        slope = (nearest[0].needed - nearest[1].needed) / (nearest[0].pictures - nearest[1].pictures)
     if slope > 0:
-        guess = int(near[0].pictures + (limit - near[0].needed) // slope) // parts * parts
+        guess = int(nearest[0].pictures + (limit - nearest[0].needed) // slope) // parts * parts
         guess += parts if guess + parts < high else 0
-    elif len(near) == 1:
-        guess = int(limit * near[0].pictures / near[0].needed) * (2 if low else 1)
+    elif len(nearest) == 1:
+        guess = int(limit * nearest[0].pictures / nearest[0].needed) * (2 if low else 1)
     else:
         guess = 0
-    if high <= MOST and (not guess or len(sizes) > 4):  # memory that a compiler saves near the limit follows no line
+    if high <= MAX_PICTURES and (not guess or len(sizes) > 4):  # close to the limit, memory may follow no line
         guess = (low + high) // 2
     return min(max((guess or 2 * low) // parts * parts, low + parts), high - parts)

@@ -1,7 +1,7 @@
-"""A step's memory and collectives as a TPU's compiler plans them, before it writes any code.
+"""A step's memory and collectives as a TPU's compiler plans them, before it generates code.
 
-A compiler takes much longer to write the code than for all that comes before, and nothing tells it to leave that out.
-So it runs in a process of its own, which ends once the compiler has left its report in a folder.
+Generating the code takes much longer than all that comes before, and no option leaves it out. So the compiler runs in
+its own process, which is ended once the compiler has written its report into a folder.
 """
 
 import multiprocessing
@@ -18,11 +18,11 @@ from typing import Any
 
 from jaxkd import config as configs
 from jaxkd.errors import JaxkdError, first_line
-from jaxkd.preflight import chips, collectives, needs, preflight, topology
+from jaxkd.preflight import chips, collectives, preflight, requirements, topology
 
 LONGEST = 3600.0  # seconds
-PAUSE = 0.2  # seconds between two looks into the folder
-# What libtpu writes there, in this order, the last only where the step fits:
+PAUSE = 0.2  # seconds between two checks of the folder
+# Files that libtpu writes there, in this order, the last only where the step fits:
 TEXT = "*.after_optimizations.txt"
 REPORT = "*.after_optimizations-memory-usage-report.txt"
 ACCEPTED = "*.after_optimizations_after_buffer_assignment.txt"
@@ -31,7 +31,7 @@ TOTAL = re.compile(r"Memory Space: default.*\nTotal bytes: (\d+)")
 
 @dataclass(frozen=True)
 class Step:
-    """What another process needs to know of a step to build it again."""
+    """The description of a step from which another process builds it again."""
 
     recipe: configs.Recipe
     topology: str  # of TPUs, as `topology.mesh_of` takes it
@@ -41,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Task:
-    """One compilation, in words that a process understands."""
+    """One compilation, as a record that is sent to a process."""
 
     step: Step
     bucket: tuple[int, int]
@@ -49,7 +49,7 @@ class Task:
     folder: str  # for the compiler's reports
 
 
-def plan(step: Step, *, bucket: tuple[int, int], pictures: int) -> needs.Plan:
+def plan(step: Step, *, bucket: tuple[int, int], pictures: int) -> requirements.Plan:
     """The plan of a step for so many pictures a chip.
 
     Raises what `topology.mesh_of` and `preflight.subject` raise, and JaxkdError where the compiler fails otherwise or
@@ -59,64 +59,64 @@ def plan(step: Step, *, bucket: tuple[int, int], pictures: int) -> needs.Plan:
     memory = chips.chip_of(topology.mesh_of(step.topology).devices.flat[0]).memory
     with tempfile.TemporaryDirectory(prefix="jaxkd-plan-", ignore_cleanup_errors=True) as folder:
         task = Task(step, bucket, pictures, folder)
-        probe = _followed(task)
+        probe = _run_compiler(task)
         reports, texts = (
             [file.read_text(encoding="utf-8") for file in Path(folder).glob(pattern)] for pattern in (REPORT, TEXT)
         )
     seconds = time.monotonic() - began
     total = TOTAL.search(reports[0]) if reports and texts else None
     if total:
-        found = int(total[1]), collectives.count(texts[0]), preflight.repeated(texts[0])
-    elif probe and probe.program:  # a libtpu that writes no such report has compiled to the end
+        values = int(total[1]), collectives.count(texts[0]), preflight.repeated(texts[0])
+    elif probe and probe.program:  # a libtpu that writes no such report compiles to the end
         program = probe.program
-        found = program.memory.total - program.memory.program, program.collectives, program.repeated
-    elif probe:  # given up before there was a plan
-        found = probe.needed, {}, 0
+        values = program.memory.total - program.memory.program, program.collectives, program.repeated
+    elif probe:  # the compiler gave up before there was a plan
+        values = probe.needed, {}, 0
     else:
         raise JaxkdError(f"libtpu left no report of the memory for {step.topology} that can be read; give --nosearch.")
-    needed, kinds, repeated = found
+    needed, kinds, repeated = values
     limit, fits = (probe.limit, probe.fits) if probe else (memory, True)
-    return needs.Plan(bucket, pictures, needed, limit, fits, seconds, kinds, repeated)
+    return requirements.Plan(bucket, pictures, needed, limit, fits, seconds, kinds, repeated)
 
 
-def _followed(task: Task) -> needs.Probe | None:
-    """How the compiler ended, in a process that is gone then; None where it went on to code and was stopped."""
+def _run_compiler(task: Task) -> requirements.Probe | None:
+    """The result of the compiler, run in a process; None where it went on to code, and was stopped."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_compile, args=(task, theirs), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_compile, args=(task, sender), daemon=True)
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        return _heard(ours, task)
+        return _receive_result(receiver, task)
     finally:
         process.kill()
         process.join()
         process.close()
-        ours.close()
+        receiver.close()
 
 
-def _heard(ours: Connection, task: Task) -> needs.Probe | None:
-    """What the process says at its end; None once the compiler goes on to code."""
-    until = time.monotonic() + LONGEST
-    while time.monotonic() < until:
+def _receive_result(receiver: Connection, task: Task) -> requirements.Probe | None:
+    """The result that the process sends; None once the compiler goes on to code."""
+    deadline = time.monotonic() + LONGEST
+    while time.monotonic() < deadline:
         if any(Path(task.folder).glob(ACCEPTED)):
             return None
-        if ours.poll(PAUSE):
+        if receiver.poll(PAUSE):
             try:
-                said = ours.recv()
+                result = receiver.recv()
             except EOFError as error:
                 raise JaxkdError(
                     f"The process that compiled for {task.step.topology} ended without a word, as it does where the "
                     "machine has too little memory; the papers' steps take some 5 GB."
                 ) from error
-            if isinstance(said, JaxkdError):
-                raise said
-            return said
+            if isinstance(result, JaxkdError):
+                raise result
+            return result
     raise JaxkdError(f"There is no plan for {task.step.topology} after {LONGEST / 60:.0f} minutes; give --nosearch.")
 
 
-def _compile(task: Task, theirs: Connection) -> None:
-    """Compiles to the end, unless it is stopped, and says how it ended."""
+def _compile(task: Task, sender: Connection) -> None:
+    """Compiles to the end, unless it is stopped, and sends the result."""
     threading.Thread(target=_end_with_parent, args=(task.folder,), daemon=True).start()
     topology.compile_only()
     options = {"xla_dump_to": task.folder, "xla_dump_hlo_as_text": True}
@@ -124,17 +124,17 @@ def _compile(task: Task, theirs: Connection) -> None:
         subject = preflight.subject(task.step.recipe, teacher=task.step.teacher, classes=task.step.classes)
         devices = topology.mesh_of(task.step.topology)
         chip = chips.chip_of(devices.devices.flat[0])
-        theirs.send(
+        sender.send(
             preflight.probe(subject, devices, chip, bucket=task.bucket, pictures=task.pictures, options=options)
         )
     except JaxkdError as error:
-        theirs.send(error)
-    except Exception as error:  # whatever a compiler says of its own faults
-        theirs.send(JaxkdError(f"Compiling for {task.step.topology} failed: {first_line(error)}."))
+        sender.send(error)
+    except Exception as error:  # any error of the compiler
+        sender.send(JaxkdError(f"Compiling for {task.step.topology} failed: {first_line(error)}."))
 
 
 def _end_with_parent(folder: str) -> None:
-    """Ends this process, and removes its folder, once the one that started it is gone; a compiler runs for minutes."""
+    """Ends this process, and removes its folder, once its parent has ended; a compiler runs for minutes."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()

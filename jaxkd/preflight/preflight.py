@@ -1,4 +1,4 @@
-"""What a step needs, from its compiled program: memory, operations and collectives."""
+"""Memory, operations and collectives of a step, from its compiled program, and the largest batch that fits."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ from jaxkd.loading.published import BY_NUMBER
 from jaxkd.paths import path_of
 from jaxkd.preflight import collectives, largest
 from jaxkd.preflight.chips import Chip
-from jaxkd.preflight.needs import Memory, Plan, Probe, Program
+from jaxkd.preflight.requirements import Memory, Plan, Probe, Program
 from jaxkd.train import loop, mesh, schedules
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
@@ -27,7 +27,7 @@ from jaxkd.types import Batch
 from jaxkd.weights import parts
 
 SIZE = r"([\d.]+)([KMG]?)"
-REFUSALS = (  # of a TPU's compiler: bytes needed, bytes there
+REFUSALS = (  # by a TPU's compiler: bytes needed, bytes available
     re.compile(rf"Used {SIZE} of {SIZE} hbm"),
     re.compile(rf"\({SIZE}\) exceeds available HBM \({SIZE}\)"),
 )
@@ -37,7 +37,7 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 @dataclass(frozen=True)
 class Subject:
-    """A step with nothing of full size: who learns and teaches, and the shapes of what they carry."""
+    """A step with shapes in place of arrays: student, teacher, state and loader."""
 
     pair: Pair
     state: State  # of shapes
@@ -45,57 +45,57 @@ class Subject:
     feeding: loader.Config
     batch: int  # of the recipe
     trainable: int  # bytes of the parameters that are trained
-    classes: str  # a sentence on where they are from
-    teacher: str  # a sentence on who it is
+    classes: str  # a sentence on their origin
+    teacher: str  # a sentence on its origin
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """All that was found for one recipe and one set of devices."""
+    """The results for one recipe and one set of devices."""
 
     devices: int
     chip: Chip
-    probes: tuple[Probe, ...]  # the batch asked for, one for each area of a bucket, the largest first; then the search
-    plans: tuple[Plan, ...]  # those of the search, or, where nothing was compiled, of the batch asked for
-    largest: int | None  # pictures a chip that fit; None where it was not looked for
-    beside: int | None  # bytes that the batch asked for needs beside its plan; None where the search saw no plans
+    probes: tuple[Probe, ...]  # of the requested batch, one for each bucket area, the largest first; then the search
+    plans: tuple[Plan, ...]  # of the search, or, where nothing was compiled, of the requested batch
+    largest: int | None  # pictures a chip that fit; None without a search
+    overhead: int | None  # bytes that the requested batch needs above its plan; None without plans in the search
     skipped: tuple[tuple[int, int], ...]  # buckets of an area that another has, which were not compiled
 
     @property
-    def asked(self) -> Probe | Plan:
-        """The batch asked for, at the bucket that decides."""
+    def requested(self) -> Probe | Plan:
+        """The requested batch, at the largest bucket."""
         return self.probes[0] if self.probes else self.plans[0]
 
 
 def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> Subject:
-    """The step of a recipe in shapes; its data is read where it is there.
+    """The step of a recipe in shapes; the data is read where it is available.
 
     Args:
-      recipe: a whole one.
+      recipe: complete.
       teacher: a folder or a published file in place of the recipe's, or the component of a detector like it.
-      classes: their number where the data is not there.
+      classes: their number where the data is not available.
 
-    Raises ConfigError where the teacher is not there or not needed, and what the parts of the recipe raise.
+    Raises ConfigError where the teacher is missing or not needed, and what the parts of the recipe raise.
     """
     config: loop.Config = configs.build(recipe.train)
     if config.accumulate < 1:
         raise ConfigError(f"train.accumulate must be at least 1, not {config.accumulate}.")
-    names, said = _classes(recipe, classes)
+    names, classes_note = _classes(recipe, classes)
     student = build.detector(recipe.student, names)
-    teaching, who = _teacher(recipe, teacher, names)
-    pair = loop.make_pair(recipe, config, student, teaching)
+    loaded_teacher, teacher_note = _teacher(recipe, teacher, names)
+    pair = loop.make_pair(recipe, config, student, loaded_teacher)
     key = jax.eval_shape(lambda: jax.random.key(config.seed))
     state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
-    learned, _ = split(state.params, pair.trainable)
+    trained, _ = split(state.params, pair.trainable)
     return Subject(
         pair=pair,
         state=state,
-        teacher_params=teaching.params if teaching else {},
+        teacher_params=loaded_teacher.params if loaded_teacher else {},
         feeding=configs.build(recipe.data.loader),
         batch=config.batch,
-        trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(learned)),
-        classes=said,
-        teacher=who,
+        trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained)),
+        classes=classes_note,
+        teacher=teacher_note,
     )
 
 
@@ -108,9 +108,9 @@ def run(
     search: bool = True,
     planner: largest.Planner | None = None,
 ) -> Preflight:
-    """Compiles the step for these devices, at the recipe's `batch` or another, and looks for the largest that fits.
+    """Compiles the step for these devices, at `batch` or the recipe's, and searches for the largest batch that fits.
 
-    Where there is a planner the search looks at its plans, and compiles whole steps elsewhere.
+    The search uses the plans of `planner`; without one it compiles complete steps.
 
     Raises ConfigError where the batch does not divide over the devices, and what the planner raises.
     """
@@ -118,19 +118,19 @@ def run(
     pictures = _share(batch or subject.batch, devices, parts=parts)
     buckets, skipped = areas(subject.feeding)
     probes = [probe(subject, devices, chip, bucket=bucket, pictures=pictures) for bucket in buckets]
-    plans, found, beside = [], None, None
+    plans, most, overhead = [], None, None
     if search and planner:
-        found, beside, plans = largest.planned(planner, probes[0], parts=parts)
+        most, overhead, plans = largest.planned(planner, probes[0], parts=parts)
     elif search:
-        found, more = largest.fitting(
+        most, others = largest.fitting(
             lambda number: probe(subject, devices, chip, bucket=buckets[0], pictures=number), probes[0], parts=parts
         )
-        probes += more
-    return Preflight(devices.size, chip, tuple(probes), tuple(plans), found, beside, skipped)
+        probes += others
+    return Preflight(devices.size, chip, tuple(probes), tuple(plans), most, overhead, skipped)
 
 
 def outline(subject: Subject, devices: Mesh, chip: Chip, *, planner: largest.Planner, batch: int = 0) -> Preflight:
-    """The plans alone, at the recipe's `batch` or another.
+    """The plans alone, at `batch` or the recipe's.
 
     Raises ConfigError where the batch does not divide over the devices, and what the planner raises.
     """
@@ -141,11 +141,11 @@ def outline(subject: Subject, devices: Mesh, chip: Chip, *, planner: largest.Pla
 
 
 def areas(feeding: loader.Config) -> tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]:
-    """The first bucket of each area, the largest first, and the others."""
-    chosen: dict[int, tuple[int, int]] = {}
+    """The first bucket of each area (height x width), the largest first, and the others."""
+    by_area: dict[int, tuple[int, int]] = {}
     for height, width in feeding.buckets:
-        chosen.setdefault(height * width, (height, width))
-    first = [chosen[area] for area in sorted(chosen, reverse=True)]
+        by_area.setdefault(height * width, (height, width))
+    first = [by_area[area] for area in sorted(by_area, reverse=True)]
     return first, tuple(bucket for bucket in dict.fromkeys(feeding.buckets) if bucket not in first)
 
 
@@ -160,17 +160,20 @@ def probe(
 ) -> Probe:
     """The step compiled for so many pictures a chip; `options` are the compiler's."""
     batch = shapes(subject.feeding, bucket=bucket, pictures=pictures * devices.size)
-    whole, parts = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
+    replicated, over_batch = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
     step = make_step(subject.pair, devices)
-    constant = (_laid(subject.teacher_params, whole), _laid(schedules.shapes(subject.pair.methods), whole))
-    lowered = step.lower(_laid(subject.state, whole), *constant, _laid(batch, parts))
+    constant = (
+        _with_sharding(subject.teacher_params, replicated),
+        _with_sharding(schedules.shapes(subject.pair.methods), replicated),
+    )
+    lowered = step.lower(_with_sharding(subject.state, replicated), *constant, _with_sharding(batch, over_batch))
     began = time.monotonic()
     try:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        needed, limit = _used(str(error))
+        needed, limit = _needed_and_limit(str(error))
         return Probe(bucket, pictures, needed, limit or chip.memory, False, time.monotonic() - began, None)
     seconds = time.monotonic() - began
     program = _program(compiled)
@@ -181,27 +184,27 @@ def probe(
 def shapes(feeding: loader.Config, *, bucket: tuple[int, int], pictures: int) -> Batch:
     """The shapes of a batch."""
     b, g, (height, width) = pictures, feeding.max_objects, bucket
-    of = jax.ShapeDtypeStruct
+    array = jax.ShapeDtypeStruct
     return Batch(
-        images=of((b, height, width, 3), jnp.uint8),
-        sizes=of((b, 2), jnp.int32),
-        boxes=of((b, g, 4), jnp.float32),
-        labels=of((b, g), jnp.int32),
-        valid=of((b, g), jnp.bool),
-        crowd=of((b, g), jnp.bool),
-        ids=of((b,), jnp.int32),
-        scales=of((b, 2), jnp.float32),
-        real=of((b,), jnp.bool),
+        images=array((b, height, width, 3), jnp.uint8),
+        sizes=array((b, 2), jnp.int32),
+        boxes=array((b, g, 4), jnp.float32),
+        labels=array((b, g), jnp.int32),
+        valid=array((b, g), jnp.bool),
+        crowd=array((b, g), jnp.bool),
+        ids=array((b,), jnp.int32),
+        scales=array((b, 2), jnp.float32),
+        real=array((b,), jnp.bool),
     )
 
 
 def repeated(text: str) -> int:
-    """Instructions of an optimised program that are repeated, or whose results are packed, so that it fits."""
+    """The number of instructions of an optimised program that are rematerialised or packed so that it fits."""
     return len(REPEATED.findall(text))
 
 
 def _classes(recipe: configs.Recipe, number: int) -> tuple[tuple[str, ...], str]:
-    """Names of the classes, and a sentence on where they are from."""
+    """Names of the classes, and a sentence on their origin."""
     try:
         source = prepare.load_source(recipe.data.train)
     except DataError as error:
@@ -219,18 +222,18 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
     if given and not isinstance(given, str):
         detector = build.detector(given, classes)
         params = jax.eval_shape(detector.init, jax.random.key(0))
-        found = build.Loaded(detector, params, given, {}, {})
-        return prepare.beside(found, recipe.student), "The teacher has the shape of a recipe's student."
+        loaded = build.Loaded(detector, params, given, {}, {})
+        return prepare.match_dtype(loaded, recipe.student), "The teacher has the shape of a recipe's student."
     name = given or recipe.teacher
-    place = path_of(name)
-    folder = place / build.STUDENT if (place / build.RECIPE).is_file() else place
+    path = path_of(name)
+    folder = path / build.STUDENT if (path / build.RECIPE).is_file() else path
     if name and build.file_of(folder, build.ABOUT).is_file():
-        found = prepare.beside(build.described(folder), recipe.student)
-        return found, f"The teacher is described in {folder / build.ABOUT}."
-    if name and parts.split(place)[0].is_file():
-        found = prepare.load_detector(name)
-        found = dataclasses.replace(found, params=jax.eval_shape(lambda: found.params))
-        return prepare.beside(found, recipe.student), f"The teacher is in {name}."
+        loaded = prepare.match_dtype(build.load_shapes(folder), recipe.student)
+        return loaded, f"The teacher is described in {folder / build.ABOUT}."
+    if name and parts.split(path)[0].is_file():
+        loaded = prepare.load_detector(name)
+        loaded = dataclasses.replace(loaded, params=jax.eval_shape(lambda: loaded.params))
+        return prepare.match_dtype(loaded, recipe.student), f"The teacher is in {name}."
     raise ConfigError(
         f"The teacher {name or 'of the recipe'} is not here; give --teacher=RECIPE, such as coco:faster_rcnn-r101, for "
         "one whose student has its shape, or --teacher=FOLDER with its detector.json."
@@ -238,16 +241,18 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
 
 
 def _share(batch: int, devices: Mesh, *, parts: int) -> int:
-    """Pictures a device of a batch, which it looks at in so many parts."""
+    """Pictures a device of a batch that is split in so many parts."""
     least = devices.size * parts
     if batch < 1 or batch % least:
-        near = max(round(batch / least), 1) * least
-        said = f" in {parts} parts (train.accumulate)" if parts > 1 else ""
-        raise ConfigError(f"A batch of {batch} does not divide over {devices.size} devices{said}; give --batch={near}.")
+        nearest = max(round(batch / least), 1) * least
+        in_parts = f" in {parts} parts (train.accumulate)" if parts > 1 else ""
+        raise ConfigError(
+            f"A batch of {batch} does not divide over {devices.size} devices{in_parts}; give --batch={nearest}."
+        )
     return batch // devices.size
 
 
-def _laid(tree: Tree, sharding: NamedSharding) -> Tree:
+def _with_sharding(tree: Tree, sharding: NamedSharding) -> Tree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
@@ -268,10 +273,10 @@ def _program(compiled: Any) -> Program:
     )
 
 
-def _used(message: str) -> tuple[int, int]:
-    """Bytes needed and bytes there, as a TPU's compiler says them when it gives up; zeros where it does not."""
+def _needed_and_limit(message: str) -> tuple[int, int]:
+    """Bytes needed and available in the message with which a TPU's compiler gives up; zeros where it has none."""
     for pattern in REFUSALS:
-        if found := pattern.search(message):
-            needed, unit, limit, limit_unit = found.groups()
+        if match := pattern.search(message):
+            needed, unit, limit, limit_unit = match.groups()
             return int(float(needed) * UNITS[unit]), int(float(limit) * UNITS[limit_unit])
     return 0, 0

@@ -1,4 +1,4 @@
-"""Devices to compile for: those that are here, or those of a slice of TPUs, which need not be here."""
+"""Devices to compile for: the local ones, or those of a TPU slice that is only described."""
 
 import importlib.util
 import math
@@ -16,8 +16,8 @@ from jaxkd.train import mesh
 from jaxkd.version import install_line
 
 HERE = "here"
-# Read by libtpu when it is loaded. It is only to compile: it shall not ask a cloud's metadata server what machine this
-# is, nor refuse because another process of the machine trains, nor explain itself on stderr.
+# Read by libtpu when it is loaded. It is used to compile only, so it must not query a cloud's metadata server, nor
+# refuse because another process of the machine uses the TPU, nor log to stderr.
 QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -28,16 +28,16 @@ QUIET = {
 
 
 def compile_only() -> None:
-    """Has jax compile for devices that are not here: it leaves those that are alone, and its cache too.
+    """Sets jax to compile for devices that are not here: it uses neither local accelerators nor the compilation cache.
 
-    A program for other devices can be put there and not be read back.
+    A program for other devices can be stored in the cache but not read back.
     """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
 
 
 def mesh_of(topology: str, *, devices: int = 0) -> Mesh:
-    """A mesh over all devices of a topology such as "v5e:16x16"; for "here" over the first `devices`, all for 0.
+    """A mesh over all devices of a topology such as "v5e:16x16"; for "here" over the first `devices`, or all for 0.
 
     Raises ConfigError where libtpu is not installed, or knows no such topology, or fewer devices are here.
     """
@@ -55,12 +55,12 @@ def mesh_of(topology: str, *, devices: int = 0) -> Mesh:
         os.environ.setdefault(variable, value)
     try:
         with silent_stderr():
-            found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+            description = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except jax.errors.JaxRuntimeError as error:
         if "INVALID_ARGUMENT" in str(error):
             raise _unknown(topology) from error
         raise ConfigError(f"libtpu gives no topology {topology}: {first_line(error)}.") from error
-    return mesh.mesh_over(found.devices)
+    return mesh.mesh_over(description.devices)
 
 
 def _unknown(topology: str) -> ConfigError:

@@ -1,1 +1,1 @@
-"""The training run: the one place where all parts meet."""
+"""Training: the loop, the step, the optimizer, checkpoints, logs and evaluation."""

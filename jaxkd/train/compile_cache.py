@@ -1,4 +1,4 @@
-"""A folder of one's own in which compiled programs wait for the next run of the same command."""
+"""A private folder that caches compiled programs between runs."""
 
 import os
 import stat
@@ -11,25 +11,25 @@ FOLDER = "JAX_COMPILATION_CACHE_DIR"  # read by jax when it is first imported
 
 
 def use() -> None:
-    """Has jax keep what it compiles; to be called before jax is imported, which this module does not do.
+    """Turns on jax's cache of compiled programs; to be called before jax is imported, which this module does not do.
 
     The folder is that of $JAX_COMPILATION_CACHE_DIR, or jaxkd/compiled in $XDG_CACHE_HOME or ~/.cache, made for its
-    owner alone. Where it cannot be made there is no cache; a place that is no path of this machine is left to jax.
-    Raises StorageError where others could put programs into it, which would then be executed.
+    owner alone. Where it cannot be made there is no cache; a URL such as gs://... is left to jax.
+    Raises StorageError where other users could write programs into it, which would then be executed.
     """
     if os.environ.get(SWITCH, "").lower() == "off":
         os.environ.pop(FOLDER, None)
         return
-    given = os.environ.get(FOLDER, "")
-    if "://" in given:
+    setting = os.environ.get(FOLDER, "")
+    if "://" in setting:
         return
     try:
-        folder = Path(given) if given else _home() / "jaxkd" / "compiled"
+        folder = Path(setting) if setting else _home() / "jaxkd" / "compiled"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except (OSError, RuntimeError):  # the latter where nobody knows a home
+        status = folder.stat()
+    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
         return
-    if fault := _fault(found):
+    if fault := _fault(status):
         raise StorageError(
             f"The folder of compiled programs {folder} {fault}, who could put programs there that would be executed; "
             f"take write permission from them, set {FOLDER} to a folder of your own, or set {SWITCH}=off."
@@ -38,13 +38,13 @@ def use() -> None:
 
 
 def _home() -> Path:
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    variable = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(variable) if os.path.isabs(variable) else Path.home() / ".cache"
 
 
-def _fault(found: os.stat_result) -> str:
-    """Who else may write in a folder, as the end of a sentence; empty where nobody may."""
-    if hasattr(os, "getuid") and found.st_uid != os.getuid():
+def _fault(status: os.stat_result) -> str:
+    """Why others may write in a folder, as the end of a sentence; empty where nobody else may."""
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
         return "belongs to another user"
-    writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return "can be written by other users" if os.name == "posix" and writable else ""

@@ -1,35 +1,35 @@
-"""Compiling beside the main thread, which goes on hearing signals."""
+"""Compilation in a thread, so that the main thread can react to signals."""
 
 import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-POLL = 0.2  # seconds between two looks at whether the run is asked to stop
+POLL = 0.2  # seconds between two checks for a signal to stop
 
 
 class Interrupted(Exception):
-    """A compilation that nobody waits for any more; it goes on until it is done or the process ends."""
+    """The wait for a compilation was stopped; the thread goes on until it is program or the process ends."""
 
 
 def compiled(function: Any, *arguments: Any, stopped: Callable[[], bool]) -> Callable[..., Any]:
-    """A function of `jax.jit`, compiled for arguments of these shapes; they are not given away yet.
+    """A function of `jax.jit`, compiled for arguments of these shapes; none of them is donated yet.
 
-    Raises Interrupted once `stopped` says so, and whatever compiling raises.
+    Raises Interrupted once `stopped` returns True, and whatever compiling raises.
     """
-    done: Future[Callable[..., Any]] = Future()
+    program: Future[Callable[..., Any]] = Future()
 
-    def work() -> None:
+    def compile_in_thread() -> None:
         try:
-            done.set_result(function.lower(*arguments).compile())
+            program.set_result(function.lower(*arguments).compile())
         except BaseException as error:
-            done.set_exception(error)
+            program.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()  # a daemon: the process may end before it
+    threading.Thread(target=compile_in_thread, daemon=True).start()  # a daemon: the process may end before it
     while True:
-        with contextlib.suppress(NotYet):
-            return done.result(POLL)
+        with contextlib.suppress(FutureTimeout):
+            return program.result(POLL)
         if stopped():
             raise Interrupted

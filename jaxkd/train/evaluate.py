@@ -1,4 +1,4 @@
-"""A detector over a source's pictures: what it scores, what it finds."""
+"""Evaluation of a detector on the pictures of a source, on all devices of all hosts."""
 
 import contextlib
 import functools
@@ -22,29 +22,29 @@ from jaxkd.types import Batch, Detections
 
 @runtime_checkable
 class HasDetect(Protocol):
-    """Whatever finds objects of a source's classes; hashable."""
+    """A detector, or a wrapper of one, whose labels are those of a source; hashable."""
 
     def detect(self, params: Params, batch: Batch) -> Detections:
-        """Detections whose labels are the source's."""
+        """Detections with the source's labels."""
         ...
 
 
 @dataclass(frozen=True)
 class RelabelledDetector:
-    """A detector of other classes, which finds those that a source has too."""
+    """A detector of another class list, evaluated on the classes that a source shares with it."""
 
     detector: Detector
-    columns: tuple[int, ...]  # its column for each class of the source, or a negative number
+    columns: tuple[int, ...]  # the detector's column for each class of the source; negative where it has none
 
     def detect(self, params: Params, batch: Batch) -> Detections:
-        """Its detections with the source's labels; those of other classes are not valid."""
-        found = self.detector.detect(params, batch)
-        table = np.full(len(self.detector.classes), -1, np.int32)
+        """The detector's detections with the source's labels; those of other classes are not valid."""
+        detections = self.detector.detect(params, batch)
+        label_of = np.full(len(self.detector.classes), -1, np.int32)
         for label, column in enumerate(self.columns):
             if column >= 0:
-                table[column] = label
-        labels = jnp.asarray(table)[found.labels]
-        return found.replace(labels=jnp.maximum(labels, 0), valid=found.valid & (labels >= 0))
+                label_of[column] = label
+        labels = jnp.asarray(label_of)[detections.labels]
+        return detections.replace(labels=jnp.maximum(labels, 0), valid=detections.valid & (labels >= 0))
 
 
 def evaluate_source(
@@ -58,25 +58,27 @@ def evaluate_source(
     limit: int = 0,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """What the detector scores on the first `limit` pictures of a source, or on all of them for 0.
+    """The detector's scores on the first `limit` pictures of a source, or on all of them for 0.
 
-    Processes share the pictures, and all of them get the scores. Raises Interrupted before the next batch where
-    `stopped` says so, which has to be the same on all of them.
+    Processes share the pictures, and all of them get the scores. Raises Interrupted before the next batch once
+    `stopped` returns True, which it has to do on all processes at once.
     """
-    with _compiled_over(detector, params, source, feeding, devices, batch=batch, limit=limit) as (detect, batches):
-        evaluation = evaluate(detect, _until(stopped, batches), source, whole=hosts.whole)
+    with _detect_and_batches(detector, params, source, feeding, devices, batch=batch, limit=limit) as (detect, batches):
+        evaluation = evaluate(detect, _unless_stopped(stopped, batches), source, gather=hosts.gathered)
         unreadable = hosts.total(len(batches.skipped))
-    wanted = min(limit or len(source.records), len(source.records))
-    if not wanted - unreadable <= evaluation.pictures <= wanted:
-        raise JaxkdError(f"The evaluation scored {evaluation.pictures} pictures of {wanted}, {unreadable} unreadable.")
+    expected = min(limit or len(source.records), len(source.records))
+    if not expected - unreadable <= evaluation.pictures <= expected:
+        raise JaxkdError(
+            f"The evaluation scored {evaluation.pictures} pictures of {expected}, {unreadable} unreadable."
+        )
     return evaluation
 
 
 class Interrupted(Exception):
-    """An evaluation that was asked to stop."""
+    """An evaluation was stopped before its end."""
 
 
-def _until(stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
+def _unless_stopped(stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
     for batch in batches:
         if stopped():
             raise Interrupted
@@ -84,7 +86,7 @@ def _until(stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Ba
 
 
 @contextlib.contextmanager
-def _compiled_over(
+def _detect_and_batches(
     detector: HasDetect,
     params: Params,
     source: Source,
@@ -94,7 +96,7 @@ def _compiled_over(
     batch: int,
     limit: int,
 ) -> Iterator[tuple[Callable[[Batch], Detections], loader.Loader]]:
-    """A compiled detect of host batches, and the batches of a source."""
+    """A compiled detect that takes host batches, and the batches of a source."""
     batches = loader.eval_batches(
         source,
         feeding,
@@ -106,12 +108,12 @@ def _compiled_over(
     params = mesh.put_replicated(params, devices)
     detect = compiled_detect(detector, devices)
     try:
-        yield lambda one: detect(params, mesh.put_batch(one, devices)), batches
+        yield lambda host_batch: detect(params, mesh.put_batch(host_batch, devices)), batches
     finally:
         batches.close()
 
 
 @functools.lru_cache(maxsize=8)
 def compiled_detect(detector: HasDetect, devices: Mesh) -> Callable[[Params, Batch], Detections]:
-    """`detector.detect`, compiled once for detectors that are equal, each device looking at its part of the batch."""
+    """`detector.detect` with the batch split over the devices, compiled once for detectors that are equal."""
     return jax.jit(mesh.over_batch(detector.detect, devices, replicated=1, gathered=True))

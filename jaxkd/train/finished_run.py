@@ -1,4 +1,4 @@
-"""A run that has been trained, opened again to be looked at."""
+"""A trained run, opened again to explain what its methods do."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jaxkd import config as configs
 from jaxkd.data import loader
-from jaxkd.data.base import Part, Source
+from jaxkd.data.base import Source, Subset
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build, prepare
 from jaxkd.train import checkpoint, loop, mesh
@@ -21,41 +21,44 @@ from jaxkd.types import Explanation, Regions
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A taught run with its last checkpoint, on one device."""
+    """A run with distillation and its last checkpoint, on one device."""
 
     pair: Pair
     state: State
-    teacher_params: Any  # the teacher's parameters
+    teacher_params: Any
     sources: dict[str, Source]
     feeding: loader.Config
     devices: Mesh
 
     def explain(self, split: str, index: int) -> tuple[Regions, dict[str, Explanation], float]:
-        """The regions of one picture, what each method that can be drawn does on it, and its pixels a real pixel."""
-        batches = loader.eval_batches(Part(self.sources[split], [index]), self.feeding, batch=1)
+        """The student's regions on one picture, an explanation for each method that has `explain`, and the scale.
+
+        The scale is the smaller one of the picture's two factors from original to resized pixels.
+        """
+        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.feeding, batch=1)
         batch = jax.tree.map(jax.numpy.asarray, next(batches))
         batches.close()
 
-        def look(params, teacher_params, memory, batch, key):
+        def explain_batch(params, teacher_params, memory, batch, key):
             inputs = StepInputs(batch=batch, teacher_params=teacher_params, key=key)
             inputs = inputs.replace(teacher_features=teacher_features(self.pair, teacher_params, batch))
             features = self.pair.student.features(params, batch)
             keys = image_keys(inputs)
-            shared = on_regions(self.pair, params, features, inputs, sharing=STUDENT_REGIONS, keys=keys)
-            shown = {}
+            outputs = on_regions(self.pair, params, features, inputs, sharing=STUDENT_REGIONS, keys=keys)
+            explanations = {}
             for name, config in self.pair.methods.items():
                 module = configs.module_of(config)
                 if hasattr(module, "explain"):
-                    shown[name] = module.explain(config, shared.replace(memory=memory.get(name)))
-            return shared.regions, shown
+                    explanations[name] = module.explain(config, outputs.replace(memory=memory.get(name)))
+            return outputs.regions, explanations
 
-        found = jax.jit(look)(
+        regions_and_explanations = jax.jit(explain_batch)(
             self.state.params["detector"], self.teacher_params, self.state.memory, batch, self.state.key
         )
-        return *jax.device_get(found), float(batch.scales.min())
+        return *jax.device_get(regions_and_explanations), float(batch.scales.min())
 
     def objects(self, name: str) -> Objects:
-        """The objects of the training set that a method's prototypes are numbered among."""
+        """The objects of the training set, in the order that a method numbers its prototypes by."""
         refresh = Refresh(self.pair, self.sources["train"], self.feeding, self.devices, batch=8, steps_per_epoch=1)
         return refresh.describe(name, self.state.params["detector"], "student")[0]
 
@@ -63,7 +66,7 @@ class FinishedRun:
 def open_finished(recipe: configs.Recipe, workdir: Path) -> FinishedRun:
     """The run in `workdir`.
 
-    Raises ConfigError where it is not taught or has no checkpoint yet, and what `loop.run` raises for its recipe.
+    Raises ConfigError where it has no teacher or no checkpoint yet, and what `loop.run` raises for its recipe.
     """
     config = configs.build(recipe.train)
     sources = prepare.load_sources(recipe.data)
@@ -74,8 +77,8 @@ def open_finished(recipe: configs.Recipe, workdir: Path) -> FinishedRun:
     student = build.detector(recipe.student, classes)
     pair = loop.make_pair(recipe, config, student, teacher)
     folder, key = workdir / loop.CHECKPOINTS, jax.random.key(config.seed)
-    found = checkpoint.newest(folder)
-    if found is None:
+    latest = checkpoint.newest(folder)
+    if latest is None:
         raise ConfigError(f"The run in {workdir} has no checkpoint yet.")
-    state = checkpoint.restore(folder, found, initial_state(pair, student.init(key), key))
+    state = checkpoint.restore(folder, latest, initial_state(pair, student.init(key), key))
     return FinishedRun(pair, state, teacher.params, sources, configs.build(recipe.data.loader), mesh.make_mesh(1))

@@ -1,4 +1,4 @@
-"""The processes of a run among each other: joined, agreed, and asked whether one of them was told to stop."""
+"""Communication between the processes of a run: joining, agreement, gathering, and the vote to stop."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,36 +12,36 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxkd.cluster.place import Place
+from jaxkd.cluster.process_info import ProcessInfo
 from jaxkd.errors import ConfigError, HostLostError
 from jaxkd.train.mesh import AXIS
 
 TIMEOUT = 120  # seconds for all processes to join
 
 
-def join(place: Place) -> None:
-    """Makes this process one of several; before anything else is asked of JAX.
+def join(info: ProcessInfo) -> None:
+    """Makes this process one of several; to be called before anything else of JAX.
 
     Raises HostLostError where the others cannot be reached in time.
     """
     try:
         jax.distributed.initialize(
-            place.coordinator,
-            place.processes,
-            place.process,
-            local_device_ids=place.device,
+            info.coordinator,
+            info.processes,
+            info.process,
+            local_device_ids=info.device,
             cluster_detection_method="deactivate",  # on Slurm it would leave each process one device
             initialization_timeout=TIMEOUT,
         )
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise HostLostError(
-            f"Process {place.process} could not join the run at {place.coordinator}: {reason}."
+            f"Process {info.process} could not join the run at {info.coordinator}: {reason}."
         ) from error
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Whether this is process 0, which alone writes files and prints."""
     return jax.process_index() == 0
 
 
@@ -52,46 +52,46 @@ def agree(facts: Mapping[str, str]) -> None:
     """
     if jax.process_count() == 1:
         return
-    mine = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in facts.values()]
-    all_of_them = np.asarray(multihost_utils.process_allgather(np.stack(mine))).reshape(-1, len(facts), 32)
-    differs = (all_of_them != all_of_them[0]).any(-1)
+    local_digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in facts.values()]
+    digests = np.asarray(multihost_utils.process_allgather(np.stack(local_digests))).reshape(-1, len(facts), 32)
+    differs = (digests != digests[0]).any(-1)
     if differs.any():
-        what = " and ".join(name for name, one in zip(facts, differs.any(0), strict=True) if one)
-        who = ", ".join(map(str, np.flatnonzero(differs.any(1))))
-        raise ConfigError(f"Not all processes have the same {what}: process {who} differs from process 0.")
+        names = " and ".join(name for name, differ in zip(facts, differs.any(0), strict=True) if differ)
+        processes = ", ".join(map(str, np.flatnonzero(differs.any(1))))
+        raise ConfigError(f"Not all processes have the same {names}: process {processes} differs from process 0.")
 
 
 def from_first(number: int) -> int:
-    """The number that process 0 gave."""
+    """The number that process 0 passed, on all processes."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-def whole(tree: Any) -> Any:
-    """Arrays of which every process has a part, in the order of the processes, whole and as numpy."""
+def gathered(tree: Any) -> Any:
+    """The full numpy arrays of which every process has a part, in the order of the processes."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def total(number: int) -> int:
-    """The sum of what every process gives."""
+    """The sum of the numbers of all processes."""
     if jax.process_count() == 1:
         return number
     return int(np.sum(multihost_utils.process_allgather(np.int32(number))))
 
 
 def wait(name: str) -> None:
-    """Returns once every process has come here."""
+    """Returns once every process has called it: a barrier with this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 class Vote:
-    """Whether any process was asked to stop: cast at every step, read a step later, the same answer everywhere.
+    """Whether any process got a signal to stop: cast at every step, read a step later, equal on all processes.
 
-    The sum over devices goes its way beside the training, so nobody waits for it.
+    The sum over devices runs asynchronously beside the training step, so that no process waits for it.
     """
 
     def __init__(self, devices: Mesh):
@@ -100,14 +100,14 @@ class Vote:
         summed = jax.shard_map(lambda votes: lax.psum(votes.sum(), AXIS), mesh=devices, in_specs=P(AXIS), out_specs=P())
         self._sum = jax.jit(summed)
         self._count = len(self._sharding.addressable_devices)
-        self._cast: jax.Array | bool = False
+        self._pending: jax.Array | bool = False  # the result of the last vote
 
     def cast(self, stop: bool) -> bool:
-        """Hands in this process's vote, and tells what came of the one before."""
-        before = bool(self._cast)
+        """Casts this process's vote, and returns the result of the vote before (with one process, of this one too)."""
+        previous = bool(self._pending)
         if self._alone:
-            self._cast = stop
-            return before or stop
-        mine = np.full(self._count, stop, np.int32)
-        self._cast = self._sum(jax.make_array_from_process_local_data(self._sharding, jnp.asarray(mine)))
-        return before
+            self._pending = stop
+            return previous or stop
+        votes = np.full(self._count, stop, np.int32)
+        self._pending = self._sum(jax.make_array_from_process_local_data(self._sharding, jnp.asarray(votes)))
+        return previous

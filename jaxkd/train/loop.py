@@ -1,4 +1,4 @@
-"""A run from its recipe to its student: the one place where all parts meet."""
+"""Training from a recipe to a student: builds data, detectors, optimizer and checkpoints, and runs the loop."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxkd import config as configs
-from jaxkd import words
+from jaxkd import phrases
 from jaxkd.data import loader, pictures, survey
 from jaxkd.data.base import Source, digest
 from jaxkd.detectors.base import Detector
@@ -25,54 +25,52 @@ from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh
 from jaxkd.train.schedules import Schedules
 from jaxkd.train.sinks.base import Sink
+from jaxkd.train.state import State
 from jaxkd.train.step import Pair, initial_state
 from jaxkd.train.stop import Stop
-from jaxkd.train.training import Finished, Training
+from jaxkd.train.training import RunResult, Training
 from jaxkd.version import VERSION
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir
-LOOK = 8  # pictures of each source that are opened before the first step
+SAMPLED = 8  # pictures of each source that are opened before the first step
 
 
 @dataclass(frozen=True)
 class Config:
-    """How long, how often, on what.
-
-    Attributes:
-      seed: decides initial weights, order of data and sampling.
-      batch: pictures a step, over all devices.
-      steps: length of the run.
-      accumulate: parts of a batch that a step looks at one after another, with the memory of one; see `train.step`.
-      devices: devices to use; 0 for all.
-      report_every: steps between two lines in the log.
-      evaluate_every: steps between two evaluations on `data.val`; 0 for one at the end.
-      evaluate_limit: pictures an evaluation looks at; 0 for all.
-      evaluate_batch: pictures at once in an evaluation.
-      checkpoint_every: steps between two checkpoints; 0 for one at the end.
-      keep: last checkpoints that are kept beside the best.
-      probe_every: steps between two measurements of gradient ratios; 0 for none.
-      ema_decay: of the moving average of the student that is evaluated and kept; 0 for none.
-      teacher_check: validation pictures that the teacher is scored on before step 1; 0 for none.
-    """
+    """Length of the run, batch, reports, evaluations and checkpoints."""
 
     seed: Seed = 0
+    """Decides initial weights, order of data and sampling."""
     batch: Count = 16
+    """Pictures a step, over all devices."""
     steps: Count = 90000
+    """Length of the run."""
     accumulate: Count = 1
+    """Micro-batches of a batch, computed one after another in the memory of one; see `train.step`."""
     devices: Natural = 0
+    """Devices to use; 0 for all."""
     report_every: Count = 50
+    """Steps between two lines in the log."""
     evaluate_every: Natural = 0
+    """Steps between two evaluations on `data.val`; 0 for one at the end."""
     evaluate_limit: Natural = 0
+    """Pictures of an evaluation; 0 for all."""
     evaluate_batch: Count = 16
+    """Pictures of a batch in an evaluation."""
     checkpoint_every: Natural = 1000
+    """Steps between two checkpoints; 0 for one at the end."""
     keep: Natural = 2
+    """Last checkpoints that are kept beside the best."""
     probe_every: Natural = 0
+    """Steps between two measurements of gradient ratios; 0 for none."""
     ema_decay: PartShare = 0.0
+    """Decay of the moving average of the student that is evaluated and kept; 0 for none."""
     teacher_check: Natural = 64
+    """Validation pictures that the teacher is scored on before step 1; 0 for none."""
 
 
-def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Sequence[Sink] = ()) -> Finished:
-    """Trains `recipe` in `workdir`, from its last checkpoint if there is one; `sinks` are shown what is logged.
+def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Sequence[Sink] = ()) -> RunResult:
+    """Trains `recipe` in `workdir`, from its last checkpoint if there is one; what is logged goes to `sinks` too.
 
     Raises ConfigError (also for a workdir of another recipe), DataError, WeightsError, StorageError, or
     DivergedError where too many steps in a row are not finite.
@@ -91,42 +89,29 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             lock.take()
             stack.callback(lock.release)
         sources = prepare.load_sources(recipe.data)
-        facts = _agreed(recipe, workdir, sources)
+        facts = _agreed_facts(recipe, workdir, sources)
         classes = sources["train"].classes
         student, loaded = build.detector(recipe.student, classes), prepare.load_teacher(recipe)
-        teacher = loaded if recipe.distill else None  # else there is one to inherit from alone
+        teacher = loaded if recipe.distill else None  # without a method, a teacher only serves `inherit`
         feeding = configs.build(recipe.data.loader)
-        batches = loader.train_batches(
-            sources["train"],
-            feeding,
-            seed=config.seed,
-            steps=config.steps,
-            batch=config.batch,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
+        batches = _train_batches(config, feeding, sources["train"])
         stack.callback(batches.close)
         pair = make_pair(recipe, config, student, teacher)
         schedules = make_schedules(recipe, config, pair.methods, pictures=len(sources["train"].records))
-        key = jax.random.key(config.seed)
-        saved = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
-        stack.callback(saved.close)
-        found = saved.shared()
-        source, parts = ("", "none") if found else (recipe.initial, recipe.inherit)  # only what begins needs them
-        params, origin = initial.params(student, jax.random.fold_in(key, 0), source)
-        params, inherited = initial.inherit(params, loaded, parts, classes=classes)
-        with prepare.naming_teacher(recipe, teacher, classes):
-            state = initial_state(pair, params, jax.random.fold_in(key, 1))
-        if found:
-            ownership.check_facts(found.facts, facts)
-            batches.set_state(found.data)
-            state = checkpoint.restore(workdir / CHECKPOINTS, found, state)
-        origin = f"Going on from the checkpoint at step {found.step}." if found else f"{origin} {inherited}".strip()
+        checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
+        stack.callback(checkpoints.close)
+        resumed = checkpoints.latest_on_all_hosts()
+        state, origin = _initial_state(recipe, config, pair, loaded, resumed=resumed is not None)
+        if resumed:
+            ownership.check_facts(resumed.facts, facts)
+            batches.set_state(resumed.data)
+            state = checkpoint.restore(workdir / CHECKPOINTS, resumed, state)
+            origin = f"Going on from the checkpoint at step {resumed.step}."
         _introduce(log, sources, classes, origin, devices)
-        for said in unused.sentences(recipe):
-            log.say(said)
-        if teacher is not None and (said := prepare.shared_classes(teacher.detector.classes, classes)[1]):
-            log.say(said)
+        for sentence in unused.sentences(recipe):
+            log.say(sentence)
+        if teacher is not None and (note := prepare.class_columns(teacher.detector.classes, classes)[1]):
+            log.say(note)
         refresh = Refresh(
             pair,
             sources["train"],
@@ -141,9 +126,9 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             pair=pair,
             schedules=schedules,
             devices=devices,
-            saved=saved,
+            checkpoints=checkpoints,
             log=log,
-            split=sources["val"],
+            val=sources["val"],
             refresh=refresh,
             stop=stop,
             facts=facts,
@@ -152,21 +137,53 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         scored = sources["val"].records[: config.evaluate_limit or None]
         if not any((~record.crowd).any() for record in scored):
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")
-        elif teacher is not None and config.teacher_check and not found:
+        elif teacher is not None and config.teacher_check and not resumed:
             training.check_teacher(teacher)
         if hosts.is_first():
             ownership.claim(workdir, recipe)
-        log.begin(found.step if found else 0, scored=found is None or found.ap is not None)
+        log.begin(resumed.step if resumed else 0, scored=resumed is None or resumed.ap is not None)
         log.text("recipe", configs.dump(recipe))
         teacher_params = mesh.put_replicated(teacher.params if teacher else {}, devices)
-        finished = training.go(mesh.put_replicated(state, devices), teacher_params, batches, found)
+        result = training.run(mesh.put_replicated(state, devices), teacher_params, batches, resumed)
         if batches.skipped:
-            log.say(f"Could not be read, and replaced by others: {words.counted(len(batches.skipped), 'picture')}.")
-        return finished
+            log.say(f"Could not be read, and replaced by others: {phrases.counted(len(batches.skipped), 'picture')}.")
+        return result
 
 
-def _agreed(recipe: configs.Recipe, workdir: Path, sources: dict[str, Source]) -> dict[str, str]:
-    """What has to be the same when the run goes on; all processes hold it, and see one workdir."""
+def _train_batches(config: Config, feeding: loader.Config, source: Source) -> loader.Loader:
+    """This process's batches of the run."""
+    return loader.train_batches(
+        source,
+        feeding,
+        seed=config.seed,
+        steps=config.steps,
+        batch=config.batch,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+
+
+def _initial_state(
+    recipe: configs.Recipe, config: Config, pair: Pair, teacher: build.Loaded | None, *, resumed: bool
+) -> tuple[State, str]:
+    """The state before step 1, and a sentence on where the student's parameters are from.
+
+    `teacher` is the one to inherit from. Where the run is `resumed`, no weights are read: only the structure is needed.
+    """
+    key, classes = jax.random.key(config.seed), pair.student.classes
+    source, parts = ("", "none") if resumed else (recipe.initial, recipe.inherit)
+    params, origin = initial.params(pair.student, jax.random.fold_in(key, 0), source)
+    params, inherited = initial.inherit(params, teacher, parts, classes=classes)
+    with prepare.naming_teacher(recipe, teacher if recipe.distill else None, classes):
+        state = initial_state(pair, params, jax.random.fold_in(key, 1))
+    return state, f"{origin} {inherited}".strip()
+
+
+def _agreed_facts(recipe: configs.Recipe, workdir: Path, sources: dict[str, Source]) -> dict[str, str]:
+    """What has to be the same when the run goes on.
+
+    Raises ConfigError where the processes differ in it, in recipe, versions or workdir.
+    """
     hosts.wait("the workdir is locked")
     facts = {
         "classes": json.dumps(sources["train"].classes),
@@ -181,7 +198,7 @@ def _agreed(recipe: configs.Recipe, workdir: Path, sources: dict[str, Source]) -
 
 
 def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher: build.Loaded | None) -> Pair:
-    """The static side of a step, for a recipe and what was built from it."""
+    """What is static in the steps of a recipe with this student and teacher."""
     methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
     return Pair(
         student=student,
@@ -190,7 +207,7 @@ def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher
         optimizer=optimizer.build(configs.build(recipe.optimizer)),
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
-        teacher_columns=prepare.shared_classes(teacher.detector.classes, student.classes)[0] if teacher else (),
+        teacher_columns=prepare.class_columns(teacher.detector.classes, student.classes)[0] if teacher else (),
     )
 
 
@@ -218,12 +235,14 @@ def _check_batch(config: Config, devices: Mesh) -> None:
 
 
 def _introduce(log: Log, sources: dict[str, Source], classes: tuple[str, ...], origin: str, devices: Mesh) -> None:
-    counts = ", ".join(f"{words.counted(len(source.records), 'picture')} to {name}" for name, source in sources.items())
-    where = words.counted(devices.size, f"{jax.default_backend()} device")
-    log.say(f"{words.counted(len(classes), 'class')}, {counts} ({where}).")
-    samples = {name: survey.sample(source, look=LOOK) for name, source in sources.items()}
+    counts = ", ".join(
+        f"{phrases.counted(len(source.records), 'picture')} to {name}" for name, source in sources.items()
+    )
+    where = phrases.counted(devices.size, f"{jax.default_backend()} device")
+    log.say(f"{phrases.counted(len(classes), 'class')}, {counts} ({where}).")
+    samples = {name: survey.sample(source, limit=SAMPLED) for name, source in sources.items()}
     for name, sample in samples.items():
-        for said in survey.about_pictures(name, sample):
-            log.say(said)
+        for sentence in survey.picture_remarks(name, sample):
+            log.say(sentence)
     survey.refuse_unreadable(samples)
     log.say(origin)

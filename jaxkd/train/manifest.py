@@ -1,4 +1,4 @@
-"""What makes a folder of files trustworthy: a list of them with sizes and SHA-256 sums, written last."""
+"""Manifests: the files of a folder with their sizes and SHA-256 sums, written last, so that damage is noticed."""
 
 import hashlib
 import json
@@ -11,45 +11,45 @@ BLOCK = 1 << 20  # bytes read at a time
 
 
 class Broken(Exception):
-    """Why a folder is not what its manifest says; its text is a phrase that names the file."""
+    """A folder differs from its manifest; the message is a phrase that names the file."""
 
 
 class Unfinished(Broken):
-    """A folder without a manifest: whoever wrote it did not get to the end."""
+    """A folder without a manifest, whose writing was interrupted."""
 
 
 def seal(folder: Path, about: dict[str, Any]) -> None:
-    """Writes the manifest of all files below `folder`, with what there is to say `about` them; atomic and durable."""
+    """Writes the manifest of all files below `folder`, with the metadata `about` them; atomic and durable."""
     files = {name: _sum(folder / name) for name in _names(folder)}
     body = {"about": about, "files": files}
     text = json.dumps({"body": body, "sha256": _text_sum(body)}, indent=1)
-    spare = folder / f".{NAME}.part"
-    with spare.open("w") as file:
+    unfinished = folder / f".{NAME}.part"
+    with unfinished.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(spare, folder / NAME)
+    os.replace(unfinished, folder / NAME)
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """What the manifest of `folder` says about it, once every file is what it was when the manifest was written.
+    """The metadata in the manifest of `folder`, after comparing every file with the manifest.
 
     Raises Unfinished without a manifest, and Broken where it or a file that it lists is missing, cut or changed.
     """
     body = _body(folder)
     for name, (size, digest) in body["files"].items():
         try:
-            found = (folder / name).stat().st_size
-            same = found == size and _sum(folder / name)[1] == digest
+            actual = (folder / name).stat().st_size
+            same = actual == size and _sum(folder / name)[1] == digest
         except OSError as error:
             raise Broken(f"{name} cannot be read ({error.strerror})") from error
         if not same:
-            raise Broken(f"{name} has {found} bytes in place of {size}" if found != size else f"{name} has changed")
+            raise Broken(f"{name} has {actual} bytes in place of {size}" if actual != size else f"{name} has changed")
     return body["about"]
 
 
-def about(folder: Path) -> dict[str, Any]:
-    """What the manifest of `folder` says about it, without a look at the other files; raises as `check` does."""
+def read(folder: Path) -> dict[str, Any]:
+    """The metadata in the manifest of `folder`, with no other file compared; raises as `check` does."""
     return _body(folder)["about"]
 
 
@@ -59,9 +59,9 @@ def _body(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise Unfinished(f"it has no {NAME}") from error
     try:
-        found = json.loads(text)
-        body, digest = found["body"], found["sha256"]
-        if _text_sum(body) != digest or json.dumps(found, indent=1).encode() != text:
+        content = json.loads(text)
+        body, digest = content["body"], content["sha256"]
+        if _text_sum(body) != digest or json.dumps(content, indent=1).encode() != text:
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Broken(f"{NAME} has changed") from error

@@ -1,4 +1,4 @@
-"""The devices of a run as a one-axis mesh, and how a batch is laid over it."""
+"""The devices of a run as a mesh of one axis, and arrays placed on it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,25 +17,25 @@ AXIS = "data"
 def make_mesh(devices: int = 0) -> Mesh:
     """A mesh over the first `devices` devices, or over all of them for 0.
 
-    Raises ConfigError where there are fewer, or the number is negative.
+    Raises ConfigError where available are fewer, or the number is negative.
     """
-    there = jax.devices()
-    if not 0 <= devices <= len(there):
-        raise ConfigError(f"train.devices asks for {devices} devices, and {len(there)} are there.")
-    return mesh_over(there[: devices or len(there)])
+    available = jax.devices()
+    if not 0 <= devices <= len(available):
+        raise ConfigError(f"train.devices asks for {devices} devices, and {len(available)} are there.")
+    return mesh_over(available[: devices or len(available)])
 
 
 def mesh_over(devices: Sequence[Any]) -> Mesh:
-    """A mesh over these devices, which need not be here."""
+    """A mesh over these devices, which may be those of a topology that is only compiled for."""
     return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def over_batch(function: Callable, mesh: Mesh, *, replicated: int, gathered: bool = False) -> Callable:
-    """`function` with its first `replicated` arguments whole on every device and the batch, its last, split.
+    """`function` by `shard_map`: its first `replicated` arguments replicated, its last, the batch, split over devices.
 
-    Its results must be equal on all devices, or, where `gathered`, are one part of the batch from each.
+    Its results must be equal on all devices, or, where `gathered`, are each device's part of the batch.
     """
-    # Variance checks would add each device's gradient up on their own; the step does that where it can be seen.
+    # With check_vma, shard_map would sum gradients over devices implicitly; the step does so explicitly.
     return jax.shard_map(
         function,
         mesh=mesh,
@@ -48,11 +48,11 @@ def over_batch(function: Callable, mesh: Mesh, *, replicated: int, gathered: boo
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """This process's part of a batch as one global array a field."""
     sharding = NamedSharding(mesh, P(AXIS))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
 
 
 def put_replicated(tree, mesh: Mesh):
-    """The tree, which every process holds, whole on every device."""
+    """The tree, which every process has, replicated on all devices."""
     sharding = NamedSharding(mesh, P())
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)

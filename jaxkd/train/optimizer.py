@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from jaxkd.ranges import Count, Natural, NonNegative, PartShare, Share, SomeShare
 
-NEVER = 2**31 - 1  # after so many errors in a row optax lets them in; the run gives up long before
+NEVER = 2**31 - 1  # after so many errors in a row optax applies them; the run ends long before
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
     "momentum": ("kind", "sgd"),
     "decay_norms": ("weight_decay", True),
@@ -21,40 +21,38 @@ ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unu
 
 @dataclass(frozen=True)
 class Config:
-    """How parameters follow gradients; the defaults are the common COCO recipe for a batch of 16.
-
-    Attributes:
-      kind: "sgd" with momentum, or "adamw".
-      learning_rate: after the warm-up.
-      momentum: of SGD.
-      weight_decay: of matrices and kernels; biases and norms follow `decay_norms`.
-      decay_norms: whether parameters of one dimension decay too.
-      schedule: "milestones" multiplies by `milestone_factor` at each of `milestones`, "cosine" falls to 0.
-      milestones: shares of the run.
-      milestone_factor: what is left after each milestone.
-      warmup_steps, warmup_factor: linear rise from `warmup_factor` x learning_rate.
-      clip_norm: largest norm of a whole gradient; 0 for none.
-      skip_nonfinite: non-finite steps in a row that are skipped before the run gives up.
-    """
+    """SGD or AdamW with its schedule; the defaults are the common COCO recipe for a batch of 16."""
 
     kind: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum ("sgd"), or AdamW ("adamw")."""
     learning_rate: NonNegative = 0.02
+    """Learning rate after the warm-up."""
     momentum: PartShare = 0.9
+    """Momentum of SGD."""
     weight_decay: NonNegative = 1e-4
+    """Decay of matrices and kernels; biases and norms follow `decay_norms`."""
     decay_norms: bool = False
+    """Whether parameters of one dimension decay too."""
     schedule: Literal["milestones", "cosine", "constant"] = "milestones"
+    """How the rate falls: "milestones" multiplies by `milestone_factor` at each of them, "cosine" ends at 0."""
     milestones: tuple[SomeShare, ...] = (8 / 12, 11 / 12)
+    """Shares of the run."""
     milestone_factor: NonNegative = 0.1
+    """Factor of the learning rate at each milestone."""
     warmup_steps: Natural = 500
+    """Steps of linear warm-up from `warmup_factor` x `learning_rate`; 0 for none."""
     warmup_factor: Share = 0.001
+    """Share of `learning_rate` that the warm-up starts from."""
     clip_norm: NonNegative = 0.0
+    """Largest global norm of the gradient; 0 for no clipping."""
     skip_nonfinite: Count = 10
+    """Non-finite steps in a row that are skipped before the run ends with an error."""
 
 
 def learning_rate(config: Config, *, steps: int) -> optax.Schedule:
     """The learning rate as a function of the step, counted from 0."""
     rate = config.learning_rate
-    main = {
+    base = {
         "milestones": optax.piecewise_constant_schedule(
             rate, {round(share * steps): config.milestone_factor for share in config.milestones}
         ),
@@ -62,21 +60,21 @@ def learning_rate(config: Config, *, steps: int) -> optax.Schedule:
         "constant": optax.constant_schedule(rate),
     }[config.schedule]
     if not config.warmup_steps:
-        return main
-    rise = optax.linear_schedule(config.warmup_factor, 1.0, config.warmup_steps)
-    return lambda step: main(step) * rise(step)
+        return base
+    warmup = optax.linear_schedule(config.warmup_factor, 1.0, config.warmup_steps)
+    return lambda step: base(step) * warmup(step)
 
 
 def build(config: Config) -> optax.GradientTransformation:
-    """The optax transformation for a tree of trainable parameters; `update` wants a `learning_rate`."""
-    decayed = None if config.decay_norms else _matrices
+    """The optax transformation for a tree of trainable parameters; `update` takes the `learning_rate`."""
+    decay_mask = None if config.decay_norms else _matrices
     chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.kind == "sgd":
-        chain += [optax.add_decayed_weights(config.weight_decay, mask=decayed)] if config.weight_decay else []
-        moved = [optax.trace(config.momentum)] if config.momentum else [optax.identity()]
+        chain += [optax.add_decayed_weights(config.weight_decay, mask=decay_mask)] if config.weight_decay else []
+        transforms = [optax.trace(config.momentum)] if config.momentum else [optax.identity()]
     else:
-        moved = [optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay, mask=decayed)]
-    chain.append(optax.chain(*moved, _scale_by_rate()))
+        transforms = [optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay, mask=decay_mask)]
+    chain.append(optax.chain(*transforms, _scale_by_rate()))
     return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=NEVER)
 
 

@@ -1,4 +1,4 @@
-"""How hard each distillation method pulls at the student's features, against the detection loss."""
+"""Gradient ratios: the gradient of each distillation term at the student's neck, relative to the detection loss."""
 
 from collections.abc import Callable
 
@@ -30,8 +30,8 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batc
         features = pair.student.features(state.params["detector"], batch)
 
         def groups(neck: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
-            seen = features.replace(neck=neck)
-            terms = forward(pair, state.params, seen, inputs).terms
+            student_features = features.replace(neck=neck)
+            terms = forward(pair, state.params, student_features, inputs).terms
             counts = lax.psum(lax.stop_gradient({name: term.count for name, term in terms.items()}), AXIS)
             sums: dict[str, jax.Array] = {}
             for name, term in terms.items():
@@ -39,18 +39,18 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batc
                 sums[group] = sums.get(group, jnp.zeros(())) + term.replace(count=counts[name]).mean()
             return sums
 
-        values, pull_back = jax.vjp(groups, features.neck)
+        values, vjp = jax.vjp(groups, features.neck)
         seeds = dict(zip(values, jnp.eye(len(values)), strict=True))
-        squares = jax.vmap(lambda seed: optax.tree.norm(pull_back(seed)) ** 2)(seeds)
+        squares = jax.vmap(lambda seed: optax.tree.norm(vjp(seed)) ** 2)(seeds)
         norms = dict(zip(values, jnp.sqrt(lax.psum(squares, AXIS)), strict=True))
-        own = norms.pop("detection")
-        return {f"gradient_ratio/{name}": norm / jnp.maximum(own, 1e-12) for name, norm in norms.items()}
+        detection = norms.pop("detection")
+        return {f"gradient_ratio/{name}": norm / jnp.maximum(detection, 1e-12) for name, norm in norms.items()}
 
     return jax.jit(over_batch(probe, mesh, replicated=3))
 
 
 def _group(name: str) -> str:
-    """Detection terms together; a method's terms by kind, without level and set of regions."""
+    """The group of a term: "detection", or METHOD/KIND without level and regions."""
     if "/" not in name:
         return "detection"
     method, term = name.split("/")[:2]

@@ -1,4 +1,4 @@
-"""What methods rebuild between epochs: both detectors look at chosen objects of the training set."""
+"""Rebuilding the methods' memory between epochs, from both detectors' features of objects of the training set."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from jaxkd.config import module_of
 from jaxkd.data import loader
-from jaxkd.data.base import Part, Source
+from jaxkd.data.base import Source, Subset
 from jaxkd.detectors.base import Params
 from jaxkd.distill import base
 from jaxkd.distill.prototypes import Choice, Truth, Vectors
@@ -19,7 +19,7 @@ from jaxkd.train.state import State
 from jaxkd.train.step import Pair
 from jaxkd.types import Batch
 
-TRUTH = ("boxes", "labels", "valid", "scales", "ids", "real")  # what of a batch goes with its objects' vectors
+OBJECT_FIELDS = ("boxes", "labels", "valid", "scales", "ids", "real")  # fields of a batch that describe the objects
 
 
 class Objects(NamedTuple):
@@ -31,10 +31,10 @@ class Objects(NamedTuple):
 
 
 class Refresh:
-    """New memory for the methods that have one, at the beginning of the epochs that they ask for.
+    """Rebuilds the memory of the methods that have one, at the beginning of the epochs that their Config sets.
 
-    Every device and every host describes its part of the pictures, and all of them search among all vectors, so they
-    end with the same memory. The teacher never changes, so its vectors are computed once.
+    Every device computes the vectors of its part of the pictures. Every host gathers them all and searches among them,
+    so that all end with the same memory. The teacher never changes, so its vectors are computed once.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Refresh:
             name: config for name, config in pair.methods.items() if hasattr(module_of(config), "init_memory")
         }
         self._choices: dict[str, Choice] = {}
-        self._taught: dict[str, tuple[np.ndarray, ...]] = {}
-        self._looks: dict[tuple[str, base.Who], Callable] = {}
+        self._teacher_vectors: dict[str, tuple[np.ndarray, ...]] = {}
+        self._compiled: dict[tuple[str, base.Who], Callable] = {}
 
     def due(self, step: int) -> list[str]:
         """The methods whose memory is to be rebuilt before step `step`, counted from 0."""
@@ -64,14 +64,14 @@ class Refresh:
         for name in due:
             config = self._methods[name]
             objects, student = self.describe(name, state.params["detector"], "student")
-            if name not in self._taught:
-                self._taught[name] = self.describe(name, teacher_params, "teacher")[1]
-            vectors = Vectors(labels=objects.labels, student=student, teacher=self._taught[name])
-            found = module_of(config).refresh_memory(config, vectors, classes=len(self._source.classes))
-            memory[name] = mesh.put_replicated(jax.device_get(found), self._devices)
+            if name not in self._teacher_vectors:
+                self._teacher_vectors[name] = self.describe(name, teacher_params, "teacher")[1]
+            vectors = Vectors(labels=objects.labels, student=student, teacher=self._teacher_vectors[name])
+            rebuilt = module_of(config).refresh_memory(config, vectors, classes=len(self._source.classes))
+            memory[name] = mesh.put_replicated(jax.device_get(rebuilt), self._devices)
         return state.replace(memory=memory)
 
-    def _choose(self, config: Any) -> Choice:
+    def _select_objects(self, config: Any) -> Choice:
         records, kept = self._source.records, [~record.crowd for record in self._source.records]
         boxes = np.concatenate([record.boxes[keep] for record, keep in zip(records, kept, strict=True)])
         truth = Truth(
@@ -82,14 +82,14 @@ class Refresh:
         return module_of(config).select_objects(config, truth, pictures=len(records), classes=len(self._source.classes))
 
     def describe(self, name: str, params: Params, who: base.Who) -> tuple[Objects, tuple[np.ndarray, ...]]:
-        """The objects that a method chose, and their vectors [n d] a level in the space of one detector."""
+        """The objects that a method selects, and their vectors [n d] a level from the features of one detector."""
         if name not in self._choices:
-            self._choices[name] = self._choose(self._methods[name])
-        if (name, who) not in self._looks:
-            self._looks[name, who] = self._compiled(self._methods[name], who)
+            self._choices[name] = self._select_objects(self._methods[name])
+        if (name, who) not in self._compiled:
+            self._compiled[name, who] = self._compile(self._methods[name], who)
         choice = self._choices[name]
         batches = loader.eval_batches(
-            Part(self._source, choice.pictures),
+            Subset(self._source, choice.pictures),
             self._feeding,
             batch=-(-self._batch // self._devices.size) * self._devices.size,
             process=jax.process_index(),
@@ -98,31 +98,33 @@ class Refresh:
         objects, levels = [], []
         try:
             for batch in batches:
-                seen, vectors = hosts.whole(self._looks[name, who](params, mesh.put_batch(batch, self._devices)))
-                row, place = np.nonzero(seen["valid"] & seen["real"][:, None])
-                boxes = seen["boxes"][row, place] / np.tile(seen["scales"][row][:, ::-1], 2)
+                gathered, vectors = hosts.gathered(
+                    self._compiled[name, who](params, mesh.put_batch(batch, self._devices))
+                )
+                row, column = np.nonzero(gathered["valid"] & gathered["real"][:, None])
+                boxes = gathered["boxes"][row, column] / np.tile(gathered["scales"][row][:, ::-1], 2)
                 truth = Truth(
-                    pictures=choice.pictures[seen["ids"][row]],
-                    labels=seen["labels"][row, place],
+                    pictures=choice.pictures[gathered["ids"][row]],
+                    labels=gathered["labels"][row, column],
                     sides=(boxes[:, 2:] - boxes[:, :2])[:, ::-1],
                 )
                 keep = choice.holds(truth)
                 objects.append(Objects(truth.pictures[keep], truth.labels[keep], boxes[keep]))
-                levels.append([level[row[keep], place[keep]] for level in vectors])
+                levels.append([level[row[keep], column[keep]] for level in vectors])
         finally:
             batches.close()
-        whole = Objects(*(np.concatenate(parts) for parts in zip(*objects, strict=True)))
-        return whole, tuple(np.concatenate(parts) for parts in zip(*levels, strict=True))
+        all_objects = Objects(*(np.concatenate(parts) for parts in zip(*objects, strict=True)))
+        return all_objects, tuple(np.concatenate(parts) for parts in zip(*levels, strict=True))
 
-    def _compiled(self, config: Any, who: base.Who) -> Callable:
+    def _compile(self, config: Any, who: base.Who) -> Callable:
         """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level)."""
         detector = self._pair.student if who == "student" else self._pair.teacher
         assert detector is not None
         traits = (self._pair.student.traits, self._pair.teacher_traits)
 
-        def look(params: Params, batch: Batch):
+        def vectors_of(params: Params, batch: Batch):
             features = detector.features(params, batch)
             vectors = module_of(config).object_vectors(config, *traits, features, batch, who=who)
-            return {name: getattr(batch, name) for name in TRUTH}, vectors
+            return {name: getattr(batch, name) for name in OBJECT_FIELDS}, vectors
 
-        return jax.jit(mesh.over_batch(look, self._devices, replicated=1, gathered=True))
+        return jax.jit(mesh.over_batch(vectors_of, self._devices, replicated=1, gathered=True))

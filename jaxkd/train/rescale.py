@@ -1,13 +1,13 @@
-"""A recipe for another batch: as many epochs, and a learning rate that follows the batch."""
+"""A recipe scaled to another batch size: the same epochs, and a learning rate to match."""
 
 from jaxkd import config as configs
 from jaxkd.errors import ConfigError
 
-POWERS = {"sgd": 1.0, "adamw": 0.5}  # of the batch, that the learning rate goes with
+POWERS = {"sgd": 1.0, "adamw": 0.5}  # of the batch size, to which the learning rate is proportional
 
 
 def rescale(recipe: configs.Recipe, batch: int) -> None:
-    """Puts `batch` pictures a step into the recipe, and what goes with it.
+    """Sets `batch` pictures a step in the recipe, and adapts learning rate, steps and evaluations.
 
     The learning rate of SGD grows in proportion to the batch (Goyal et al. 2017), that of AdamW with its root; steps,
     and those between two evaluations, shrink so that both stay as many epochs. The warm-up stays as many steps.

@@ -1,4 +1,4 @@
-"""What the step's number alone decides: the learning rate and how much each method counts."""
+"""Values that depend on the step alone: the learning rate and the decay of each method."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from jax import numpy as jnp
 
 
 class Scheduled(struct.PyTreeNode):
-    """The schedules' values at one step: arguments of the compiled step, so that no other value compiles it anew."""
+    """The schedules' values at one step: arguments of the compiled step, so that it is compiled once for all values."""
 
     learning_rate: Any  # [] float32
     decay: dict[str, Any]  # [] float32 for each method, which multiplies its terms
@@ -21,8 +21,10 @@ class Schedules:
     """The values of all schedules at each step of a run."""
 
     def __init__(self, learning_rate: optax.Schedule, decays: Mapping[str, optax.Schedule], *, steps: int):
-        found = jax.jit(jax.vmap(lambda step: (learning_rate(step), {name: of(step) for name, of in decays.items()})))
-        rates, factors = jax.device_get(found(jnp.arange(steps)))
+        values = jax.jit(
+            jax.vmap(lambda step: (learning_rate(step), {name: decay(step) for name, decay in decays.items()}))
+        )
+        rates, factors = jax.device_get(values(jnp.arange(steps)))
         self._values = jax.tree.map(np.float32, Scheduled(rates, factors))
 
     def at(self, step: int) -> Scheduled:
@@ -31,6 +33,6 @@ class Schedules:
 
 
 def shapes(methods: Mapping[str, object]) -> Scheduled:
-    """The shapes of what a step with these methods is given."""
-    number = jax.ShapeDtypeStruct((), jnp.float32)
-    return Scheduled(number, dict.fromkeys(methods, number))
+    """The shapes of the values for a step with these methods."""
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    return Scheduled(scalar, dict.fromkeys(methods, scalar))

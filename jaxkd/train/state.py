@@ -1,4 +1,4 @@
-"""What a run carries from step to step; all of it is in the checkpoint."""
+"""The training state: all that a run carries from step to step and stores in a checkpoint."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,36 +12,36 @@ Tree = Any
 
 
 class State(struct.PyTreeNode):
-    """A run between two steps. The teacher is not in it."""
+    """The state of a run between two steps, without the teacher, which never changes."""
 
     # Checkpointing puts placeholders in the place of leaves, so no field is declared an Array.
     step: Tree  # [] int32: steps done
     params: Tree  # {"detector": ..., "distill": {method: ...}}
     opt_state: Tree  # over the trainable leaves of `params`
-    ema: Tree  # moving average of params["detector"]; {} where none is kept
-    key: Tree  # [] the run's key; a step's key is folded in
-    memory: Tree  # {method: what it rebuilds between epochs}
+    ema: Tree  # moving average of params["detector"]; {} where `ema_decay` is 0
+    key: Tree  # [] the run's random key; the step is folded in for a key a step
+    memory: Tree  # {method: what it rebuilds between epochs, such as prototypes}
 
 
 def split(params: Tree, trainable: Callable[[tuple[str, ...]], bool]) -> tuple[Tree, Tree]:
     """The trainable leaves and the others, each with None where the other has a leaf."""
-    chosen = jax.tree_util.tree_map_with_path(lambda path, _: trainable(names(path)), params)
-    learned = jax.tree.map(lambda leaf, keep: leaf if keep else None, params, chosen)
-    fixed = jax.tree.map(lambda leaf, keep: None if keep else leaf, params, chosen)
-    return learned, fixed
+    is_trainable = jax.tree_util.tree_map_with_path(lambda path, _: trainable(names(path)), params)
+    trained = jax.tree.map(lambda leaf, keep: leaf if keep else None, params, is_trainable)
+    fixed = jax.tree.map(lambda leaf, keep: None if keep else leaf, params, is_trainable)
+    return trained, fixed
 
 
-def join(learned: Tree, fixed: Tree) -> Tree:
+def join(trained: Tree, fixed: Tree) -> Tree:
     """The inverse of `split`."""
-    return jax.tree.map(lambda a, b: b if a is None else a, learned, fixed, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(lambda a, b: b if a is None else a, trained, fixed, is_leaf=lambda leaf: leaf is None)
 
 
 def names(path: tuple) -> tuple[str, ...]:
-    """A tree path as names."""
+    """The names along a tree path."""
     return tuple(str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path)
 
 
 def moving_average(ema: Tree, params: Tree, *, decay: float, step: Array) -> Tree:
-    """The average after one more step; it follows fast at first, so that the start is soon forgotten."""
+    """The average after one more step; its decay grows to `decay`, so that the initial parameters lose weight soon."""
     rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, ema, params)

@@ -18,7 +18,7 @@ from jaxkd.config import module_of
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import base, classes
 from jaxkd.errors import ConfigError
-from jaxkd.train.dependence import needs_first
+from jaxkd.train.dependence import depends_on_first
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree, join, moving_average, split
@@ -137,12 +137,12 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
     def step(
         state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch
     ) -> tuple[State, dict[str, jax.Array]]:
-        whole = step_inputs(state, teacher_params, scheduled, batch)
+        batch_inputs = step_inputs(state, teacher_params, scheduled, batch)
         trained, fixed = split(state.params, pair.trainable)
-        batch_counts = whole_batch_counts(pair, state.params, whole) if pair.accumulate > 1 else {}
+        batch_counts = whole_batch_counts(pair, state.params, batch_inputs) if pair.accumulate > 1 else {}
 
         def gradient(part: Batch) -> tuple[Tree, tuple[Losses, Counts]]:
-            inputs = whole.replace(batch=part, teacher_features=teacher_features(pair, teacher_params, part))
+            inputs = batch_inputs.replace(batch=part, teacher_features=teacher_features(pair, teacher_params, part))
 
             def loss(trained: Tree) -> tuple[jax.Array, tuple[Losses, Counts]]:
                 params = join(trained, fixed)
@@ -340,7 +340,7 @@ def whole_batch_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
         return {name: term.count for name, term in terms.items()}
 
     both = (params, inputs.teacher_params)
-    depends_on_params = needs_first(counts, both, inputs.batch)
+    depends_on_params = depends_on_first(counts, both, inputs.batch)
 
     def constant_counts(part: Batch) -> Counts:
         return {name: count for name, count in counts(both, part).items() if not depends_on_params[name]}

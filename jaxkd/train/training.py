@@ -1,4 +1,4 @@
-"""The loop over steps: reports, evaluations and checkpoints on the way, and how it ends."""
+"""The loop over training steps, with reports, evaluations and checkpoints between them."""
 
 import contextlib
 import time
@@ -31,16 +31,16 @@ from jaxkd.train.step import Pair, make_step
 from jaxkd.train.stop import Stop
 from jaxkd.types import Batch
 
-UNSCORED = -1.0  # in the place of an AP that nobody measured
+UNSCORED = -1.0  # stands for an AP that was not measured
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What a run leaves behind, beside its folder."""
+class RunResult:
+    """The result of a run, beside the files in its workdir."""
 
     evaluation: Evaluation  # of the last step
-    best_ap: float  # UNSCORED where there was no object to score on
-    seconds: float  # of training, compilation and evaluation taken out
+    best_ap: float  # UNSCORED where the validation pictures have no object
+    seconds: float  # of training, without compilation and evaluation
     steps: int  # done by this process
     wait_share: float  # of `seconds`, spent waiting for data
     compilations: int  # of the step
@@ -48,76 +48,79 @@ class Finished:
 
 @dataclass(kw_only=True, eq=False)
 class Training:
-    """The loop over steps, with what it needs on the way."""
+    """The loop over training steps, and all that it uses."""
 
-    recipe: configs.Recipe  # a whole one, locked
+    recipe: configs.Recipe  # complete and locked
     workdir: Path
     pair: Pair
     schedules: Schedules
     devices: Mesh
-    saved: checkpoint.Checkpoints
+    checkpoints: checkpoint.Checkpoints
     log: Log
-    split: Source  # what the student is scored on
+    val: Source  # what the student is scored on
     refresh: Refresh
     stop: Stop
     facts: dict[str, str]  # what has to be the same when the run goes on
-    reading: pictures.Config  # how files became the pictures of the training data
+    reading: pictures.Config  # how the files of the training data are decoded
 
     def __post_init__(self):
         self.config = configs.build(self.recipe.train)
         self.step = make_step(self.pair, self.devices)
         self.programs: dict[tuple[int, ...], Callable] = {}  # the step, compiled, by the shape of its pictures
-        probed = self.config.probe_every and self.pair.methods
-        self.probe = make_probe(self.pair, self.devices) if probed else None
+        has_probe = self.config.probe_every and self.pair.methods
+        self.probe = make_probe(self.pair, self.devices) if has_probe else None
         self.vote = hosts.Vote(self.devices)
-        self.samples = SamplePictures(self.split, limit=self.config.evaluate_limit)
+        self.samples = SamplePictures(self.val, limit=self.config.evaluate_limit)
         self.best_ap = UNSCORED
-        self.spread_said = False
+        self.spread_reported = False
 
     def check_teacher(self, teacher: build.Loaded) -> None:
-        """Scores the teacher on some validation pictures; raises WeightsError where it is far from what it was."""
-        finder = (
+        """Scores the teacher on some validation pictures.
+
+        Raises WeightsError where its AP is below half of that on its own validation data.
+        """
+        detector = (
             evaluate.RelabelledDetector(teacher.detector, self.pair.teacher_columns)
             if self.pair.teacher_columns
             else teacher.detector
         )
-        claimed = None if self.pair.teacher_columns else teacher.scores.get("AP")
+        expected_ap = None if self.pair.teacher_columns else teacher.scores.get("AP")
         try:
-            evaluation = self._score(finder, teacher.params, self.config.teacher_check)
+            evaluation = self._score(detector, teacher.params, self.config.teacher_check)
         except evaluate.Interrupted:
-            raise StoppedError(f"Stopped by {self._asked()} before the first step.") from None
-        _check_teacher(self.log, claimed, evaluation)
+            raise StoppedError(f"Stopped by {self._stop_signal()} before the first step.") from None
+        _check_teacher(self.log, expected_ap, evaluation)
 
-    def go(
-        self, state: State, teacher_params: Params, batches: loader.Loader, found: checkpoint.About | None
-    ) -> Finished:
-        """Steps until the end; reports, evaluates and saves on the way.
+    def run(
+        self, state: State, teacher_params: Params, batches: loader.Loader, resumed: checkpoint.Metadata | None
+    ) -> RunResult:
+        """Trains until the last step, with reports, evaluations and checkpoints.
 
-        Raises StoppedError, with the steps saved, where a process is asked to stop.
+        Raises StoppedError, with the steps saved, where a process gets a signal to stop.
         """
         config, clock = self.config, Clock()
         start = done = int(state.step)
         evaluation, pending = None, []
-        if found:
-            self.best_ap = found.best_ap
-            if self._evaluation_due(start) and found.ap is None:  # it was stopped in between
+        if resumed:
+            self.best_ap = resumed.best_ap
+            if self._evaluation_due(start) and resumed.ap is None:  # the evaluation was interrupted
                 evaluation = clock.paused("evaluating", self._evaluated, state, batches, done)
         while done < config.steps:
-            if self.vote.cast(bool(self.stop.asked)):
+            if self.vote.cast(bool(self.stop.signal)):
                 self._end(state, batches, done, start)
             if due := self.refresh.due(done):
                 state = clock.paused("refreshing", self._refreshed, state, teacher_params, due)
-            batch = mesh.put_batch(clock.waited(batches), self.devices)
+            batch = mesh.put_batch(clock.next_batch(batches), self.devices)
             arguments = (teacher_params, self.schedules.at(done), batch)
             ratios = {}
             if self.probe is not None and done % config.probe_every == 0:
                 ratios = clock.paused("probing", self.probe, state, *arguments)
-            with _explained(done + 1, batch.images.shape, self.devices.size):
+            with _memory_advice(done + 1, batch.images.shape, self.devices.size):
                 if batch.images.shape not in self.programs:
                     clock.paused("compiling", self._compile, state, arguments, batches, done, start)
                 state, metrics = self.programs[batch.images.shape](state, *arguments)
                 if pending:
-                    jax.block_until_ready(pending[-1])  # one step in flight: the wait for data is then seen as such
+                    jax.block_until_ready(pending[-1])  # one step in flight: waiting for data is measured
             pending.append(metrics | ratios)
             done += 1
             if done % config.report_every == 0 or done == config.steps:
@@ -129,65 +132,69 @@ class Training:
             if evaluation or (config.checkpoint_every and done % config.checkpoint_every == 0):
                 clock.paused("saving", self._save, state, batches, evaluation, done == config.steps)
         if evaluation is None:  # the run was finished before this process began
-            self.log.say(f"The run was finished at step {done}; there is nothing left to train.")
-            try:
-                evaluation = self._score(self.pair.student, self._student(state), config.evaluate_limit)
-            except evaluate.Interrupted:
-                self._end(state, batches, done, start)
+            evaluation = self._evaluate_finished(state, batches, done)
         self.log.say(f"Where the time went: {clock.shares()}.")
-        return Finished(evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, len(self.programs))
+        return RunResult(evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, len(self.programs))
+
+    def _evaluate_finished(self, state: State, batches: loader.Loader, done: int) -> Evaluation:
+        """The scores of a run that was finished before."""
+        self.log.say(f"The run was finished at step {done}; there is nothing left to train.")
+        try:
+            return self._score(self.pair.student, self._student_params(state), self.config.evaluate_limit)
+        except evaluate.Interrupted:
+            self._end(state, batches, done, done)
 
     def _evaluation_due(self, done: int) -> bool:
         every = self.config.evaluate_every
         return done == self.config.steps or bool(every and done % every == 0)
 
     def _compile(
-        self, state: State, others: tuple[Params, Scheduled, Batch], batches: loader.Loader, done: int, start: int
+        self, state: State, arguments: tuple[Params, Scheduled, Batch], batches: loader.Loader, done: int, start: int
     ) -> None:
-        """Compiles the step for pictures of another size than before; a stop meanwhile saves and ends the run.
+        """Compiles the step for pictures of a new size; a signal to stop meanwhile saves and ends the run.
 
-        Several processes compile together and stop together, so none of them listens while it does.
+        Several processes compile together and have to stop together, so none of them stops while it compiles.
         """
-        shape = others[-1].images.shape
+        shape = arguments[-1].images.shape
         pictures, height, width = shape[:3]
-        number, of = len(self.programs) + 1, len(batches.sizes)
+        number, total = len(self.programs) + 1, len(batches.sizes)
         self.log.say(
-            f"Compiling the training step for {pictures} pictures of {height}x{width}: program {number} of {of}, "
+            f"Compiling the training step for {pictures} pictures of {height}x{width}: program {number} of {total}, "
             "some minutes each unless it is cached."
         )
         began = time.monotonic()
         try:
-            stopped = (lambda: bool(self.stop.asked)) if jax.process_count() == 1 else (lambda: False)
-            program = compiling.compiled(self.step, state, *others, stopped=stopped)
+            stopped = (lambda: bool(self.stop.signal)) if jax.process_count() == 1 else (lambda: False)
+            program = compiling.compiled(self.step, state, *arguments, stopped=stopped)
         except compiling.Interrupted:
             self._end(state, batches, done, start, compiling=True)
         self.programs[shape] = program
         self.log.say(f"Compiled in {time.monotonic() - began:.0f} s.")
 
     def _end(self, state: State, batches: loader.Loader, done: int, start: int, *, compiling: bool = False) -> NoReturn:
-        """Saves what was done, and says that the run stops."""
+        """Saves the steps done since `start`, and raises StoppedError."""
         if done == 0:
-            raise StoppedError(f"Stopped by {self._asked()} before the first step.", compiling=compiling)
+            raise StoppedError(f"Stopped by {self._stop_signal()} before the first step.", compiling=compiling)
         if done > start:
             self._save(state, batches, None, True)
         raise StoppedError(
-            f"Stopped by {self._asked()} after step {done}, which is saved; the same command goes on from there.",
+            f"Stopped by {self._stop_signal()} after step {done}, which is saved; the same command goes on from there.",
             compiling=compiling,
         )
 
-    def _asked(self) -> str:
-        return self.stop.asked or "another process's signal"
+    def _stop_signal(self) -> str:
+        return self.stop.signal or "another process's signal"
 
-    def _score(self, detector: evaluate.HasDetect, weights: Params, limit: int) -> Evaluation:
+    def _score(self, detector: evaluate.HasDetect, params: Params, limit: int) -> Evaluation:
         return evaluate.evaluate_source(
             detector,
-            weights,
-            self.split,
+            params,
+            self.val,
             configs.build(self.recipe.data.loader),
             self.devices,
             batch=self.config.evaluate_batch,
             limit=limit,
-            stopped=lambda: self.vote.cast(bool(self.stop.asked)),
+            stopped=lambda: self.vote.cast(bool(self.stop.signal)),
         )
 
     def _refreshed(self, state: State, teacher_params: Params, due: list[str]) -> State:
@@ -200,11 +207,11 @@ class Training:
         values = _means(jax.device_get(pending))
         wait, seconds = clock.lap(len(pending))
         config, left = self.config, self.config.steps - done
-        ahead = -(-left // config.evaluate_every) if config.evaluate_every else int(left > 0)
-        remaining = clock.left(left, evaluations=ahead)
+        evaluations = -(-left // config.evaluate_every) if config.evaluate_every else int(left > 0)
+        remaining = clock.remaining(left, evaluations=evaluations)
         self.log.report(done, values, wait_share=wait, step_seconds=seconds, left=remaining)
-        if "count_spread" in values and not self.spread_said:
-            self.spread_said = True
+        if "count_spread" in values and not self.spread_reported:
+            self.spread_reported = True
             self.log.say(
                 f"A step in {self.config.accumulate} parts (train.accumulate) is not quite that of the whole batch: "
                 f"what a term is divided by differs from part to part, by up to {values['count_spread']:.0%} of its "
@@ -217,11 +224,11 @@ class Training:
                 "optimizer.learning_rate or set optimizer.clip_norm; the last finite checkpoint is kept."
             )
 
-    def _student(self, state: State) -> Params:
+    def _student_params(self, state: State) -> Params:
         return state.ema if self.pair.ema_decay else state.params["detector"]
 
     def _evaluated(self, state: State, batches: loader.Loader, done: int) -> Evaluation:
-        """The scores after `done` steps; where they cannot be had, the steps are kept before that is said."""
+        """The scores after `done` steps; where the evaluation fails, the steps are saved before the error goes on."""
         try:
             return self._evaluate(state, done)
         except evaluate.Interrupted:
@@ -231,7 +238,7 @@ class Training:
             raise
 
     def _evaluate(self, state: State, done: int) -> Evaluation:
-        evaluation = self._score(self.pair.student, self._student(state), self.config.evaluate_limit)
+        evaluation = self._score(self.pair.student, self._student_params(state), self.config.evaluate_limit)
         summary = evaluation.summary
         self.log.scores(done, summary)
         self.log.pictures(done, partial(self.samples, evaluation.results))
@@ -241,7 +248,7 @@ class Training:
             if hosts.is_first():
                 build.save(
                     self.workdir / build.STUDENT,
-                    self._student(state),
+                    self._student_params(state),
                     config=self.recipe.student,
                     classes=self.pair.student.classes,
                     scores=summary,
@@ -250,19 +257,19 @@ class Training:
                 )
         return evaluation
 
-    def _save(self, state: State, batches: loader.Loader, evaluation: Evaluation | None, must: bool) -> None:
-        """Saves the state with its scores; with `must`, it is on the disk when this returns."""
+    def _save(self, state: State, batches: loader.Loader, evaluation: Evaluation | None, wait: bool) -> None:
+        """Saves the state with its scores; with `wait`, it is on the disk when this returns."""
         ap = float(np.nan_to_num(evaluation.scores.summary["AP"])) if evaluation else None
-        about = checkpoint.About(int(state.step), self.best_ap, batches.get_state(), self.facts, ap)
+        metadata = checkpoint.Metadata(int(state.step), self.best_ap, batches.get_state(), self.facts, ap)
         if hosts.is_first():
-            self.saved.save(state, about, must=must)
-        if must:
+            self.checkpoints.save(state, metadata, wait=wait)
+        if wait:
             hosts.wait("saved")
 
 
 @contextlib.contextmanager
-def _explained(step: int, shape: tuple[int, ...], devices: int):
-    """Says what to do where a step finds too little memory."""
+def _memory_advice(step: int, shape: tuple[int, ...], devices: int):
+    """Turns an out-of-memory error of a step into a JaxkdError that says what to do."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -278,20 +285,20 @@ def _explained(step: int, shape: tuple[int, ...], devices: int):
 
 def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """The mean of each metric over the steps that have it."""
-    seen: dict[str, list[float]] = {}
+    by_name: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():
-            seen.setdefault(name, []).append(float(value))
-    means = {name: float(np.mean(values)) for name, values in seen.items()}
-    return means | {name: seen[name][-1] for name in ("skipped_steps", "skipped_in_a_row")}
+            by_name.setdefault(name, []).append(float(value))
+    means = {name: float(np.mean(values)) for name, values in by_name.items()}
+    return means | {name: by_name[name][-1] for name in ("skipped_steps", "skipped_in_a_row")}
 
 
-def _check_teacher(log: Log, claimed: float | None, evaluation: Evaluation) -> None:
+def _check_teacher(log: Log, expected_ap: float | None, evaluation: Evaluation) -> None:
     measured = evaluation.scores.summary["AP"]
-    said = f", {100 * claimed:.1f} where it was trained" if claimed is not None else ""
-    log.say(f"The teacher scores AP {100 * measured:.1f} on {evaluation.pictures} validation pictures{said}.")
-    if claimed is not None and measured < 0.5 * claimed:
+    elsewhere = f", {100 * expected_ap:.1f} where it was trained" if expected_ap is not None else ""
+    log.say(f"The teacher scores AP {100 * measured:.1f} on {evaluation.pictures} validation pictures{elsewhere}.")
+    if expected_ap is not None and measured < 0.5 * expected_ap:
         raise WeightsError(
-            f"The teacher scores AP {100 * measured:.1f} on this data and {100 * claimed:.1f} where it was trained; "
-            "check data and picture sizes, or set config.train.teacher_check=0 to go on."
+            f"The teacher scores AP {100 * measured:.1f} on this data and {100 * expected_ap:.1f} where it was "
+            "trained; check data and picture sizes, or set config.train.teacher_check=0 to go on."
         )

@@ -1,17 +1,17 @@
-"""Names of Caffe2's residual networks, and of the networks that detectron2 made of them, as torchvision has them."""
+"""Names of Caffe2's and detectron2's residual networks, translated to those of torchvision."""
 
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
-# What Caffe2 calls the parts of a block: branch2a is the first convolution, branch1 the shortcut.
+# Caffe2's names of the convolutions of a block and their numbers; branch1 is the shortcut.
 PARTS = {"branch2a": "1", "branch2b": "2", "branch2c": "3"}
-EPS = 1e-5  # what the norms add to a variance
+EPS = 1e-5  # added to a variance by the norms
 
 
 def stages(module: str) -> str:
-    """A module of detectron2's ResNet under torchvision's name: res2.0.conv1.norm is layer1.0.bn1."""
+    """Torchvision's name of a module of detectron2's ResNet: res2.0.conv1.norm becomes layer1.0.bn1."""
     module = module.removeprefix("stem.")
     if module.startswith("res"):
         stage, _, rest = module.removeprefix("res").partition(".")
@@ -26,9 +26,9 @@ def is_caffe(arrays: Mapping[str, np.ndarray]) -> bool:
 
 
 def to_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A Caffe2 residual network under torchvision's names, with its stem for RGB pictures.
+    """A Caffe2 residual network under torchvision's names, with a stem for RGB pictures.
 
-    A norm that was folded into a factor and a shift gets the mean 0 and the variance that makes the factor the scale.
+    A norm that was folded into scale and bias gets the mean 0 and the variance 1 - EPS, which change nothing.
     """
     out: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
@@ -37,7 +37,7 @@ def to_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             out[name] = array
             continue
         if module == "conv1" and leaf == "weight":
-            array = array[:, ::-1]  # Caffe2's pictures are BGR
+            array = array[:, ::-1]  # Caffe2 reads BGR
         out[f"{module}.{leaf}"] = array
     for module in {name.rpartition(".")[0] for name in out if re.search(r"(bn\d|downsample\.1)\.", name)}:
         size = out[f"{module}.weight"].shape
@@ -47,20 +47,20 @@ def to_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _split(name: str) -> tuple[str | None, str]:
-    """Torchvision's module and leaf of a Caffe2 name; (None, "") for one without."""
+    """Torchvision's module and leaf of a Caffe2 name; (None, "") where it has none."""
     leaves = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
-    if found := re.fullmatch(r"fc1000_([wb])", name):
-        return "fc", {"w": "weight", "b": "bias"}[found[1]]
+    if match := re.fullmatch(r"fc1000_([wb])", name):
+        return "fc", {"w": "weight", "b": "bias"}[match[1]]
     if name == "conv1_w":
         return "conv1", "weight"
-    if found := re.fullmatch(r"(?:res_)?conv1_bn_(s|b|rm|riv)", name):
-        return "bn1", leaves[found[1]]
-    found = re.fullmatch(r"res(\d)_(\d+)_(branch1|branch2[abc])_(w|bn_(s|b|rm|riv))", name)
-    if not found:
+    if match := re.fullmatch(r"(?:res_)?conv1_bn_(s|b|rm|riv)", name):
+        return "bn1", leaves[match[1]]
+    match = re.fullmatch(r"res(\d)_(\d+)_(branch1|branch2[abc])_(w|bn_(s|b|rm|riv))", name)
+    if not match:
         return None, ""
-    block, norm = f"layer{int(found[1]) - 1}.{found[2]}", found[5] is not None
-    if found[3] == "branch1":
+    block, norm = f"layer{int(match[1]) - 1}.{match[2]}", match[5] is not None
+    if match[3] == "branch1":
         module = f"{block}.downsample.{int(norm)}"
     else:
-        module = f"{block}.{'bn' if norm else 'conv'}{PARTS[found[3]]}"
-    return module, leaves[found[5]] if norm else "weight"
+        module = f"{block}.{'bn' if norm else 'conv'}{PARTS[match[3]]}"
+    return module, leaves[match[5]] if norm else "weight"

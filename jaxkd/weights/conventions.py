@@ -1,4 +1,4 @@
-"""What a published file states of its detector's conventions beside the weights: pixels, anchors, place of strides."""
+"""Conventions of a detector that a published file states beside the weights: pixels, anchors, position of strides."""
 
 import ast
 import re
@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxkd.errors import WeightsError
 
-NEAR = 0.01  # relative difference of two sizes or ratios that are meant to be one
-TEXTS = ("cfg", "config")  # of "meta" in a file of mmdetection 3 and 2
+TOLERANCE = 0.01  # relative difference of two sizes or ratios that count as equal
+CONFIG_KEYS = ("cfg", "config")  # of "meta" in a file of mmdetection 3 and of 2
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Conventions:
     """Conventions that a file states.
 
     Attributes:
-      fields: of the detector.
+      fields: fields of the detector.
       backbone: fields of `nets.resnet`.
-      octaves: sizes of a level's anchors; None where it is not stated.
-      bgr: whether the first convolution sees blue first; None where it is not stated.
+      octaves: number of anchor sizes of a level; None where it is not stated.
+      bgr: whether the first convolution takes BGR; None where it is not stated.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -31,17 +31,17 @@ class Conventions:
     bgr: bool | None = None
 
 
-def by_buffers(buffers: Mapping[str, np.ndarray]) -> Conventions:
-    """What detectron2 stores among the weights: pixel_mean and pixel_std, and cell_anchors [a 4] of each level.
+def from_buffers(buffers: Mapping[str, np.ndarray]) -> Conventions:
+    """Conventions from the buffers of detectron2: pixel_mean and pixel_std, and cell_anchors [a 4] of each level.
 
-    Only a mean that falls from its first channel to its last, as ImageNet's does from red to blue, shows RGB.
+    The weights count as RGB only if the mean decreases over the channels, as ImageNet's does from red to blue.
 
-    Raises WeightsError where the anchors are not the same ratios of every size, or the sizes of a level no octaves.
+    Raises WeightsError where the ratios differ between sizes, or the sizes of a level are no octaves.
     """
     fields: dict[str, Any] = {}
     mean, std = (_of_channels(buffers, name) for name in ("pixel_mean", "pixel_std"))
     bgr = None if mean is None else not bool(mean[0] > mean[1] > mean[2])
-    for name, values in (("pixel_mean", mean), ("pixel_std", std)):
+    for name, values in (("pixels.mean", mean), ("pixels.std", std)):
         if values is not None:
             fields[name] = _rounded(values[::-1] if bgr else values)
     numbered = {int(match[1]): name for name in buffers if (match := re.search(r"cell_anchors\.(\d+)$", name))}
@@ -51,17 +51,17 @@ def by_buffers(buffers: Mapping[str, np.ndarray]) -> Conventions:
     ratios, octaves = levels[0][1:]
     if any(level[1:] != (ratios, octaves) for level in levels):
         raise WeightsError("The weights' anchors differ between levels in more than size, which is not supported.")
-    fields |= {"anchor_sizes": tuple(level[0] for level in levels), "anchor_ratios": ratios}
+    fields |= {"anchors.sizes": tuple(level[0] for level in levels), "anchors.ratios": ratios}
     return Conventions(fields, octaves=octaves, bgr=bgr)
 
 
-def by_config(about: Mapping[str, str]) -> Conventions:
-    """What mmdetection's "meta" says, which holds the text of the training's config; nothing in it is executed."""
-    text = next((about[key] for key in TEXTS if key in about), "")
+def from_config(metadata: Mapping[str, str]) -> Conventions:
+    """Conventions from mmdetection's "meta", which has the text of the training config; nothing in it is executed."""
+    text = next((metadata[key] for key in CONFIG_KEYS if key in metadata), "")
     caffe = re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", text) is not None
     rgb = _value(text, r"(?:bgr_to_rgb|to_rgb)")
     fields: dict[str, Any] = {}
-    for name, key in (("pixel_mean", "mean"), ("pixel_std", "std")):
+    for name, key in (("pixels.mean", "mean"), ("pixels.std", "std")):
         values = _value(text, key)
         if type(rgb) is bool and _are_numbers(values) and len(values) == 3:
             fields[name] = tuple(float(value) for value in (values if rgb else values[::-1]))
@@ -74,21 +74,21 @@ def by_config(about: Mapping[str, str]) -> Conventions:
 
 
 def _anchors_of(text: str) -> tuple[dict[str, Any], int | None]:
-    """Fields of a detector, and sizes a level, by the arguments of mmdetection's anchor generator."""
+    """Fields of a detector, and sizes per level, from the arguments of mmdetection's anchor generator."""
     strides, scales, ratios = (_value(text, key) for key in ("strides", "scales", "ratios"))
     base, octaves = _value(text, "octave_base_scale"), _value(text, "scales_per_octave")
     if _are_numbers(scales) and len(scales) == 1:
         base, octaves = scales[0], 1
     if not _are_numbers(strides) or type(base) not in (int, float) or type(octaves) is not int:
         return {}, None
-    fields = {"anchor_sizes": tuple(float(base * stride) for stride in strides)}
+    fields = {"anchors.sizes": tuple(float(base * stride) for stride in strides)}
     if _are_numbers(ratios):
-        fields["anchor_ratios"] = tuple(float(ratio) for ratio in ratios)
+        fields["anchors.ratios"] = tuple(float(ratio) for ratio in ratios)
     return fields, octaves
 
 
 def _value(text: str, key: str) -> Any:
-    """The first literal that `text` gives this key; None where there is none."""
+    """The first literal that `text` assigns to the key; None where there is none."""
     match = re.search(rf"\b{key}\s*=\s*(\[[^\[\]]*\]|True|False|[\d.]+)", text)
     try:
         return ast.literal_eval(match[1]) if match else None
@@ -110,20 +110,22 @@ def _of_channels(buffers: Mapping[str, np.ndarray], name: str) -> np.ndarray | N
 
 
 def _level(boxes: np.ndarray) -> tuple[float, tuple[float, ...], int]:
-    """Smallest size, ratios, and number of sizes of the boxes [a 4] of a cell: sizes, and within each the ratios."""
+    """Smallest size, ratios, and number of sizes of the boxes [a 4] of a cell, ordered by size, then ratio."""
     width, height = (boxes[:, side + 2].astype(float) - boxes[:, side] for side in (0, 1))
     if boxes.size == 0 or (np.minimum(width, height) <= 0).any():
         raise WeightsError("The weights' anchors have no area.")
     sizes, ratios = np.sqrt(width * height), height / width
-    kinds = int(np.argmin(np.isclose(sizes, sizes[0], rtol=NEAR))) or len(sizes)
-    octaves = len(sizes) // kinds
-    wanted_sizes = np.repeat(sizes[0] * 2 ** (np.arange(octaves) / octaves), kinds)
-    wanted_ratios = np.tile(ratios[:kinds], octaves)
-    if len(wanted_sizes) != len(sizes) or not np.allclose([sizes, ratios], [wanted_sizes, wanted_ratios], rtol=NEAR):
+    ratio_count = int(np.argmin(np.isclose(sizes, sizes[0], rtol=TOLERANCE))) or len(sizes)
+    octaves = len(sizes) // ratio_count
+    expected_sizes = np.repeat(sizes[0] * 2 ** (np.arange(octaves) / octaves), ratio_count)
+    expected_ratios = np.tile(ratios[:ratio_count], octaves)
+    if len(expected_sizes) != len(sizes) or not np.allclose(
+        [sizes, ratios], [expected_sizes, expected_ratios], rtol=TOLERANCE
+    ):
         raise WeightsError(
             "The weights' anchors are not octaves of one size in the same ratios, which is not supported."
         )
-    return _rounded(sizes[:1])[0], _rounded(ratios[:kinds]), octaves
+    return _rounded(sizes[:1])[0], _rounded(ratios[:ratio_count]), octaves
 
 
 def _rounded(values: np.ndarray) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Model files that are plain pickles, of NumPy arrays as detectron2 and Caffe2 write them, or of torch's tensors."""
+"""Model files that are plain pickles: of NumPy arrays, as detectron2 and Caffe2 write them, or of torch tensors."""
 
 import contextlib
 import io
@@ -12,13 +12,13 @@ from jaxkd.weights.contents import LIMIT, Contents
 from jaxkd.weights.pickled_torch import TORCH, Storage
 from jaxkd.weights.unpickle import Unread
 
-STORAGES = 10_000  # of a pickle, each a small file of its own in it
-OF_A_STORAGE = 100  # instructions
+STORAGES = 10_000  # of a pickle, each a small file within it
+STORAGE_INSTRUCTIONS = 100  # of the pickles of one storage
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Contents]:
-    """What a pickle holds; nothing in it is executed.
+    """The contents of a pickle; nothing in it is executed.
 
     Raises WeightsError where the file is too large, ValueError where it is broken, and as `unpickle.load` does.
     """
@@ -30,13 +30,13 @@ def opened(path: Path) -> Iterator[Contents]:
 
 
 def _makers() -> dict[str, Callable[..., Any] | None]:
-    left = iter(range(STORAGES))
+    remaining = iter(range(STORAGES))
 
     def storage_of(data: Any) -> Storage | Unread:
-        """A storage that is pickled without torch.save around, as a file of torch's older form."""
-        if type(data) is not bytes or next(left, None) is None:
+        """A storage that was pickled without torch.save, which is a file in torch's legacy format."""
+        if type(data) is not bytes or next(remaining, None) is None:
             raise ValueError("it holds a storage in an odd form, or too many")
-        found = torch_legacy.load(io.BytesIO(data), size=len(data), most=OF_A_STORAGE).value
-        return found if type(found) is Storage else Unread("torch.storage")
+        storage = torch_legacy.load(io.BytesIO(data), size=len(data), max_instructions=STORAGE_INSTRUCTIONS).value
+        return storage if type(storage) is Storage else Unread("torch.storage")
 
     return {**TORCH, "torch.storage._load_from_bytes": storage_of}

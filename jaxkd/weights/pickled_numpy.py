@@ -1,4 +1,4 @@
-"""What a pickle may build of NumPy: arrays and scalars of plain numbers, and stand-ins for the others."""
+"""Makers of NumPy objects in a pickle: arrays and scalars of plain numbers, and placeholders for the others."""
 
 import math
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxkd.weights.unpickle import Name, Stateful, Stored, Unread, plain_keys, shown
+from jaxkd.weights.unpickle import Name, Stateful, Stored, Unread, plain_keys, printable
 
 DIMENSIONS, LARGEST = 32, 8 << 30  # of an array, and of one of its sides
 CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:
-    """`shape` as it is, where it is a tuple of sizes that an array can have; else ValueError."""
+    """`shape` if it is a tuple of sizes that an array can have; else raises ValueError."""
     if type(shape) is not tuple or len(shape) > DIMENSIONS:
         raise ValueError("it declares a shape that no array has")
     if not all(type(size) is int and 0 <= size <= LARGEST for size in shape):
@@ -23,8 +23,8 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 
 
 @dataclass(slots=True)
-class _Number(Stateful):
-    """A number type; `code` is one of CODES, or else `plain` is false."""
+class _NumberType(Stateful):
+    """A number type; `plain` is whether `code` is one of CODES."""
 
     code: str
     order: str = "|"
@@ -49,11 +49,11 @@ class _Number(Stateful):
 
 @dataclass(slots=True)
 class _Array(Stored, Stateful):
-    """An array whose numbers lie in the pickle, in C order before its axes are permuted."""
+    """An array whose numbers are in the pickle, in C order before its axes are permuted."""
 
     shape: tuple[int, ...] = (0,)
     axes: tuple[int, ...] = (0,)
-    number: _Number | None = None
+    number: _NumberType | None = None
     data: bytes = b""
 
     def set_state(self, state: Any) -> None:
@@ -69,14 +69,14 @@ class _Array(Stored, Stateful):
     def set(self, shape: Any, axes: Any, number: Any, data: Any) -> None:
         self.shape, self.axes = checked_shape(shape), checked_shape(axes)
         if type(number) is Unread:
-            number = _Number(number.text)
-        if type(number) is not _Number:
+            number = _NumberType(number.text)
+        if type(number) is not _NumberType:
             raise ValueError("it holds an array without a number type")
         self.number, self.data = number, _bytes(data) if number.plain else b""
 
     @property
     def unread(self) -> str:
-        return "" if self.number is None or self.number.plain else f"NumPy array of {shown(self.number.code)}"
+        return "" if self.number is None or self.number.plain else f"NumPy array of {printable(self.number.code)}"
 
     @property
     def nbytes(self) -> int:
@@ -96,21 +96,21 @@ def _bytes(data: Any) -> bytes:
     return bytes(data)
 
 
-def _number(code: Any, *_: Any) -> _Number | Unread:
+def _number_type(code: Any, *_: Any) -> _NumberType | Unread:
     if type(code) is str:
-        return _Number(code)
+        return _NumberType(code)
     return Unread(code.text if type(code) is Name else "numpy.dtype")
 
 
-def _empty(kind: Any, *_: Any) -> _Array | Unread:
+def _empty_array(kind: Any, *_: Any) -> _Array | Unread:
     if type(kind) is not Name:
         raise ValueError("it holds an array of an odd kind")
     return _Array() if kind.text == "numpy.ndarray" else Unread(kind.text)
 
 
 def _scalar(number: Any, data: Any) -> _Array | Unread:
-    if type(number) is _Number and not number.plain:
-        return Unread(f"NumPy number of {shown(number.code)}")
+    if type(number) is _NumberType and not number.plain:
+        return Unread(f"NumPy number of {printable(number.code)}")
     out = _Array()
     out.set_state((1, (), number, False, data))
     return out
@@ -125,35 +125,35 @@ def _from_buffer(data: Any, number: Any, shape: Any, order: Any, axes: Any = Non
     return out
 
 
-def _encoded(text: Any, codec: Any) -> bytes | Unread:
+def _encode(text: Any, codec: Any) -> bytes | Unread:
     if type(text) is not str or codec not in ("latin1", "latin-1"):
         return Unread("_codecs.encode")
     return text.encode("latin-1")
 
 
-def _no_bytes(*values: Any) -> bytes | Unread:
+def _empty_bytes(*values: Any) -> bytes | Unread:
     return Unread("builtins.bytes") if values else b""
 
 
-def _ordered(pairs: Any = ()) -> dict[Any, Any]:
+def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
     if type(pairs) not in (list, tuple) or not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
         raise ValueError("its pickle makes an odd mapping")
     return plain_keys(pairs)
 
 
-def _with_default(*_: Any) -> dict[Any, Any]:
+def _default_dict(*_: Any) -> dict[Any, Any]:
     return {}
 
 
 NUMPY: dict[str, Callable[..., Any] | None] = {
-    "collections.OrderedDict": _ordered,
-    "collections.defaultdict": _with_default,
+    "collections.OrderedDict": _ordered_dict,
+    "collections.defaultdict": _default_dict,
     "numpy.ndarray": None,
-    "numpy.dtype": _number,
-    "_codecs.encode": _encoded,
-    "__builtin__.bytes": _no_bytes,
-    "builtins.bytes": _no_bytes,
-    **{f"numpy.{core}.multiarray._reconstruct": _empty for core in ("core", "_core")},
+    "numpy.dtype": _number_type,
+    "_codecs.encode": _encode,
+    "__builtin__.bytes": _empty_bytes,
+    "builtins.bytes": _empty_bytes,
+    **{f"numpy.{core}.multiarray._reconstruct": _empty_array for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
 }

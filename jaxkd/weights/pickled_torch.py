@@ -1,4 +1,4 @@
-"""What a pickle may build of torch: tensors as views of storages, and stand-ins for what is no plain tensor."""
+"""Makers of torch objects in a pickle: tensors as views of storages, and placeholders for other objects."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from jaxkd.weights.pickled_numpy import NUMPY, checked_shape
-from jaxkd.weights.unpickle import Name, Stored, Unread, shown
+from jaxkd.weights.unpickle import Name, Stored, Unread, printable
 
 STORAGES = {
     "BoolStorage": np.dtype(np.bool_),
@@ -24,7 +24,7 @@ STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
     "UntypedStorage": np.dtype(np.uint8),
 }
-# Bytes of a number of the kinds that are not read, but that lie between those that are.
+# Bytes of a number in storages that are not read, but that lie between others in a file.
 WIDTHS = {
     "ComplexFloatStorage": 8,
     "ComplexDoubleStorage": 16,
@@ -34,7 +34,7 @@ WIDTHS = {
     "QUInt4x2Storage": 1,
     "QUInt2x4Storage": 1,
 }
-NUMBERS = {
+DTYPES = {
     **{f"torch.{dtype.name}": dtype for dtype in STORAGES.values()},
     **{f"torch.{name}": np.dtype(name) for name in ("uint16", "uint32", "uint64")},
 }
@@ -53,7 +53,7 @@ class Storages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A row of numbers of a file: `nbytes` of the storage called `key`, from the byte `start` on."""
+    """A range of numbers of a file: `nbytes` of the storage called `key`, from the byte `start` on."""
 
     file: Storages = field(repr=False)
     key: str
@@ -62,7 +62,7 @@ class Storage:
     start: int = 0
 
     def numbers(self, dtype: np.dtype) -> np.ndarray:
-        """All of the row, read as numbers of this type."""
+        """All numbers of the range, read as this type."""
         plain = np.dtype(f"u{dtype.itemsize}") if self.file.swapped else dtype
         count = self.nbytes // dtype.itemsize
         numbers = np.frombuffer(self.file.data(self.key), plain, count=count, offset=self.start)
@@ -70,16 +70,16 @@ class Storage:
 
 
 def kind_of(storage: Any) -> str:
-    """The bare name of a storage's class, as FloatStorage; ValueError for what is none."""
+    """The class of a storage without its module, such as FloatStorage; ValueError if it is no storage."""
     text = storage.text if type(storage) is Name else ""
     if not text.startswith("torch.") or not text.endswith("Storage"):
-        raise ValueError(f"its pickle takes {shown(text) if text else 'a value'} for a storage")
+        raise ValueError(f"its pickle takes {printable(text) if text else 'a value'} for a storage")
     return text.rpartition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensor(Stored):
-    """A view of a storage; its bounds were checked."""
+    """A view of a storage, with checked bounds."""
 
     storage: Storage
     dtype: np.dtype
@@ -104,18 +104,18 @@ class _Tensor(Stored):
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor | Unread:
-    """Torch's arguments; `more` is whether a gradient is wanted, its hooks, and a note on lazy negation."""
+    """A tensor from torch's arguments; `more` has requires_grad, hooks, and a note on lazy negation."""
     return _view(storage, offset, shape, strides, dtype=getattr(storage, "dtype", None), note=more[2:])
 
 
 def _tensor_of_dtype(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor | Unread:
-    """Torch's arguments; `more` is as in `_tensor`, with the number type before the note."""
+    """A tensor from torch's arguments; `more` is as in `_tensor`, with the number type before the note."""
     if len(more) < 3 or type(more[2]) is not Name:
         raise ValueError("it holds a tensor of an odd number type")
     dtype = more[2].text
-    if dtype not in NUMBERS:
+    if dtype not in DTYPES:
         return Unread(dtype)
-    return _view(storage, offset, shape, strides, dtype=NUMBERS[dtype], note=more[3:])
+    return _view(storage, offset, shape, strides, dtype=DTYPES[dtype], note=more[3:])
 
 
 def _view(
@@ -130,7 +130,7 @@ def _view(
         raise ValueError("it holds a tensor with an odd offset or strides")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.nbytes // dtype.itemsize:
-        raise ValueError(f"it holds a tensor that reaches past the end of data/{shown(storage.key)}")
+        raise ValueError(f"it holds a tensor that reaches past the end of data/{printable(storage.key)}")
     return _Tensor(storage, dtype, offset, shape, strides)
 
 
@@ -140,8 +140,8 @@ def _parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
-def _of_subclass(maker: Any, kind: Any, arguments: Any, *_: Any) -> Any:
-    """A tensor of a subclass of torch.Tensor, which has a tensor's numbers."""
+def _tensor_of_subclass(maker: Any, kind: Any, arguments: Any, *_: Any) -> Any:
+    """A tensor of a subclass of torch.Tensor, as a plain tensor."""
     build = TENSORS.get(maker.text) if type(maker) is Name else None
     if build is None or type(arguments) is not tuple or any(type(value) is Unread for value in arguments):
         return Unread(kind.text if type(kind) is Name else "torch.Tensor")
@@ -164,7 +164,7 @@ TORCH: dict[str, Callable[..., Any] | None] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._utils._rebuild_device_tensor_from_numpy": _parameter,
     "torch._utils._rebuild_xla_tensor": _parameter,
-    "torch._tensor._rebuild_from_type": _of_subclass,
-    "torch._tensor._rebuild_from_type_v2": _of_subclass,
+    "torch._tensor._rebuild_from_type": _tensor_of_subclass,
+    "torch._tensor._rebuild_from_type_v2": _tensor_of_subclass,
     "torch.Size": _size,
 }

@@ -1,8 +1,8 @@
-"""Published detectors: whose names a file has, which detector they describe, and its arrays as our leaves.
+"""Published detectors: their library, their config fields, and their arrays as jaxkd's leaves.
 
-Families differ in more than names. What changes a detector's answers is in the LIKE of each part of it, and where one
-file differs from its family in the fields that are returned. What changes nothing but the order of numbers (the place
-of the background's column, the order of anchors in a cell, BGR pictures, how a grid is flattened) is put into ours.
+Libraries (families) differ in more than names. Differences that change predictions are in the LIKE of each component,
+or, for a single file, in the fields that are returned. Differences in the order of numbers only (the column of the
+background, the order of anchors in a cell, BGR pictures, the flattening of a grid) are converted in the arrays.
 """
 
 import re
@@ -15,14 +15,14 @@ import numpy as np
 from jaxkd.errors import WeightsError
 from jaxkd.weights import caffe, conventions
 from jaxkd.weights.assumptions import EPS
-from jaxkd.weights.names import COUNTER, resnet_place, translated
+from jaxkd.weights.names import COUNTER, resnet_name, translated
 from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields
 
 Arrays = dict[str, np.ndarray]
 Rule = tuple[str, str | Callable[[re.Match], str]]
-RATIOS = 3  # anchors of each size in a cell, where nobody says otherwise
-COCO_WITH_HOLES = 90  # torchvision's classes are COCO's ids, also those that stand for nothing
-# What the names of a detector begin with, wherever it lies in a file.
+RATIOS = 3  # anchors of each size in a cell, by default
+COCO_WITH_HOLES = 90  # torchvision's classes are COCO's ids, including unused ones
+# Patterns of the names of a detector, under any prefix.
 MARKS = {
     "torchvision": r"backbone\.fpn\.",
     "detectron2": r"backbone\.fpn_lateral",
@@ -38,13 +38,13 @@ class Published:
     Attributes:
       family: "torchvision", "detectron2" or "mmdetection".
       kind: module of the detector, "detectors.faster_rcnn" or "detectors.retinanet".
-      backbone, neck: fields of `nets.resnet` and `nets.fpn`, beside the family's conventions.
-      fields: fields of the detector itself, beside them.
-      classes: number of classes, background not among them.
-      arrays: under our leaf names; what has no place keeps its name, so that a strict match lists it.
+      backbone, neck: fields of `nets.resnet` and `nets.fpn`, in addition to the family's conventions.
+      fields: fields of the detector, likewise.
+      classes: number of classes without background.
+      arrays: under jaxkd's leaf names; unknown names stay, so that a strict match lists them.
       idle: names of arrays in the file that take no part in a forward pass.
       stated: names of those fields that the file itself states.
-      said: a sentence on what it tells, where it does.
+      notes: a sentence on the conventions that the file states, if any.
     """
 
     family: str
@@ -56,63 +56,69 @@ class Published:
     arrays: Arrays
     idle: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def recognise(
-    arrays: Mapping[str, np.ndarray], *, ratios: int = 0, about: Mapping[str, str] | None = None
+    arrays: Mapping[str, np.ndarray], *, ratios: int = 0, metadata: Mapping[str, str] | None = None
 ) -> Published | None:
-    """The detector that these names describe; None where they are no published detector's.
+    """The published detector with these names of arrays; None where there is none.
 
     Args:
       arrays: under the names of their library.
-      ratios: anchors of each size in a cell; 0 for what the file tells, or else three.
-      about: what a checkpoint of mmdetection says in words under its key "meta".
+      ratios: anchors of each size in a cell; 0 for those that the file states, or else three.
+      metadata: the texts under the key "meta" of a checkpoint of mmdetection.
 
-    Raises WeightsError where a family is recognised and what it needs is missing or of an odd shape.
+    Raises WeightsError where a family is recognised but arrays are missing or of unexpected shapes.
     """
     family = next((name for name, mark in MARKS.items() if any(re.match(mark, given) for given in arrays)), None)
     if family is None:
         return None
     buffers = {name: array for name, array in arrays.items() if any(part in name for part in BUFFERS)}
-    leaves = {name: array for name, array in arrays.items() if name not in buffers}
+    weights = {name: array for name, array in arrays.items() if name not in buffers}
     try:
-        stated = conventions.by_buffers(buffers) if family == "detectron2" else conventions.by_config(about or {})
-        ratios = ratios or len(stated.fields.get("anchor_ratios", ())) or RATIOS
-        found = FAMILIES[family](leaves, ratios=ratios)
-        if found.classes < 1:
+        stated = (
+            conventions.from_buffers(buffers) if family == "detectron2" else conventions.from_config(metadata or {})
+        )
+        ratios = ratios or len(stated.fields.get("anchors.ratios", ())) or RATIOS
+        published = FAMILIES[family](weights, ratios=ratios)
+        if published.classes < 1:
             raise WeightsError("The weights have no outputs for classes.")
-        found = _as_stated(found, stated)
+        published = _with_conventions(published, stated)
     except KeyError as error:
         raise WeightsError(f"The weights are named as {family}'s and lack {error}.") from error
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise WeightsError(f"The weights are named as {family}'s, and their shapes do not fit: {error}.") from error
-    counters = tuple(name for name in leaves if name.rpartition(".")[2] == COUNTER)
-    return replace(found, idle=(*counters, *buffers))
+    counters = tuple(name for name in weights if name.rpartition(".")[2] == COUNTER)
+    return replace(published, idle=(*counters, *buffers))
 
 
-def _as_stated(found: Published, stated: conventions.Conventions) -> Published:
-    """The detector with the conventions that its file tells.
+def _with_conventions(published: Published, stated: conventions.Conventions) -> Published:
+    """The detector with the conventions that its file states.
 
-    Raises WeightsError where anchors among the weights are of another number than the weights have outputs for.
+    Raises WeightsError where the number of anchors stored with the weights is not that of the outputs.
     """
     fields, kernel = dict(stated.fields), "backbone/conv1/kernel"
-    levels = sum(re.fullmatch(r"neck/lateral_\d/kernel", name) is not None for name in found.arrays)
-    levels += 1 if found.neck["extra"] == "pool" else 2
-    octaves = found.fields.get("octaves", 1)
-    if "anchor_sizes" in fields and (stated.octaves, len(fields["anchor_sizes"])) != (octaves, levels):
-        if found.family == "detectron2":
+    levels = sum(re.fullmatch(r"neck/lateral_\d/kernel", name) is not None for name in published.arrays)
+    levels += 1 if published.neck["extra"] == "pool" else 2
+    octaves = published.fields.get("anchors.octaves", 1)
+    if "anchors.sizes" in fields and (stated.octaves, len(fields["anchors.sizes"])) != (octaves, levels):
+        if published.family == "detectron2":
             raise WeightsError(
-                f"The weights' anchors are {stated.octaves} sizes on {len(fields['anchor_sizes'])} levels, and their "
+                f"The weights' anchors are {stated.octaves} sizes on {len(fields['anchors.sizes'])} levels, and their "
                 f"outputs are for {octaves} on {levels}."
             )
-        fields = {name: value for name, value in fields.items() if not name.startswith("anchor_")}  # of another part
-    if stated.bgr is not None and stated.bgr != (found.family == "detectron2"):
-        found.arrays[kernel] = found.arrays[kernel][:, :, ::-1]
-    known = [f"{name} {_listed(value)}" for name, value in (fields | stated.backbone).items()]
-    said = (f"The file tells these conventions: {'; '.join(known)}.",) if known else ()
+        fields = {name: value for name, value in fields.items() if not name.startswith("anchors.")}  # of another net
+    if stated.bgr is not None and stated.bgr != (published.family == "detectron2"):
+        published.arrays[kernel] = published.arrays[kernel][:, :, ::-1]
+    items = [f"{name} {_listed(value)}" for name, value in (fields | stated.backbone).items()]
+    notes = (f"The file states these conventions: {'; '.join(items)}.",) if items else ()
     return replace(
-        found, fields=found.fields | fields, backbone=found.backbone | stated.backbone, stated=tuple(fields), said=said
+        published,
+        fields=published.fields | fields,
+        backbone=published.backbone | stated.backbone,
+        stated=tuple(fields),
+        notes=notes,
     )
 
 
@@ -123,49 +129,50 @@ def _listed(value: Any) -> str:
 def torchvision(arrays: Arrays, *, ratios: int) -> Published:
     """Faster R-CNN and RetinaNet of torchvision, both versions of each, over any of its ResNets."""
     dense = "head.classification_head.cls_logits.weight" in arrays
-    ours = translated(arrays, _placer(TORCHVISION, "backbone.body.", levels=3 if dense else 4))
-    found = _described("torchvision", dense, ours, ratios=ratios)
+    leaves = translated(arrays, _renamer(TORCHVISION, "backbone.body.", levels=3 if dense else 4))
+    published = _from_shapes("torchvision", dense, leaves, ratios=ratios)
     if dense:
-        ours["head/logits/kernel"], ours["head/logits/bias"] = (
-            _without_first_class(ours[f"head/logits/{leaf}"], anchors=_anchors(ours)) for leaf in ("kernel", "bias")
+        leaves["head/logits/kernel"], leaves["head/logits/bias"] = (
+            _without_first_class(leaves[f"head/logits/{leaf}"], anchors=_anchors_per_cell(leaves))
+            for leaf in ("kernel", "bias")
         )
     else:
         for leaf in ("kernel", "bias"):
-            ours[f"head/logits/{leaf}"] = np.roll(ours[f"head/logits/{leaf}"], -1, axis=-1)
-            ours[f"head/deltas/{leaf}"] = ours[f"head/deltas/{leaf}"][..., 4:]
-    first_version = "norm" not in found.neck and "tower_norm" not in found.fields
-    classes = found.classes - dense
-    # torchvision sets the epsilon of its COCO_V1 weights to 0, which its two files, both over a ResNet-50, do not say;
-    # nor do they say that the second RetinaNet, the one with norms in its towers, is trained with another box loss.
-    fields = found.fields | ({"box_loss": "giou"} if dense and not first_version else {})
-    first_version &= (found.backbone["depth"], found.backbone["width"]) == (50, 64)
+            leaves[f"head/logits/{leaf}"] = np.roll(leaves[f"head/logits/{leaf}"], -1, axis=-1)
+            leaves[f"head/deltas/{leaf}"] = leaves[f"head/deltas/{leaf}"][..., 4:]
+    first_version = "norm" not in published.neck and not (dense and "head.norm" in published.fields)
+    classes = published.classes - dense
+    # Not in the files: torchvision sets the epsilon of its COCO_V1 weights, both with a ResNet-50, to 0, and trains its
+    # second RetinaNet, the one with norms in its towers, with another box loss.
+    fields = published.fields | ({"loss.box_loss": "giou"} if dense and not first_version else {})
+    first_version &= (published.backbone["depth"], published.backbone["width"]) == (50, 64)
     eps = 0.0 if first_version and classes == COCO_WITH_HOLES else EPS
-    return replace(found, backbone=found.backbone | {"eps": eps}, fields=fields, classes=classes)
+    return replace(published, backbone=published.backbone | {"eps": eps}, fields=fields, classes=classes)
 
 
 def detectron2(arrays: Arrays, *, ratios: int) -> Published:
     """Faster R-CNN and RetinaNet with a feature pyramid from detectron2's model zoo."""
     dense = "head.cls_score.weight" in arrays
-    ours = translated(arrays, _placer(DETECTRON2, "backbone.bottom_up.", levels=3 if dense else 4))
-    found = _described("detectron2", dense, ours, ratios=ratios)
+    leaves = translated(arrays, _renamer(DETECTRON2, "backbone.bottom_up.", levels=3 if dense else 4))
+    published = _from_shapes("detectron2", dense, leaves, ratios=ratios)
     if dense:
-        _ratios_first(ours, anchors=_anchors(ours), ratios=ratios)
-    ours["backbone/conv1/kernel"] = ours["backbone/conv1/kernel"][:, :, ::-1]
-    if found.backbone["cardinality"] == 1:
-        return found
-    # Its ResNeXts come from other weights than its ResNets.
+        _ratios_first(leaves, anchors=_anchors_per_cell(leaves), ratios=ratios)
+    leaves["backbone/conv1/kernel"] = leaves["backbone/conv1/kernel"][:, :, ::-1]
+    if published.backbone["cardinality"] == 1:
+        return published
+    # Its ResNeXts start from other pretrained weights than its ResNets.
     return replace(
-        found,
-        backbone=found.backbone | {"stride_in_1x1": False},
-        fields=found.fields | {"pixel_std": (58.395, 57.12, 57.375)},
+        published,
+        backbone=published.backbone | {"stride_in_1x1": False},
+        fields=published.fields | {"pixels.std": (58.395, 57.12, 57.375)},
     )
 
 
 def mmdetection(arrays: Arrays, *, ratios: int) -> Published:
     """Faster R-CNN and RetinaNet with a feature pyramid from mmdetection 2 and 3."""
     dense = "bbox_head.retina_cls.weight" in arrays
-    ours = translated(arrays, _placer(MMDETECTION, "backbone.", levels=3 if dense else 4))
-    return _described("mmdetection", dense, ours, ratios=ratios)
+    leaves = translated(arrays, _renamer(MMDETECTION, "backbone.", levels=3 if dense else 4))
+    return _from_shapes("mmdetection", dense, leaves, ratios=ratios)
 
 
 FAMILIES: dict[str, Callable[..., Published]] = {
@@ -175,27 +182,27 @@ FAMILIES: dict[str, Callable[..., Published]] = {
 }
 
 
-def with_classes(found: Published, keep: Sequence[int]) -> Published:
-    """The detector for those of its classes whose places are in `keep`, in that order."""
-    arrays, columns = dict(found.arrays), np.asarray(keep)
-    dense = found.kind == "detectors.retinanet"
+def with_classes(published: Published, keep: Sequence[int]) -> Published:
+    """The detector with only the classes of the indices in `keep`, in that order."""
+    arrays, columns = dict(published.arrays), np.asarray(keep)
+    dense = published.kind == "detectors.retinanet"
     for leaf in ("kernel", "bias"):
         logits, deltas = arrays[f"head/logits/{leaf}"], arrays[f"head/deltas/{leaf}"]
         if dense:
-            cells = logits.reshape(*logits.shape[:-1], -1, found.classes)
+            cells = logits.reshape(*logits.shape[:-1], -1, published.classes)
             arrays[f"head/logits/{leaf}"] = cells[..., columns].reshape(*logits.shape[:-1], -1)
             continue
-        arrays[f"head/logits/{leaf}"] = logits[..., [*columns, found.classes]]
+        arrays[f"head/logits/{leaf}"] = logits[..., [*columns, published.classes]]
         if deltas.shape[-1] > 4:
-            boxes = deltas.reshape(*deltas.shape[:-1], found.classes, 4)
+            boxes = deltas.reshape(*deltas.shape[:-1], published.classes, 4)
             arrays[f"head/deltas/{leaf}"] = boxes[..., columns, :].reshape(*deltas.shape[:-1], -1)
-    return replace(found, arrays=arrays, classes=len(columns))
+    return replace(published, arrays=arrays, classes=len(columns))
 
 
-def _described(family: str, dense: bool, ours: Arrays, *, ratios: int) -> Published:
-    """What is read off the shapes of arrays that have our names; the box head is put into our order."""
-    backbone, neck = resnet_fields(ours), neck_fields(ours)
-    anchors = ours["head/deltas/kernel" if dense else "rpn/deltas/kernel"].shape[-1] // 4
+def _from_shapes(family: str, dense: bool, leaves: Arrays, *, ratios: int) -> Published:
+    """The detector from the shapes of arrays under jaxkd's names; the first dense layer is put into jaxkd's order."""
+    backbone, neck = resnet_fields(leaves), neck_fields(leaves)
+    anchors = leaves["head/deltas/kernel" if dense else "rpn/deltas/kernel"].shape[-1] // 4
     if anchors != ratios and not (dense and anchors and anchors % ratios == 0):
         raise WeightsError(
             f"The weights have {anchors} anchors a cell, which are not {'' if dense else 'one size in '}{ratios} ratios"
@@ -203,49 +210,49 @@ def _described(family: str, dense: bool, ours: Arrays, *, ratios: int) -> Publis
         )
     if dense:
         fields: dict[str, Any] = {
-            "octaves": anchors // ratios,
-            "tower_channels": ours["head/class_0/kernel"].shape[-1],
-            "tower_depth": sum(re.fullmatch(r"head/class_\d+/kernel", name) is not None for name in ours),
+            "anchors.octaves": anchors // ratios,
+            "head.channels": leaves["head/class_0/kernel"].shape[-1],
+            "head.convs": sum(re.fullmatch(r"head/class_\d+/kernel", name) is not None for name in leaves),
         }
-        if "head/class_0_norm/scale" in ours:
-            fields["tower_norm"] = "group"
-        classes = ours["head/logits/kernel"].shape[-1] // anchors
-        return Published(family, "detectors.retinanet", backbone, neck, fields, classes, ours)
-    ours["head/fc6/kernel"] = _grid_last(ours["head/fc6/kernel"], channels=neck["channels"])
-    fields = box_head_fields(ours)
-    classes = ours["head/logits/kernel"].shape[-1] - 1
-    return Published(family, "detectors.faster_rcnn", backbone, neck, fields, classes, ours)
+        if "head/class_0_norm/scale" in leaves:
+            fields["head.norm"] = "group"
+        classes = leaves["head/logits/kernel"].shape[-1] // anchors
+        return Published(family, "detectors.retinanet", backbone, neck, fields, classes, leaves)
+    leaves["head/fc6/kernel"] = _channels_last(leaves["head/fc6/kernel"], channels=neck["channels"])
+    fields = box_head_fields(leaves)
+    classes = leaves["head/logits/kernel"].shape[-1] - 1
+    return Published(family, "detectors.faster_rcnn", backbone, neck, fields, classes, leaves)
 
 
-def _placer(rules: Sequence[Rule], prefix: str, *, levels: int) -> Callable[[str], str | None]:
-    """From a module's name to ours; backbones have `prefix`, and the pyramid uses `levels` of theirs.
+def _renamer(rules: Sequence[Rule], prefix: str, *, levels: int) -> Callable[[str], str | None]:
+    """A function from a module's name to jaxkd's; backbones have `prefix`, and the pyramid uses `levels` of them.
 
-    After an "@", rules have a level's number as its family counts: "p" and C2 to C5 by their stride, "fpn" from 0 on
-    and past the backbone's levels.
+    After an "@", rules have the level's number in the family: "p" and C2 to C5 count by stride, "fpn" from 0 through
+    and beyond the backbone's levels.
     """
 
-    def counted(match: re.Match) -> str:
+    def numbered(match: re.Match) -> str:
         index = int(match[2]) - (0 if match[1] == "fpn" else 6 - levels)
         kind = {"fpn": "output" if index < levels else "extra", "p": "extra"}.get(match[1], match[1])
         return f"neck/{kind}_{index if match[1] != 'p' else levels + int(match[2]) - 6}"
 
-    def place(module: str) -> str | None:
+    def rename(module: str) -> str | None:
         for pattern, target in rules:
             if match := re.fullmatch(pattern, module):
-                found = target(match) if callable(target) else target.format(*match.groups())
-                return re.sub(r"neck/(fpn|p|lateral|output)@(\d)", counted, found)
+                name = target(match) if callable(target) else target.format(*match.groups())
+                return re.sub(r"neck/(fpn|p|lateral|output)@(\d)", numbered, name)
         if module.startswith(prefix):
-            inner = resnet_place(caffe.stages(module.removeprefix(prefix)))
-            return inner and f"backbone/{inner}"
+            layer = resnet_name(caffe.stages(module.removeprefix(prefix)))
+            return layer and f"backbone/{layer}"
         return None
 
-    return place
+    return rename
 
 
-def _tower(match: re.Match) -> str:
-    """Our name of a tower's layer; where ReLUs are counted too, each second number is a convolution."""
-    which, number, part = match["which"], int(match["number"]), match.groupdict().get("part")
-    name = "class" if which.startswith(("classification", "cls")) else "box"
+def _tower_name(match: re.Match) -> str:
+    """jaxkd's name of a layer of a tower; where ReLUs are counted too, every second number is a convolution."""
+    branch, number, part = match["which"], int(match["number"]), match.groupdict().get("part")
+    name = "class" if branch.startswith(("classification", "cls")) else "box"
     if part is None:
         return f"head/{name}_{number // 2}"
     return f"head/{name}_{number}{'_norm' if part == '1' else ''}"
@@ -267,7 +274,7 @@ TORCHVISION: tuple[Rule, ...] = (
     (r"roi_heads\.box_head\.\d", "head/fc6"),
     (r"roi_heads\.box_predictor\.cls_score", "head/logits"),
     (r"roi_heads\.box_predictor\.bbox_pred", "head/deltas"),
-    (r"head\.(?P<which>classification|regression)_head\.conv\.(?P<number>\d)(?:\.(?P<part>[01]))?", _tower),
+    (r"head\.(?P<which>classification|regression)_head\.conv\.(?P<number>\d)(?:\.(?P<part>[01]))?", _tower_name),
     (r"head\.classification_head\.cls_logits", "head/logits"),
     (r"head\.regression_head\.bbox_reg", "head/deltas"),
 )
@@ -281,7 +288,7 @@ DETECTRON2: tuple[Rule, ...] = (
     (r"roi_heads\.box_head\.fc2", "head/fc7"),
     (r"roi_heads\.box_predictor\.cls_score", "head/logits"),
     (r"roi_heads\.box_predictor\.bbox_pred", "head/deltas"),
-    (r"head\.(?P<which>cls|bbox)_subnet\.(?P<number>\d)", _tower),
+    (r"head\.(?P<which>cls|bbox)_subnet\.(?P<number>\d)", _tower_name),
     (r"head\.cls_score", "head/logits"),
     (r"head\.bbox_pred", "head/deltas"),
 )
@@ -302,29 +309,29 @@ MMDETECTION: tuple[Rule, ...] = (
 )
 
 
-def _anchors(ours: Arrays) -> int:
-    """Anchors of a cell, by a dense head's deltas."""
-    return ours["head/deltas/kernel"].shape[-1] // 4
+def _anchors_per_cell(leaves: Arrays) -> int:
+    """The number of anchors of a cell, from the deltas of a dense head."""
+    return leaves["head/deltas/kernel"].shape[-1] // 4
 
 
-def _grid_last(kernel: np.ndarray, *, channels: int) -> np.ndarray:
-    """The first dense layer [(c r r) n] of a head that flattens channels first, as one that flattens them last."""
+def _channels_last(kernel: np.ndarray, *, channels: int) -> np.ndarray:
+    """The first dense layer [(c r r) n] of a head that flattens channels first, in the order [(r r c) n]."""
     side = round((kernel.shape[0] / channels) ** 0.5)
     grid = kernel.reshape(channels, side, side, kernel.shape[1])
     return np.ascontiguousarray(grid.transpose(1, 2, 0, 3)).reshape(kernel.shape)
 
 
 def _without_first_class(logits: np.ndarray, *, anchors: int) -> np.ndarray:
-    """A dense head's class outputs [... (a k)] without the class that no object ever has."""
+    """The class outputs [... (a k)] of a dense head without the first class, which is unused."""
     cells = logits.reshape(*logits.shape[:-1], anchors, -1)
     return cells[..., 1:].reshape(*logits.shape[:-1], -1)
 
 
-def _ratios_first(ours: Arrays, *, anchors: int, ratios: int) -> None:
-    """Puts the anchors of a cell that run over sizes, then ratios, in our order: over ratios, then sizes."""
+def _ratios_first(leaves: Arrays, *, anchors: int, ratios: int) -> None:
+    """Reorders the anchors of a cell from (sizes, ratios) to jaxkd's order (ratios, sizes), in place."""
     order = np.arange(anchors).reshape(-1, ratios).T.ravel()
     for name in ("head/logits", "head/deltas"):
         for leaf in ("kernel", "bias"):
-            array = ours[f"{name}/{leaf}"]
+            array = leaves[f"{name}/{leaf}"]
             cells = array.reshape(*array.shape[:-1], anchors, -1)[..., order, :]
-            ours[f"{name}/{leaf}"] = cells.reshape(array.shape)
+            leaves[f"{name}/{leaf}"] = cells.reshape(array.shape)

@@ -1,4 +1,4 @@
-"""Files of named arrays: read from .safetensors, .npz, torch's files and pickles, written as .safetensors."""
+"""Files of named arrays: read from .safetensors, .npz, files of torch.save and pickles, written as .safetensors."""
 
 import contextlib
 import math
@@ -18,10 +18,10 @@ from jaxkd.errors import StorageError, WeightsError
 from jaxkd.weights import contents, pickle_file, torch_file, torch_legacy, unpickle
 from jaxkd.weights.contents import Contents
 from jaxkd.weights.pickled_numpy import checked_shape
-from jaxkd.weights.unpickle import Stored, reason, shown
+from jaxkd.weights.unpickle import Stored, printable, reason
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
-STORED = {
+DTYPES = {
     "BOOL": np.bool_,
     "U8": np.uint8,
     "I8": np.int8,
@@ -41,38 +41,38 @@ STORED = {
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a weights file by name; half-precision ones become float32.
 
-    The suffix says the kind: .safetensors, .npz, torch's .pth, .pt, .bin, .ckpt or .tar, or detectron2's .pkl. Of a
-    checkpoint the weights alone are read, under the names that they have there.
+    The kind is given by the suffix: .safetensors, .npz, torch's .pth, .pt, .bin, .ckpt or .tar, or detectron2's .pkl.
+    Of a checkpoint only the weights are read, under their names there.
 
-    Nothing in the file is executed. Raises WeightsError where the file is missing, is of another kind, declares sizes
-    that it does not hold, or holds anything but numbers.
+    Nothing in the file is executed. Raises WeightsError where the file is missing, is of another kind, declares other
+    sizes than it has, or has weights that are not numbers.
     """
-    with opened(path) as found:
-        return plain(contents.weights_of(found), path=found.path)
+    with opened(path) as file:
+        return to_arrays(contents.weights_of(file), path=file.path)
 
 
-def plain(arrays: Mapping[str, Stored], *, path: Path) -> dict[str, np.ndarray]:
+def to_arrays(arrays: Mapping[str, Stored], *, path: Path) -> dict[str, np.ndarray]:
     """The numbers of arrays of an open file; half-precision ones become float32.
 
-    Raises WeightsError where they are too large for the file or a name is odd, ValueError where the file is broken.
+    Raises WeightsError where they are too large for the file or a name is unprintable, ValueError for a broken file.
     """
-    return {name: _plain(array) for name, array in contents.loaded(arrays, path=path).items()}
+    return {name: _to_native(array) for name, array in contents.load_arrays(arrays, path=path).items()}
 
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Contents]:
-    """What a weights file holds, whose numbers can be read as long as it is open; raises as `read` does."""
+    """The contents of a weights file, whose numbers can be read as long as it is open; raises as `read` does."""
     path = Path(path)
     if path.suffix not in READERS:
         raise WeightsError(f"{path} is of no kind that is read here; convert the weights to one of {KINDS}.")
     if not path.is_file():
         raise WeightsError(f"There is no weights file {path}; give the path of a file of the kind {KINDS}.")
     try:
-        with _reader(path)(path) as found:
-            yield found
+        with _reader(path)(path) as file:
+            yield file
     except unpickle.ProgramError as error:
         raise WeightsError(
-            f"{path} wants to run {shown(error.name)}, which no weights need, and nothing in it was executed; "
+            f"{path} wants to run {printable(error.name)}, which no weights need, and nothing in it was executed; "
             "do not trust it, or save model.state_dict() alone."
         ) from error
     except OSError as error:
@@ -90,12 +90,12 @@ def opened(path: str | Path) -> Iterator[Contents]:
 
 
 def _reader(path: Path) -> "Reader":
-    """What reads the file: as its suffix says, unless it begins as a file of another kind does."""
+    """The reader of the file: by its suffix, unless it begins like a file of another kind."""
     with path.open("rb") as file:
         head = file.read(32)
     if (head.startswith(torch_file.ZIP) and path.suffix != ".npz") or torch_legacy.is_legacy(head):
         return torch_file.opened
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:  # of the header behind
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:  # the length of the header
         return _safetensors
     if head.startswith(b"\x80"):
         return pickle_file.opened
@@ -117,9 +117,9 @@ def save(
     """Writes `arrays` to a .safetensors file, all or nothing.
 
     Args:
-      path: the file; its folder is made where it is missing.
+      path: the file; a missing folder is created.
       arrays: NumPy or JAX arrays by name.
-      half: store float32 as float16, which halves the file.
+      half: whether float32 is stored as float16, which halves the file.
       metadata: free text to store beside the arrays.
 
     Raises WeightsError for another suffix or where a number is too large for float16, and StorageError where the folder
@@ -130,32 +130,32 @@ def save(
         raise WeightsError(f"Weights are written as .safetensors; got the file name {path.name}.")
     stored = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if half:
-        stored = {name: _halved(array, name=name) for name, array in stored.items()}
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        stored = {name: _to_half(array, name=name) for name, array in stored.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(safetensors.numpy.save(stored, metadata=dict(metadata or {})))
-        scratch.replace(path)
+        temporary.write_bytes(safetensors.numpy.save(stored, metadata=dict(metadata or {})))
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            scratch.unlink()
+            temporary.unlink()
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
 def _safetensors(path: Path) -> Iterator[Contents]:
-    try:  # the library refuses a header that is too long and offsets that overlap, leave holes or pass the file's end
+    try:  # the library refuses headers that are too long and offsets that overlap, leave gaps or pass the end
         entries = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path} is not a sound .safetensors file ({reason(error)}); fetch it again.") from error
-    out = {}
+    arrays = {}
     for name, entry in entries:
-        if entry["dtype"] not in STORED:
+        if entry["dtype"] not in DTYPES:
             raise WeightsError(
-                f"{path} stores {shown(name)} as {entry['dtype']}, which is not supported; store it as float32."
+                f"{path} stores {printable(name)} as {entry['dtype']}, which is not supported; store it as float32."
             )
-        out[name] = np.frombuffer(entry["data"], STORED[entry["dtype"]]).reshape(entry["shape"])
-    yield contents.of_arrays(out, path=path)
+        arrays[name] = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    yield contents.of_arrays(arrays, path=path)
 
 
 @contextlib.contextmanager
@@ -173,7 +173,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: Path) ->
     declared = _declared_bytes(archive, member)
     if declared != member.file_size:
         raise WeightsError(
-            f"{path} declares {declared} bytes for {shown(member.filename)} and holds {member.file_size}; "
+            f"{path} declares {declared} bytes for {printable(member.filename)} and holds {member.file_size}; "
             "fetch it again."
         )
     with archive.open(member) as file:
@@ -181,7 +181,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, path: Path) ->
 
 
 def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Length of the header and of the array that it announces, before memory is taken for that array."""
+    """Length of the header and of the array that it declares, before memory is allocated for the array."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -189,20 +189,20 @@ def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
             raise ValueError(f"array format {version} is unknown")
         try:
             shape, _, dtype = headers[version](file)
-        except MemoryError as error:  # of Python's parser, when signs are nested in signs
+        except MemoryError as error:  # of Python's parser, for nested signs
             raise ValueError("its header is nested too deeply") from error
         if dtype.kind not in "biuf":
             raise ValueError(f"it holds {dtype} and not plain numbers")
         return file.tell() + math.prod(checked_shape(shape)) * dtype.itemsize
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def _to_native(array: np.ndarray) -> np.ndarray:
     if array.dtype in (np.float16, BFLOAT16):
         return array.astype(np.float32)
     return array.astype(array.dtype.newbyteorder("="))
 
 
-def _halved(array: np.ndarray, *, name: str) -> np.ndarray:
+def _to_half(array: np.ndarray, *, name: str) -> np.ndarray:
     if array.dtype != np.float32:
         return array
     if array.size and np.abs(array).max() > np.finfo(np.float16).max:

@@ -1,4 +1,4 @@
-"""Weights files that torch wrote: zip archives of a pickle and of each storage's raw numbers, read without torch."""
+"""Weights files of torch.save, read without torch: zip archives of a pickle and the raw numbers of each storage."""
 
 import contextlib
 import zipfile
@@ -10,17 +10,17 @@ from jaxkd.errors import WeightsError
 from jaxkd.weights import contents, torch_legacy, unpickle
 from jaxkd.weights.contents import Contents
 from jaxkd.weights.pickled_torch import STORAGES, TORCH, Storage, kind_of
-from jaxkd.weights.unpickle import Unread, shown
+from jaxkd.weights.unpickle import Unread, printable
 
-PICKLE_LIMIT = 64 << 20  # bytes of the pickle alone, which holds names and shapes
+PICKLE_LIMIT = 64 << 20  # bytes of the pickle alone, which has names and shapes
 ZIP = b"PK\x03\x04"
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Contents]:
-    """What a file of torch.save holds, while the file is open; nothing in it is executed.
+    """The contents of a file of torch.save, while the file is open; nothing in it is executed.
 
-    Raises WeightsError where it is of another kind, and as the standard library does where it is broken.
+    Raises WeightsError where it is of another kind, and the errors of the standard library where it is broken.
     """
     with path.open("rb") as file:
         head = file.read(512)
@@ -44,7 +44,7 @@ def opened(path: Path) -> Iterator[Contents]:
 
 
 class _Archive:
-    """The members of a torch file, checked before any is read."""
+    """The members of a torch file, which are checked before any is read."""
 
     def __init__(self, archive: zipfile.ZipFile, *, size: int):
         self.archive = archive
@@ -59,7 +59,7 @@ class _Archive:
         if order not in (b"little", b"big"):
             raise ValueError("its byteorder is neither little nor big")
         self.swapped = order == b"big"
-        self.kept: dict[str, bytes] = {}
+        self.cache: dict[str, bytes] = {}
 
     def load(self) -> unpickle.Pickled:
         data = self.entry("data.pkl")
@@ -79,17 +79,17 @@ class _Archive:
             return Unread(kind.text)
         member = self.members.get(f"{self.root}data/{key}")
         if member is None:
-            raise ValueError(f"it has no entry data/{shown(key)}, which its pickle refers to")
+            raise ValueError(f"it has no entry data/{printable(key)}, which its pickle refers to")
         if member.file_size != count * dtype.itemsize:
             raise ValueError(
-                f"it declares {count} numbers of {dtype} for data/{shown(key)}, which has {member.file_size} bytes"
+                f"it declares {count} numbers of {dtype} for data/{printable(key)}, which has {member.file_size} bytes"
             )
         return Storage(self, key, dtype, member.file_size)
 
     def data(self, key: str) -> bytes:
-        if key not in self.kept:
-            self.kept[key] = self.entry(f"data/{key}")
-        return self.kept[key]
+        if key not in self.cache:
+            self.cache[key] = self.entry(f"data/{key}")
+        return self.cache[key]
 
 
 def _members(archive: zipfile.ZipFile, *, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -97,11 +97,11 @@ def _members(archive: zipfile.ZipFile, *, size: int) -> dict[str, zipfile.ZipInf
     for member in archive.infolist():
         name = member.filename
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-            raise ValueError(f"it has an entry {shown(name)}, which leads out of the archive")
+            raise ValueError(f"it has an entry {printable(name)}, which leads out of the archive")
         if name in out:
-            raise ValueError(f"it has the entry {shown(name)} twice")
+            raise ValueError(f"it has the entry {printable(name)} twice")
         if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-            raise ValueError(f"its entry {shown(name)} is compressed, which torch never does")
+            raise ValueError(f"its entry {printable(name)} is compressed, which torch never does")
         out[name] = member
     if sum(member.file_size for member in out.values()) > size:
         raise ValueError("its entries are longer together than the file")

@@ -1,4 +1,4 @@
-"""Parameter trees by leaf name, and the strict match of a tree with named arrays."""
+"""Parameter trees by leaf name, and the strict match of a tree to named arrays."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,18 +10,18 @@ import numpy as np
 
 from jaxkd.errors import WeightsError
 
-SHOWN = 10
+MAX_FAULTS = 10
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every leaf and every array.
+    """The result of a match for every leaf and every array.
 
     Attributes:
-      matched: leaves that took an array of their name.
-      missing: leaves that were given none and keep what they held.
-      misshapen: leaves that were given another shape and keep what they held.
-      unused: arrays that no leaf asked for.
+      matched: leaves with the array of their name.
+      missing: leaves without an array, which keep their value.
+      misshapen: leaves with an array of another shape, which keep their value.
+      unused: arrays without a leaf.
     """
 
     matched: tuple[str, ...]
@@ -32,8 +32,8 @@ class Report:
     def __str__(self) -> str:
         """A line of counts, and a line for each name that was not matched."""
         lines = [f"{len(self.matched)} leaves matched"]
-        for fate in ("missing", "misshapen", "unused"):
-            lines += [f"{fate:<10}{name}" for name in getattr(self, fate)]
+        for kind in ("missing", "misshapen", "unused"):
+            lines += [f"{kind:<10}{name}" for name in getattr(self, kind)]
         return "\n".join(lines)
 
 
@@ -53,14 +53,14 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *folders, last = name.split("/")
-        place = out
+        node = out
         for folder in folders:
-            place = place.setdefault(folder, {})
-            if not isinstance(place, dict):
+            node = node.setdefault(folder, {})
+            if not isinstance(node, dict):
                 raise WeightsError(f"The name {name} lies below another leaf; rename one of the two.")
-        if last in place:
+        if last in node:
             raise WeightsError(f"The name {name} is both a leaf and a folder of leaves; rename one of the two.")
-        place[last] = leaf
+        node[last] = leaf
     return out
 
 
@@ -71,45 +71,45 @@ def match(
     allow_unused: Sequence[str] = (),
     allow_missing: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Report]:
-    """The tree `wanted` with its leaves taken from `given`, and a report of what went where.
+    """The tree `wanted` with its leaves from `given`, and a report.
 
     Args:
       wanted: nested dicts of arrays or ShapeDtypeStructs; given arrays are cast to their dtype.
-      given: arrays under names as `flatten` makes them.
+      given: arrays under the names of `flatten`.
       allow_unused: patterns ("fc/*"; a star also spans slashes) of arrays that need no leaf.
-      allow_missing: patterns of leaves that keep what `wanted` holds where `given` has no array of that name and shape.
+      allow_missing: patterns of leaves that keep their value where `given` has no array of that name and shape.
 
-    Raises WeightsError, with the first ten misses and the closest names, unless every leaf and every array is matched
-    or allowed not to be.
+    Raises WeightsError, with the first ten faults and the closest names, where a leaf or an array is neither matched
+    nor allowed to be missing or unused.
     """
     leaves = flatten(wanted)
     missing = [name for name in leaves if name not in given]
     unused = [name for name in given if name not in leaves]
-    both = [name for name in leaves if name in given]
-    misshapen = [name for name in both if given[name].shape != leaves[name].shape]
-    faults = [f"{name} is missing{_closest(name, unused)}" for name in _beyond(missing, allow_missing)]
+    common = [name for name in leaves if name in given]
+    misshapen = [name for name in common if given[name].shape != leaves[name].shape]
+    faults = [f"{name} is missing{_closest(name, unused)}" for name in _not_allowed(missing, allow_missing)]
     faults += [
         f"{name} has the shape {given[name].shape} where {leaves[name].shape} is wanted"
-        for name in _beyond(misshapen, allow_missing)
+        for name in _not_allowed(misshapen, allow_missing)
     ]
-    faults += [f"{name} is not used{_closest(name, missing)}" for name in _beyond(unused, allow_unused)]
+    faults += [f"{name} is not used{_closest(name, missing)}" for name in _not_allowed(unused, allow_unused)]
     if faults:
-        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        more = f"; and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
         raise WeightsError(
-            f"The weights do not fit the net of {len(leaves)} leaves: {'; '.join(faults[:SHOWN])}{more}."
+            f"The weights do not fit the net of {len(leaves)} leaves: {'; '.join(faults[:MAX_FAULTS])}{more}."
         )
     kept = {*missing, *misshapen}
     filled = {
         name: leaf if name in kept else np.asarray(given[name], dtype=leaf.dtype) for name, leaf in leaves.items()
     }
-    matched = tuple(name for name in both if name not in kept)
+    matched = tuple(name for name in common if name not in kept)
     return unflatten(filled), Report(matched, tuple(missing), tuple(misshapen), tuple(unused))
 
 
-def _beyond(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+def _not_allowed(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _closest(name: str, others: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, others, n=1)
-    return f" (closest: {near[0]})" if near else ""
+    matches = difflib.get_close_matches(name, others, n=1)
+    return f" (closest: {matches[0]})" if matches else ""

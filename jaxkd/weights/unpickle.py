@@ -1,7 +1,7 @@
-"""Pickles read as plain data: numbers, text, containers and what a given list of makers builds.
+"""Pickles read as plain data: numbers, text, containers and objects that a given list of makers builds.
 
-The pickle module is not used to load, for even with a strict `find_class` a file can make it set attributes of what it
-found, reach objects through its registry of extensions, ask for a memo of any size, or crash it by a deeply nested key.
+The pickle module is not used, for even with a strict `find_class` a file can make it set attributes of the objects that
+it loads, reach objects through its extension registry, allocate a memo of any size, or crash by a deeply nested key.
 """
 
 import abc
@@ -13,14 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-INSTRUCTIONS = 1_000_000  # a checkpoint with its optimizer's state needs some 100 for each array
-COPIED, WALKED = (
-    16,
-    2,
-)  # times that makers may be handed a file's bytes, and items of as many lists as it has instructions
+INSTRUCTIONS = 1_000_000  # a checkpoint with optimizer state has some 100 for each array
+# Limits on the arguments of makers: bytes in units of the file's size, list items in units of the instructions.
+COPIED, WALKED = 16, 2
 NAME_LENGTH = 500
 KEY_BITS = 64
-# Functions that no checkpoint needs, and by which a pickle runs a program or changes files where it is executed.
+# Functions that no checkpoint needs, by which an executed pickle would run a program or change files.
 PROGRAMS = re.compile(
     r"(.*\.)?(os|posix|nt)\.(system|popen\w*|exec\w+|spawn\w+|posix_spawn\w*|fork\w*|startfile|kill\w*|remove\w*|"
     r"unlink|rmdir|rename\w*)|(subprocess|commands|pty|runpy|importlib|socket|ctypes|webbrowser)\..*|"
@@ -30,41 +28,41 @@ PROGRAMS = re.compile(
 
 
 class ProgramError(ValueError):
-    """A pickle asks for a function that runs a program; `name` says which."""
+    """A pickle refers to a function that runs a program; `name` is its name."""
 
     def __init__(self, name: str):
-        super().__init__(f"it wants to run {shown(name)}")
+        super().__init__(f"it wants to run {printable(name)}")
         self.name = name
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """Something of a module, by its module and name; never the Python object of that name."""
+    """A class or function by its module and name; never the Python object."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """Stands for an object that is not read, with the name of its class or function and nothing of what is in it."""
+    """A placeholder for an object that is not read, with the name of its class or function and no content."""
 
     text: str
 
 
 class Stored(abc.ABC):
-    """What a maker returns for an array, whose numbers still lie in the file."""
+    """An array that a maker returns, whose numbers are still in the file."""
 
     __slots__ = ()
 
     @property
     @abc.abstractmethod
     def unread(self) -> str:
-        """What it is, where it is no array of plain numbers; else empty."""
+        """A description where it is no array of plain numbers; else empty."""
 
     @property
     @abc.abstractmethod
     def nbytes(self) -> int:
-        """Memory that the array takes, known before any is taken."""
+        """The memory of the array in bytes, known before it is allocated."""
 
     @abc.abstractmethod
     def array(self) -> np.ndarray:
@@ -72,13 +70,13 @@ class Stored(abc.ABC):
 
 
 class Stateful(abc.ABC):
-    """What a maker returns where the pickle gives a state later."""
+    """An object that a maker returns, whose state follows later in the pickle."""
 
     __slots__ = ()
 
     @abc.abstractmethod
     def set_state(self, state: Any) -> None:
-        """Takes the state, or raises ValueError."""
+        """Sets the state, or raises ValueError."""
 
 
 @runtime_checkable
@@ -94,17 +92,17 @@ class Source(Protocol):
         ...
 
     def tell(self) -> int:
-        """How many were read."""
+        """The number of bytes read."""
         ...
 
 
 @dataclass(frozen=True)
 class Pickled:
-    """What a pickle describes.
+    """The content of a pickle.
 
     Attributes:
-      value: numbers, text, lists, tuples, dicts, what makers built, and an `Unread` for each other object.
-      arrays: number of different arrays that makers built, also where `value` does not reach them.
+      value: numbers, text, lists, tuples, dicts, objects of the makers, and an `Unread` for each other object.
+      arrays: number of different arrays of the makers, also those that are not in `value`.
       unread: names of the classes and functions whose objects are not read.
     """
 
@@ -119,28 +117,28 @@ def load(
     *,
     size: int,
     persistent: Callable[[Any], Any] | None = None,
-    most: int | None = None,
+    max_instructions: int | None = None,
 ) -> Pickled:
-    """What the pickle `data` describes; nothing in it is executed.
+    """The content of the pickle `data`; nothing in it is executed.
 
     Args:
-      data: a pickle of any protocol, or a file that goes on behind it; text of Python 2 is read as Latin-1.
-      makers: what is built, as "module.name"; a call of it is a call of the maker, and None allows the bare name
-        only, which becomes a `Name`. The result of any other call is an `Unread`, and so is one of a maker that is
-        handed an `Unread`.
+      data: a pickle of any protocol, or a file that may continue after it; text of Python 2 is read as Latin-1.
+      makers: functions by "module.name" that stand in for those that the pickle calls; None allows the name only,
+        which becomes a `Name`. The result of any other call is an `Unread`, and so is that of a maker with an `Unread`
+        among its arguments.
       size: bytes of the file.
       persistent: makes the value of a persistent id.
-      most: number of instructions that are followed; INSTRUCTIONS where it is None.
+      max_instructions: limit on the instructions; None for INSTRUCTIONS.
 
-    Pairs of a dict whose key is no text or number are left out. Raises ProgramError where the pickle asks for a
-    function that runs programs, and ValueError where it is broken, too long, or does what checkpoints have no need for.
+    Pairs of a dict whose key is no text or number are left out. Raises ProgramError where the pickle refers to a
+    function that runs programs, and ValueError where it is broken, too long, or uses what no checkpoint needs.
     """
-    most = INSTRUCTIONS if most is None else most
-    machine = _Machine(makers, persistent, bytes_left=COPIED * size, items_left=WALKED * most)
+    max_instructions = INSTRUCTIONS if max_instructions is None else max_instructions
+    machine = _Machine(makers, persistent, bytes_left=COPIED * size, items_left=WALKED * max_instructions)
     try:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):  # type: ignore[arg-type]
-            if count >= most:
-                raise ValueError(f"its pickle has more than {most} instructions")
+            if count >= max_instructions:
+                raise ValueError(f"its pickle has more than {max_instructions} instructions")
             if instruction.name not in STEPS:
                 raise ValueError(f"its pickle uses the instruction {instruction.name}, which weights have no need for")
             STEPS[instruction.name](machine, argument)
@@ -149,13 +147,13 @@ def load(
         raise ValueError("its pickle takes what was never put there") from error
 
 
-def shown(text: str) -> str:
-    """`text` of a file as one short printable piece, for an error."""
+def printable(text: str) -> str:
+    """`text` of a file, shortened and printable, for an error."""
     return text if text.isprintable() and len(text) <= 80 else ascii(text[:60])
 
 
 def reason(error: Exception) -> str:
-    """What `error` says, as one short line; the standard library may quote pieces of the file of any length."""
+    """The message of `error` in one short line; the standard library may quote the file at any length."""
     return " ".join(str(error)[:200].split())
 
 
@@ -172,9 +170,9 @@ class _Machine:
         self.persistent = persistent
         self.bytes_left, self.items_left = bytes_left, items_left
         self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []
+        self.outer_stacks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.arrays: dict[int, Stored] = {}  # by their ids
+        self.arrays: dict[int, Stored] = {}  # by `id`
         self.unread: dict[str, None] = {}
 
     def push(self, value: Any) -> None:
@@ -187,11 +185,11 @@ class _Machine:
         self.stack.pop()
 
     def mark(self, _: Any) -> None:
-        self.marked.append(self.stack)
+        self.outer_stacks.append(self.stack)
         self.stack = []
 
     def since_mark(self, _: Any = None) -> list[Any]:
-        items, self.stack = self.stack, self.marked.pop()
+        items, self.stack = self.stack, self.outer_stacks.pop()
         return items
 
     def put(self, index: Any) -> None:
@@ -243,8 +241,8 @@ class _Machine:
             raise ValueError("its pickle asks for a name that is no text")
         self.name(f"{module[: NAME_LENGTH + 1]}.{name[: NAME_LENGTH + 1]}")
 
-    def hand_over(self, values: Sequence[Any]) -> None:
-        """Counts what a maker may copy or walk over, so that a small file cannot have one long value used for ever."""
+    def charge(self, values: Sequence[Any]) -> None:
+        """Counts the size of a maker's arguments, so that a small file cannot use one long value without end."""
         self.bytes_left -= sum(len(value) for value in values if type(value) in (str, bytes, bytearray))
         self.items_left -= sum(len(value) for value in values if type(value) in (list, tuple))
         if min(self.bytes_left, self.items_left) < 0:
@@ -252,9 +250,9 @@ class _Machine:
 
     def call(self, _: Any) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        self.push(self.called(function, arguments))
+        self.push(self.result_of(function, arguments))
 
-    def called(self, function: Any, arguments: Any) -> Any:
+    def result_of(self, function: Any, arguments: Any) -> Any:
         if type(function) not in (Name, Unread) or type(arguments) not in (tuple, Unread):
             raise ValueError(f"its pickle calls {function.text if type(function) is Name else 'what cannot be called'}")
         maker = self.makers.get(function.text) if type(function) is Name else None
@@ -262,18 +260,18 @@ class _Machine:
             text = _class_of(function.text, arguments)
             self.unread[text] = None
             return Unread(text)
-        if (lost := next((value for value in arguments if type(value) is Unread), None)) is not None:
-            return lost
-        self.hand_over(arguments)
+        if (unread := next((value for value in arguments if type(value) is Unread), None)) is not None:
+            return unread
+        self.charge(arguments)
         try:
-            made = maker(*arguments)
+            built = maker(*arguments)
         except TypeError as error:
             raise ValueError(f"its pickle calls {function.text} with odd arguments") from error
-        if type(made) is Unread:
-            self.unread[made.text] = None
-        elif isinstance(made, Stored):
-            self.arrays[id(made)] = made
-        return made
+        if type(built) is Unread:
+            self.unread[built.text] = None
+        elif isinstance(built, Stored):
+            self.arrays[id(built)] = built
+        return built
 
     def call_with_keywords(self, _: Any) -> None:
         self.stack.pop()
@@ -283,41 +281,41 @@ class _Machine:
         self.name(argument.replace(" ", ".", 1))
         function = self.stack.pop()
         items = self.since_mark()
-        self.push(self.called(function, tuple(items)))
+        self.push(self.result_of(function, tuple(items)))
 
     def instance_of_stack(self, _: Any) -> None:
         function, *items = self.since_mark() or [None]
-        self.push(self.called(function, tuple(items)))
+        self.push(self.result_of(function, tuple(items)))
 
     def build(self, _: Any) -> None:
         state, item = self.stack.pop(), self.stack[-1]
         if isinstance(item, Stateful):
-            self.hand_over(state if type(state) is tuple else ())
+            self.charge(state if type(state) is tuple else ())
             item.set_state(state)
-        elif type(item) not in (dict, Unread):  # a state dict carries _metadata, which nothing here needs
+        elif type(item) not in (dict, Unread):  # a state dict has _metadata, which is not needed
             raise ValueError("its pickle sets the state of what has none")
 
-    def outside(self, _: Any) -> None:
+    def load_persistent(self, _: Any) -> None:
         if self.persistent is None:
             raise ValueError("its pickle refers to data outside it")
         self.push(self.persistent(self.stack.pop()))
 
 
 def _class_of(function: str, arguments: Any) -> str:
-    """Whose object a call makes: in the oldest protocols the class is an argument."""
+    """The class of the object that a call makes: in the oldest protocols the class is an argument."""
     if function.endswith("._reconstructor") and type(arguments) is tuple and arguments and type(arguments[0]) is Name:
         return arguments[0].text
     return function
 
 
 def plain_keys(pairs: Any) -> dict[Any, Any]:
-    """The pairs whose key is a text or a number; a nested tuple would be hashed by recursion without a bound."""
+    """The pairs whose key is a text or a number; the hash of a nested tuple would recurse without a bound."""
     return {key: value for key, value in pairs if _is_plain(key)}
 
 
 def _is_plain(key: Any) -> bool:
     if type(key) is int:
-        return key.bit_length() <= KEY_BITS  # the hash of a longer one takes as long as it has digits, each time
+        return key.bit_length() <= KEY_BITS  # hashing takes time in proportion to the digits
     return type(key) in (str, float, bool, type(None))
 
 
@@ -361,5 +359,5 @@ STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "INST": _Machine.instance,
     "OBJ": _Machine.instance_of_stack,
     "BUILD": _Machine.build,
-    "BINPERSID": _Machine.outside,
+    "BINPERSID": _Machine.load_persistent,
 }

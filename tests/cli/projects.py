@@ -24,9 +24,11 @@ def get_config(arg="alone"):
     methods = {{
         "alone": {{}},
         "taught": {{
-            "tar": component("distill.task_adaptive", level_scale=28.0),
+            "tar": component("distill.task_adaptive", feature={{"canonical_scale": 28.0}}),
             "mimic": component("distill.mimic"),
-            "gkd": component("distill.global_knowledge", count=2, level_scale=14.0, min_side=10.0),
+            "gkd": component(
+                "distill.global_knowledge", canonical_scale=14.0, prototypes={{"count": 2, "min_side": 10.0}}
+            ),
         }},
     }}
     pictures = FOLDER + "/images"
@@ -35,18 +37,18 @@ def get_config(arg="alone"):
             "detectors.faster_rcnn",
             backbone=component("nets.resnet", depth=10, width=8, norm="group", groups=4),
             neck=component("nets.fpn", channels=16, extra="none"),
-            anchor_sizes=(16.0, 24.0, 32.0, 48.0),
-            rpn_samples=32,
-            pre_nms_train=64,
-            pre_nms_test=64,
-            post_nms_train=32,
-            post_nms_test=32,
-            roi_samples=32,
-            roi_scale=28.0,
-            hidden=32,
-            score_threshold=0.01,
-            candidates=64,
-            detections=20,
+            anchors={{"sizes": (16.0, 24.0, 32.0, 48.0)}},
+            rpn={{
+                "samples": 32,
+                "pre_nms_train": 64,
+                "pre_nms_test": 64,
+                "post_nms_train": 32,
+                "post_nms_test": 32,
+            }},
+            rois={{"samples": 32}},
+            pooling={{"canonical_scale": 28.0}},
+            head={{"hidden": 32}},
+            postprocess={{"score_threshold": 0.01, "candidates": 64, "max_detections": 20}},
         ),
         teacher={teacher!r} if methods[arg] else "",
         distill=methods[arg],
@@ -96,7 +98,7 @@ def call(*argv: object) -> Outcome:
     """A command as the shell would run it."""
     out, err = io.StringIO(), io.StringIO()
     handler, log = logging.StreamHandler(err), logging.getLogger("jaxkd")
-    log.addHandler(handler)  # as `output.settle` does
+    log.addHandler(handler)  # as `output.protect_streams` does
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main([str(argument) for argument in argv])

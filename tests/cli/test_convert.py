@@ -69,14 +69,14 @@ def test_what_no_array_says_can_be_given(tmp_path, state, refused):
     flags = ("--classes=cat,dog", "--part=ema", "--eps=0", "--anchors=8,16,32,64,128", "--ratios=0.4,1,2.5")
     outcome = convert(tmp_path / "a.pth", tmp_path / "x", *flags)
     assert outcome.code == 0, outcome
-    config = build.described(tmp_path / "x").config
-    assert config.anchor_sizes == (8.0, 16.0, 32.0, 64.0, 128.0) and config.anchor_ratios == (0.4, 1.0, 2.5)
+    config = build.load_shapes(tmp_path / "x").config
+    assert config.anchors.sizes == (8.0, 16.0, 32.0, 64.0, 128.0) and config.anchors.ratios == (0.4, 1.0, 2.5)
     assert config.backbone.eps == 0.0 and "Epsilon of the backbone's norms: 0, as given." in outcome.out
     assert "Anchors" not in outcome.out and "The file also holds model" in outcome.out
     for flag, words in (
         ("--anchors=8,x", "--anchors wants numbers above 0"),
         ("--ratios=0,1,2", "--ratios wants numbers above 0"),
-        ("--anchors=8,16", "anchor_sizes has 2 entries"),
+        ("--anchors=8,16", "anchors.sizes has 2 entries"),
         ("--eps=-1", "eps"),
         ("--classes=cat,cat", "each has to be there, and once"),
     ):

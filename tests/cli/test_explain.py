@@ -9,8 +9,8 @@ import projects
 import pytest
 from PIL import Image
 
-from jaxkd.cli import explain, sheet
-from jaxkd.cli.sheet import Panel, Part
+from jaxkd.cli import explain, explain_sheet
+from jaxkd.cli.explain_sheet import Panel, Part
 from jaxkd.errors import ConfigError
 
 STRIDES = (4, 8, 16, 32)
@@ -42,7 +42,7 @@ def test_a_picture_of_everything(drawn):
         with Image.open(path) as picture:
             assert picture.width >= 96
     with Image.open(out / "explained.png") as picture:
-        assert picture.width == sheet.ACROSS * (sheet.WIDTH + sheet.GAP) + sheet.GAP
+        assert picture.width == explain_sheet.COLUMNS * (explain_sheet.WIDTH + explain_sheet.GAP) + explain_sheet.GAP
 
 
 def test_why_a_map_is_empty_is_said_and_marked(drawn, runs):
@@ -115,29 +115,29 @@ def sources(**files):
 )
 def test_a_picture_is_found_by_the_end_of_its_path(name, place, said, capsys):
     there = sources(val=["a.jpg", "b.jpg"], train=["a.jpg", "c.jpg", "x/d.jpg", "y/d.jpg"])
-    assert explain._place(there, name) == place
+    assert explain._find_picture(there, name) == place
     assert capsys.readouterr().out == said
 
 
 def test_a_name_that_is_not_there():
     there = sources(val=["cells_0012.jpg", "cells_0013.jpg"], train=["cells_0100.jpg"])
     with pytest.raises(ConfigError, match=r"is called cells_012\.jpg; near it are cells_0012\.jpg"):
-        explain._place(there, "cells_012.jpg")
+        explain._find_picture(there, "cells_012.jpg")
     for nothing in ("", "."):
         with pytest.raises(ConfigError, match=f"is called '{re.escape(nothing)}'; the first are"):
-            explain._place(there, nothing)
+            explain._find_picture(there, nothing)
     with pytest.raises(ConfigError, match=r"the first are cells_0012\.jpg, cells_0013\.jpg and cells_0100\.jpg\.$"):
-        explain._place(there, "?")
+        explain._find_picture(there, "?")
 
 
 def test_a_sheet_leaves_out_what_is_empty_and_says_where_it_has_less():
     red, high = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 9000), "blue")
     panels = [Panel("a", "one", "what it is", red), Panel("b", "two", "", red, empty="for no reason")]
-    alone = sheet.compose("title", [Part("part", panels[:1])])
-    assert sheet.compose("title", [Part("part", panels)]).tobytes() == alone.tobytes()
-    assert alone.getpixel((sheet.GAP + 9, alone.height - 2 * sheet.GAP - 9)) == (255, 0, 0)
-    assert sheet.compose("title", [Part("part", panels[:1], ["a note"])]).height > alone.height
-    wide = sheet.compose("title", [Part("part", [*panels, Panel("c", "three", "", high, wide=True)])])
-    assert alone.height + sheet.HIGH < wide.height < alone.height + sheet.HIGH + 150
-    assert sheet.single(panels[0]) is red
-    assert sheet.single(panels[1]).height > red.height
+    alone = explain_sheet.compose("title", [Part("part", panels[:1])])
+    assert explain_sheet.compose("title", [Part("part", panels)]).tobytes() == alone.tobytes()
+    assert alone.getpixel((explain_sheet.GAP + 9, alone.height - 2 * explain_sheet.GAP - 9)) == (255, 0, 0)
+    assert explain_sheet.compose("title", [Part("part", panels[:1], ["a note"])]).height > alone.height
+    wide = explain_sheet.compose("title", [Part("part", [*panels, Panel("c", "three", "", high, wide=True)])])
+    assert alone.height + explain_sheet.MAX_HEIGHT < wide.height < alone.height + explain_sheet.MAX_HEIGHT + 150
+    assert explain_sheet.single(panels[0]) is red
+    assert explain_sheet.single(panels[1]).height > red.height

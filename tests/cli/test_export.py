@@ -118,7 +118,7 @@ def exported(place, kind, text):
     file = folder.module_of(kind).FILE
     (place / file).write_text(text)
     (place / "detect.py").write_text(text)
-    folder.note(place, {"format": kind, "file": file, "jaxkd": text})
+    folder.write_description(place, {"format": kind, "file": file, "jaxkd": text})
 
 
 @pytest.mark.parametrize(
@@ -153,20 +153,20 @@ def test_an_export_takes_the_place_of_another_or_leaves_it(tmp_path, monkeypatch
             raise OSError("no more")
         replace(old, new)
 
-    with folder.renewed(out) as part:
+    with folder.replacing(out) as part:
         exported(part, "stablehlo", "first")
     before = projects.listing(out)
     for last in range(1, 7):
         calls.clear()
         monkeypatch.setattr(os, "replace", functools.partial(failing, last=last))
-        with pytest.raises(OSError, match="no more"), folder.renewed(out) as part:
+        with pytest.raises(OSError, match="no more"), folder.replacing(out) as part:
             exported(part, "onnx", "second")
         assert projects.listing(out) == before
     monkeypatch.undo()
-    with folder.renewed(out) as part:
+    with folder.replacing(out) as part:
         exported(part, "onnx", "second")
     assert set(projects.listing(out)) == {"detect.py", "model.json", "model.onnx"}
-    with pytest.raises(ZeroDivisionError), folder.renewed(tmp_path / "new") as part:
+    with pytest.raises(ZeroDivisionError), folder.replacing(tmp_path / "new") as part:
         _ = 1 / 0
     assert not (tmp_path / "new").exists()
 

@@ -66,7 +66,7 @@ def test_a_recipe_with_its_argument_and_overrides(project):
     argv = [
         f"--config={project.recipe}:taught",
         "--config.train.steps=7",
-        "--config.distill.tar.w_cls",
+        "--config.distill.tar.classification.weight",
         "2.5",
         "--config.optimizer.milestones=(0.5,)",
         "--config.data.loader.cache=True",
@@ -74,7 +74,7 @@ def test_a_recipe_with_its_argument_and_overrides(project):
     ]
     config, rest = recipe(argv)
     assert rest == ["--workdir=there"]
-    assert (config.train.steps, config.distill.tar.w_cls) == (7, 2.5)
+    assert (config.train.steps, config.distill.tar.classification.weight) == (7, 2.5)
     assert config.optimizer.milestones == (0.5,)
     assert config.data.loader.cache is True
     assert set(config.distill.keys()) == {"tar", "mimic", "gkd"}
@@ -88,7 +88,7 @@ def test_a_recipe_with_its_argument_and_overrides(project):
         ("student.bakbone.depth=18", ("config.student.bakbone.depth", "closest is 'backbone'")),
         ("nope=3", ("config.nope", "there are data, distill")),
         ("train.steps.more=3", ("config.train.steps.more",)),
-        ("student.backbone=5", ("config.student.backbone is a component", "depth")),
+        ("student.backbone=5", ("config.student.backbone has fields of its own", "depth")),
         ("train.steps=many", ("config.train.steps wants a value of type int, got 'many'",)),
         ("train.steps=1.5", ("config.train.steps wants a value of type int, got '1.5'",)),
         ("train.steps", ("config.train.steps wants a value of type int, got ''",)),
@@ -102,8 +102,8 @@ def test_a_recipe_with_its_argument_and_overrides(project):
         ("student.backbone.depth=11", ("depth must be one of 10, 18",)),
         ("student.backbone.name=nets.nothing", ("no module 'nets.nothing'",)),
         ("student.name=ops.boxes", ("jaxkd.ops.boxes holds no Config",)),
-        ("student.anchor_sizes=(16.0,)", ("anchor_sizes has 1 entries, the pyramid 4 levels",)),
-        ("student.roi_samples=0", ("detectors.faster_rcnn.roi_samples must be at least 1, not 0",)),
+        ("student.anchors.sizes=(16.0,)", ("anchors.sizes has 1 entries, the pyramid 4 levels",)),
+        ("student.rois.samples=0", ("detectors.faster_rcnn.rois.samples must be at least 1, not 0",)),
         ("student.dtype=float99", ("dtype must be one of 'float32', 'bfloat16'",)),
         ("train.steps=0", ("train.loop.steps must be at least 1, not 0",)),
         ("train.report_every=0", ("train.loop.report_every must be at least 1, not 0",)),

@@ -15,7 +15,7 @@ PROGRAM = [sys.executable, "-m", "jaxkd.cli.main"]
 
 def script(text, **environment):
     """A program that settles its output first: exit code, stdout and stderr as bytes."""
-    code = f"from jaxkd.cli import output\noutput.settle()\n{text}"
+    code = f"from jaxkd.cli import output\noutput.protect_streams()\n{text}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ | environment, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -29,7 +29,7 @@ def test_what_the_encoding_lacks_is_an_escape():
 
 def test_names_of_files_are_utf_8_in_any_locale(tmp_path):
     (tmp_path / "\u732b.txt").write_text("there")
-    lines = ("import sys", "from jaxkd.cli import output", "output.in_utf8()")
+    lines = ("import sys", "from jaxkd.cli import output", "output.restart_in_utf8()")
     text = "\n".join([*lines, "print(open('\u732b.txt').read(), sys.stdout.encoding)"])
     (tmp_path / "program.py").write_text(text, encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LC_", "LANG"))}
@@ -73,11 +73,11 @@ def test_f26_training_outlives_whoever_reads_its_output(project, tmp_path):
 
 
 def test_a_reader_that_went_away_is_no_fault_and_a_full_disk_is(monkeypatch):
-    assert output.close("compare", 0) == 0
+    assert output.final_code("compare", 0) == 0
     for fault, code in ((BrokenPipeError(32, "Broken pipe"), 0), (OSError(28, "No space left on device"), 74)):
-        steady = output.Steady(os.open(os.devnull, os.O_WRONLY), encoding="utf-8")
+        steady = output.SafeStream(os.open(os.devnull, os.O_WRONLY), encoding="utf-8")
         steady.fault = fault
         monkeypatch.setattr(sys, "stdout", steady)
-        assert output.close("compare", 0) == code
-        assert output.close("train", 0) == 0
-        assert output.close("compare", 65) == 65
+        assert output.final_code("compare", 0) == code
+        assert output.final_code("train", 0) == 0
+        assert output.final_code("compare", 65) == 65

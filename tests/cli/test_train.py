@@ -46,8 +46,8 @@ def test_the_saved_recipe_is_complete(runs):
     saved = json.loads((runs.taught / "config.json").read_text())
     assert saved["teacher"] == str(runs.alone / "student")
     assert saved["train"]["steps"] == 4
-    assert saved["distill"]["tar"]["level_scale"] == 28.0
-    assert saved["student"]["rpn_nms"] == 0.7  # a default that the recipe does not mention
+    assert saved["distill"]["tar"]["feature"]["canonical_scale"] == 28.0
+    assert saved["student"]["rpn"]["nms"] == 0.7  # a default that the recipe does not mention
 
 
 def test_a_finished_run_says_so_and_changes_nothing(runs, tmp_path):

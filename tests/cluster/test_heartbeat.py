@@ -9,14 +9,14 @@ from ports import free_port
 
 from jaxkd.cluster import heartbeat
 from jaxkd.cluster.heartbeat import Ended, Heartbeat
-from jaxkd.cluster.place import Place
+from jaxkd.cluster.process_info import ProcessInfo
 from jaxkd.errors import ConfigError, HostLostError
 
 
 def gathered(count, *, of=None, patience=20.0, **options):
     """The calls of the first `count` processes and what came of each."""
-    place, outcomes = f"localhost:{free_port()}", {}
-    calls = [Heartbeat(Place(place, of or count, p), patience=patience, **options) for p in range(count)]
+    coordinator, outcomes = f"localhost:{free_port()}", {}
+    calls = [Heartbeat(ProcessInfo(coordinator, of or count, p), patience=patience, **options) for p in range(count)]
 
     def gather(process):
         try:
@@ -54,14 +54,14 @@ def test_f21_those_that_do_not_come_are_named_to_all():
 
 
 def test_f21_a_first_process_that_does_not_come_is_named():
-    call = Heartbeat(Place(f"localhost:{free_port()}", 2, 1), patience=1.0)
+    call = Heartbeat(ProcessInfo(f"localhost:{free_port()}", 2, 1), patience=1.0)
     with pytest.raises(HostLostError, match=r"Process 1 on .* could not reach process 0 at localhost, port .*refused"):
         call.gather()
 
 
 def test_f22_a_lost_process_is_known_to_all_at_once():
     calls, _ = gathered(3)
-    calls[2]._lines[0].shutdown(socket.SHUT_RDWR)  # as the kernel does for a killed process
+    calls[2]._connections[0].shutdown(socket.SHUT_RDWR)  # as the kernel does for a killed process
     lost = Ended(2, socket.gethostname(), None)
     assert calls[0].news.get(timeout=5) == lost and calls[1].news.get(timeout=5) == lost
     assert str(lost) == f"process 2 on {socket.gethostname()} was lost"
@@ -100,12 +100,12 @@ def connected(port):
 
 
 def test_strangers_at_the_port_are_ignored():
-    place = f"localhost:{free_port()}"
-    first, second = (Heartbeat(Place(place, 2, process), patience=20.0) for process in (0, 1))
+    coordinator = f"localhost:{free_port()}"
+    first, second = (Heartbeat(ProcessInfo(coordinator, 2, process), patience=20.0) for process in (0, 1))
     waiting = threading.Thread(target=first.gather)
     waiting.start()
     for said in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"{}\n", b""):
-        with connected(first._place.address[1] + 1) as stranger:
+        with connected(first._info.address[1] + 1) as stranger:
             stranger.sendall(said)
     assert len(second.gather()) == 2
     waiting.join()
@@ -132,4 +132,4 @@ def test_a_port_that_is_taken_is_named():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(HostLostError, match=f"Port {port} is needed by the roll call and not free"):
-            Heartbeat(Place(f"localhost:{port - 1}", 2, 0), patience=1.0).gather()
+            Heartbeat(ProcessInfo(f"localhost:{port - 1}", 2, 0), patience=1.0).gather()

@@ -12,18 +12,18 @@ from ports import free_port
 
 from jaxkd.cluster import supervisor
 from jaxkd.cluster.heartbeat import Heartbeat
-from jaxkd.cluster.place import Place
+from jaxkd.cluster.process_info import ProcessInfo
 
 NAP = "import time; time.sleep(60)"
 
 
 def ended(*scripts, grace=0.5):
     """The exit codes of one supervisor a script, and the seconds that all took."""
-    place, codes, began = f"localhost:{free_port()}", {}, time.monotonic()
+    coordinator, codes, began = f"localhost:{free_port()}", {}, time.monotonic()
 
     def keep(process, script):
-        call = Heartbeat(Place(place, len(scripts), process), patience=20.0)
-        codes[process] = supervisor.keep(call, [sys.executable, "-c", script], grace=grace)
+        call = Heartbeat(ProcessInfo(coordinator, len(scripts), process), patience=20.0)
+        codes[process] = supervisor.supervise(call, [sys.executable, "-c", script], grace=grace)
 
     threads = [threading.Thread(target=keep, args=item) for item in enumerate(scripts)]
     for thread in threads:
@@ -36,8 +36,8 @@ def ended(*scripts, grace=0.5):
 @pytest.fixture(autouse=True)
 def no_signals(monkeypatch):
     """Keepers in threads, where no signal can be handled."""
-    monkeypatch.setattr(supervisor, "_numbers", list)
-    monkeypatch.setattr(supervisor, "HEARSAY", 1.0)
+    monkeypatch.setattr(supervisor, "_handled_signals", list)
+    monkeypatch.setattr(supervisor, "CAUSE_DELAY", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_a_signal_is_passed_on():
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     outside = (
-        "import sys; from jaxkd.cluster import supervisor; from jaxkd.cluster.place import Place; "
+        "import sys; from jaxkd.cluster import supervisor; from jaxkd.cluster.process_info import ProcessInfo; "
         "from jaxkd.cluster.heartbeat import Heartbeat; "
-        f"line = Heartbeat(Place('localhost:{free_port()}', 1, 0)); "
-        "sys.exit(supervisor.keep(line, [sys.executable, '-c', sys.argv[1]]))"
+        f"line = Heartbeat(ProcessInfo('localhost:{free_port()}', 1, 0)); "
+        "sys.exit(supervisor.supervise(line, [sys.executable, '-c', sys.argv[1]]))"
     )
     process = subprocess.Popen([sys.executable, "-c", outside, script], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"

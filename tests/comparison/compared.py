@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxkd.comparison.records import BATCHES, SCORE, Compared, Comparison, Curves, Gains, Series
+from jaxkd.comparison.records import BATCHES, SCORE, ComparedDetector, Comparison, Curves, Gains, Series
 from jaxkd.data import shapes
 from jaxkd.evaluation import bootstrap, coco, errors, matches
 from jaxkd.evaluation.cost import Cost
@@ -87,9 +87,9 @@ def comparison(
         role = "taught" if place == 1 else "teacher" if place and place == len(names) - 1 else "alone"
         cost = {batch: Cost(150_000, 0.07, 5.0 * batch, 6.0 * batch, batch) for batch in BATCHES}
         detectors.append(
-            Compared(
+            ComparedDetector(
                 name=name,
-                place=f"runs/{name}",
+                folder=f"runs/{name}",
                 role=role,
                 methods=("tar",) if place == 1 else (),
                 sizes="48 to 64",
@@ -97,7 +97,7 @@ def comparison(
                 voc=None,
                 costs=cost,
                 errors=errors.analyse(truth, found),
-                sure=errors.analyse(truth, found, least=SCORE),
+                confident_errors=errors.analyse(truth, found, least=SCORE),
                 confusion=errors.confusion(truth, found, score=SCORE),
                 quality=matches.quality(matched, least=SCORE),
                 gains=Gains(*bootstrap.intervals(resampled, first)) if place else None,

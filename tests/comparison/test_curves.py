@@ -48,9 +48,9 @@ def test_a_run_without_a_log(tmp_path):
         ("tar/class_gate", "gate"),
         ("tar/feature_16", "method"),
         ("mine/part/decay", "decay"),
-        ("gradient_norm", "beside"),
+        ("gradient_norm", "other"),
         ("gradient_ratio/tar/box", "ratio"),
-        ("step_seconds", "beside"),
+        ("step_seconds", "other"),
     ],
 )
 def test_what_a_key_stands_for(key, kind):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxkd import config as configs
-from jaxkd import words
+from jaxkd import phrases
 from jaxkd.comparison import gather
 from jaxkd.comparison.records import Entry
 from jaxkd.data import shapes
@@ -28,7 +28,7 @@ from jaxkd.loading import build, prepare
 def test_names_are_ends_of_paths_that_tell_them_apart(places, names, tmp_path, monkeypatch):
     (tmp_path / "x").mkdir()
     monkeypatch.chdir(tmp_path / "x")
-    assert gather.names_of(places) == names
+    assert gather.unique_names(places) == names
 
 
 def altered(**changes):
@@ -66,7 +66,9 @@ def test_what_differs_between_data_is_said():
         assert gather._difference(source, other) == said
     fewer = {name: getattr(source.records[1], name)[:-1] for name in ("boxes", "labels", "crowd")}
     left = len(fewer["boxes"])
-    assert gather._difference(source, altered(**fewer)) == f"{file} has {words.counted(left, 'object')}, not {left + 1}"
+    assert (
+        gather._difference(source, altered(**fewer)) == f"{file} has {phrases.counted(left, 'object')}, not {left + 1}"
+    )
 
 
 def test_a_teacher_of_only_some_classes_is_said_to_be_one(monkeypatch):

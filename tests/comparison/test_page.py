@@ -55,8 +55,8 @@ def test_answers_where_nothing_is_clear_and_where_something_is_lost(comparison):
         (Interval(0.01, -0.01, 0.03), "Not certain"),
         (Interval(-0.02, -0.03, -0.01), "Yes, a loss"),
     ):
-        summary = comparison.other.gains.summary | {"AP": interval}
-        gains = dataclasses.replace(comparison.other.gains, summary=summary)
+        summary = comparison.focused.gains.summary | {"AP": interval}
+        gains = dataclasses.replace(comparison.focused.gains, summary=summary)
         other = compared.changed(comparison, "taught", gains=gains)
         gained, chance, _ = cards(page.page(other, compared.source(), most=0))
         assert chance[1] == said
@@ -122,8 +122,8 @@ def test_one_evaluation_is_no_curve():
 
 
 def test_a_taught_run_without_gradient_ratios_says_how_to_have_them(comparison):
-    reported = {key: series for key, series in comparison.other.curves.reported.items() if "ratio" not in key}
-    curves = dataclasses.replace(comparison.other.curves, reported=reported)
+    reported = {key: series for key, series in comparison.focused.curves.reported.items() if "ratio" not in key}
+    curves = dataclasses.replace(comparison.focused.curves, reported=reported)
     without = page.page(compared.changed(comparison, "taught", curves=curves), compared.source(), most=0)
     assert "How hard the teacher pulls</h3>" not in without
     assert "train.probe_every in a recipe adds that" in without
@@ -132,7 +132,7 @@ def test_a_taught_run_without_gradient_ratios_says_how_to_have_them(comparison):
 
 
 def test_a_run_whose_losses_are_not_finite(comparison):
-    curves = dataclasses.replace(comparison.other.curves, reported={"box": Series((1,), (2.0,))})
+    curves = dataclasses.replace(comparison.focused.curves, reported={"box": Series((1,), (2.0,))})
     broken = compared.changed(compared.changed(comparison, "alone", curves=curves), "taught", curves=curves)
     assert "No loss that was reported is finite." in page.page(broken, compared.source(), most=0)
 
@@ -151,7 +151,7 @@ def test_weights_alone_have_no_training(comparison):
 
 
 def test_names_are_text(comparison):
-    odd = dataclasses.replace(compared.changed(comparison, "taught", name="<b>&", place="<i>"), focus="<b>&")
+    odd = dataclasses.replace(compared.changed(comparison, "taught", name="<b>&", folder="<i>"), focus="<b>&")
     text = page.page(dataclasses.replace(odd, remarks=("<u>",)), compared.source(), most=1)
     assert not re.search(r"<b>&|<i>|<u>", text)
     assert "&lt;b&gt;&amp; compared with alone" in text
@@ -228,11 +228,11 @@ def test_files(comparison, tmp_path):
     assert (content["reference"], content["focus"]) == ("alone", "taught")
     assert content["bootstrap"] == {"resamples": 50, "seed": 0, "interval": 0.95}
     taught = content["detectors"]["taught"]
-    gain = comparison.other.gains.summary["AP"]
+    gain = comparison.focused.gains.summary["AP"]
     assert taught["difference"]["summary"]["AP"] == {"difference": gain.difference, "low": gain.low, "high": gain.high}
     assert taught["scores"]["APm"] is None  # not known
     assert taught["cost"]["batch_8"]["per_second"] == pytest.approx(200)
-    assert taught["confusion"]["truth_by_found"] == comparison.other.confusion.counts.tolist()
+    assert taught["confusion"]["truth_by_found"] == comparison.focused.confusion.counts.tolist()
     assert taught["curves"]["reported"]["loss"]["steps"][0] == 100
     assert content["detectors"]["alone"]["difference"] is None
     assert (tmp_path / "new" / "folder" / "comparison.md").read_text() == tables.markdown(comparison)

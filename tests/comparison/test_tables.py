@@ -7,7 +7,7 @@ import compared
 import pytest
 
 from jaxkd.comparison import tables
-from jaxkd.comparison.tables import Unclear, gap, points
+from jaxkd.comparison.tables import Unclear, difference, points
 from jaxkd.evaluation import voc
 from jaxkd.evaluation.bootstrap import Interval
 from jaxkd.evaluation.errors import KINDS
@@ -25,13 +25,13 @@ def test_numbers():
 
 
 def test_a_difference_says_whether_it_is_one():
-    assert gap(Interval(0.045, 0.025, 0.063)) == "+4.5 [+2.5, +6.3]"
-    assert not isinstance(gap(Interval(-0.045, -0.063, -0.025)), Unclear)
-    assert isinstance(gap(Interval(0.01, -0.01, 0.03)), Unclear)
-    assert isinstance(gap(Interval(0.0, 0.0, 0.0)), Unclear)
-    few = gap(Interval(0.8, math.nan, math.nan))
+    assert difference(Interval(0.045, 0.025, 0.063)) == "+4.5 [+2.5, +6.3]"
+    assert not isinstance(difference(Interval(-0.045, -0.063, -0.025)), Unclear)
+    assert isinstance(difference(Interval(0.01, -0.01, 0.03)), Unclear)
+    assert isinstance(difference(Interval(0.0, 0.0, 0.0)), Unclear)
+    few = difference(Interval(0.8, math.nan, math.nan))
     assert (few, type(few)) == ("+80.0 [too few]", Unclear)
-    assert gap(Interval(math.nan, math.nan, math.nan)) == "-"
+    assert difference(Interval(math.nan, math.nan, math.nan)) == "-"
 
 
 def test_a_row_for_each_detector(comparison):
@@ -65,7 +65,7 @@ def test_vocs_number_where_all_have_it(comparison):
 def test_a_row_for_each_kind_of_error(comparison):
     rows = tables.errors(comparison)
     assert [row["kind of error"] for row in rows] == list(KINDS)
-    counts = comparison.detectors[0].sure.counts
+    counts = comparison.detectors[0].confident_errors.counts
     assert [row["alone, number"] for row in rows] == [f"{counts[kind]}" for kind in KINDS]
 
 
@@ -74,7 +74,7 @@ def test_the_verdict(comparison):
     assert said.startswith("taught has +")
     assert "against alone on 12 pictures; 95 % of 50 resamples of them lie in" in said
     assert said.endswith("which does not hold 0.")
-    gains = dataclasses.replace(comparison.other.gains, summary={"AP": Interval(0.01, -0.01, 0.03)})
+    gains = dataclasses.replace(comparison.focused.gains, summary={"AP": Interval(0.01, -0.01, 0.03)})
     unclear = compared.changed(comparison, "taught", gains=gains)
     assert tables.verdict(unclear).endswith("[-1.0, +3.0], which holds 0, so there may be no difference.")
     gains = dataclasses.replace(gains, summary={"AP": Interval(0.8, math.nan, math.nan)})
@@ -85,7 +85,7 @@ def test_the_verdict(comparison):
 
 
 def test_what_is_taken_for_what(comparison):
-    one = comparison.other
+    one = comparison.focused
     *there, nothing = tables.confusion(one)
     names = one.confusion.classes
     assert [row[""] for row in there] == list(names)

@@ -122,7 +122,7 @@ def test_frozen_stages(kind):
 
 def test_anchors_that_do_not_fit_the_pyramid_are_refused(kind):
     with pytest.raises(ConfigError, match=r"2 entries, the pyramid [34] levels"):
-        build.detector(scenes.RECIPES[kind](anchor_sizes=(8.0, 16.0)), CLASSES)
+        build.detector(scenes.RECIPES[kind](anchors={"sizes": (8.0, 16.0)}), CLASSES)
 
 
 def test_the_detector_is_a_value(kind):

@@ -1,7 +1,6 @@
 """What every module of jaxkd.distill that has `losses` promises, on what either kind of detector shows it; a new method
 is found by listing the folder."""
 
-import dataclasses
 import functools
 import importlib
 import pkgutil
@@ -13,7 +12,7 @@ import pytest
 from jax import numpy as jnp
 
 from jaxkd import distill
-from jaxkd.config import build, component
+from jaxkd.config import build, component, nested
 from jaxkd.distill import base, decay
 from jaxkd.types import Term
 
@@ -161,7 +160,7 @@ def test_the_same_key_draws_the_same_parameters(name):
 @pytest.mark.parametrize("name", [name for name in METHODS if hasattr(MODULES[name], "ZERO_AT_TEACHER")])
 def test_where_student_equals_teacher_nothing_is_left(name, kind):
     module = MODULES[name]
-    config = dataclasses.replace(module.Config(), **module.ZERO_AT_TEACHER)
+    config = build(component(f"distill.{name}", **nested(module.ZERO_AT_TEACHER)))
     same = scenes.scene(student=4, teacher=4, kind=kind)
     same = same._replace(student=same.teacher)
     memory = scenes.remembered(module, config, same)

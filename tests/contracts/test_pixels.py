@@ -60,8 +60,8 @@ READINGS = [
 
 def seen_in_training(file, reading):
     """What a COCO source reads, whose annotations have the size of the stored or the turned picture."""
-    head = pictures.head(file, name=file.name)
-    height, width = head.turned if reading.exif == "turn" else head.stored
+    header = pictures.read_header(file, name=file.name)
+    height, width = header.turned_size if reading.exif == "turn" else header.stored_size
     images = [{"id": 1, "file_name": file.name, "height": height, "width": width}]
     truth = {"images": images, "categories": [{"id": 1, "name": "thing"}], "annotations": []}
     annotations = file.with_suffix(".json")
@@ -76,7 +76,7 @@ def test_all_see_the_same(tmp_path, name, reading):
     file = tmp_path / name
     WRITTEN[name](file)
     trained = seen_in_training(file, reading)
-    (predicted,) = files.read([str(file)], lambda shot: shot.image, reading=reading)
+    (predicted,) = files.read([str(file)], lambda frame: frame.image, reading=reading)
     exported = standalone.read(file, exif=reading.exif, levels=reading.levels, fourth=reading.fourth)
     np.testing.assert_array_equal(predicted, trained)
     np.testing.assert_array_equal(exported, trained)

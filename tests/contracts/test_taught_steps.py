@@ -33,13 +33,13 @@ METHODS, DETECTORS = having(distill, "losses"), having(detectors, "build")
 # For pictures of 64 x 96, weights that let no method drown the others, and reliabilities wherever they are understood.
 FIELDS = {
     "task_adaptive": {
-        "level_scale": 28.0,
-        "adapter_init": "lecun",
-        "reg_gate": "none",
+        "feature": {"canonical_scale": 28.0},
+        "adapter": {"init": "lecun"},
+        "box": {"gate": "none"},
         "reliability_from": "global_knowledge",
     },
-    "global_knowledge": {"level_scale": 28.0, "adapter_init": "lecun", "count": 3},
-    "mimic": {"weight": 0.1, "adapter_init": "lecun", "reliability_from": "global_knowledge"},
+    "global_knowledge": {"canonical_scale": 28.0, "adapter": {"init": "lecun"}, "prototypes": {"count": 3}},
+    "mimic": {"weight": 0.1, "adapter": {"init": "lecun"}, "reliability_from": "global_knowledge"},
 }
 
 

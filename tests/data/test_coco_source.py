@@ -338,7 +338,7 @@ def test_broken_files_stop_in_one_sentence(load, tmp_path, fault):
 def test_what_is_too_large_or_no_file_is_never_read(tmp_path):
     endless, pipe = tmp_path / "endless.json", tmp_path / "pipe.json"
     endless.touch()
-    os.truncate(endless, coco_file.LARGEST_FILE + 1)
+    os.truncate(endless, coco_file.MAX_FILE_BYTES + 1)
     with pytest.raises(DataError, match="larger than 2 GB"):
         coco.load(coco.Config(images=str(tmp_path), annotations=str(endless)))
     os.mkfifo(pipe)

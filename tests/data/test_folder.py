@@ -1,4 +1,4 @@
-"""A COCO source finds its pictures and their sizes, whatever was done to them since they were annotated."""
+"""A COCO source finds its pictures and their sizes, also where files were renamed or resized after annotation."""
 
 import json
 
@@ -90,7 +90,7 @@ def test_turned_pictures_whose_size_cannot_tell(made, orientation):
     def stored(image):
         square = np.zeros((96, 96, 3), np.uint8)
         square[: image.shape[0], : image.shape[1]] = image
-        return pictures.turned(square, orientation={3: 3, 6: 8}[orientation])
+        return pictures.apply_orientation(square, orientation={3: 3, 6: 8}[orientation])
 
     for exif, change in (
         ("auto", stored),

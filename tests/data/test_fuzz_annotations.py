@@ -1,4 +1,4 @@
-"""Annotation files that nobody meant: each ends in a sentence, or gives as many objects as it has, or says why not.
+"""Fuzzed annotation files: each loads with as many objects as it has, counts what is left out, or ends in one sentence.
 
 `pytest --hypothesis-profile=fuzz tests/data/test_fuzz_annotations.py` tries 500 of each format.
 """

@@ -1,4 +1,4 @@
-"""Pictures that nobody meant: each is read, or refused in a sentence, quickly and in little memory.
+"""Fuzzed picture files: each is read, or refused in one sentence, quickly and in little memory.
 
 `pytest --hypothesis-profile=fuzz tests/data/test_fuzz_pictures.py` tries 500.
 """
@@ -80,11 +80,11 @@ def test_a_picture_with_changed_bytes_is_read_or_refused(tmp_path_factory, conte
         except PictureError as error:
             assert str(error).endswith(".") and "\n" not in str(error), str(error)
             return
-        pictures.conspicuous(content, image, reading=reading)
-        head = pictures.head(file, name="it")
+        pictures.why_dark_or_flat(content, image, reading=reading)
+        header = pictures.read_header(file, name="it")
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-    assert image.shape[:2] in (head.stored, head.turned)
+    assert image.shape[:2] in (header.stored_size, header.turned_size)
     if not sized:
-        exif = "turn" if reading.turns else "ignore"
+        exif = "turn" if reading.follows_exif else "ignore"
         found = standalone.read(file, exif=exif, levels=reading.levels, fourth=reading.fourth)
         np.testing.assert_array_equal(found, image)

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxkd.data.ids import Ids, whole
+from jaxkd.data.ids import Ids, as_int
 from jaxkd.data.repairs import Repairs
 from jaxkd.errors import DataError
 
@@ -11,7 +11,7 @@ from jaxkd.errors import DataError
     + [(value, None) for value in (True, 1.5, "1.5", "x", "", " 3", "³", None, [3], float("nan"), 1e300, "9" * 40)],
 )
 def test_whole_numbers(value, number):
-    assert whole(value) == number
+    assert as_int(value) == number
 
 
 def made(values, *, text=True):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxkd.data import coco, shapes
-from jaxkd.data.base import Part, PictureError, Record
+from jaxkd.data.base import PictureError, Record, Subset
 from jaxkd.data.loader import Config, eval_batches, plan, train_batches
 from jaxkd.data.repairs import Repairs
 from jaxkd.errors import ConfigError, DataError
@@ -214,7 +214,7 @@ def test_more_objects_than_places_keeps_the_largest(caplog):
     assert batch.valid.all()
     assert source.repairs == {"boxes_beyond_max_objects": 3}
     assert "the largest kept: 3, the first 0.png has 2, which max_objects would have to be." in caplog.text
-    train_batches(Part(source, [0]), config, seed=0, steps=1, batch=1).close()
+    train_batches(Subset(source, [0]), config, seed=0, steps=1, batch=1).close()
     assert source.repairs == {"boxes_beyond_max_objects": 3}
 
 

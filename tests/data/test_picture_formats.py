@@ -13,14 +13,14 @@ def test_what_counts_as_a_picture_is_read(tmp_path, suffix):
         file.write_bytes(head + bytes([0xFE, 255, 0, 0, 0xFD, 0xE0]) + bytes(7) + b"\1")
     else:
         image.convert({".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")).save(file, kind)
-    assert formats.kind_of(file) == formats.READ
+    assert formats.kind_of(file) == formats.PICTURE
     assert pictures.read(file).shape == (8, 12, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF"])
 def test_a_picture_without_a_suffix_is_known_by_its_first_bytes(tmp_path, kind):
     Image.new("RGB", (12, 8)).save(tmp_path / "scan", kind)
-    assert formats.kind_of(tmp_path / "scan") == formats.READ
+    assert formats.kind_of(tmp_path / "scan") == formats.PICTURE
 
 
 @pytest.mark.parametrize(

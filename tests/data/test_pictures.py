@@ -71,7 +71,7 @@ def test_a_tiff_is_turned_once(tmp_path, orientation):
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "one.tiff", exif=exif)
     np.testing.assert_array_equal(
-        pictures.read(tmp_path / "one.tiff"), pictures.turned(stored, orientation=orientation)
+        pictures.read(tmp_path / "one.tiff"), pictures.apply_orientation(stored, orientation=orientation)
     )
 
 
@@ -117,7 +117,7 @@ def test_levels_say_which_values_are_black_and_white(tmp_path):
 @pytest.mark.parametrize("levels", [(0.0,), (5.0, 5.0), (9.0, 1.0)])
 def test_levels_that_are_no_range(levels):
     with pytest.raises(ConfigError, match=r"reading\.levels"):
-        pictures.Config(levels=levels).checked()
+        pictures.Config(levels=levels).validated()
 
 
 def test_a_fourth_channel_that_is_no_transparency(tmp_path):
@@ -129,7 +129,7 @@ def test_a_fourth_channel_that_is_no_transparency(tmp_path):
 
 def said_of(file, **reading):
     reading = pictures.Config(**reading)
-    return pictures.conspicuous(file.read_bytes(), pictures.read(file, reading=reading), reading=reading)
+    return pictures.why_dark_or_flat(file.read_bytes(), pictures.read(file, reading=reading), reading=reading)
 
 
 def test_what_is_dark_or_flat_is_explained(tmp_path):
@@ -227,10 +227,10 @@ def test_odd_names_are_read(tmp_path):
 
 def test_the_size_comes_from_the_head_and_as_stored(tmp_path):
     content = with_orientation(tmp_path, 6).read_bytes()
-    assert pictures.head(content, name="turned") == pictures.Head(24, 36, 6)
-    assert pictures.head(content[:-10], name="cut").turned == (36, 24)
+    assert pictures.read_header(content, name="turned") == pictures.Header(24, 36, 6)
+    assert pictures.read_header(content[:-10], name="cut").turned_size == (36, 24)
     assert pictures.decode(content, name="turned", size=(24, 36)).shape == (24, 36, 3)
     assert pictures.decode(content, name="turned").shape == (36, 24, 3)
     for wrong in (b"", b"no picture", content[:30]):
         with pytest.raises(PictureError, match="wrong is not a picture"):
-            pictures.head(wrong, name="wrong")
+            pictures.read_header(wrong, name="wrong")

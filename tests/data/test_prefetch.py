@@ -1,4 +1,4 @@
-"""Threads that work ahead: in order, not too far, and without a trace when nobody needs them any more."""
+"""Prefetching threads: results in order, a bounded depth, and no thread left when the consumer stops."""
 
 import threading
 import time

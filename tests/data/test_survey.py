@@ -103,20 +103,20 @@ def test_the_resize_is_that_of_the_loader():
 def test_what_the_loader_left_out_is_no_repair(source):
     source.repairs.add("boxes_clipped", 2)
     loader.train_batches(source, FEEDING, seed=0, steps=1, batch=1).close()
-    assert set(source.repairs) == {"boxes_clipped", loader.CROWDED}
+    assert set(source.repairs) == {"boxes_clipped", loader.BEYOND_MAX_OBJECTS}
     assert survey.count(source, FEEDING, short=50).repairs == {"boxes_clipped": 2}
 
 
 def test_places_are_spread_evenly():
-    assert base.spaced(10, 4) == [0, 3, 6, 9]
-    assert base.spaced(3, 12) == [0, 1, 2]
-    assert base.spaced(5, 1) == [0]
-    assert base.spaced(0, 4) == []
+    assert base.evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert base.evenly_spaced(3, 12) == [0, 1, 2]
+    assert base.evenly_spaced(5, 1) == [0]
+    assert base.evenly_spaced(0, 4) == []
 
 
 def test_pictures_that_cannot_be_read_are_named():
     source = Made([[]] * 10, broken=("0.png", "1.png", "9.png"))
-    found = survey.sample(source, look=4)
+    found = survey.sample(source, limit=4)
     assert found.readable == (3, 6)
     assert found.unreadable == {"0.png": "0.png is broken.", "9.png": "9.png is broken."}
 
@@ -124,17 +124,17 @@ def test_pictures_that_cannot_be_read_are_named():
 def test_pictures_in_both():
     train = Made([[]] * 4, names=("a", "b", "c", "d"))
     val = Made([[]] * 3, names=("x", "b", "d"), value=90, broken=("d",))
-    found = survey.overlap(train, val, look=10)
+    found = survey.overlap(train, val, limit=10)
     assert found == survey.Overlap(names=("b", "d"), looked_at=2, equal=("b",))
-    assert survey.overlap(train, val, look=1).looked_at == 1
+    assert survey.overlap(train, val, limit=1).looked_at == 1
     other = Made([[]] * 3, names=("x", "b", "d"), value=7)
-    assert survey.overlap(train, other, look=10).equal == ()  # equal names alone say nothing
+    assert survey.overlap(train, other, limit=10).equal == ()  # equal names alone say nothing
 
 
-def remarks(train, val, *, look=12):
+def remarks(train, val, *, limit=12):
     splits = {"train": survey.count(train, FEEDING, short=50), "val": survey.count(val, FEEDING, short=50)}
-    samples = {"train": survey.sample(train, look=look), "val": survey.sample(val, look=look)}
-    return survey.remarks(splits, survey.overlap(train, val, look=look), samples, FEEDING)
+    samples = {"train": survey.sample(train, limit=limit), "val": survey.sample(val, limit=limit)}
+    return survey.remarks(splits, survey.overlap(train, val, limit=limit), samples, FEEDING)
 
 
 def test_nothing_to_remark():
@@ -165,7 +165,7 @@ def test_boxes_beyond_max_objects_matter_where_they_are_learned(source):
 
 def test_the_same_pictures_in_both_are_remarked():
     rows = [[*row((40, 40)), *row((40, 40), label=1)]] * 8
-    assert remarks(Made(rows), Made(rows), look=6) == (
+    assert remarks(Made(rows), Made(rows), limit=6) == (
         "train and val share 8 file names; of 6 that were compared 6 are the same picture: 0.png, 1.png, 3.png, 4.png, "
         "6.png and 1 more; scores would be too good.",
     )

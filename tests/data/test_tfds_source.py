@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, prepared here and read without TensorFlow."""
+"""Data sets of TensorFlow Datasets, prepared by the test and read without TensorFlow."""
 
 import io
 import json

@@ -244,10 +244,10 @@ def test_nothing_outside_is_read(devkit, tmp_path):
 
 
 def test_an_annotation_that_is_too_large_or_deep(devkit):
-    devkit.file().write_text(annotation(item(), " " * plain_xml.LARGEST_FILE))
+    devkit.file().write_text(annotation(item(), " " * plain_xml.MAX_FILE_BYTES))
     with pytest.raises(DataError, match="larger than 4 MB"):
         devkit.load()
-    depth = plain_xml.LARGEST_FILE // 7 - 100
+    depth = plain_xml.MAX_FILE_BYTES // 7 - 100
     devkit.file().write_text(annotation(item(), "<a>" * depth + "</a>" * depth))
     assert len(devkit.load().records[0].boxes) == 1
 

@@ -113,7 +113,7 @@ def test_parameter_counts_of_the_default_recipe():
 
 
 def test_agnostic_boxes():
-    detector = build.detector(tiny.detector(agnostic=True), CLASSES)
+    detector = build.detector(tiny.detector(head={"class_agnostic": True}), CLASSES)
     shapes = jax.eval_shape(detector.init, jax.random.key(0))
     assert shapes["head"]["deltas"]["kernel"].shape == (32, 4)
     predictions = jax.eval_shape(

@@ -10,7 +10,7 @@ import tiny
 from detector_scene import CLASSES, KEYS, SIZES, batch_in
 from jax import numpy as jnp
 
-from jaxkd.config import component
+from jaxkd.config import component, nested
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.types import Predictions, Regions
@@ -94,7 +94,7 @@ def test_generalized_iou_as_a_box_loss_by_hand():
         positive=np.array([[True, True, False]]),
         valid=np.ones((1, 3), bool),
     )
-    detector = build.detector(tiny.retinanet(box_loss="giou", box_weight=2.0), CLASSES)
+    detector = build.detector(tiny.retinanet(loss={"box_loss": "giou", "box_loss_weight": 2.0}), CLASSES)
 
     def box(deltas):
         predictions = Predictions(logits=jnp.zeros((1, 3, 3)), deltas=deltas)
@@ -129,7 +129,7 @@ def test_parameter_counts_of_the_default_recipe():
 def test_only_its_own_anchors_are_answered(case):
     features, batch = jax.tree.map(jnp.asarray, (case.seen["features"], batch_in((64, 96))))
     regions = jax.tree.map(lambda leaf: jnp.asarray(leaf[:, :7]), case.seen["regions"])
-    with pytest.raises(ValueError, match=f"its {ANCHORS} anchors, not about 7 regions"):
+    with pytest.raises(ValueError, match=f"its {ANCHORS} anchors, not for 7 boxes"):
         case.detector.predict(case.params, features, regions.boxes, batch)
 
 
@@ -143,10 +143,13 @@ def test_detections_are_the_best_answers(case):
         assert found.scores[row, 0] == pytest.approx(float(np.asarray(scores)[row][inside].max()), rel=1e-5)
 
 
-@pytest.mark.parametrize(("field", "value"), [("octaves", 0), ("detections", 0), ("prior", 0.0), ("prior", 1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("anchors.octaves", 0), ("postprocess.max_detections", 0), ("head.prior", 0.0), ("head.prior", 1.0)],
+)
 def test_numbers_out_of_range_are_refused(field, value):
     with pytest.raises(ConfigError, match=field):
-        build.detector(tiny.retinanet(**{field: value}), CLASSES)
+        build.detector(tiny.retinanet(**nested({field: value})), CLASSES)
 
 
 def test_regions_do_not_depend_on_the_stage_or_the_key(case):

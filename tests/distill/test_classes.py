@@ -55,7 +55,12 @@ def test_the_same_classes_in_another_order_change_nothing():
 def test_nothing_is_taught_about_an_unknown_class(kind):
     """Class 1 is unknown to the teacher: no gradient reaches the student's boxes of it, or its share of a region."""
     scene = scenes.scene(kind=kind)
-    config = task_adaptive.Config(w_feat=0.0, cls_form="kl", cls_gate="none", reg_gate="none")
+    config = scenes.changed(
+        task_adaptive.Config(),
+        feature={"weight": 0.0},
+        classification={"form": "kl", "gate": "none"},
+        box={"gate": "none"},
+    )
     softmax = kind == "two_stage"
 
     def loss(own):

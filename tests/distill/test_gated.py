@@ -17,7 +17,7 @@ def counted(rows, **options):
     """The class term of logits (student, teacher) with every region positive and every gate open."""
     student, teacher = (jnp.array(side) for side in zip(*rows, strict=True))
     every = jnp.ones(len(rows), bool)
-    return gated.class_term(student, teacher, chosen=every, gate=every, **options)
+    return gated.class_term(student, teacher, selected=every, gate=every, **options)
 
 
 @pytest.mark.parametrize(

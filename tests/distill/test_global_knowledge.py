@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.distill import base, mimic, prototypes, reliability, task_adaptive
+from jaxkd.distill import base, mimic, prototype_space, prototypes, task_adaptive
 from jaxkd.distill import global_knowledge as gkd
 from jaxkd.errors import ConfigError
 from jaxkd.types import Batch, Reliability
@@ -61,7 +61,7 @@ def three():
 
 @pytest.mark.parametrize("merge", ["max", "last"])
 def test_masks_of_example_5(merge):
-    config = gkd.Config(overlap=merge)
+    config = gkd.Config(imitation=gkd.Imitation(overlap=merge))
     masks = gkd.object_masks(config, three(), [jnp.asarray([SIGMAS])] * 2, shapes=[(4, 4), (2, 2)], strides=[8, 16])
     np.testing.assert_array_equal(masks[0][0], np.float32(MASKS[merge]))
     assert not masks[1].any()
@@ -77,7 +77,7 @@ def test_levels_of_example_5():
 def test_imitation_terms_of_example_6(wide, merge, foreground):
     ramp = np.arange(16.0).reshape(4, 4)
     adapted = jnp.asarray(np.stack([ramp / 10, -ramp / 20], -1))[None]
-    config = gkd.Config(overlap=merge)
+    config = gkd.Config(imitation=gkd.Imitation(overlap=merge))
     sigmas = [jnp.asarray([SIGMAS], jnp.float64)]
     levels = gkd.Levels([8], [adapted], [jnp.zeros_like(adapted)])
     terms = gkd.imitation_terms(config, levels, three(), sigmas, pictures(1, 32))
@@ -115,7 +115,7 @@ def test_padding_is_background_only_where_asked_for(area, cells):
     gap[:, :2, :2] = 1.0
     batch = pictures(1, 32).replace(sizes=jnp.full((1, 2), 16, jnp.int32))
     nobody = three()._replace(valid=jnp.zeros((1, 3), bool))
-    config = gkd.Config(background_area=area, background_weight=1.0)
+    config = gkd.Config(imitation=gkd.Imitation(background_area=area, background_weight=1.0))
     levels = gkd.Levels([8], [jnp.asarray(gap)], [jnp.zeros((1, 4, 4, 2))])
     terms = gkd.imitation_terms(config, levels, nobody, [jnp.ones((1, 3))], batch)
     assert terms["background_8"].count == 2 * cells
@@ -162,14 +162,14 @@ def test_whole_objective_of_example_8(wide):
     for part, wanted in zip(parts, (0.038896393767, 0.058273356130), strict=True):
         np.testing.assert_allclose(part.mean(), wanted, rtol=1e-9)
     fade = 1 - 6 / 24
-    everything = fade * config.global_weight * sum(part.mean() for part in parts)
+    everything = fade * config.relation.weight * sum(part.mean() for part in parts)
     np.testing.assert_allclose(everything, 0.364386562112, rtol=1e-9)
     local = gkd.imitation_terms(config, levels._replace(student=adapted), found, sigmas, pictures(2, 128))
     foreground = fade * (local["foreground_8"].mean() + local["foreground_16"].mean())
     background = fade * (local["background_8"].mean() + local["background_16"].mean())
     np.testing.assert_allclose(foreground, 0.057130216227, rtol=1e-5)
     np.testing.assert_allclose(background, 0.234388959245, rtol=1e-5)
-    soft = reliability.soft_term(
+    soft = prototype_space.soft_term(
         jnp.array([[1.0, 0, -1], [0.5, 0.2, 0]]),
         jnp.array([[2.0, 0, -1], [0.1, 0.9, 0]]),
         sigma=jnp.array([0.9, 0.8]),
@@ -186,7 +186,7 @@ def scene():
 
 
 def ask(scene, memory=None, **fields):
-    config = gkd.Config(**fields)
+    config = scenes.changed(gkd.Config(), **fields)
     params = scenes.parameters(gkd, config, scene)
     return jax.jit(lambda: scenes.ask(gkd, config, params, scene, memory))()
 
@@ -195,60 +195,60 @@ def test_terms_and_their_switches(scene):
     outcome = ask(scene)
     assert set(outcome.terms) == {"global", "foreground_4", "foreground_8", "background_4", "background_8"}
     assert set(outcome.undecayed) == {"soft"}
-    assert set(ask(scene, global_weight=0.0, background_weight=0.0, soft_weight=0.0).terms) == {
-        "foreground_4",
-        "foreground_8",
-    }
-    assert ask(scene, foreground_weight=0.0, background_weight=0.0).terms.keys() == {"global"}
-    doubled = ask(scene, global_weight=10.0).terms["global"]
+    off = {"weight": 0.0}
+    foreground = ask(scene, relation=off, imitation={"background_weight": 0.0}, soft=off)
+    assert set(foreground.terms) == {"foreground_4", "foreground_8"}
+    without = ask(scene, imitation={"foreground_weight": 0.0, "background_weight": 0.0})
+    assert without.terms.keys() == {"global"}
+    doubled = ask(scene, relation={"weight": 10.0}).terms["global"]
     np.testing.assert_allclose(doubled.mean(), 2 * outcome.terms["global"].mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("switch", "term"),
-    [("sigma_global", "global"), ("sigma_local", "foreground_4"), ("sigma_soft", "soft")],
+    ("part", "term"),
+    [("relation", "global"), ("imitation", "foreground_4"), ("soft", "soft")],
 )
-def test_reliability_can_be_left_out_of_each_term(scene, switch, term):
-    usual, without = ask(scene), ask(scene, **{switch: False})
+def test_reliability_can_be_left_out_of_each_term(scene, part, term):
+    usual, without = ask(scene), ask(scene, **{part: {"reliability": False}})
     before, after = usual.terms | usual.undecayed, without.terms | without.undecayed
     changed = {name for name in before if abs(float(before[name].mean() - after[name].mean())) > 1e-9}
     assert term in changed
     assert {name.split("_")[0] for name in changed} == {term.split("_")[0]}
 
 
-def test_trust_lies_between_nothing_and_all(scene):
+def test_reliabilities_lie_between_0_and_1(scene):
     config = gkd.Config()
     memory = scenes.remembered(gkd, config, scene)
     inputs = scenes.inputs(scene, memory=memory)
-    trusted = jax.jit(lambda: gkd.reliability(config, inputs))()
-    for part in (trusted.regions, *trusted.maps.values()):
+    given = jax.jit(lambda: gkd.reliability(config, inputs))()
+    for part in (given.regions, *given.maps.values()):
         assert (part >= 0).all() and (part <= 1).all() and (part < 1).any()
-    assert (trusted.regions[~scene.regions.positive] == 1).all()
-    assert trusted.maps[4][1, -1, -1] == 1  # no object there
-    shown = jax.jit(lambda: gkd.explain(config, inputs))()
-    assert set(shown.masks) == {"sigma_4", "sigma_8"}
+    assert (given.regions[~scene.regions.positive] == 1).all()
+    assert given.maps[4][1, -1, -1] == 1  # no object there
+    explanation = jax.jit(lambda: gkd.explain(config, inputs))()
+    assert set(explanation.masks) == {"sigma_4", "sigma_8"}
 
 
 @pytest.mark.parametrize("module", [mimic, task_adaptive])
-def test_other_methods_weigh_by_trust(scene, module):
+def test_other_methods_weigh_by_reliability(scene, module):
     config = module.Config()
     params = scenes.parameters(module, config, scene)
 
     def ask(regions, cells):
-        trusted = Reliability(
+        given = Reliability(
             regions=jnp.full(scene.regions.valid.shape, regions),
             maps={4: jnp.full((2, 32, 32), cells), 8: jnp.full((2, 16, 16), cells)},
         )
-        return module.losses(config, params, scenes.inputs(scene, reliability=trusted)).terms
+        return module.losses(config, params, scenes.inputs(scene, reliability=given)).terms
 
-    usual, wholly, halved = scenes.ask(module, config, params, scene).terms, ask(1.0, 1.0), ask(0.5, 0.25)
+    usual, full, halved = scenes.ask(module, config, params, scene).terms, ask(1.0, 1.0), ask(0.5, 0.25)
     for name, term in usual.items():
-        np.testing.assert_allclose(wholly[name].mean(), term.mean(), rtol=1e-6)
+        np.testing.assert_allclose(full[name].mean(), term.mean(), rtol=1e-6)
         factor = 1.0 if name.startswith("feature") else 0.5  # features are divided by what the mask weighs
         np.testing.assert_allclose(halved[name].mean(), factor * term.mean(), rtol=1e-5)
 
 
-def test_before_the_first_search_everything_is_relied_on(scene):
+def test_before_the_first_search_every_reliability_is_1(scene):
     traits = scene.student.traits, scene.teacher.traits
     outcome = ask(scene, memory=gkd.init_memory(gkd.Config(), *traits))
     assert outcome.terms["global"].mean() == 0
@@ -273,10 +273,10 @@ def test_levels_that_do_not_fit_are_refused(scene):
 def test_heads_that_cannot_be_compared_are_refused(scene):
     dense = dataclasses.replace(scene.teacher.traits, background=None, anchors=((4, 8),))
     with pytest.raises(
-        ConfigError, match="own anchors only, which the student's regions are not: set soft_weight to 0"
+        ConfigError, match=r"own anchors only, which the student's regions are not: set soft\.weight to 0"
     ):
         gkd.init(gkd.Config(), jax.random.key(0), scene.student.traits, dense)
-    assert gkd.init(gkd.Config(soft_weight=0.0), jax.random.key(0), scene.student.traits, dense)
+    assert gkd.init(gkd.Config(soft=gkd.Soft(weight=0.0)), jax.random.key(0), scene.student.traits, dense)
     other = dataclasses.replace(scene.teacher.traits, classes=("a", "b", "c"))
     with pytest.raises(ConfigError, match="same list in the same order"):
         base.check_predictions(scene.student.traits, other, remedy="do something")

@@ -1,3 +1,5 @@
+"""Plain feature imitation: against a slow version, gradients, levels and adapters, and what it refuses."""
+
 import functools
 
 import distill_scene as scenes
@@ -6,9 +8,11 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.distill import base, mimic
+from jaxkd.distill import adapters, base, mimic
 from jaxkd.errors import ConfigError
 from jaxkd.types import Features
+
+IDENTITY = adapters.Adapter("identity")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -30,7 +34,7 @@ def equal_widths():
 
 
 def test_is_the_slow_one_inside_the_pictures(equal_widths):
-    got = terms(equal_widths, adapter="identity", weight=0.5)
+    got = terms(equal_widths, adapter=IDENTITY, weight=0.5)
     assert list(got) == ["feature_4", "feature_8"]
     for index, stride in enumerate((4, 8)):
         gap = equal_widths.student.features.neck[index] - equal_widths.teacher.features.neck[index]
@@ -43,13 +47,13 @@ def test_is_the_slow_one_inside_the_pictures(equal_widths):
 
 def test_is_zero_for_the_teacher_itself(equal_widths):
     own = equal_widths._replace(student=with_neck(equal_widths.student, equal_widths.teacher.features.neck))
-    assert all(term.total == 0 and term.count > 0 for term in terms(own, adapter="identity").values())
+    assert all(term.total == 0 and term.count > 0 for term in terms(own, adapter=IDENTITY).values())
 
 
 def test_gradient_points_to_the_teacher_and_stays_inside(equal_widths):
     def total(neck):
         scene = equal_widths._replace(student=with_neck(equal_widths.student, neck))
-        return sum(term.mean() for term in terms(scene, adapter="identity").values())
+        return sum(term.mean() for term in terms(scene, adapter=IDENTITY).values())
 
     mine, theirs = equal_widths.student.features.neck, equal_widths.teacher.features.neck
     for slope, a, b in zip(jax.grad(total)(mine), mine, theirs, strict=True):
@@ -58,8 +62,8 @@ def test_gradient_points_to_the_teacher_and_stays_inside(equal_widths):
 
 
 def test_weight_scales_and_levels_limit(equal_widths):
-    once = terms(equal_widths, adapter="identity", weight=1.0)
-    finest = terms(equal_widths, adapter="identity", weight=3.0, levels=1)
+    once = terms(equal_widths, adapter=IDENTITY, weight=1.0)
+    finest = terms(equal_widths, adapter=IDENTITY, weight=3.0, levels=1)
     assert list(finest) == ["feature_4"]
     np.testing.assert_allclose(finest["feature_4"].mean(), 3 * 2 * once["feature_4"].mean(), rtol=1e-6)
 
@@ -72,7 +76,7 @@ def test_backbone_maps_have_their_own_adapters():
         "adapter_8": (5, 7),
     }
     scene = scenes.scene(student=3, teacher=3)
-    neck, backbone = (terms(scene, source=source, adapter="identity") for source in ("neck", "backbone"))
+    neck, backbone = (terms(scene, source=source, adapter=IDENTITY) for source in ("neck", "backbone"))
     assert all(neck[name].total != backbone[name].total for name in neck)
 
 
@@ -85,7 +89,7 @@ def test_pairs_levels_by_stride():
 
 
 def test_refuses_detectors_that_do_not_fit():
-    config, key = mimic.Config(adapter="identity"), jax.random.key(0)
+    config, key = mimic.Config(adapter=IDENTITY), jax.random.key(0)
     with pytest.raises(ConfigError, match="equal widths"):
         mimic.init(config, key, scenes.traits(3), scenes.traits(5))
     with pytest.raises(ConfigError, match="strides"):
@@ -95,7 +99,7 @@ def test_refuses_detectors_that_do_not_fit():
 def test_half_precision_features_are_compared_in_float32():
     scene = scenes.scene(student=3, teacher=3)
     half = with_neck(scene.student, [level.astype(jnp.bfloat16) for level in scene.student.features.neck])
-    full = terms(scene, adapter="identity")
-    for name, term in terms(scene._replace(student=half), adapter="identity").items():
+    full = terms(scene, adapter=IDENTITY)
+    for name, term in terms(scene._replace(student=half), adapter=IDENTITY).items():
         assert term.total.dtype == jnp.float32
         np.testing.assert_allclose(term.mean(), full[name].mean(), rtol=1e-2)

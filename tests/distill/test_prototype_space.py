@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.distill import reliability
+from jaxkd.distill import prototype_space
 
 P_STUDENT = [[1.0, 0], [0, 1], [1, 1], [-1, 1]]
 P_TEACHER = [[1.0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 0, -2]]
@@ -23,11 +23,13 @@ def wide():
 
 def seen(f_student, f_teacher, p_student, p_teacher, labels, *, frozen=None, valid=None, form="huber"):
     """Reliabilities and the global term's mean."""
-    x, y = reliability.coordinates(f_student, p_student), reliability.coordinates(f_teacher, p_teacher)
+    x, y = prototype_space.coordinates(f_student, p_student), prototype_space.coordinates(f_teacher, p_teacher)
     known = jnp.ones(2, bool)
-    sigma = reliability.reliability(x, y, labels, known=known)
+    sigma = prototype_space.reliability(x, y, labels, known=known)
     valid = jnp.ones(len(labels), bool) if valid is None else valid
-    term = reliability.global_term(x, y, sigma=sigma if frozen is None else frozen, valid=valid, known=known, form=form)
+    term = prototype_space.global_term(
+        x, y, sigma=sigma if frozen is None else frozen, valid=valid, known=known, form=form
+    )
     return sigma, term.mean()
 
 
@@ -67,7 +69,7 @@ def test_example_7(wide):
 
     def value(sigma):
         valid = jnp.ones(2, bool)
-        return reliability.soft_term(student, teacher, sigma=jnp.array(sigma), valid=valid, temperature=2.0).mean()
+        return prototype_space.soft_term(student, teacher, sigma=jnp.array(sigma), valid=valid, temperature=2.0).mean()
 
     np.testing.assert_allclose(value([1.0, 1.0]), 0.244287391326, rtol=1e-9)
     np.testing.assert_allclose(value([0.9, 0.5]), 0.148714963042, rtol=1e-9)
@@ -128,14 +130,14 @@ def test_forms_agree_while_gaps_are_small(wide):
 
 def test_unknown_classes_are_left_out(wide):
     f, g, p, q, labels = random_case(1)
-    x, y = reliability.coordinates(f, p), reliability.coordinates(g, q)
+    x, y = prototype_space.coordinates(f, p), prototype_space.coordinates(g, q)
     known, everyone = jnp.array([True, False]), jnp.ones(6, bool)
-    sigma = reliability.reliability(x, y, labels, known=known)
+    sigma = prototype_space.reliability(x, y, labels, known=known)
     np.testing.assert_array_equal(np.asarray(sigma)[np.asarray(labels) == 1], 1)
-    found = reliability.global_term(x, y, sigma=sigma, valid=everyone, known=known)
-    own = reliability.global_term(x[:, :4], y[:, :4], sigma=sigma, valid=everyone, known=known[:1])
+    found = prototype_space.global_term(x, y, sigma=sigma, valid=everyone, known=known)
+    own = prototype_space.global_term(x[:, :4], y[:, :4], sigma=sigma, valid=everyone, known=known[:1])
     np.testing.assert_allclose(found.mean(), own.mean(), rtol=1e-12)
-    nobody = reliability.global_term(x, y, sigma=sigma, valid=everyone, known=jnp.zeros(2, bool))
+    nobody = prototype_space.global_term(x, y, sigma=sigma, valid=everyone, known=jnp.zeros(2, bool))
     assert nobody.mean() == 0
 
 
@@ -158,7 +160,7 @@ def test_soft_labels(wide):
 
     def value(student, teacher, sigma=1.0, temperature=2.0):
         weights = jnp.full(5, sigma)
-        return reliability.soft_term(student, teacher, sigma=weights, valid=valid, temperature=temperature).mean()
+        return prototype_space.soft_term(student, teacher, sigma=weights, valid=valid, temperature=temperature).mean()
 
     assert value(student, student) == 0
     np.testing.assert_allclose(value(student + 3, teacher - 1), value(student, teacher), rtol=1e-9)
@@ -167,5 +169,5 @@ def test_soft_labels(wide):
     np.testing.assert_allclose(
         value(student, teacher, temperature=1e4), (centred**2).sum(-1).mean() / (2 * 4**2), rtol=1e-3
     )
-    nobody = reliability.soft_term(student, teacher, sigma=valid * 1.0, valid=~valid, temperature=2.0)
+    nobody = prototype_space.soft_term(student, teacher, sigma=valid * 1.0, valid=~valid, temperature=2.0)
     assert nobody.mean() == 0

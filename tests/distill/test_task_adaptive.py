@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 from jax.sharding import PartitionSpec
-from task_adaptive_scene import BOXES, CLASSES, HEADS, IDENTITY, PLAIN, ask, ask_all, choices, compiled, scene, total
+from task_adaptive_scene import (
+    BOXES,
+    CLASSES,
+    HEADS,
+    IDENTITY,
+    OFF,
+    PLAIN,
+    ask,
+    ask_all,
+    choices,
+    compiled,
+    scene,
+    total,
+)
 
 from jaxkd.distill import base, decay
 from jaxkd.distill import task_adaptive as tar
@@ -19,7 +32,8 @@ from jaxkd.ops import boxes as box_ops
 ONE = [[8.0, 16, 40, 48]]
 TWO = [*ONE, [24.0, 16, 56, 48]]
 USUAL = tar.Config()
-OPEN = dataclasses.replace(HEADS, cls_gate="none", reg_gate="none")
+NO_GATE = {"gate": "none"}
+OPEN = scenes.changed(HEADS, classification=NO_GATE, box=NO_GATE)
 
 
 def with_features(view, **maps):
@@ -69,7 +83,9 @@ def test_example_mask():
     expected[3:5, 2:4] = 0.939413
     np.testing.assert_allclose(masks(ONE)[0], expected, atol=1e-6)
     np.testing.assert_allclose(masks(ONE).sum(), 11.889709, rtol=1e-6)
-    np.testing.assert_allclose(masks(ONE, tar.Config(mask_grid="legacy_int")).sum(), 11.367177, rtol=1e-6)
+    np.testing.assert_allclose(
+        masks(ONE, scenes.changed(USUAL, feature={"mask_grid": "legacy_int"})).sum(), 11.367177, rtol=1e-6
+    )
     np.testing.assert_allclose(masks(TWO).sum(), 18.573823, rtol=1e-6)
 
 
@@ -88,7 +104,7 @@ def test_example_decay():
 
 
 def test_identity_a_student_that_is_the_teacher_has_nothing_to_learn():
-    config = dataclasses.replace(PLAIN, w_cls=0.0, reg_gate="none")
+    config = scenes.changed(PLAIN, classification=OFF, box=NO_GATE)
     outcome, slopes = learn(config, scene()._replace(student=scene().teacher))
     assert all(term.total == 0 and term.count > 0 for term in outcome.terms.values())
     for slope in jax.tree.leaves(slopes):
@@ -97,7 +113,7 @@ def test_identity_a_student_that_is_the_teacher_has_nothing_to_learn():
 
 @pytest.mark.parametrize("form", ["bce", "kl", "ce"])
 def test_identity_the_class_term_is_at_its_floor(form):
-    config = dataclasses.replace(CLASSES, cls_form=form, cls_gate="none")
+    config = scenes.changed(CLASSES, classification={"form": form, "gate": "none"})
     outcome, (_, logits, _) = learn(config, scene()._replace(student=scene().teacher))
     np.testing.assert_allclose(outcome.metrics["class_excess"].mean(), 0, atol=1e-7)
     assert bool(outcome.terms["class"].total == 0) is (form == "kl")
@@ -106,7 +122,7 @@ def test_identity_the_class_term_is_at_its_floor(form):
 
 def test_mask_shape():
     boxes = [[0.5, 0.5, 100.5, 200.5]]
-    mask = masks(boxes, tar.Config(sigma_sq=1.5), shape=(220, 110), stride=1)[0]
+    mask = masks(boxes, scenes.changed(USUAL, feature={"sigma_sq": 1.5}), shape=(220, 110), stride=1)[0]
     np.testing.assert_allclose(mask[100, 50], 1, atol=1e-6)
     np.testing.assert_allclose([mask[0, 50], mask[100, 0], mask[200, 50], mask[100, 100]], np.exp(-1 / 1.5), rtol=1e-5)
     np.testing.assert_allclose([mask[0, 0], mask[200, 100]], np.exp(-2 / 1.5), rtol=1e-5)
@@ -117,7 +133,7 @@ def test_mask_shape():
 def test_mirror_flips_the_mask_on_the_centre_grid_only():
     flipped = np.array(box_ops.flip(jnp.array(TWO), 64)).tolist()
     np.testing.assert_allclose(masks(flipped), masks(TWO)[..., ::-1], atol=1e-6)
-    legacy = tar.Config(mask_grid="legacy_int")
+    legacy = scenes.changed(USUAL, feature={"mask_grid": "legacy_int"})
     assert np.max(np.abs(masks(flipped, legacy) - masks(TWO, legacy)[..., ::-1])) > 0.1
 
 
@@ -128,7 +144,7 @@ def test_overlap_order_and_duplicates_change_nothing():
 
 
 def test_padding_with_junk_equals_slicing():
-    config = dataclasses.replace(PLAIN, cls_subset="all", reg_norm="num_rois")
+    config = scenes.changed(PLAIN, classification={"subset": "all"}, box={"norm": "num_rois"})
     junk = scenes.with_junk_in_padding(scene())
     real = scenes.POSITIVE + scenes.BACKGROUND
 
@@ -168,11 +184,11 @@ def test_direction_of_the_features_is_to_the_teacher(norm):
 
 
 def test_direction_of_the_classes_is_the_gap_of_probabilities():
-    _, logits, _ = slopes(dataclasses.replace(CLASSES, cls_gate="none", cls_form="kl"), scene())
+    _, logits, _ = slopes(scenes.changed(CLASSES, classification={"gate": "none", "form": "kl"}), scene())
     student, teacher = scene().student.predictions.logits, scene().teacher.predictions.logits
     gap = jax.nn.softmax(student) - jax.nn.softmax(teacher)
     positive = scene().regions.positive
-    expected = jnp.where(positive[..., None], gap, 0) * CLASSES.w_cls / gap.shape[-1] / positive.sum()
+    expected = jnp.where(positive[..., None], gap, 0) * CLASSES.classification.weight / gap.shape[-1] / positive.sum()
     np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
@@ -229,8 +245,18 @@ def test_decay_scales_every_term_of_the_method():
     "config",
     [
         PLAIN,
-        dataclasses.replace(PLAIN, feat_levels="pooled", cls_subset="all", cls_gate="none", reg_norm="num_rois"),
-        dataclasses.replace(PLAIN, feat_norm="elements", cls_norm="gated", cls_form="kl", reg_norm="gated"),
+        scenes.changed(
+            PLAIN,
+            feature={"level_reduce": "pooled"},
+            classification={"subset": "all", "gate": "none"},
+            box={"norm": "num_rois"},
+        ),
+        scenes.changed(
+            PLAIN,
+            feature={"norm": "elements"},
+            classification={"norm": "gated", "form": "kl"},
+            box={"norm": "gated"},
+        ),
     ],
 )
 def test_empty_gives_zero_and_finite_gradients(config):
@@ -291,9 +317,7 @@ def test_batch_normaliser_two_devices_equal_one():
     ],
 )
 def test_sharing(source, stage, expected):
-    assert tar.sharing(tar.Config(share_from=source, share_stage=stage)) == tuple(
-        base.Sharing(*one) for one in expected
-    )
+    assert tar.sharing(tar.Config(sharing=tar.Sharing(source, stage))) == tuple(base.Sharing(*one) for one in expected)
 
 
 def test_sharing_both_sets_averages_their_losses():
@@ -304,7 +328,7 @@ def test_sharing_both_sets_averages_their_losses():
 
 def test_levels_hold_each_object_once():
     grid, batch = (((32, 32), (16, 16)), (4, 8)), scene().batch
-    everywhere = dataclasses.replace(PLAIN, level_assign="all")
+    everywhere = scenes.changed(PLAIN, feature={"level_assign": "all"})
     small, large = (jnp.array([on] * 2) for on in ([True, True, False, False], [False, False, True, False]))
     by_size = compiled_masks(PLAIN, *grid, batch)
     for index, here in enumerate((small, large)):
@@ -321,7 +345,9 @@ def test_a_dense_detector_without_a_background_class():
         return view.replace(predictions=predictions, traits=traits)
 
     views = [dense(view) for view in (scene().student, scene().teacher)]
-    configs = [dataclasses.replace(HEADS, cls_gate=gate, cls_subset="all") for gate in choices("cls_gate")]
+    configs = [
+        scenes.changed(HEADS, classification={"gate": gate, "subset": "all"}) for gate in choices("classification.gate")
+    ]
     outcomes = ask_all(tuple(configs), scenes.Scene(*views, scene().regions, scene().batch))
     values = [float(outcome.terms["class"].mean()) for outcome in outcomes]
     assert np.all(np.isfinite(values)) and values[0] > max(values[1:]) > 0
@@ -343,7 +369,7 @@ def test_a_teacher_with_one_box_for_all_classes():
 
 
 def test_floor_and_gates_are_reported():
-    metrics = ask(dataclasses.replace(PLAIN, cls_gate="none"), scene()).metrics
+    metrics = ask(scenes.changed(PLAIN, classification=NO_GATE), scene()).metrics
     assert set(metrics) == {"mask_mass", "class_gate", "class_excess", "box_gate"}
     assert metrics["class_gate"].mean() == 1
     assert metrics["class_excess"].mean() > 0
@@ -360,6 +386,6 @@ def test_refuses_detectors_that_do_not_fit():
             init(background=background)
     with pytest.raises(ConfigError, match="strides"):
         init(strides=(16, 32))
-    assert init(tar.Config(w_feat=0.0)) == {}
-    only_features = tar.Config(w_cls=0.0, w_reg=0.0, adapter="identity")
+    assert init(HEADS) == {}
+    only_features = scenes.changed(PLAIN, classification=OFF, box=OFF)
     assert init(only_features, classes=("one",), background=None) == IDENTITY

@@ -190,5 +190,5 @@ def test_equal_whatever_is_taken_at_once(monkeypatch):
     truth, found = scene(4)
     them, counts = matches.match(truth, found), draws(30, resamples=30, seed=0)
     whole = resampled(them, counts).summary["AP"]
-    monkeypatch.setattr(bootstrap, "TOGETHER", 7)
+    monkeypatch.setattr(bootstrap, "CHUNK", 7)
     np.testing.assert_array_equal(resampled(them, counts).summary["AP"], whole)

@@ -93,7 +93,7 @@ def test_only_some_pictures():
     scene = truth((1, CAT, BOX), (2, CAT, BOX), images=(1, 2))
     assert counted(scene) == {"missed": 2}
     assert counted(scene, only={2}) == {"missed": 1}
-    with pytest.raises(DataError, match="image 1, which is not among those looked at"):
+    with pytest.raises(DataError, match="image 1, which is not among those evaluated"):
         analyse(scene, [found(CAT, BOX)], only={2})
 
 

@@ -4,7 +4,7 @@ import pytest
 from jaxkd.data import shapes
 from jaxkd.data.loader import Config as LoaderConfig
 from jaxkd.data.loader import eval_batches
-from jaxkd.evaluation.run import evaluate, find
+from jaxkd.evaluation.run import detect_all, evaluate
 from jaxkd.types import Batch, Detections
 
 FEEDING = LoaderConfig(buckets=((48, 64),), short=(48,), long=64, max_objects=4)
@@ -64,7 +64,7 @@ def test_every_picture_counts_once_whatever_the_batch(source, batches, batch):
     assert evaluation.scores.summary == pytest.approx(evaluate(truth_of, batches(), source).scores.summary, nan_ok=True)
 
 
-def test_only_the_pictures_that_were_looked_at_are_scored(source, batches):
+def test_only_the_pictures_of_the_batches_are_scored(source, batches):
     evaluation = evaluate(truth_of, batches(limit=3), source)
     assert evaluation.pictures == 3
     assert evaluation.scores.summary["AR100"] == pytest.approx(1.0)
@@ -78,9 +78,9 @@ def test_nothing_found_scores_zero(source, batches):
     assert evaluation.pictures == 5
 
 
-def test_find_tells_the_pictures_it_saw(source, batches):
-    results, seen = find(blind, batches(limit=4), source)
-    assert (results, seen) == ([], {1, 2, 3, 4})
+def test_detect_all_returns_the_pictures_of_the_batches(source, batches):
+    results, image_ids = detect_all(blind, batches(limit=4), source)
+    assert (results, image_ids) == ([], {1, 2, 3, 4})
 
 
 class Rated:

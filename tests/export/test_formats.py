@@ -164,13 +164,13 @@ def test_the_scripts_resize_gives_opencvs_bytes():
             rng.choice([0, 255], (high, wide, 3)).astype(np.uint8),
         ):
             expected = cv2.resize(picture, (broad, tall), interpolation=cv2.INTER_LINEAR)
-            found = standalone.resized(picture, tall, broad)
+            found = standalone.resize(picture, tall, broad)
             np.testing.assert_array_equal(found, expected, err_msg=f"{high}x{wide} to {tall}x{broad}")
 
 
 def test_the_scripts_canvas_is_the_loaders(subjects, written):
     subject = subjects["faster_rcnn"]
-    model, config = standalone.Model(written("stablehlo", "faster_rcnn")), check.feeding(subjects["faster_rcnn"])
+    model, config = standalone.Model(written("stablehlo", "faster_rcnn")), check.loader_config(subjects["faster_rcnn"])
     rng = np.random.default_rng(1)
     for high, wide in [(64, 96), (1, 300), (300, 2), *rng.integers(1, 200, (40, 2)).tolist()]:
         picture = rng.integers(0, 256, (high, wide, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Programs told to ONNX and to TensorFlow give what JAX gives, for any batch."""
+"""Programs lowered to ONNX and to TensorFlow give the results of JAX, for any batch."""
 
 import functools
 
@@ -103,8 +103,8 @@ def by_tensorflow(function, shape, inputs, *, exact=False):
     def run(x):
         return lower(program, TfOps(exact=exact), [x], tf.shape(x)[0])[0]
 
-    told = tf.function(run, [tf.TensorSpec((None, *shape), tf.float32)], autograph=False)
-    return [told(tf.constant(x)).numpy() for x in inputs]
+    lowered = tf.function(run, [tf.TensorSpec((None, *shape), tf.float32)], autograph=False)
+    return [lowered(tf.constant(x)).numpy() for x in inputs]
 
 
 def traced(function, shape):
@@ -112,15 +112,15 @@ def traced(function, shape):
     return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((b, *shape), jnp.float32))
 
 
-TOLD = {"onnx": by_onnx, "tensorflow": by_tensorflow, "exact": functools.partial(by_tensorflow, exact=True)}
+LOWERED = {"onnx": by_onnx, "tensorflow": by_tensorflow, "exact": functools.partial(by_tensorflow, exact=True)}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("told", ["onnx", "tensorflow"])
-def test_programs(name, told):
+@pytest.mark.parametrize("lowered", ["onnx", "tensorflow"])
+def test_programs(name, lowered):
     rng = np.random.default_rng(0)
     inputs = [rng.normal(scale=2, size=(count, 5, 4)).astype(np.float32) for count in (3, 1)]
-    for x, found in zip(inputs, TOLD[told](PROGRAMS[name], (5, 4), inputs), strict=True):
+    for x, found in zip(inputs, LOWERED[lowered](PROGRAMS[name], (5, 4), inputs), strict=True):
         expected = np.asarray(jax.jit(PROGRAMS[name])(x))
         assert found.dtype == expected.dtype
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
@@ -128,13 +128,13 @@ def test_programs(name, told):
 
 def test_tensorflows_equal_constants_are_one():
     program = traced(lambda x: jax.nn.relu(x @ TABLE.T) + jnp.tanh(x @ TABLE.T), (5, 4))
-    told = tf.function(lambda x: lower(program, TfOps(), [x], tf.shape(x)[0]), autograph=False)
-    graph = told.get_concrete_function(tf.TensorSpec((None, 5, 4), tf.float32)).graph
+    lowered = tf.function(lambda x: lower(program, TfOps(), [x], tf.shape(x)[0]), autograph=False)
+    graph = lowered.get_concrete_function(tf.TensorSpec((None, 5, 4), tf.float32)).graph
     assert [node.outputs[0].shape for node in graph.get_operations() if node.type == "Const"].count((4, 6)) == 1
 
 
-@pytest.mark.parametrize("told", TOLD)
-def test_suppression_and_pooling(told):
+@pytest.mark.parametrize("lowered", LOWERED)
+def test_suppression_and_pooling(lowered):
     """Boxes from the input, suppressed class by class, pooled from a map of the input: the two ops that matter."""
 
     def function(x):
@@ -151,7 +151,7 @@ def test_suppression_and_pooling(told):
 
     rng = np.random.default_rng(3)
     inputs = [rng.normal(size=(count, 40, 16)).astype(np.float32) for count in (3, 1)]
-    for x, found in zip(inputs, TOLD[told](function, (40, 16), inputs), strict=True):
+    for x, found in zip(inputs, LOWERED[lowered](function, (40, 16), inputs), strict=True):
         expected = np.asarray(jax.jit(function)(x))
         assert (expected[:, :, 0] == -1).any(), "some places have to stay empty"
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -161,8 +161,8 @@ def test_suppression_and_pooling(told):
     ("function", "what"),
     [
         (lambda x: jnp.linalg.qr(x)[0], "the operation"),
-        (lambda x: lax.scan(lambda c, row: (c + row, c), x[0], x)[1], "hands on"),
-        (lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x), "a choice"),
+        (lambda x: lax.scan(lambda c, row: (c + row, c), x[0], x)[1], "carries values"),
+        (lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x), "a condition"),
         (lambda x: x.astype(jnp.int32) & 6, "the operation and of integers"),
         (lambda x: ~x.astype(jnp.int32), "the operation not of integers"),
     ],

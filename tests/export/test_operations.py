@@ -1,6 +1,5 @@
 """Every operation of the shipped detectors' programs, as this jax traces them, has a rule of the lowering."""
 
-import dataclasses
 import importlib
 import pkgutil
 import typing
@@ -18,16 +17,19 @@ from jaxkd.loading import build
 CLASSES = ("round", "square", "long")
 FULL, TINY = (800, 1344), (64, 96)
 SMALL = {  # so that little has to be traced; fields that a detector lacks are passed over
-    "pre_nms_test": 64,
-    "post_nms_test": 32,
-    "hidden": 32,
-    "candidates": 64,
-    "detections": 20,
-    "tower_channels": 16,
-    "tower_depth": 1,
-    "anchor_ratios": (1.0,),
+    "rpn.pre_nms_test": 64,
+    "rpn.post_nms_test": 32,
+    "head.hidden": 32,
+    "postprocess.candidates": 64,
+    "postprocess.max_detections": 20,
+    "head.channels": 16,
+    "head.convs": 1,
+    "anchors.ratios": (1.0,),
 }
-DEEPER = {"head_convs": (0, 2), "rpn_depth": (1, 2), "octaves": (1, 2)}  # numbers that make other programs
+DEEPER = {  # numbers that make other programs
+    "faster_rcnn": {"head.convs": (0, 2), "rpn.depth": (1, 2)},
+    "retinanet": {"anchors.octaves": (1, 2)},
+}
 NETS = {  # of each backbone, where numbers make other programs
     "resnet": (
         {"depth": 10, "width": 8},
@@ -54,7 +56,7 @@ class Nothing:
     format = "nothing"
 
     def __getattr__(self, name):
-        if name.startswith("_") or not hasattr(ops.Ops, name):  # it has no suppression of its own
+        if name.startswith("_") or not hasattr(ops.Ops, name):  # it has no non-maximum suppression
             raise AttributeError(name)
         return lambda *given, **more: None
 
@@ -70,7 +72,7 @@ class Nothing:
 
 
 class Survey(lowering.Lowering):
-    """A walk that goes on where it would be refused, and keeps what it was refused for."""
+    """A lowering that goes on at unsupported operations and collects them."""
 
     def __init__(self):
         super().__init__(Nothing(), None)
@@ -80,32 +82,39 @@ class Survey(lowering.Lowering):
         try:
             return super()._equation(equation, inputs)
         except ConfigError:
-            return [self.wrapped(None, variable.aval) for variable in equation.outvars]
+            return [self.as_value(None, variable.aval) for variable in equation.outvars]
 
-    def refusal(self, what):
+    def unsupported(self, what):
         self.lacking.add(what)
-        return super().refusal(what)
+        return super().unsupported(what)
 
 
 def lacking(program):
-    """What no format but StableHLO takes of a program."""
+    """What only StableHLO supports of a program."""
     walk = Survey()
-    walk.run(program, [walk.wrapped(None, variable.aval) for variable in program.jaxpr.invars])
+    walk.run(program, [walk.as_value(None, variable.aval) for variable in program.jaxpr.invars])
     return walk.lacking
 
 
-def computed(equation, arrays, *, plainly=lowering._computed):
+def computed(equation, arrays, *, plainly=lowering._evaluate):
     """What depends on constants alone, as zeros where it is no single number, for values change no operation."""
     if all(array.size == 1 for array in arrays):
         return plainly(equation, arrays)
     return [np.zeros(variable.aval.shape, variable.aval.dtype) for variable in equation.outvars]
 
 
+def fields(config, part=""):
+    """The types of a config's fields, those of its parts dotted."""
+    found = {}
+    for name, kind in typing.get_type_hints(config).items():
+        found |= fields(kind, f"{part}{name}.") if configs.is_part(kind) else {f"{part}{name}": kind}
+    return found
+
+
 def choices(config, turn):
     """One option of every field that has a few, so that the turns from 0 on go through all of them."""
-    known = {field.name for field in dataclasses.fields(config)}
-    few = {name: options for name, options in DEEPER.items() if name in known}
-    for name, kind in typing.get_type_hints(config).items():
+    few = dict(DEEPER.get(config.__module__.rpartition(".")[2], {}))
+    for name, kind in fields(config).items():
         if typing.get_origin(kind) is typing.Literal and name not in ("depth", "dtype"):
             few[name] = typing.get_args(kind)
         elif kind is bool:
@@ -130,25 +139,25 @@ def varied(kind, net, more, turn):
     with backbone.unlocked():
         backbone.groups = 4
     levels = nets.fpn.strides(configs.build(neck), BACKBONES[net].strides(configs.build(backbone)))
-    known = {field.name for field in dataclasses.fields(module.Config)}
-    fields = {name: value for name, value in SMALL.items() if name in known} | choices(module.Config, turn)
-    sizes = tuple(8.0 * 2**level for level in range(len(levels)))
-    return configs.component(f"detectors.{kind}", backbone=backbone, neck=neck, anchor_sizes=sizes, **fields)
+    known = fields(module.Config)
+    small = {name: value for name, value in SMALL.items() if name in known} | choices(module.Config, turn)
+    small["anchors.sizes"] = tuple(8.0 * 2**level for level in range(len(levels)))
+    return configs.component(f"detectors.{kind}", backbone=backbone, neck=neck, **configs.nested(small))
 
 
 def check(programs):
     """Raises with all that lacks a rule, and where it first came up."""
-    found = {}
+    missing = {}
     for name, program in programs:
         for what in sorted(lacking(program)):
-            found.setdefault(what, name)
-    told = "\n".join(f"  {what}, first in {name}" for what, name in found.items())
-    assert not found, f"jax {jax.__version__} traces what only StableHLO takes; it lacks rules:\n{told}"
+            missing.setdefault(what, name)
+    lines = "\n".join(f"  {what}, first in {name}" for what, name in missing.items())
+    assert not missing, f"jax {jax.__version__} traces what only StableHLO takes; it lacks rules:\n{lines}"
 
 
 @pytest.fixture(autouse=True)
 def _no_numbers(monkeypatch):
-    monkeypatch.setattr(lowering, "_computed", computed)
+    monkeypatch.setattr(lowering, "_evaluate", computed)
 
 
 @pytest.mark.parametrize("kind", DETECTORS)

@@ -40,8 +40,8 @@ def test_a_folder_from_before_a_field_has_its_default(start, tmp_path):
     old = tmp_path / "old"
     shutil.copytree(folder, old)
     about = json.loads((old / build.ABOUT).read_text())
-    assert about["detector"].pop("padding") == "masked"
-    about["detector"].pop("box_loss", None)
+    assert about["detector"]["compat"].pop("padding") == "masked"
+    about["detector"].pop("loss", None)
     (old / build.ABOUT).write_text(json.dumps(about))
     assert build.load(old).detector == build.load(folder).detector
 
@@ -52,7 +52,7 @@ def test_only_what_depends_on_the_classes_starts_anew_and_is_named(start, classe
     found = build.detector(config, classes)
     params, said = initial.params(found, jax.random.key(0), str(folder))
     theirs, fresh = flatten(build.load(folder).params), flatten(found.init(jax.random.key(0)))
-    layers = ("logits",) if "tower_depth" in config else ("logits", "deltas")  # RetinaNet's boxes are for any class
+    layers = ("logits",) if "loss" in config else ("logits", "deltas")  # RetinaNet's boxes are for any class
     anew = [f"head/{layer}/{leaf}" for layer in layers for leaf in ("kernel", "bias")]
     for name, leaf in flatten(params).items():
         np.testing.assert_array_equal(leaf, (fresh if name in anew else theirs)[name], err_msg=name)
@@ -62,7 +62,7 @@ def test_only_what_depends_on_the_classes_starts_anew_and_is_named(start, classe
 
 def test_another_width_is_refused_though_the_head_would_not_be(start):
     config, folder = start
-    other = (tiny.retinanet if "tower_depth" in config else tiny.detector)(channels=24)
+    other = (tiny.retinanet if "loss" in config else tiny.detector)(channels=24)
     with pytest.raises(WeightsError, match=r"neck/.* has the shape"):
         initial.params(build.detector(other, ("cat", "dog")), jax.random.key(0), str(folder))
 

@@ -69,5 +69,5 @@ def test_a_teacher_straight_from_a_torch_file(tmp_path):
     recipe.teacher = str(tmp_path / "voc.pth")
     loaded = prepare.load_teacher(recipe)
     assert loaded is not None and loaded.detector.classes[:2] == ("aeroplane", "bicycle")
-    columns, said = prepare.shared_classes(loaded.detector.classes, ("cat", "zebra"))
+    columns, said = prepare.class_columns(loaded.detector.classes, ("cat", "zebra"))
     assert columns == (7, -1) and "it says nothing about zebra" in said

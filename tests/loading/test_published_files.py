@@ -32,7 +32,7 @@ def student():
         like="torchvision",
         backbone=component("nets.resnet", like="torchvision", depth=18, width=8),
         neck=component("nets.fpn", channels=16),
-        hidden=32,
+        head={"hidden": 32},
     )
     return build.detector(config, NAMES)
 

@@ -173,7 +173,7 @@ def test_no_gradient_reaches_stored_statistics():
 
 def test_published_mobilenet_fills_every_leaf_and_tells_pictures_apart(shared):
     arrays = read.read(shared / "weights" / "mobilenetv2_imagenet" / "mobilenetv2_features.npz")
-    ours, flavour = names.to_ours(arrays)
+    ours, flavour = names.to_jaxkd(arrays)
     wanted, _ = shapes_of(mobilenet, mobilenet.Config())
     params, report = tree.match(wanted, ours, allow_unused=names.BEYOND[flavour])
     assert flavour == "mobilenet_v2" and len(report.matched) == 255 and not report.missing

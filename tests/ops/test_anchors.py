@@ -70,12 +70,12 @@ def test_inside_keeps_the_cells_that_begin_in_the_picture():
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
-def test_spaced_is_as_if_made_for_the_steps_of_each_picture(offset):
+def test_respaced_anchors_equal_those_of_the_steps_of_each_picture(offset):
     shapes, strides = [(3, 4), (2, 2)], (8, 16)
     steps = [[(8, 8), (16, 14)], [(7, 9), (15, 16)]]
     options = {"sizes": SIZES, "ratios": RATIOS, "offset": offset, "rounded": True}
     grid = ops.pyramid_anchors(shapes, strides=strides, **options)
-    each = ops.spaced(grid, jnp.array(steps), strides=strides, offset=offset)
+    each = ops.respace(grid, jnp.array(steps), strides=strides, offset=offset)
     for boxes, own in zip(each.boxes, steps, strict=True):
         np.testing.assert_allclose(boxes, ops.pyramid_anchors(shapes, strides=own, **options).boxes, atol=1e-5)
     np.testing.assert_array_equal(each.cells, grid.cells)
@@ -83,7 +83,7 @@ def test_spaced_is_as_if_made_for_the_steps_of_each_picture(offset):
 
 def test_boxes_of_each_picture_by_their_places():
     grid = ops.pyramid_anchors([(3, 4), (2, 2)], strides=(8, 16), sizes=SIZES, ratios=RATIOS)
-    each = ops.spaced(grid, jnp.array([[[8, 8], [16, 16]], [[8, 8], [15, 14]]]), strides=(8, 16))
+    each = ops.respace(grid, jnp.array([[[8, 8], [16, 16]], [[8, 8], [15, 14]]]), strides=(8, 16))
     index, span = jnp.array([[0, 5], [4, 4]]), slice(36, 48)  # of the second level
     np.testing.assert_array_equal(grid.boxes_at(span, index), grid.boxes[36 + index])
     np.testing.assert_array_equal(each.boxes_at(span, index)[1], each.boxes[1, 36 + index[1]])

@@ -16,10 +16,10 @@ TRUTH = jnp.array([[0.0, 0, 10, 10], [0, 0, 0, 0]])
 FIRST, NONE = jnp.array([True, False]), jnp.array([False, False])
 
 
-@pytest.fixture(autouse=True, params=[ops.TABLE, 0], ids=["at_once", "one_by_one"])
+@pytest.fixture(autouse=True, params=[ops.TABLE_LIMIT, 0], ids=["at_once", "one_by_one"])
 def table(request, monkeypatch):
     """Either way of looking at the truths."""
-    monkeypatch.setattr(ops, "TABLE", request.param)
+    monkeypatch.setattr(ops, "TABLE_LIMIT", request.param)
 
 
 def slow_match(boxes, truth, valid, crowd, positive, negative, low_quality):

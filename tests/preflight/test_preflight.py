@@ -18,11 +18,11 @@ from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError, JaxkdError
-from jaxkd.preflight import chips, collectives, largest, needs, plan, preflight, topology
+from jaxkd.preflight import chips, collectives, largest, plan, preflight, requirements, topology
 from jaxkd.train import mesh, schedules
 from jaxkd.train.step import make_step
 
-PROGRAM = needs.Program(needs.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)
+PROGRAM = requirements.Program(requirements.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)
 SMALL = chips.Chip("a small chip", 1000, 1e12, 1e9, "made up")
 REPORT = "Memory Space: default (color=0)\nTotal bytes: 700 (700B)\n\nMemory Space: vmem (color=1)\nTotal bytes: 9\n"
 TEXT = "  %fusion.remat.1 = f32[7]{0} fusion(%a)\n  %all-reduce.2 = f32[7]{0} all-reduce(%fusion.remat.1)\n"
@@ -34,7 +34,7 @@ def planned(bytes_of, *, memory=SMALL.memory, usable=900):
     def planner(*, bucket, pictures):
         needed = int(bytes_of(pictures))
         fits = needed <= usable
-        return needs.Plan(bucket, pictures, needed, memory if fits else usable, fits, 0.5, {}, 0)
+        return requirements.Plan(bucket, pictures, needed, memory if fits else usable, fits, 0.5, {}, 0)
 
     return planner
 
@@ -57,13 +57,14 @@ def dies(task, theirs):
 
 
 def ended(*, fits, program=None):
-    return needs.Probe((8, 8), 2, 999, 900, fits, 1.0, program)
+    return requirements.Probe((8, 8), 2, 999, 900, fits, 1.0, program)
 
 
 @pytest.fixture(scope="module")
 def subject():
     """A tiny student, taught by a wider one of which there is only the recipe."""
-    recipe = tiny.run(distill={"tar": component("distill.task_adaptive", level_scale=28.0)}, teacher="runs/nowhere")
+    tar = component("distill.task_adaptive", feature={"canonical_scale": 28.0})
+    recipe = tiny.run(distill={"tar": tar}, teacher="runs/nowhere")
     return preflight.subject(recipe, teacher=tiny.detector(width=12, channels=24))
 
 
@@ -90,7 +91,7 @@ def test_nothing_of_full_size_is_there(subject):
 
 
 def test_memory_and_operations_are_the_compiled_programs_own(found, compiled):
-    plan, cost, asked = compiled.memory_analysis(), compiled.cost_analysis(), found.asked
+    plan, cost, asked = compiled.memory_analysis(), compiled.cost_analysis(), found.requested
     assert asked.pictures == 1
     assert asked.program.memory.arguments == plan.argument_size_in_bytes
     assert asked.program.memory.temporaries == pytest.approx(plan.temp_size_in_bytes, rel=0.1)
@@ -101,14 +102,14 @@ def test_memory_and_operations_are_the_compiled_programs_own(found, compiled):
 
 
 def test_gradients_are_summed_once_and_nothing_else_leaves_a_device(found, subject):
-    counted = found.asked.program.collectives
+    counted = found.requested.program.collectives
     assert set(counted) == {"all-reduce"}
     # Equal gradients are summed once: a shortcut's norm has the bias gradient of the branch that it is added to.
     assert counted["all-reduce"].bytes == pytest.approx(subject.trainable, rel=0.01)
 
 
 def test_the_bound_is_the_slower_of_the_two(found):
-    asked = found.asked
+    asked = found.requested
     bound = asked.bound(found.chip)
     assert bound.operations == pytest.approx(asked.program.flops / 1e12)
     assert bound.memory == pytest.approx(asked.program.accessed / 1e10)
@@ -163,7 +164,7 @@ def test_few_compiles_find_the_largest_batch(bytes_of, predict, most, first, par
     def compiled(pictures):
         needed = bytes_of(pictures)
         fits = pictures <= 5 if not needed else needed <= SMALL.memory
-        return needs.Probe((8, 8), pictures, int(needed), SMALL.memory, fits, 0.0, None)
+        return requirements.Probe((8, 8), pictures, int(needed), SMALL.memory, fits, 0.0, None)
 
     found, probes = largest.fitting(compiled, compiled(first), parts=parts)
     assert found == predict // parts * parts
@@ -176,7 +177,7 @@ def test_few_compiles_find_the_largest_batch(bytes_of, predict, most, first, par
     [(0, 7), (30, 7), (31, 6), (690, 1), (700, 0)],  # of 900; plans need 100 + 110 n, and whole steps so much more
 )
 def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, predict):
-    whole = needs.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, PROGRAM)
+    whole = requirements.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, PROGRAM)
     found, beside, plans = largest.planned(planned(lambda n: 100 + 110 * n), whole)
     assert (found, beside) == (predict, code)
     assert plans[0].pictures == 1
@@ -186,29 +187,29 @@ def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, p
 
 
 def test_nothing_is_known_beside_the_plan_of_a_step_that_was_refused():
-    whole = needs.Probe((8, 8), 20, 2300, 900, False, 9.0, None)
+    whole = requirements.Probe((8, 8), 20, 2300, 900, False, 9.0, None)
     assert largest.planned(planned(lambda n: 100 + 110 * n), whole)[:2] == (7, 0)
-    too_large = needs.Probe((8, 8), 7, 1001, SMALL.memory, False, 9.0, PROGRAM)  # but compiled
+    too_large = requirements.Probe((8, 8), 7, 1001, SMALL.memory, False, 9.0, PROGRAM)  # but compiled
     assert largest.planned(planned(lambda n: 100 + 110 * n), too_large)[:2] == (6, 131)
 
 
 def test_with_a_planner_the_batch_asked_for_alone_is_compiled(subject, found):
-    devices, needed = mesh.make_mesh(4), found.asked.needed
+    devices, needed = mesh.make_mesh(4), found.requested.needed
     chip = dataclasses.replace(SMALL, memory=int(2.1 * needed))
     planner = planned(lambda n: needed * (n / 5 + 0.5), memory=chip.memory, usable=chip.memory)
     looked = preflight.run(subject, devices, chip, planner=planner)
     assert [probe.pictures for probe in looked.probes] == [1]
     assert looked.plans[0].pictures == 1 and looked.plans[0].bucket == tiny.SIZE
-    assert looked.beside == pytest.approx(0.3 * needed, rel=0.1)
+    assert looked.overhead == pytest.approx(0.3 * needed, rel=0.1)
     assert looked.largest == 6
 
 
 def test_plans_alone(subject):
     devices = mesh.make_mesh(4)
     outline = preflight.outline(subject, devices, SMALL, planner=planned(lambda n: 2000 * n), batch=8)
-    assert outline.asked == outline.plans[0]
-    assert (outline.asked.pictures, outline.asked.needed, outline.asked.limit) == (2, 4000, 900)
-    assert not outline.asked.fits and outline.largest is None and outline.probes == ()
+    assert outline.requested == outline.plans[0]
+    assert (outline.requested.pictures, outline.requested.needed, outline.requested.limit) == (2, 4000, 900)
+    assert not outline.requested.fits and outline.largest is None and outline.probes == ()
 
 
 @pytest.fixture
@@ -243,8 +244,8 @@ def test_a_compiler_that_dies_is_told_from_one_that_refuses(made):
 @pytest.mark.parametrize("reported", [True, False])
 @pytest.mark.parametrize("fits", [True, False])
 def test_a_compiler_that_comes_to_its_end_says_how(made, monkeypatch, reported, fits):
-    memory = needs.Memory(arguments=100, outputs=50, temporaries=600, alias=50, program=40)
-    program = needs.Program(memory, 1.0, 2.0, {"all-reduce": collectives.Collectives(5, 6)}, 3)
+    memory = requirements.Memory(arguments=100, outputs=50, temporaries=600, alias=50, program=40)
+    program = requirements.Program(memory, 1.0, 2.0, {"all-reduce": collectives.Collectives(5, 6)}, 3)
     probe = ended(fits=fits, program=program if fits else None)
 
     def followed(task):
@@ -252,7 +253,7 @@ def test_a_compiler_that_comes_to_its_end_says_how(made, monkeypatch, reported, 
             report(task, accepted=False)
         return probe
 
-    monkeypatch.setattr(plan, "_followed", followed)
+    monkeypatch.setattr(plan, "_run_compiler", followed)
     found = made(None)
     assert (found.limit, found.fits) == (900, fits)
     assert found.needed == (700 if reported else memory.total - 40 if fits else probe.needed)
@@ -263,13 +264,13 @@ def test_what_a_process_says_is_heard(monkeypatch, tmp_path):
     task = plan.Task(plan.Step(tiny.run(), "v5e:2x2"), (8, 8), 2, str(tmp_path))
     ours, theirs = multiprocessing.Pipe(duplex=False)
     theirs.send(ended(fits=False))
-    assert plan._heard(ours, task) == ended(fits=False)
+    assert plan._receive_result(ours, task) == ended(fits=False)
     theirs.send(ConfigError("libtpu gives no topology v5e:2x2."))
     with pytest.raises(ConfigError, match="libtpu gives no topology"):
-        plan._heard(ours, task)
+        plan._receive_result(ours, task)
     monkeypatch.setattr(plan, "LONGEST", 0.5)
     with pytest.raises(JaxkdError, match="no plan for v5e:2x2 after 0 minutes"):
-        plan._heard(ours, task)
+        plan._receive_result(ours, task)
 
 
 def test_collectives_are_read_from_the_text():
@@ -293,8 +294,8 @@ def test_the_compilers_refusal_is_understood():
         "Ran out of memory in memory space hbm. Used 18.25G of 15.75G hbm. Exceeded hbm capacity by 2.50G.",
         "Ran out of memory on HBM, the memory required for HLO temporaries (18.25G) exceeds available HBM (15.75G).",
     ):
-        assert preflight._used(said) == (int(18.25 * 2**30), int(15.75 * 2**30))
-    assert preflight._used("Out of memory.") == (0, 0)
+        assert preflight._needed_and_limit(said) == (int(18.25 * 2**30), int(15.75 * 2**30))
+    assert preflight._needed_and_limit("Out of memory.") == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from jaxkd.errors import StorageError
 from jaxkd.train import checkpoint, manifest
-from jaxkd.train.checkpoint import About, Checkpoints
+from jaxkd.train.checkpoint import Checkpoints, Metadata
 from jaxkd.train.state import State
 
 # A failed restore leaves coroutines of Orbax behind that nobody awaits.
@@ -31,15 +31,15 @@ def state(step=0, *, shape=3, name="a", **more):
     )
 
 
-def about(step, *, ap=None, best=0.5):
-    return About(step=step, best_ap=best, data={"next_index": step}, facts={"classes": "a"}, ap=ap)
+def metadata(step, *, ap=None, best=0.5):
+    return Metadata(step=step, best_ap=best, data={"next_index": step}, facts={"classes": "a"}, ap=ap)
 
 
 def saved_steps(folder, *steps, keep=5, say=print, **scores):
     """Writes checkpoints of these steps, waiting for each."""
     saved = Checkpoints(folder, keep=keep, say=say)
     for step in steps:
-        saved.save(state(step), about(step, ap=scores.get(f"ap{step}")), must=True)
+        saved.save(state(step), metadata(step, ap=scores.get(f"ap{step}")), wait=True)
     saved.close()
 
 
@@ -61,7 +61,7 @@ def opened(folder):
     said = []
     saved = Checkpoints(folder, keep=5, say=said.append)
     try:
-        return saved.open(), " ".join(said)
+        return saved.latest(), " ".join(said)
     finally:
         saved.close()
 
@@ -72,7 +72,7 @@ def numbers(folder):
 
 def test_everything_comes_back(written):
     found, said = opened(written)
-    assert found == about(8) and said == ""
+    assert found == metadata(8) and said == ""
     back = checkpoint.restore(written, found, state())
     for mine, theirs in zip(jax.tree.leaves(back), jax.tree.leaves(state(8)), strict=True):
         if jax.dtypes.issubdtype(mine.dtype, jax.dtypes.prng_key):
@@ -85,8 +85,8 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     saved_steps(tmp_path, 1, 2, 3, 4, 5, keep=2, ap1=0.1, ap2=0.9, ap4=0.3)
     assert numbers(tmp_path) == [2, 4, 5]
     saved = Checkpoints(tmp_path, keep=1)
-    assert saved.open().step == 5
-    saved.save(state(6), about(6, ap=0.95), must=True)  # an older run's scores still count
+    assert saved.latest().step == 5
+    saved.save(state(6), metadata(6, ap=0.95), wait=True)  # an older run's scores still count
     saved.close()
     assert numbers(tmp_path) == [6]
 
@@ -96,12 +96,12 @@ def test_a_save_does_not_wait_and_sees_the_state_as_it_was(tmp_path, monkeypatch
     monkeypatch.setattr(manifest, "seal", lambda *args: (order.append("sealed"), seal(*args)))
     saved = Checkpoints(tmp_path, keep=2)
     later = state(4)
-    saved.save(later, about(4))
+    saved.save(later, metadata(4))
     order.append("went on")
     jax.tree.map(lambda leaf: leaf.delete(), later)
     saved.close()
     assert sorted(order) == ["sealed", "went on"]
-    assert checkpoint.restore(tmp_path, about(4), state()).params["detector"]["a"].tolist() == [4.0] * 3
+    assert checkpoint.restore(tmp_path, metadata(4), state()).params["detector"]["a"].tolist() == [4.0] * 3
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_save_does_not_wait_and_sees_the_state_as_it_was(tmp_path, monkeypatch
 )
 def test_the_state_of_another_run_is_refused(written, like):
     with pytest.raises(StorageError, match=r"8 cannot be restored: .*\.$") as caught:
-        checkpoint.restore(written, about(8), like)
+        checkpoint.restore(written, metadata(8), like)
     gc.collect()  # here, and not in a later test
     assert str(written) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -179,8 +179,8 @@ def test_f10_what_is_no_checkpoint_is_left_alone(copy):
     for name in ("20", "notes", "readme.txt"):
         assert f"{copy / name} is no checkpoint, and is left alone." in said
     saved = Checkpoints(copy, keep=5, say=lambda text: None)
-    saved.open()
-    saved.save(state(20), about(20), must=True)
+    saved.latest()
+    saved.save(state(20), metadata(20), wait=True)
     saved.close()
     assert numbers(copy) == [4, 8, 20] and (copy / "readme.txt").read_text() == "mine"
 
@@ -199,18 +199,18 @@ def test_f11_without_any_whole_checkpoint_nothing_is_touched(copy):
 def test_f12_a_full_disk_is_said_and_the_next_save_succeeds(tmp_path):
     said = []
     saved = Checkpoints(tmp_path, keep=5, say=said.append)
-    saved.save(state(4), about(4), must=True)
+    saved.save(state(4), metadata(4), wait=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     large = state(8).replace(memory={"gkd": {"basis": jax.random.normal(jax.random.key(0), (20000,))}})
     resource.setrlimit(resource.RLIMIT_FSIZE, (10000, hard))  # a file can grow no longer, as on a full disk
     try:
-        saved.save(large, about(8))
-        saved.settle()
+        saved.save(large, metadata(8))
+        saved.wait_until_finished()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(said) == 1 and "could not be written" in said[0] and "older ones are kept" in said[0]
     assert numbers(tmp_path) == [4]
-    saved.save(large, about(8), must=True)
+    saved.save(large, metadata(8), wait=True)
     saved.close()
     assert numbers(tmp_path) == [4, 8] and opened(tmp_path)[0].step == 8
 
@@ -219,11 +219,11 @@ def test_f13_a_folder_out_of_reach_ends_the_run_after_some_tries(tmp_path, monke
     monkeypatch.setattr(checkpoint, "PAUSES", (0.01, 0.01))
     said, folder = [], tmp_path / "checkpoints"
     saved = Checkpoints(folder, keep=5, say=said.append)
-    saved.save(state(4), about(4), must=True)
+    saved.save(state(4), metadata(4), wait=True)
     folder.rename(tmp_path / "away")
-    saved.save(state(8), about(8))
+    saved.save(state(8), metadata(8))
     with pytest.raises(StorageError, match=r"cannot be written: No such file or directory\.") as caught:
-        saved.settle()
+        saved.wait_until_finished()
     assert caught.value.exit_code == 74
     saved.close()
     assert numbers(tmp_path / "away") == [4]
@@ -233,7 +233,7 @@ def test_f13_a_folder_that_comes_back_is_written_again(tmp_path, monkeypatch):
     folder, pauses = tmp_path / "checkpoints", []
     saved = Checkpoints(folder, keep=5, say=lambda text: None)
     folder.rename(tmp_path / "away")
-    saved.save(state(4), about(4))
+    saved.save(state(4), metadata(4))
 
     def sleep(seconds):
         pauses.append(seconds)
@@ -241,7 +241,7 @@ def test_f13_a_folder_that_comes_back_is_written_again(tmp_path, monkeypatch):
             (tmp_path / "away").rename(folder)
 
     monkeypatch.setattr(checkpoint.time, "sleep", sleep)
-    saved.save(state(8), about(8), must=True)
+    saved.save(state(8), metadata(8), wait=True)
     saved.close()
     assert pauses == [1.0, 2.0] and numbers(folder) == [8]
 
@@ -256,9 +256,9 @@ def test_f14_a_failed_save_is_said_once_and_forgotten(tmp_path, monkeypatch):
 
     monkeypatch.setattr(manifest, "seal", coughing)
     saved = Checkpoints(tmp_path, keep=5, say=said.append)
-    saved.save(state(4), about(4))
-    saved.save(state(8), about(8))
-    saved.save(state(12), about(12))
+    saved.save(state(4), metadata(4))
+    saved.save(state(8), metadata(8))
+    saved.save(state(12), metadata(12))
     saved.close()
     assert len(said) == 1 and "The disk coughed" in said[0]
     assert numbers(tmp_path) == [8, 12]
@@ -276,7 +276,7 @@ def test_a_last_save_that_fails_is_tried_again_and_then_refused(tmp_path, monkey
     monkeypatch.setattr(manifest, "seal", failing)
     saved = Checkpoints(tmp_path, keep=5, say=lambda text: None)
     with pytest.raises(StorageError, match="Step 4 could not be saved"):
-        saved.save(state(4), about(4), must=True)
+        saved.save(state(4), metadata(4), wait=True)
     saved.close()
     assert len(tries) == 3 and not numbers(tmp_path)
 

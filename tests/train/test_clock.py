@@ -40,7 +40,7 @@ def test_f17_waiting_for_slow_storage_is_told_apart_from_training(hands):
     made = clock.Clock()
     batches = slow(hands, 0.0, 10.0, 0.0)
     for _ in range(3):
-        made.waited(batches)
+        made.next_batch(batches)
         passing(hands, 2.0)
     share, step = made.lap(3)
     assert (share, step) == (pytest.approx(10 / 16), pytest.approx(16 / 3))
@@ -60,8 +60,8 @@ def test_what_is_left_is_known_from_the_second_lap_on(hands):
     made.paused("compiling", passing, hands, 60.0)
     passing(hands, 30.0)
     made.lap(10)
-    assert made.left(80, evaluations=1) is None  # of the first lap nobody knows what was warming up
+    assert made.remaining(80, evaluations=1) is None  # of the first lap nobody knows what was warming up
     made.paused("evaluating", passing, hands, 5.0)
     passing(hands, 10.0)
     made.lap(10)
-    assert made.left(80, evaluations=2) == pytest.approx(80 * 1.0 + 2 * 5.0)
+    assert made.remaining(80, evaluations=2) == pytest.approx(80 * 1.0 + 2 * 5.0)

@@ -1,10 +1,10 @@
-"""What of a function's results can be had without its first argument."""
+"""Which results of a function depend on its first argument."""
 
 import jax
 from jax import lax
 from jax import numpy as jnp
 
-from jaxkd.train.dependence import needs_first
+from jaxkd.train.dependence import depends_on_first
 
 
 def test_numbers_count_and_shapes_do_not():
@@ -22,7 +22,7 @@ def test_numbers_count_and_shapes_do_not():
         }
 
     nets = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(())}
-    assert needs_first(results, nets, jnp.ones(3)) == {
+    assert depends_on_first(results, nets, jnp.ones(3)) == {
         "features": True,
         "count": False,
         "cells": False,

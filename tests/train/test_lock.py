@@ -62,7 +62,7 @@ def test_f24_a_silent_run_on_another_host_is_waited_for_and_taken_over(tmp_path)
 def test_f24_a_living_run_on_another_host_is_not_disturbed(tmp_path):
     elsewhere(tmp_path, age=0)
     holder = Lock(tmp_path, beat=0.2)
-    threading.Thread(target=holder._stay, daemon=True).start()  # its signs of life
+    threading.Thread(target=holder._heartbeat, daemon=True).start()  # its signs of life
     with pytest.raises(StorageError, match="in use by process 1 on elsewhere"):
         taken(tmp_path, silence=20.0)
     holder.release()

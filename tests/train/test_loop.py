@@ -61,8 +61,8 @@ def taught(teacher):
         steps=STEPS,
         teacher=str(teacher),
         distill={
-            "tar": component("distill.task_adaptive", level_scale=28.0, adapter_init="lecun"),
-            "gkd": component("distill.global_knowledge", count=3, level_scale=14.0),
+            "tar": component("distill.task_adaptive", feature={"canonical_scale": 28.0}, adapter={"init": "lecun"}),
+            "gkd": component("distill.global_knowledge", prototypes={"count": 3}, canonical_scale=14.0),
         },
     )
 
@@ -119,7 +119,9 @@ def test_a_stopped_retinanet_ends_like_a_whole_one(teacher, tmp_path, monkeypatc
         steps=STEPS,
         student=tiny.retinanet(),
         teacher=str(teacher),
-        distill={"gkd": component("distill.global_knowledge", count=3, soft_weight=0.0, levels="common")},
+        distill={
+            "gkd": component("distill.global_knowledge", prototypes={"count": 3}, soft={"weight": 0.0}, levels="common")
+        },
     )
     loop.run(recipe, tmp_path / "whole", quiet=True)
     stop_and_go_on(recipe, tmp_path / "stopped", monkeypatch)
@@ -271,12 +273,12 @@ def test_methods_without_a_teacher_are_refused(taught):
 
 def test_class_lists_are_compared_by_name():
     student = ("circle", "square", "star")
-    assert prepare.shared_classes(student, student) == ((), "")
-    columns, said = prepare.shared_classes(("square", "disc", "circle"), student)
+    assert prepare.class_columns(student, student) == ((), "")
+    columns, said = prepare.class_columns(("square", "disc", "circle"), student)
     assert columns == (2, 0, -1) and "knows 2 of the student's 3 classes by name; it says nothing about star" in said
-    columns, said = prepare.shared_classes(student[::-1], student)
+    columns, said = prepare.class_columns(student[::-1], student)
     assert columns == (2, 1, 0) and "in another order" in said
-    columns, said = prepare.shared_classes(("disc",), student)
+    columns, said = prepare.class_columns(("disc",), student)
     assert columns == () and "only features can be taught" in said
 
 

@@ -41,7 +41,14 @@ class Stepped:
 
     def __init__(self, kind, dtype):
         recipe, one = detector_scene.RECIPES[kind], mesh.make_mesh(1)
-        tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapter_init="lecun", reg_gate="none"))
+        tar = configs.build(
+            component(
+                "distill.task_adaptive",
+                feature={"canonical_scale": 28.0},
+                adapter={"init": "lecun"},
+                box={"gate": "none"},
+            )
+        )
         self.pair = Pair(
             student=build.detector(recipe(norm="frozen_batch", dtype=dtype), shapes.CLASSES),
             teacher=build.detector(recipe(width=12, channels=24, dtype=dtype), shapes.CLASSES),

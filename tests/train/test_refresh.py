@@ -34,7 +34,8 @@ SCHEDULED = Scheduled(np.float32(0.01), {"gkd": np.float32(1)})
 def make_pair(**fields):
     """A student and a wider teacher that are taught global knowledge."""
     source = shapes.load(shapes.Config(count=11, size=tiny.SIZE, seed=3))
-    method = global_knowledge.Config(count=COUNT, level_scale=14.0, min_side=12.0, **fields)
+    search = global_knowledge.Search(count=COUNT, min_side=12.0)
+    method = global_knowledge.Config(prototypes=search, canonical_scale=14.0, **fields)
     pair = Pair(
         student=build.detector(tiny.detector(), source.classes),
         teacher=build.detector(tiny.detector(width=12, channels=24), source.classes),

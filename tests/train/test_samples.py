@@ -14,7 +14,7 @@ def split(**more):
 
 def test_a_few_pictures_side_by_side():
     source = split()
-    samples = SamplePictures(source, shown=3)
+    samples = SamplePictures(source, count=3)
     blank = samples([])
     assert list(blank) == [f"pictures/{source.records[index].image_id}" for index in (0, 4, 8)]
     (record, page) = source.records[4], blank[f"pictures/{source.records[4].image_id}"]
@@ -30,12 +30,12 @@ def test_a_few_pictures_side_by_side():
 
 
 def test_only_pictures_that_are_evaluated():
-    assert [len(SamplePictures(split(), limit=limit, shown=5)([])) for limit in (0, 2)] == [5, 2]
+    assert [len(SamplePictures(split(), limit=limit, count=5)([])) for limit in (0, 2)] == [5, 2]
 
 
 def test_a_picture_that_cannot_be_read_is_left_out(monkeypatch):
     source = split()
-    samples, read = SamplePictures(source, shown=3), source.read
+    samples, read = SamplePictures(source, count=3), source.read
 
     def broken(index):
         if index == 4:

@@ -22,6 +22,7 @@ from jaxkd.types import Term
 
 SCHEDULED = Scheduled(np.float32(0.01), {"tar": np.float32(1)})
 ALONE = Scheduled(np.float32(0.01), {})
+TAR = {"feature": {"canonical_scale": 28.0}, "adapter": {"init": "lecun"}}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def pair(source):
     """A student with frozen norms and a frozen first stage, and a wider teacher with norms of its own."""
     student = build.detector(tiny.detector(norm="frozen_batch", frozen_stages=1), source.classes)
     teacher = build.detector(tiny.detector(width=12, channels=24), source.classes)
-    tar = configs.build(component("distill.task_adaptive", level_scale=28.0, adapter_init="lecun", reg_gate="none"))
+    tar = configs.build(component("distill.task_adaptive", **TAR, box={"gate": "none"}))
     return Pair(
         student=student,
         teacher=teacher,
@@ -254,7 +255,7 @@ def kept_bytes(pair, batch):
 
 
 def test_a_larger_teacher_is_not_remembered_for_the_gradient(pair, source, batch):
-    larger = build.detector(tiny.detector(width=24, channels=24, hidden=96), source.classes)
+    larger = build.detector(tiny.detector(width=24, channels=24, head={"hidden": 96}), source.classes)
     kept = kept_bytes(pair, batch)
     assert kept > 2**20
     assert kept == kept_bytes(dataclasses.replace(pair, teacher=larger), batch)
@@ -263,7 +264,7 @@ def test_a_larger_teacher_is_not_remembered_for_the_gradient(pair, source, batch
 @pytest.fixture(scope="module")
 def sampled(pair, source):
     """A student alone whose samples are always full, so that all pictures count alike, and four pictures for it."""
-    student = build.detector(tiny.detector(rpn_samples=16, roi_samples=8), source.classes)
+    student = build.detector(tiny.detector(rpn={"samples": 16}, rois={"samples": 8}), source.classes)
     feeding = configs.build(tiny.loader(flip=0.0))
     pictures = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
     return dataclasses.replace(pair, student=student, teacher=None, methods={}, ema_decay=0.0), pictures
@@ -299,9 +300,7 @@ def test_parts_that_count_alike_give_the_step_of_the_whole_batch(accumulated, ca
 def test_a_dense_students_step_in_parts_is_that_of_the_whole_batch(source, pair, teacher_params, batch):
     """Pictures that differ in their objects, one a part: the counts are known before, those of the masks too."""
     student = build.detector(tiny.retinanet(norm="frozen_batch"), source.classes)
-    tar = configs.build(
-        component("distill.task_adaptive", level_scale=28.0, adapter_init="lecun", w_cls=0.0, w_reg=0.0)
-    )
+    tar = configs.build(component("distill.task_adaptive", **TAR, classification={"weight": 0.0}, box={"weight": 0.0}))
     dense = dataclasses.replace(pair, student=student, methods={"tar": tar}, ema_decay=0.0)
     over, found = mesh.make_mesh(1), {}
     for parts in (1, 4):

@@ -14,7 +14,7 @@ import runs
 import tiny
 
 from jaxkd.cli import main
-from jaxkd.cluster.signals import ASKING
+from jaxkd.cluster.signals import STOP_SIGNALS
 from jaxkd.config import component
 from jaxkd.errors import ConfigError, DataError, JaxkdError, StoppedError
 from jaxkd.train import checkpoint, compiling, evaluate, log, loop, training
@@ -105,7 +105,7 @@ def test_a_signal_is_heard_while_a_program_compiles(tmp_path, monkeypatch):
 def test_f5_a_second_ctrl_c_ends_at_once():
     script = (
         "import os, signal, time\nfrom jaxkd.train.stop import Stop\n"
-        "with Stop() as stop:\n    os.kill(os.getpid(), signal.SIGINT)\n    assert stop.asked == 'SIGINT'\n"
+        "with Stop() as stop:\n    os.kill(os.getpid(), signal.SIGINT)\n    assert stop.signal == 'SIGINT'\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
     )
     began = time.monotonic()
@@ -114,12 +114,12 @@ def test_f5_a_second_ctrl_c_ends_at_once():
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("name", [name for name in ASKING if hasattr(signal, name)])
+@pytest.mark.parametrize("name", [name for name in STOP_SIGNALS if hasattr(signal, name)])
 def test_every_signal_that_asks_to_end_is_heard_and_given_back(name):
     number, before = signal.Signals[name], signal.getsignal(signal.Signals[name])
     with Stop() as stop:
         os.kill(os.getpid(), number)
-        assert stop.asked == name
+        assert stop.signal == name
     assert signal.getsignal(number) == before
 
 
@@ -128,7 +128,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     try:
         with Stop() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.asked
+            assert not stop.signal
     finally:
         signal.signal(signal.SIGHUP, before)
 

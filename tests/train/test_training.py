@@ -13,7 +13,7 @@ def test_how_unlike_the_parts_of_a_batch_count_is_said_once():
     said = []
     log = SimpleNamespace(report=lambda *_, **__: None, say=said.append)
     config = SimpleNamespace(accumulate=4, steps=3, evaluate_every=0)
-    run = SimpleNamespace(log=log, config=config, recipe=tiny.run(), spread_said=False)
+    run = SimpleNamespace(log=log, config=config, recipe=tiny.run(), spread_reported=False)
     row = {name: jnp.zeros(()) for name in ("loss", "skipped_steps", "skipped_in_a_row")}
     Training._report(run, 1, [row], Clock())
     assert said == []

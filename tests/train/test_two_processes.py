@@ -29,8 +29,8 @@ def asking(self, step, *args, **more):
         os.kill(os.getpid(), number)
 log.Log.report = asking
 from jaxkd.cluster import supervisor
-keep = supervisor.keep
-supervisor.keep = lambda call, command, **more: keep(call, [sys.executable, __file__, *command[3:]], **more)
+supervise = supervisor.supervise
+supervisor.supervise = lambda call, command, **more: supervise(call, [sys.executable, __file__, *command[3:]], **more)
 from jaxkd.cli import main
 sys.exit(main.main(sys.argv[1:]))
 """

@@ -41,7 +41,7 @@ def epsilon(variances, *, usual=1e-5, given=None, scales=None, path=Path("a.pth"
         "backbone/bn1/var": np.asarray(variances, np.float32),
         "backbone/bn1/scale": np.asarray(scales, np.float32),
     }
-    return assumptions.of_epsilon(arrays, path=path, given=given, usual=usual, family="torchvision")
+    return assumptions.epsilon_note(arrays, path=path, given=given, usual=usual, family="torchvision")
 
 
 def test_the_usual_epsilon_is_said_to_be_no_more_than_usual():
@@ -98,7 +98,7 @@ def test_a_fine_tuned_detector_is_told_of(tmp_path):
     loaded, report = published.load(saved(tmp_path, state), classes=NAMES)
     said = note(loaded, "Epsilon")
     assert loaded.config.backbone.eps == 1e-5 and f"It matters here: {len(state[VAR])} of" in said and said in report
-    loaded, _ = published.load(tmp_path / "a.pth", classes=NAMES, given=Overrides(eps=0.0))
+    loaded, _ = published.load(tmp_path / "a.pth", classes=NAMES, overrides=Overrides(eps=0.0))
     assert loaded.config.backbone.eps == 0.0 and note(loaded, "Epsilon").endswith("0, as given.")
 
 
@@ -113,20 +113,20 @@ def test_anchors_are_the_librarys_or_those_given(tmp_path):
         "torchvision has them; the file does not say it."
     )
     given = Overrides(anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0))
-    loaded, _ = published.load(path, classes=NAMES, given=given)
+    loaded, _ = published.load(path, classes=NAMES, overrides=given)
     assert (
-        loaded.config.anchor_sizes == given.anchor_sizes and loaded.detector.config.anchor_sizes == given.anchor_sizes
+        loaded.config.anchors.sizes == given.anchor_sizes and loaded.detector.config.anchors.sizes == given.anchor_sizes
     )
     assert (
         note(loaded, "Anchors")
         == "Anchors with ratios of 0.5, 1, 2 (--ratios), as torchvision has them; the file does not say it."
     )
     loaded, _ = published.load(
-        path, classes=NAMES, given=Overrides(anchor_sizes=(8.0,) * 5, anchor_ratios=(0.2, 1.0, 5.0))
+        path, classes=NAMES, overrides=Overrides(anchor_sizes=(8.0,) * 5, anchor_ratios=(0.2, 1.0, 5.0))
     )
-    assert loaded.config.anchor_ratios == (0.2, 1.0, 5.0) and not note(loaded, "Anchors")
-    with pytest.raises(ConfigError, match="anchor_sizes has 2 entries, the pyramid 5 levels"):
-        published.load(path, classes=NAMES, given=Overrides(anchor_sizes=(8.0, 16.0)))
+    assert loaded.config.anchors.ratios == (0.2, 1.0, 5.0) and not note(loaded, "Anchors")
+    with pytest.raises(ConfigError, match=r"anchors\.sizes has 2 entries, the pyramid 5 levels"):
+        published.load(path, classes=NAMES, overrides=Overrides(anchor_sizes=(8.0, 16.0)))
 
 
 def with_anchors(state, name, count, *, ratios, of=1):
@@ -144,13 +144,13 @@ def test_another_number_of_anchors_a_cell_is_refused_or_said():
         state = with_anchors(state, name, 5, ratios=3)
     with pytest.raises(WeightsError, match=r"5 anchors a cell, which are not one size in 3 ratios; give .*--ratios"):
         recognise(state)
-    assert recognise(state, ratios=5).fields["rpn_depth"] == 1
+    assert recognise(state, ratios=5).fields["rpn.depth"] == 1
     dense = state_of("retinanet")
     for name in ("head.classification_head.cls_logits", "head.regression_head.bbox_reg"):
         dense = with_anchors(dense, name, 10, ratios=9)
     with pytest.raises(WeightsError, match="10 anchors a cell, which are not 3 ratios of each size; give"):
         recognise(dense)
-    assert recognise(dense, ratios=5).fields["octaves"] == 2
+    assert recognise(dense, ratios=5).fields["anchors.octaves"] == 2
 
 
 def test_ratios_reorder_detectron2s_anchors():
@@ -159,7 +159,7 @@ def test_ratios_reorder_detectron2s_anchors():
     for name in ("head.cls_score", "head.bbox_pred"):
         state = with_anchors(state, name, 6, ratios=9)
     by_three, by_two = recognise(state), recognise(state, ratios=2)
-    assert (by_three.fields["octaves"], by_two.fields["octaves"]) == (2, 3)
+    assert (by_three.fields["anchors.octaves"], by_two.fields["anchors.octaves"]) == (2, 3)
     given = state["head.bbox_pred.bias"].reshape(6, 4)
     np.testing.assert_array_equal(by_two.arrays["head/deltas/bias"].reshape(6, 4), given[[0, 2, 4, 1, 3, 5]])
     np.testing.assert_array_equal(by_three.arrays["head/deltas/bias"].reshape(6, 4), given[[0, 3, 1, 4, 2, 5]])
@@ -195,19 +195,23 @@ def test_detectron2s_buffers_are_followed(tmp_path):
     state = as_detectron2(state_of(depth=50)) | buffers(std=(57.375, 57.12, 58.395))
     loaded, _ = published.load(saved(tmp_path, {"model": state}), classes=NAMES)
     config = loaded.config
-    assert config.anchor_sizes == (16.0, 32.0, 64.0, 128.0, 256.0) and config.anchor_ratios == (0.5, 1.0, 2.0)
-    assert config.pixel_mean == (123.675, 116.28, 103.53) and config.pixel_std == (58.395, 57.12, 57.375)
-    assert not note(loaded, "Anchors") and "anchor_sizes 16, 32, 64, 128, 256" in note(loaded, "The file tells")
+    assert config.anchors.sizes == (16.0, 32.0, 64.0, 128.0, 256.0) and config.anchors.ratios == (0.5, 1.0, 2.0)
+    assert config.pixels.mean == (123.675, 116.28, 103.53) and config.pixels.std == (58.395, 57.12, 57.375)
+    assert not note(loaded, "Anchors") and "anchors.sizes 16, 32, 64, 128, 256" in note(loaded, "The file states")
     stem = np.asarray(loaded.params["backbone"]["conv1"]["kernel"])
     np.testing.assert_array_equal(stem, state["backbone.bottom_up.stem.conv1.weight"].transpose(2, 3, 1, 0)[:, :, ::-1])
-    with pytest.raises(ConfigError, match="anchor_sizes is given as 8, 8, 8, 8, 8, and the file says 16"):
-        published.load(tmp_path / "a.pth", classes=NAMES, given=Overrides(anchor_sizes=(8.0,) * 5))
+    with pytest.raises(ConfigError, match=r"anchors\.sizes is given as 8, 8, 8, 8, 8, and the file says 16"):
+        published.load(tmp_path / "a.pth", classes=NAMES, overrides=Overrides(anchor_sizes=(8.0,) * 5))
 
 
 def test_a_mean_that_falls_from_its_first_channel_is_of_rgb():
     state = as_detectron2(state_of(depth=50))
     rgb = recognise(state | buffers(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)))
-    assert rgb.fields["pixel_mean"] == (123.675, 116.28, 103.53) and rgb.fields["pixel_std"] == (58.395, 57.12, 57.375)
+    assert rgb.fields["pixels.mean"] == (123.675, 116.28, 103.53) and rgb.fields["pixels.std"] == (
+        58.395,
+        57.12,
+        57.375,
+    )
     stem = state["backbone.bottom_up.stem.conv1.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(rgb.arrays["backbone/conv1/kernel"], stem)
     np.testing.assert_array_equal(recognise(state).arrays["backbone/conv1/kernel"], stem[:, :, ::-1])
@@ -217,7 +221,7 @@ def test_anchors_among_the_weights_have_to_fit():
     state = as_detectron2(state_of(depth=50))
     dense = as_detectron2(state_of("retinanet", 50))
     renamed = {name.removeprefix("proposal_generator."): array for name, array in buffers(octaves=3).items()}
-    assert recognise(dense | renamed).fields["anchor_sizes"] == (16.0, 32.0, 64.0, 128.0, 256.0)
+    assert recognise(dense | renamed).fields["anchors.sizes"] == (16.0, 32.0, 64.0, 128.0, 256.0)
     odd = buffers()
     odd["proposal_generator.anchor_generator.cell_anchors.1"] = cells(32, (0.5, 1, 3))
     uneven = {"anchor_generator.cell_anchors.0": np.concatenate([cells(32, (0.5, 1, 2)), cells(99, (0.5, 1, 2))])}
@@ -251,18 +255,18 @@ DENSE = "anchor_generator=dict(octave_base_scale=8, ratios=[1.0], scales_per_oct
 
 
 def test_mmdetections_config_is_read_and_not_executed():
-    found = conventions.by_config({"cfg": CAFFE})
+    found = conventions.from_config({"cfg": CAFFE})
     assert found.bgr is True and found.backbone == {"stride_in_1x1": True} and found.octaves == 1
     assert found.fields == {
-        "pixel_mean": (123.675, 116.28, 103.53),
-        "pixel_std": (1.0, 1.0, 1.0),
-        "anchor_sizes": (16.0, 32.0, 64.0, 128.0, 256.0),
-        "anchor_ratios": (0.5, 1.0, 2.0),
+        "pixels.mean": (123.675, 116.28, 103.53),
+        "pixels.std": (1.0, 1.0, 1.0),
+        "anchors.sizes": (16.0, 32.0, 64.0, 128.0, 256.0),
+        "anchors.ratios": (0.5, 1.0, 2.0),
     }
-    found = conventions.by_config({"config": OLD})
-    assert found.bgr is False and found.fields["pixel_std"] == (58.395, 57.12, 57.375) and not found.backbone
-    found = conventions.by_config({"cfg": DENSE})
-    assert found.fields == {"anchor_sizes": (64.0, 128.0), "anchor_ratios": (1.0,)} and found.octaves == 2
+    found = conventions.from_config({"config": OLD})
+    assert found.bgr is False and found.fields["pixels.std"] == (58.395, 57.12, 57.375) and not found.backbone
+    found = conventions.from_config({"cfg": DENSE})
+    assert found.fields == {"anchors.sizes": (64.0, 128.0), "anchors.ratios": (1.0,)} and found.octaves == 2
     for text in (
         "",
         "mean=[open('x')]",
@@ -270,15 +274,15 @@ def test_mmdetections_config_is_read_and_not_executed():
         "anchor_generator=dict(strides=[f(4)], scales=[8])",
         "to_rgb=3",
     ):
-        assert conventions.by_config({"cfg": text}) == conventions.Conventions()
+        assert conventions.from_config({"cfg": text}) == conventions.Conventions()
 
 
 def test_mmdetections_conventions_are_those_of_its_config():
     state = as_mmdetection(state_of(depth=50))
-    usual, caffe = recognise(state), recognise(state, about={"cfg": CAFFE})
-    assert caffe.backbone["stride_in_1x1"] and caffe.fields["pixel_std"] == (1.0, 1.0, 1.0)
-    assert caffe.fields["anchor_sizes"] == (16.0, 32.0, 64.0, 128.0, 256.0) and "anchor_sizes" not in usual.fields
+    usual, caffe = recognise(state), recognise(state, metadata={"cfg": CAFFE})
+    assert caffe.backbone["stride_in_1x1"] and caffe.fields["pixels.std"] == (1.0, 1.0, 1.0)
+    assert caffe.fields["anchors.sizes"] == (16.0, 32.0, 64.0, 128.0, 256.0) and "anchors.sizes" not in usual.fields
     stem = "backbone/conv1/kernel"
     np.testing.assert_array_equal(caffe.arrays[stem], usual.arrays[stem][:, :, ::-1])
-    other = recognise(state, about={"cfg": CAFFE.replace("[4, 8, 16, 32, 64]", "[8, 16]")})  # of another part
-    assert "anchor_sizes" not in other.fields and other.fields["pixel_std"] == (1.0, 1.0, 1.0)
+    other = recognise(state, metadata={"cfg": CAFFE.replace("[4, 8, 16, 32, 64]", "[8, 16]")})  # of another part
+    assert "anchors.sizes" not in other.fields and other.fields["pixels.std"] == (1.0, 1.0, 1.0)

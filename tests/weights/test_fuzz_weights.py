@@ -44,7 +44,7 @@ def ready():
     module.boom = lambda *_: EXECUTED.append("called")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "told_on", module)
-        patch.setattr(published, "_wanted", functools.cache(published._wanted))
+        patch.setattr(published, "_param_shapes", functools.cache(published._param_shapes))
         yield
 
 

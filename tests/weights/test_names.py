@@ -30,7 +30,7 @@ def published(leaves, rename):
 
 
 def assert_translated(theirs, ours, net, flavour, *, extra):
-    out, found = names.to_ours({**theirs, **extra})
+    out, found = names.to_jaxkd({**theirs, **extra})
     assert found == flavour
     params, report = tree.match(net, out, allow_unused=names.BEYOND[flavour])
     assert len(report.unused) == len(extra)
@@ -111,13 +111,13 @@ def test_caffe2s_resnet():
 
 
 def test_our_own_names_stay():
-    assert names.to_ours({"a/kernel": np.ones(2)})[1] == "jaxkd"
+    assert names.to_jaxkd({"a/kernel": np.ones(2)})[1] == "jaxkd"
 
 
 def test_unknown_names_are_refused_and_strays_are_kept():
     with pytest.raises(WeightsError, match=r"encoder\.weight"):
-        names.to_ours({"encoder.weight": np.ones(2)})
+        names.to_jaxkd({"encoder.weight": np.ones(2)})
     with pytest.raises(WeightsError, match="none at all"):
-        names.to_ours({})
+        names.to_jaxkd({})
     assert "layer1.0.se.weight" in names.resnet({"layer1.0.se.weight": np.ones(2)})
     assert "features.2.conv.9.weight" in names.mobilenet_v2({"features.2.conv.9.weight": np.ones(2)})

@@ -276,21 +276,22 @@ def test_conventions_that_change_answers(tmp_path):
         return published.load(path, classes=NAMES)[0].detector.config
 
     tv, d2, mm = (config_of("faster_rcnn", rename) for rename in (dict, as_detectron2, as_mmdetection))
-    assert (tv.roi_aligned, tv.anchor_rounded, tv.box_beta, tv.roi_adaptive) == (False, True, 1 / 9, False)
-    assert d2.backbone.stride_in_1x1 and d2.pixel_std == (1.0, 1.0, 1.0) and d2.roi_adaptive
-    assert not mm.backbone.stride_in_1x1 and mm.pixel_std == (58.395, 57.12, 57.375) and mm.roi_adaptive
-    assert {tv.padding, d2.padding, mm.padding} == {"seen"}
+    assert (tv.compat.roi_align_aligned, tv.compat.anchor_rounded, tv.compat.roi_align_adaptive) == (False, True, False)
+    assert tv.head.smooth_l1_beta == tv.rpn.smooth_l1_beta == 1 / 9
+    assert d2.backbone.stride_in_1x1 and d2.pixels.std == (1.0, 1.0, 1.0) and d2.compat.roi_align_adaptive
+    assert not mm.backbone.stride_in_1x1 and mm.pixels.std == (58.395, 57.12, 57.375) and mm.compat.roi_align_adaptive
+    assert {tv.compat.padding, d2.compat.padding, mm.compat.padding} == {"seen"}
     dense = config_of("retinanet", as_mmdetection)
-    assert dense.padding == config_of("retinanet", as_detectron2).padding == "seen"
+    assert dense.compat.padding == config_of("retinanet", as_detectron2).compat.padding == "seen"
     assert dense.neck.extra_relu is False and dense.neck.extra == "conv_p5"
-    assert config_of("retinanet", dict).detections == 300
-    assert config_of("retinanet", dict).box_loss == "smooth_l1"
+    assert config_of("retinanet", dict).postprocess.max_detections == 300
+    assert config_of("retinanet", dict).loss.box_loss == "smooth_l1"
 
 
 def test_torchvisions_second_retinanet_is_trained_with_generalized_iou(tmp_path):
     torch_writer.save(tmp_path / "detector.pth", state_of("retinanet", 50, 2, False))
     config = published.load(tmp_path / "detector.pth", classes=NAMES)[0].detector.config
-    assert (config.tower_norm, config.box_loss) == ("group", "giou")
+    assert (config.head.norm, config.loss.box_loss) == ("group", "giou")
 
 
 def test_cocos_ninety_numbers_become_its_eighty_classes(tmp_path):
@@ -471,6 +472,6 @@ def test_a_model_zoo_pickle_is_read(tmp_path):
     content = {"model": state, "__author__": "somebody", "matching_heuristics": True}
     (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content, protocol=2))
     loaded, report = published.load(tmp_path / "model_final.pkl", classes=NAMES)
-    assert report.startswith("detectron2 faster_rcnn: ") and loaded.config.pixel_std == (1.0, 1.0, 1.0)
+    assert report.startswith("detectron2 faster_rcnn: ") and loaded.config.pixels.std == (1.0, 1.0, 1.0)
     stem = np.asarray(loaded.params["backbone"]["conv1"]["kernel"])
     np.testing.assert_array_equal(stem, state["backbone.bottom_up.stem.conv1.weight"].transpose(2, 3, 1, 0)[:, :, ::-1])

@@ -197,7 +197,7 @@ def test_long_pickles_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch_legacy, "PICKLES_LIMIT", 2000)
     value = {**SMALL, "text": "x" * 3000}
     assert "expected" in refusal(written(tmp_path, legacy(value)))
-    monkeypatch.setattr(torch_legacy, "FEW", 5)
+    monkeypatch.setattr(torch_legacy, "HEADER_INSTRUCTIONS", 5)
     assert "more than 5 instructions" in refusal(written(tmp_path, legacy(SMALL)))
 
 

@@ -1,1 +1,1 @@
-"""Where the lines of a run go beside its own record: one place a file."""
+"""Sinks: services that show a run, beside the log in its workdir; one a module."""

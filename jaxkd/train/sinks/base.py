@@ -1,4 +1,4 @@
-"""What every sink is: a place that is shown a run beside the record in its workdir."""
+"""The protocol of sinks, which show a run beside the log in its workdir."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ Row = tuple[int, Mapping[str, float]]  # a step, and numbers by grouped names: "
 
 @runtime_checkable
 class Sink(Protocol):
-    """Shows a run to people; its methods may raise whatever they like, see `apart`.
+    """Shows a run to people; its methods may raise any exception, see `threaded`.
 
-    Its constructor imports its package and opens nothing; it raises ConfigError where the package is missing.
+    The constructor imports the sink's package and opens nothing; it raises ConfigError where the package is missing.
     """
 
-    name: str  # what people call it
+    name: str  # for messages
 
     def begin(self, start: int, earlier: Sequence[Row]) -> str:
-        """Opens it for a run that goes on after step `start`, and says where to look, in one sentence, or "".
+        """Opens the sink for a run that goes on after step `start`; returns a sentence on where it is shown, or "".
 
-        `earlier` is what the record holds up to there, for a sink that does not have it yet.
+        `earlier` are the logged numbers up to that step, for a sink that does not have them yet.
         """
         ...
 
@@ -43,12 +43,12 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Brings away what is left; also called after a failure, and once more where it fails itself."""
+        """Sends what is left; also called after a failure, and once more where it fails itself."""
         ...
 
 
 def package(name: str, *, extra: str) -> ModuleType:
-    """The package that a sink needs; ConfigError with the line that installs it where it is missing."""
+    """The package that a sink needs; ConfigError with the command that installs it where it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

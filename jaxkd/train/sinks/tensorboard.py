@@ -16,7 +16,7 @@ FILES = "events.out.tfevents.*"
 class TensorBoard:
     """Event files in `folder`.
 
-    A run that goes on adds a file, whose first event takes back what the earlier ones hold of later steps.
+    A run that goes on adds a file, whose first event purges the later steps of the earlier files.
     """
 
     name = "TensorBoard"
@@ -28,15 +28,15 @@ class TensorBoard:
         self._writer: Any = None
 
     def begin(self, start: int, earlier: Sequence[Row]) -> str:
-        """Opens a file; into an empty folder go the numbers from before `start` too."""
-        known = any(self._folder.glob(FILES))
+        """Opens a file; in an empty folder it begins with the numbers from before `start`."""
+        has_files = any(self._folder.glob(FILES))
         self._start = start
         self._writer = self._package.SummaryWriter(
             str(self._folder),
-            purge_step=(start and start + 1) if known else None,
-            filename_suffix=f".{os.getpid()}.{start:09d}",  # names begin with the second, and are read in their order
+            purge_step=(start and start + 1) if has_files else None,
+            filename_suffix=f".{os.getpid()}.{start:09d}",  # readers sort by name, which begins with seconds
         )
-        for step, values in () if known else earlier:
+        for step, values in () if has_files else earlier:
             self._points(step, values)
         self._writer.flush()
         return f"TensorBoard shows the run: tensorboard --logdir={self._folder}"
@@ -47,7 +47,7 @@ class TensorBoard:
         self._writer.flush()
 
     def text(self, name: str, text: str) -> None:
-        """The text as it stands, at the step that the run goes on from."""
+        """The text verbatim, at the step that the run goes on from."""
         self._writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), self._start)
         self._writer.flush()
 
@@ -58,7 +58,7 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()
 

@@ -1,4 +1,4 @@
-"""Weights & Biases, where the network reaches it; kept in the workdir, to be sent later, where it does not."""
+"""Weights & Biases; without a network the run is stored in the workdir, to be sent later."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from jaxtyping import UInt8
 from jaxkd.errors import first_line
 from jaxkd.train.sinks.base import Row, package
 
-FOLDER, ID = "wandb", "run_id"  # in the workdir: what the package writes there, and our run's name among all runs
+FOLDER, ID = "wandb", "run_id"  # in the workdir: the package's folder, and in it the file with the id of the run
 JOINING = 30.0  # seconds to reach the server
 ENDING = 30.0  # seconds for the last numbers to be sent
-# Where a user did not set these: we say what there is to say, and reports of the package about itself would be one more
-# thing to wait for when a process ends without a network.
+# Unless the user set them: the sink prints its own messages, and error reports of the package about itself would delay
+# the end of a process without a network.
 ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
 class WeightsAndBiases:
-    """One run of `project` ("PROJECT" or "ENTITY/PROJECT") for a workdir, however often it goes on."""
+    """One run of `project` ("PROJECT" or "ENTITY/PROJECT") for a workdir, also where the training is resumed."""
 
     name = "Weights & Biases"
 
@@ -33,22 +33,22 @@ class WeightsAndBiases:
             os.environ.setdefault(name, value)
         self._package = package("wandb", extra="wandb")
         self._run: Any = None
-        self._first = 0  # step that the server does not have yet
+        self._first = 0  # first step that the server does not have yet
 
     def begin(self, start: int, earlier: Sequence[Row]) -> str:
-        """Joins the run, or keeps it in the workdir; then sends what the server lacks of the earlier numbers.
+        """Resumes the run on the server, or stores it in the workdir; then sends earlier numbers that the server lacks.
 
-        A run that goes on may have sent steps after `start`; they are the same again, and are not sent twice.
+        A resumed run may have sent steps after `start`; they are repeated with equal numbers, and not sent twice.
         """
         reason = self._unreachable()
         if not reason:
             try:
-                self._run = self._opened(os.environ.get("WANDB_MODE"))
-            except Exception as error:  # the package raises its own kinds, and what its net raises
+                self._run = self._open_run(os.environ.get("WANDB_MODE"))
+            except Exception as error:  # of the package's own types, or of the network
                 reason = first_line(error)
-                self._package.teardown()  # it would refuse the run's id a second time
+                self._package.teardown()  # otherwise it refuses the run's id a second time
         if reason:
-            self._run = self._opened("offline")
+            self._run = self._open_run("offline")
         self._first = int(self._run.step)
         for step, values in earlier:
             self.scalars(step, values)
@@ -56,8 +56,8 @@ class WeightsAndBiases:
             return ""
         if not self._run.offline:
             return f"Weights & Biases shows the run: {self._run.url}"
-        why = f"Weights & Biases is not reached ({reason})" if reason else "Weights & Biases is set to be offline"
-        return f"{why}; the run is kept in {self._workdir / FOLDER}, and wandb sync sends it."
+        status = f"Weights & Biases is not reached ({reason})" if reason else "Weights & Biases is set to be offline"
+        return f"{status}; the run is kept in {self._workdir / FOLDER}, and wandb sync sends it."
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """A point on each curve."""
@@ -65,7 +65,7 @@ class WeightsAndBiases:
             self._run.log(dict(values), step=step)
 
     def text(self, name: str, text: str) -> None:
-        """Part of the run's configuration: by its fields, where it is JSON."""
+        """Adds the text to the run's configuration, parsed where it is JSON."""
         try:
             value = json.loads(text)
         except ValueError:
@@ -78,7 +78,7 @@ class WeightsAndBiases:
             self._run.log({name: self._package.Image(image) for name, image in images.items()}, step=step)
 
     def close(self) -> None:
-        """Waits a while until all is sent; TimeoutError where it is not."""
+        """Waits up to ENDING seconds until all is sent; TimeoutError where it is not."""
         if self._run is None:
             return
         try:
@@ -90,12 +90,12 @@ class WeightsAndBiases:
             ) from error
 
     def _unreachable(self) -> str:
-        """Why not even to try, "" for no reason; asks nobody for a key."""
+        """Why the server is not tried, "" where it is; never prompts for a key."""
         if os.environ.get("WANDB_MODE", "online") != "online" or self._package.login(prompt=False, verify=False):
             return ""
         return "there is no key: wandb login"
 
-    def _opened(self, mode: str | None) -> Any:
+    def _open_run(self, mode: str | None) -> Any:
         settings = self._package.Settings(
             silent=True,
             console="off",
@@ -115,10 +115,10 @@ class WeightsAndBiases:
         )
 
     def _id(self) -> str:
-        """The id that is kept in the workdir."""
+        """The id of the run, stored in the workdir."""
         file = self._workdir / FOLDER / ID
-        if file.is_file() and (known := file.read_text(encoding="utf-8").strip()):
-            return known
+        if file.is_file() and (stored := file.read_text(encoding="utf-8").strip()):
+            return stored
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(secrets.token_hex(8))
         return file.read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jaxkd.errors import ConfigError
-from jaxkd.train.sinks.apart import Apart
 from jaxkd.train.sinks.base import Sink
+from jaxkd.train.sinks.threaded import ThreadedSink
 from jaxkd.train.sinks.wandb import WeightsAndBiases
 
 
@@ -74,11 +74,11 @@ def shown(tmp_path, start=0, *, earlier=(), patience=5.0):
     """What people read of a short run."""
     said, sink = [], WeightsAndBiases("team/cells", tmp_path)
     assert isinstance(sink, Sink)
-    thread = Apart(sink, say=said.append, patience=patience)
-    thread.hand(partial(sink.begin, start, earlier))
-    thread.hand(partial(sink.text, "recipe", '{"steps": 4}'))
-    thread.hand(partial(sink.scalars, start + 2, {"train/loss": 0.5}))
-    thread.hand(partial(sink.pictures, start + 2, {"pictures/7": np.zeros((6, 8, 3), np.uint8)}))
+    thread = ThreadedSink(sink, say=said.append, patience=patience)
+    thread.submit(partial(sink.begin, start, earlier))
+    thread.submit(partial(sink.text, "recipe", '{"steps": 4}'))
+    thread.submit(partial(sink.scalars, start + 2, {"train/loss": 0.5}))
+    thread.submit(partial(sink.pictures, start + 2, {"pictures/7": np.zeros((6, 8, 3), np.uint8)}))
     thread.close()
     return said
 

@@ -1,4 +1,4 @@
-"""What a step needs of a chip, as records: compiled whole, or planned."""
+"""Records of what a step needs of a chip: compiled completely, or planned."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,18 @@ class Memory:
     arguments: int
     outputs: int
     temporaries: int
-    alias: int  # of the outputs, in the place of arguments
+    alias: int  # of outputs that share the memory of arguments
     program: int
 
     @property
     def total(self) -> int:
-        """What is there at once."""
+        """Bytes in use at once."""
         return self.arguments + self.outputs - self.alias + self.temporaries + self.program
 
 
 @dataclass(frozen=True)
 class Program:
-    """What the compiler says of a program on one chip; what stands in a loop may be counted once."""
+    """The compiler's analysis of a program on one chip; operations in a loop may be counted once."""
 
     memory: Memory
     flops: float
@@ -35,10 +35,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Bound:
-    """Seconds of a step at the chip's published peaks, as its roofline has them; a bound and no prediction.
+    """Seconds of a step at the chip's published peaks (its roofline); a bound and no prediction.
 
-    The compiler counts what stands in a loop once, so the operations may be too few; and bytes that stay on the chip
-    between two operations as if they went through its memory, so these may be too many.
+    The compiler counts operations in a loop once, so they may be too few, and it counts bytes that stay on the chip
+    between two operations as memory traffic, so they may be too many.
     """
 
     operations: float
@@ -51,33 +51,33 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Size:
-    """What one number of pictures a chip needs."""
+class Requirement:
+    """The memory that one number of pictures a chip needs."""
 
     bucket: tuple[int, int]  # height and width
     pictures: int  # a chip
-    needed: int  # bytes; 0 where the compiler gave up without a word on them
+    needed: int  # bytes; 0 where the compiler gave up and did not report them
     limit: int  # bytes
-    fits: bool  # of a plan, whether the compiler went on to write code
+    fits: bool  # of a plan, whether the compiler went on to generate code
     seconds: float  # of compiling; of a plan, of the whole process
 
 
 @dataclass(frozen=True)
-class Probe(Size):
+class Probe(Requirement):
     """The step compiled for one size."""
 
     program: Program | None  # None where the compiler gave up
 
     def bound(self, chip: Chip) -> Bound | None:
-        """What its time cannot be below; None where the chip's peaks are unknown or the compiler gave up."""
+        """The lower bound of its time; None where the chip's peaks are unknown or the compiler gave up."""
         if self.program is None or not chip.peak or not chip.bandwidth:
             return None
         return Bound(operations=self.program.flops / chip.peak, memory=self.program.accessed / chip.bandwidth)
 
 
 @dataclass(frozen=True)
-class Plan(Size):
-    """One size as a TPU's compiler plans it: memory is assigned, and the code, which takes some beside, not written."""
+class Plan(Requirement):
+    """The step planned for one size: a TPU's compiler has assigned memory, without the code, which needs some more."""
 
     collectives: dict[str, Collectives]
     repeated: int  # instructions, as `preflight.repeated` counts them

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxkd.cluster.place import PORT, Place, find, first_host
+from jaxkd.cluster.process_info import PORT, ProcessInfo, find, first_host
 from jaxkd.errors import ConfigError
 
 SLURM = {
@@ -19,31 +19,34 @@ TPU = {"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_WORKER_ID": "1"}
 
 def test_flags_come_before_the_environment():
     flags = {"coordinator": "[::1]:2000", "processes": 2, "process": 1}
-    assert find("auto", **flags, environment=SLURM) == Place("[::1]:2000", 2, 1)
+    assert find("auto", **flags, environment=SLURM) == ProcessInfo("[::1]:2000", 2, 1)
     assert find("explicit", **flags, environment={}).address == ("::1", 2000)
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("environment", "expected"),
     [
         ({}, None),
-        (SLURM, Place("gpu007:20024", 16, 3)),
+        (SLURM, ProcessInfo("gpu007:20024", 16, 3)),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
-        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_LOCALID": "3"}, Place("gpu007:20024", 16, 3, device=3)),
+        (
+            SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_LOCALID": "3"},
+            ProcessInfo("gpu007:20024", 16, 3, device=3),
+        ),
         ({"SLURM_JOB_ID": "20012", "SLURM_PROCID": "0"}, None),  # the batch script itself
-        (KUBERNETES, Place("run-0-0.run:29470", 4, 2)),
-        (TPU, Place(f"t0:{PORT}", 2, 1)),
+        (KUBERNETES, ProcessInfo("run-0-0.run:29470", 4, 2)),
+        (TPU, ProcessInfo(f"t0:{PORT}", 2, 1)),
         ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
     ],
 )
-def test_the_environment_tells(environment, place):
-    assert find("auto", environment=environment) == place
+def test_the_environment_tells(environment, expected):
+    assert find("auto", environment=environment) == expected
     assert find("one", environment=environment) is None
 
 
 def test_a_tpu_asks_its_metadata():
     answers = {"agent-worker-number": "1", "worker-network-endpoints": "a:b:10.0.0.2,c:d:10.0.0.3"}
-    assert find("tpu", environment={}, metadata=answers.__getitem__) == Place(f"10.0.0.2:{PORT}", 2, 1)
+    assert find("tpu", environment={}, metadata=answers.__getitem__) == ProcessInfo(f"10.0.0.2:{PORT}", 2, 1)
     alone = answers | {"worker-network-endpoints": "a:b:10.0.0.2", "agent-worker-number": "0"}
     assert find("tpu", environment={}, metadata=alone.__getitem__) is None
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from jaxkd.train.sinks import apart
+from jaxkd.train.sinks import threaded
 
 
 class Recorder:
@@ -43,10 +43,10 @@ class Recorder:
 
 def shown(sink, said, *, patience=5.0):
     """A short run, handed to a sink."""
-    thread = apart.Apart(sink, say=said.append, patience=patience)
-    thread.hand(partial(sink.begin, 0, []))
+    thread = threaded.ThreadedSink(sink, say=said.append, patience=patience)
+    thread.submit(partial(sink.begin, 0, []))
     for step in (1, 2, 3):
-        thread.hand(partial(sink.scalars, step, {"train/loss": 1.0}))
+        thread.submit(partial(sink.scalars, step, {"train/loss": 1.0}))
         time.sleep(0.01)
     thread.close()
     return [call for call, *_ in sink.calls]
@@ -82,11 +82,11 @@ def test_a_sink_that_hangs_has_its_time_and_no_more(call):
 
 
 def test_a_sink_that_falls_far_behind_is_left(monkeypatch):
-    monkeypatch.setattr(apart, "WAITING", 3)
+    monkeypatch.setattr(threaded, "WAITING", 3)
     said, sink = [], Recorder(hanging=("scalars",))
-    thread = apart.Apart(sink, say=said.append)
+    thread = threaded.ThreadedSink(sink, say=said.append)
     for step in range(9):
-        thread.hand(partial(sink.scalars, step, {}))
+        thread.submit(partial(sink.scalars, step, {}))
         time.sleep(0.01)
     thread.close()  # at once: it is over
     assert said == ["Recorder is left out from here on: it is 3 reports behind. Nothing else is lost."]
@@ -94,11 +94,11 @@ def test_a_sink_that_falls_far_behind_is_left(monkeypatch):
 
 
 def test_the_end_gets_through_behind_all_that_waits(monkeypatch):
-    monkeypatch.setattr(apart, "WAITING", 3)
+    monkeypatch.setattr(threaded, "WAITING", 3)
     said, sink, go = [], Recorder(), threading.Event()
-    thread = apart.Apart(sink, say=said.append)
+    thread = threaded.ThreadedSink(sink, say=said.append)
     for call in (go.wait, *[partial(sink.scalars, step, {}) for step in (1, 2, 3)]):
-        thread.hand(call)
+        thread.submit(call)
         time.sleep(0.01)
     threading.Timer(0.1, go.set).start()
     thread.close()

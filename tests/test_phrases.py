@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxkd import words
+from jaxkd import phrases
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ from jaxkd import words
     ],
 )
 def test_one_is_one_and_others_are_several(number, noun, said):
-    assert words.counted(number, noun) == said
+    assert phrases.counted(number, noun) == said
 
 
 def test_names_in_a_row():
     rows = [[], ["a"], ["a", "b"], ["a", "b", "c"]]
-    assert [words.listed(names) for names in rows] == ["", "a", "a and b", "a, b and c"]
-    assert words.some(["a", "b", "c"], most=3) == "a, b and c"
-    assert words.some(["a", "b", "c", "d", "e"], most=3) == "a, b, c and 2 more"
+    assert [phrases.listed(names) for names in rows] == ["", "a", "a and b", "a, b and c"]
+    assert phrases.some(["a", "b", "c"], most=3) == "a, b and c"
+    assert phrases.some(["a", "b", "c", "d", "e"], most=3) == "a, b, c and 2 more"

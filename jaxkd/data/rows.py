@@ -1,0 +1,68 @@
+"""One picture and its ground truth as a row of a batch: boxes clipped, limited in number and padded."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32
+
+from jaxkd.data import transforms
+from jaxkd.data.base import Record
+from jaxkd.data.transforms import Sample
+from jaxkd.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizedPicture:
+    """A resized picture with its ground truth."""
+
+    sample: Sample
+    labels: Int32[np.ndarray, "n"]
+    crowd: Bool[np.ndarray, "n"]
+    scales: Float32[np.ndarray, "2"]  # (y, x) from original to resized pixels
+
+
+def to_row(resized: ResizedPicture, *, bucket: tuple[int, int], limit: int, index: int, real: bool) -> Batch:
+    """A row of a batch: a Batch without its leading axis."""
+    image, boxes = resized.sample.image, resized.sample.boxes
+    crowd = resized.crowd | transforms.tiny(boxes)
+    fields: dict[str, Any] = {
+        "images": transforms.pad(image, bucket=bucket),
+        "sizes": np.array(image.shape[:2], np.int32),
+        "boxes": _padded(boxes, limit),
+        "labels": _padded(resized.labels, limit),
+        "valid": _padded(~crowd, limit),
+        "crowd": _padded(crowd, limit),
+        "ids": np.int32(index),
+        "scales": resized.scales,
+        "real": np.bool_(real),
+    }
+    return Batch(**fields)
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    """`values`, padded with zeros to `length`."""
+    padded = np.zeros((length, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return padded
+
+
+def clipped(record: Record, image: np.ndarray) -> Record:
+    """The record with its boxes clipped to the decoded picture, where that has another size than annotated."""
+    height, width = image.shape[:2]
+    if (record.height, record.width) == (height, width):
+        return record
+    boxes = np.clip(record.boxes, 0, np.array([width, height, width, height], np.float32))
+    return _select(dataclasses.replace(record, boxes=boxes), np.all(boxes[:, 2:] > boxes[:, :2], axis=-1))
+
+
+def with_largest(record: Record, limit: int) -> Record:
+    """The record with its `limit` largest boxes, in their order."""
+    if len(record.boxes) <= limit:
+        return record
+    area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(-1)
+    return _select(record, np.sort(np.argsort(-area, kind="stable")[:limit]))
+
+
+def _select(record: Record, keep: np.ndarray) -> Record:
+    return dataclasses.replace(record, boxes=record.boxes[keep], labels=record.labels[keep], crowd=record.crowd[keep])
