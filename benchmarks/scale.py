@@ -104,9 +104,11 @@ def plan(case: Case) -> dict[str, Any]:
 
 def largest(case: Case, whole: dict[str, Any]) -> dict[str, Any]:
     """The record of a search that begins with the record of a whole preflight."""
-    from jaxkd.preflight import largest, needs, plan
+    from jaxkd.preflight import largest, plan, requirements
 
-    probe = needs.Probe(**{field.name: whole["probes"][0][field.name] for field in dataclasses.fields(needs.Probe)})
+    probe = requirements.Probe(
+        **{field.name: whole["probes"][0][field.name] for field in dataclasses.fields(requirements.Probe)}
+    )
     number, beside, plans = largest.planned(functools.partial(plan.plan, _step(case)), probe)
     return _about(case) | {
         "devices": whole["devices"],

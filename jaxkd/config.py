@@ -295,7 +295,7 @@ def _make_absolute(config: Recipe, paths: Collection[str]) -> None:
     with config.unlocked():
         for key, value in config.items():
             if isinstance(value, ConfigDict):
-                _make_absolute(value, path_fields(value[NAME]) if NAME in value else paths_below(paths, key))
+                _make_absolute(value, path_fields(str(value[NAME])) if NAME in value else paths_below(paths, key))
             elif key in paths and isinstance(value, str):
                 config[key] = absolute(value)
 

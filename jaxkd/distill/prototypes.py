@@ -139,12 +139,12 @@ def _level(
     """Student's rows, teacher's rows and objects of one level."""
     known = (places >= 0).any(1)
     if kind == "class_mean":
-        rows = [
-            np.stack([space[row[row >= 0]].mean(0) if (row >= 0).any() else np.zeros(space.shape[1]) for row in places])
-            for space in (student, teacher)
-        ]
-        repeated = [np.repeat(row, count, axis=0).astype(np.float32) for row in rows]
-        return *repeated, np.full(len(places) * count, -1, np.int32)
+
+        def means(space: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d"]:
+            rows = [space[row[row >= 0]].mean(0) if (row >= 0).any() else np.zeros(space.shape[1]) for row in places]
+            return np.repeat(np.stack(rows), count, axis=0).astype(np.float32)
+
+        return means(student), means(teacher), np.full(len(places) * count, -1, np.int32)
     if kind == "random":
         chosen = np.zeros((len(places), count), np.int32)
         for label, row in enumerate(places):
@@ -158,8 +158,9 @@ def _level(
     objects = np.take_along_axis(places, chosen, axis=1)
     flat = objects.reshape(-1)
     blank = np.repeat(~known, count)[:, None]
-    rows = [np.where(blank, 0.0, space[np.maximum(flat, 0)]).astype(np.float32) for space in (student, teacher)]
-    return *rows, np.where(blank[:, 0], -1, flat).astype(np.int32)
+    student, teacher = (np.where(blank, 0.0, space[np.maximum(flat, 0)]) for space in (student, teacher))
+    objects = np.where(blank[:, 0], -1, flat).astype(np.int32)
+    return student.astype(np.float32), teacher.astype(np.float32), objects
 
 
 @functools.partial(jax.jit, static_argnames=("count", "alpha", "pursue"))

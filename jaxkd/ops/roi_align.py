@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.export
@@ -170,7 +171,7 @@ def _in_chunks(
     pool: Callable[[RegionMaps], Float[Array, "_ i i c"]], regions: RegionMaps, *, chunk: int
 ) -> Float[Array, "n i i c"]:
     """`pool` applied to all regions, `chunk` of them at a time."""
-    count = regions.level.shape[0]  # symbolic in a program that is exported for any number of images
+    count: Any = regions.level.shape[0]  # symbolic in a program that is exported for any number of images
     if not jax.export.is_symbolic_dim(count) and count <= chunk:
         return pool(regions)
     chunks = -(-count // chunk)

@@ -15,7 +15,7 @@ import pytest
 
 from jaxkd.cli import preflight as command
 from jaxkd.config import load_recipe
-from jaxkd.preflight import chips, collectives, needs, plan, topology
+from jaxkd.preflight import chips, collectives, plan, requirements, topology
 from jaxkd.train import mesh
 
 
@@ -77,7 +77,7 @@ def planned(asked, monkeypatch):
         steps.append(step)
         total = int(needed * (pictures / 4 - 0.1))
         kinds = {"all-reduce": collectives.Collectives(3, 5_000_000)}
-        return needs.Plan(bucket, pictures, total, chip.memory, total <= chip.memory, 30.0, kinds, 7)
+        return requirements.Plan(bucket, pictures, total, chip.memory, total <= chip.memory, 30.0, kinds, 7)
 
     monkeypatch.setattr(topology, "mesh_of", lambda name, *, devices: mesh.make_mesh(2))
     monkeypatch.setattr(chips, "chip_of", lambda device, *, sharing: chip)
@@ -106,7 +106,7 @@ def test_the_plan_alone(project, planned, refused, tmp_path):
     assert "does not fit" in outcome.out
     refused(check(project, "--plan"), 64, "--plan is of a slice of TPUs; give one", command="preflight")
     refused(check(project, f"--out={out}/inner.json"), 74, f"{out} cannot be written to", command="preflight")
-    silent = needs.Plan((8, 8), 2, 0, 2**30, False, 1.0, {}, 0)  # a compiler that does not say how much
+    silent = requirements.Plan((8, 8), 2, 0, 2**30, False, 1.0, {}, 0)  # a compiler that does not say how much
     assert command._memory(silent) == "more than 1.00 GiB"
 
 

@@ -153,7 +153,7 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
         (lambda n: 100 + 110 * n, 8, 4),  # a line
         (lambda n: 100 + 110 * n - 2 * max(n - 5, 0) ** 2, 8, 5),  # that bends near the limit
         (lambda n: 2000, 0, 4),  # too much, however few
-        (lambda n: 100 + 0.5 * n, largest.MOST, 3),  # no end in sight
+        (lambda n: 100 + 0.5 * n, largest.MAX_PICTURES, 3),  # no end in sight
         (lambda n: 100 + 110 * n if n < 9 else 990 + n / 4 if n <= 30 else 50 * n, 30, 8),  # work done twice near it
         (lambda n: 0, 5, 5),  # a compiler that does not say how much
     ],
