@@ -74,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
     }
     report.draw_comparison(workdir / "pictures.png", source, pictures)
     report.show(summary)
-    print(f"report.md, report.json and pictures.png are in {workdir}. To see more, and to take the student with you:")
+    print(f"report.md, report.json and pictures.png are in {workdir}. To see more, and to export the student:")
     print(f"  jaxkd compare {workdir / 'alone'} {workdir / 'taught'} --out={workdir / 'comparison'}")
     print(f"  jaxkd export --workdir={workdir / 'taught'} --format=stablehlo --out={workdir / 'exported'}")
     return 0

@@ -6,6 +6,7 @@ import projects
 import pytest
 from PIL import Image
 
+from jaxkd.cli import quickstart
 from jaxkd.paths import path_of
 
 
@@ -26,7 +27,16 @@ def test_arguments_that_are_refused(refused, tmp_path, flag, word):
 
 
 @pytest.mark.parametrize(("method", "detector"), [("task_adaptive", "faster_rcnn"), ("both", "retinanet")])
-def test_four_steps(tmp_path, method, detector):
+def test_four_steps(tmp_path, method, detector, monkeypatch):
+    """On fewer validation pictures than the command scores on."""
+    whole = quickstart._recipe
+
+    def fewer(*arguments):
+        recipe = whole(*arguments)
+        recipe.data.val.limit = 24
+        return recipe
+
+    monkeypatch.setattr(quickstart, "_recipe", fewer)
     if not (path_of("assets:bccd_teacher") / "weights.safetensors").is_file():
         pytest.skip("The quickstart's teacher is not in jaxkd/assets/bccd_teacher yet.")
     outcome = projects.call(
