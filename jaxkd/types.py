@@ -5,12 +5,20 @@ Boxes are (x0, y0, x1, y1) in pixels of the padded picture, half-open, float32.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from flax import struct
 from jax import numpy as jnp
 
 Array = Any  # of jax or numpy; while a tree is mapped, also a shape, a sharding or None in its place
+Capability = Literal[
+    "features",  # feature maps
+    "box_predictions",  # predictions for any boxes, and regions of its own
+    "anchor_predictions",  # predictions for its own anchors or points alone, which are its regions
+    "detections",  # final detections
+    "head",  # its head can be run on other feature maps
+    "box_distributions",  # distributions of a box's sides
+]
 
 
 class Batch(struct.PyTreeNode):
@@ -55,25 +63,25 @@ class Features(struct.PyTreeNode):
 class DetectorOutputs(struct.PyTreeNode):
     """One detector's outputs on one batch, as distillation methods get them."""
 
-    features: Features
+    features: Any  # Features; None where the teacher gives none
     predictions: Any  # Predictions; None where the detector cannot predict for the other's regions
     traits: "Traits" = struct.field(pytree_node=False)
+    detections: Any = None  # Detections with the student's labels, of a teacher of which a method needs them; else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """The constants of a detector that a method may need."""
+    """The constants of a detector that a method may need; () for levels and box code that it does not have."""
 
     classes: tuple[str, ...]
+    capabilities: frozenset[Capability]  # what the detector gives; see `detectors.base` for the functions of each
     strides: tuple[int, ...]  # of the neck's levels
     channels: tuple[int, ...]  # of the neck's levels
     backbone_strides: tuple[int, ...]
     backbone_channels: tuple[int, ...]
     box_weights: tuple[float, ...]  # of the box code of `Predictions.deltas`
     background: int | None  # column of `Predictions.logits`; None where classes are independent
-    anchors: tuple | None = (
-        None  # the only boxes it can predict for, as a description of its anchors; None for any boxes
-    )
+    anchors: tuple | None = None  # a description of its anchors, where it predicts for these alone
 
 
 class Reliability(struct.PyTreeNode):

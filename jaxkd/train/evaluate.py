@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax
-import numpy as np
-from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from jaxkd.data import loader
 from jaxkd.data.base import Source
-from jaxkd.detectors.base import Detector, Params
+from jaxkd.detectors.base import Params
+from jaxkd.distill.classes import relabelled
 from jaxkd.errors import JaxkdError
 from jaxkd.evaluation.run import Evaluation, evaluate
 from jaxkd.train import hosts, mesh
@@ -29,22 +28,24 @@ class HasDetect(Protocol):
         ...
 
 
+@runtime_checkable
+class HasClasses(HasDetect, Protocol):
+    """A detector with the class list of its labels."""
+
+    classes: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class RelabelledDetector:
     """A detector of another class list, evaluated on the classes that a source shares with it."""
 
-    detector: Detector
+    detector: HasClasses
     columns: tuple[int, ...]  # the detector's column for each class of the source; negative where it has none
 
     def detect(self, params: Params, batch: Batch) -> Detections:
         """The detector's detections with the source's labels; those of other classes are not valid."""
         detections = self.detector.detect(params, batch)
-        label_of = np.full(len(self.detector.classes), -1, np.int32)
-        for label, column in enumerate(self.columns):
-            if column >= 0:
-                label_of[column] = label
-        labels = jnp.asarray(label_of)[detections.labels]
-        return detections.replace(labels=jnp.maximum(labels, 0), valid=detections.valid & (labels >= 0))
+        return relabelled(detections, self.columns, classes=len(self.detector.classes))
 
 
 def evaluate_source(

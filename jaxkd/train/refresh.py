@@ -1,7 +1,7 @@
 """Rebuilding the methods' memory between epochs, from both detectors' features of objects of the training set."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from jaxkd.config import module_of
 from jaxkd.data import loader
 from jaxkd.data.base import Source, Subset
-from jaxkd.detectors.base import Params
+from jaxkd.detectors.base import Detector, Params
 from jaxkd.distill import base
 from jaxkd.distill.prototypes import Choice, Truth, Vectors
 from jaxkd.train import hosts, mesh
@@ -118,8 +118,7 @@ class Refresh:
 
     def _compile(self, config: Any, who: base.Who) -> Callable:
         """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level)."""
-        detector = self._pair.student if who == "student" else self._pair.teacher
-        assert detector is not None
+        detector = cast(Detector, self._pair.student if who == "student" else self._pair.teacher)
         traits = (self._pair.student.traits, self._pair.teacher_traits)
 
         def vectors_of(params: Params, batch: Batch):

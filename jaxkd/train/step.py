@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import optax
@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from jaxkd.config import module_of
-from jaxkd.detectors.base import Detector
-from jaxkd.distill import base, classes
+from jaxkd.detectors.base import Detector, Teacher
+from jaxkd.distill import base, classes, fit
 from jaxkd.errors import ConfigError
 from jaxkd.train.dependence import depends_on_first
 from jaxkd.train.mesh import AXIS, over_batch
@@ -24,6 +24,8 @@ from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree, join, moving_average, split
 from jaxkd.types import (
     Batch,
+    Capability,
+    Detections,
     DetectorOutputs,
     Features,
     Inputs,
@@ -44,7 +46,7 @@ class Pair:
     """Everything static about a step: the student, its teacher, the methods and the optimizer."""
 
     student: Detector
-    teacher: Detector | None
+    teacher: Teacher | None
     methods: dict[str, Any]  # by the name that the recipe gives it, a method's Config
     optimizer: optax.GradientTransformation  # whose `update` takes a learning_rate
     ema_decay: float = 0.0
@@ -61,6 +63,12 @@ class Pair:
         background = None if traits.background is None else len(classes)
         return dataclasses.replace(traits, classes=classes, background=background)
 
+    def taught_from(self, capability: Capability) -> bool:
+        """Whether the teacher gives this, and some method needs it of the teacher."""
+        if self.teacher is None or capability not in self.teacher.traits.capabilities:
+            return False
+        return any(capability in module_of(config).needs(config).teacher for config in self.methods.values())
+
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` of State.params is to be trained."""
         return path[0] == "distill" or self.student.trainable(path[1:])
@@ -71,22 +79,27 @@ class StepInputs(struct.PyTreeNode):
 
     batch: Batch
     teacher_params: Tree  # the teacher's parameters; {} without one
-    teacher_features: Features | None = None  # without a gradient; None where there is no method
+    teacher_features: Features | None = None  # without a gradient; see `teacher_features`
+    teacher_detections: Detections | None = None  # see `teacher_detections`
     memory: dict[str, Any] = struct.field(default_factory=dict)  # by name of the methods that have one
     key: Any = None  # [] the random key of the step
     decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, its decay factor []
 
 
 def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
-    """The inputs of the next step of `state`, without the teacher's features."""
+    """The inputs of the next step of `state`, without the teacher's outputs."""
     key = jax.random.fold_in(state.key, state.step)
     return StepInputs(batch=batch, teacher_params=teacher_params, memory=state.memory, key=key, decay=scheduled.decay)
 
 
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
-    """The state before step 1, with the methods' own parameters drawn from `key`."""
+    """The state before step 1, with the methods' own parameters drawn from `key`.
+
+    Raises ConfigError where a method does not fit the two detectors.
+    """
     method_params, memory = {}, {}
     check_reliability(pair)
+    check_fit(pair)
     for index, (name, config) in enumerate(pair.methods.items()):
         assert pair.teacher is not None
         traits, module = (pair.student.traits, pair.teacher_traits), module_of(config)
@@ -103,6 +116,14 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
         key=jax.random.fold_in(key, 0),
         memory=memory,
     )
+
+
+def check_fit(pair: Pair) -> None:
+    """Raises ConfigError where a method needs what the student or the teacher does not give."""
+    if pair.methods:
+        assert pair.teacher is not None
+        student = fit.party("student", pair.student, pair.student.traits)
+        fit.check(pair.methods, student, fit.party("teacher", pair.teacher, pair.teacher_traits))
 
 
 def check_reliability(pair: Pair) -> None:
@@ -142,7 +163,7 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
         batch_counts = whole_batch_counts(pair, state.params, batch_inputs) if pair.accumulate > 1 else {}
 
         def gradient(part: Batch) -> tuple[Tree, tuple[Losses, Counts]]:
-            inputs = batch_inputs.replace(batch=part, teacher_features=teacher_features(pair, teacher_params, part))
+            inputs = with_teacher_outputs(pair, batch_inputs.replace(batch=part))
 
             def loss(trained: Tree) -> tuple[jax.Array, tuple[Losses, Counts]]:
                 params = join(trained, fixed)
@@ -195,11 +216,30 @@ def in_parts(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> 
     return lax.scan(add, zeros, stacked)[0]
 
 
+def with_teacher_outputs(pair: Pair, inputs: StepInputs) -> StepInputs:
+    """The inputs with the teacher's feature maps and detections of the batch."""
+    return inputs.replace(
+        teacher_features=teacher_features(pair, inputs.teacher_params, inputs.batch),
+        teacher_detections=teacher_detections(pair, inputs.teacher_params, inputs.batch),
+    )
+
+
 def teacher_features(pair: Pair, teacher_params: Tree, batch: Batch) -> Features | None:
-    """The teacher's feature maps without a gradient; None where there is no method."""
-    if pair.teacher is None or not pair.methods:
+    """The teacher's feature maps without a gradient; None where there is no method, or it gives none."""
+    if pair.teacher is None or not pair.methods or "features" not in pair.teacher.traits.capabilities:
         return None
-    return lax.stop_gradient(pair.teacher.features(teacher_params, batch))
+    return lax.stop_gradient(cast(Detector, pair.teacher).features(teacher_params, batch))
+
+
+def teacher_detections(pair: Pair, teacher_params: Tree, batch: Batch) -> Detections | None:
+    """The teacher's detections with the student's labels, without a gradient; None where no method needs them."""
+    if not pair.taught_from("detections"):
+        return None
+    teacher = cast(Detector, pair.teacher)
+    detections = lax.stop_gradient(teacher.detect(teacher_params, batch))
+    if pair.teacher_columns:
+        return classes.relabelled(detections, pair.teacher_columns, classes=len(teacher.classes))
+    return detections
 
 
 def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepInputs) -> Losses:
@@ -217,7 +257,7 @@ def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepIn
     predictions = student.predict(params_student, student_features, regions.boxes, batch)
     terms = terms | student.losses(predictions, regions)
     metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
-    if inputs.teacher_features is not None:
+    if pair.methods:
         outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
         shared = with_teacher(pair, inputs, outputs, regions, owner=student.traits)
         distilled = distill(pair, params, inputs, shared, keys=keys)
@@ -271,13 +311,13 @@ def on_regions(
       pair: student and teacher.
       student_params: of the student.
       student_features: of the batch.
-      inputs: everything else, with the teacher's features.
+      inputs: everything else, with the teacher's outputs.
       sharing: whose regions, and which.
       keys: what `image_keys` gives.
     """
-    student, teacher = pair.student, pair.teacher
-    assert teacher is not None and inputs.teacher_features is not None
+    student, teacher = pair.student, cast(Detector, pair.teacher)
     if sharing.source == "teacher":
+        assert inputs.teacher_features is not None
         owner, owner_params, owner_features = teacher, inputs.teacher_params, inputs.teacher_features
     else:
         owner, owner_params, owner_features = student, student_params, student_features
@@ -296,15 +336,19 @@ def with_teacher(
     pair: Pair, inputs: StepInputs, student: DetectorOutputs, regions: Regions, *, owner: Traits
 ) -> Inputs:
     """The student's outputs on the `regions` of `owner`, and the teacher's on the same regions (proposal sharing)."""
-    teacher, features = pair.teacher, inputs.teacher_features
-    assert teacher is not None and features is not None
+    teacher, features = cast(Detector, pair.teacher), inputs.teacher_features
     predictions = None
-    if base.can_predict(teacher.traits, owner):
+    if features is not None and base.can_predict(teacher.traits, owner):
         predictions = teacher.predict(inputs.teacher_params, features, regions.boxes, inputs.batch)
         predictions = lax.stop_gradient(predictions)
         if pair.teacher_columns and student.predictions is not None:
             predictions = _in_student_classes(pair, predictions, student.predictions)
-    outputs = DetectorOutputs(features=features, predictions=predictions, traits=pair.teacher_traits)
+    outputs = DetectorOutputs(
+        features=features,
+        predictions=predictions,
+        traits=pair.teacher_traits,
+        detections=inputs.teacher_detections,
+    )
     return Inputs(student=student, teacher=outputs, regions=regions, batch=inputs.batch)
 
 
@@ -333,9 +377,8 @@ def whole_batch_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
 
     def counts(params: tuple[Tree, Tree], part: Batch) -> Counts:
         student_params, teacher_params = params
-        target = teacher_features(pair, teacher_params, part)
+        part_inputs = with_teacher_outputs(pair, inputs.replace(batch=part, teacher_params=teacher_params))
         features = pair.student.features(student_params["detector"], part)
-        part_inputs = inputs.replace(batch=part, teacher_params=teacher_params, teacher_features=target)
         terms = forward(pair, student_params, features, part_inputs).terms
         return {name: term.count for name, term in terms.items()}
 

@@ -75,10 +75,13 @@ class Training:
         self.spread_reported = False
 
     def check_teacher(self, teacher: build.Loaded) -> None:
-        """Scores the teacher on some validation pictures.
+        """Scores the teacher on some validation pictures, where it gives detections.
 
         Raises WeightsError where its AP is below half of that on its own validation data.
         """
+        if "detections" not in teacher.detector.traits.capabilities:
+            self.log.say("The teacher gives no detections, so it is not scored before the first step.")
+            return
         detector = (
             evaluate.RelabelledDetector(teacher.detector, self.pair.teacher_columns)
             if self.pair.teacher_columns
