@@ -21,6 +21,27 @@ Capability = Literal[
 ]
 
 
+class TeacherView(struct.PyTreeNode):
+    """The pictures of a batch on the teacher's own canvas."""
+
+    images: Array  # [b H W 3] uint8 RGB; black outside the picture
+    sizes: Array  # [b 2] int32: height and width of the picture in this canvas
+    scales: Array  # [b 2] float32: (y, x) factors from pixels of the student's canvas to those of this one
+
+    def from_student(self, boxes: Array) -> Array:
+        """Boxes [b n 4] of the student's canvas, in pixels of this one."""
+        return boxes * self._factors
+
+    def to_student(self, boxes: Array) -> Array:
+        """Boxes [b n 4] of this canvas, in pixels of the student's."""
+        return boxes / self._factors
+
+    @property
+    def _factors(self) -> Array:
+        """[b 1 4], for (x0, y0, x1, y1)."""
+        return jnp.concatenate([self.scales[:, None, ::-1]] * 2, axis=-1)
+
+
 class Batch(struct.PyTreeNode):
     """Pictures of one bucket with their ground truth, padded to static sizes."""
 
@@ -33,6 +54,20 @@ class Batch(struct.PyTreeNode):
     ids: Array  # [b] int32: the picture's index in its source
     scales: Array  # [b 2] float32: (y, x) factors from the original picture to this one
     real: Array  # [b] bool: False for a repeated picture that fills the last batch of an evaluation
+    teacher: TeacherView | None = None  # None where the teacher sees the same canvas
+
+    def as_teacher_sees(self) -> "Batch":
+        """The batch on the teacher's canvas, with truth in its pixels; this one where that is the same canvas."""
+        if self.teacher is None:
+            return self
+        view = self.teacher
+        return self.replace(
+            images=view.images,
+            sizes=view.sizes,
+            boxes=view.from_student(self.boxes),
+            scales=self.scales * view.scales,
+            teacher=None,
+        )
 
 
 class Regions(struct.PyTreeNode):

@@ -40,7 +40,8 @@ class FeatureMaps:
 
 
 def mean_colour(images, stride):
-    """The mean colour in 0..1 of each cell [b h w 3] of a canvas whose sides are multiples of the stride."""
+    """The mean colour in 0..1 of each cell [b h w 3], black beyond the canvas."""
+    images = jnp.pad(images, ((0, 0), *((0, -side % stride) for side in images.shape[1:3]), (0, 0)))
     b, height, width, _ = images.shape
     cells = images.astype(jnp.float32).reshape(b, height // stride, stride, width // stride, stride, 3)
     return cells.mean((2, 4)) / 255

@@ -36,6 +36,7 @@ from jaxtyping import Float, Key
 from jaxkd.errors import ConfigError
 from jaxkd.types import Capability, Features, Inputs, Losses, Term, Traits
 
+OWN_CANVAS = "its own canvas"  # in front of a teacher's anchors that lie on another canvas than the student's
 Source = Literal["neck", "backbone"]
 Who = Literal["student", "teacher"]
 Need = Literal[

@@ -113,7 +113,7 @@ def _remedy(config: Any, lacking: set[base.Need], others: list[str]) -> str:
         advice.append(f"set {listed([field for need, field in needs.switches.items() if need in lacking])} to 0")
     if others:
         advice.append(f"take {' or '.join(others)}")
-    return ", or ".join(advice) or "of the methods of jaxkd none fits these two detectors"
+    return ", or ".join(advice) or "no shipped method fits these two detectors"
 
 
 def _incomparable(need: base.Need, one: Party, student: Party, teacher: Party, sources: set[base.Who]) -> str:
@@ -123,7 +123,8 @@ def _incomparable(need: base.Need, one: Party, student: Party, teacher: Party, s
     for source in sorted(sources):
         owner = student if source == "student" else teacher
         if PREDICTIONS & owner.traits.capabilities and not base.can_predict(one.traits, owner.traits):
-            return f"the {one.name} predicts for its own anchors only, which the {source}'s regions are not"
+            canvas = " (they lie on another canvas, data.loader.teacher_view)" if _on_own_canvas(teacher) else ""
+            return f"the {one.name} predicts for its own anchors only, which the {source}'s regions are not{canvas}"
     if one is student:  # what follows is said once, of both
         return ""
     columns = student.traits.background, teacher.traits.background
@@ -133,6 +134,10 @@ def _incomparable(need: base.Need, one: Party, student: Party, teacher: Party, s
             "(None for no background class)"
         )
     return _other_classes(student, teacher)
+
+
+def _on_own_canvas(teacher: Party) -> bool:
+    return bool(teacher.traits.anchors) and teacher.traits.anchors[0] == base.OWN_CANVAS
 
 
 def _other_classes(student: Party, teacher: Party) -> str:

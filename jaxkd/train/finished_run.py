@@ -43,7 +43,7 @@ class FinishedRun:
 
         The scale is the smaller one of the picture's two factors from original to resized pixels.
         """
-        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.feeding, batch=1)
+        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.feeding, batch=1, teacher=True)
         batch = jax.tree.map(jax.numpy.asarray, next(batches))
         batches.close()
 

@@ -16,7 +16,7 @@ from jaxkd.distill import base
 from jaxkd.distill.prototypes import Choice, Truth, Vectors
 from jaxkd.train import hosts, mesh
 from jaxkd.train.state import State
-from jaxkd.train.step import Pair
+from jaxkd.train.step import Pair, teacher_maps
 from jaxkd.types import Batch
 
 OBJECT_FIELDS = ("boxes", "labels", "valid", "scales", "ids", "real")  # fields of a batch that describe the objects
@@ -94,6 +94,7 @@ class Refresh:
             batch=-(-self._batch // self._devices.size) * self._devices.size,
             process=jax.process_index(),
             processes=jax.process_count(),
+            teacher=who == "teacher",
         )
         objects, levels = [], []
         try:
@@ -118,11 +119,15 @@ class Refresh:
 
     def _compile(self, config: Any, who: base.Who) -> Callable:
         """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level)."""
-        detector = cast(Detector, self._pair.student if who == "student" else self._pair.teacher)
-        traits = (self._pair.student.traits, self._pair.teacher_traits)
+        pair = self._pair
+        traits = (pair.student.traits, pair.teacher_traits)
 
         def vectors_of(params: Params, batch: Batch):
-            features = detector.features(params, batch)
+            if who == "student":
+                features = pair.student.features(params, batch)
+            else:
+                features = cast(Detector, pair.teacher).features(params, batch.as_teacher_sees())
+                features = teacher_maps(pair, features, batch)
             vectors = module_of(config).object_vectors(config, *traits, features, batch, who=who)
             return {name: getattr(batch, name) for name in OBJECT_FIELDS}, vectors
 

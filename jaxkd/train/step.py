@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from jaxkd.config import module_of
-from jaxkd.detectors.base import Detector, Teacher
+from jaxkd.detectors.base import Detector, Stage, Teacher
 from jaxkd.distill import base, classes, fit
 from jaxkd.errors import ConfigError
+from jaxkd.train import view
 from jaxkd.train.dependence import depends_on_first
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
@@ -52,12 +53,19 @@ class Pair:
     ema_decay: float = 0.0
     teacher_columns: tuple[int, ...] = ()  # the teacher's column of each student class; empty where the lists are equal
     accumulate: int = 1  # micro-batches of a batch, computed one after another
+    own_canvas: bool = False  # whether the batch has the teacher's own canvas (`Batch.teacher`)
+    bilinear: bool = False  # whether the teacher's feature maps are interpolated there, to the student's grid
 
     @functools.cached_property
     def teacher_traits(self) -> Traits:
-        """The teacher's traits as methods see them: with the student's class list where the two lists differ."""
+        """The teacher's traits as methods see them: with the student's class list where the two lists differ.
+
+        Anchors on another canvas are not the student's.
+        """
         assert self.teacher is not None
         traits, classes = self.teacher.traits, self.student.classes
+        if self.own_canvas and traits.anchors is not None:
+            traits = dataclasses.replace(traits, anchors=(base.OWN_CANVAS, *traits.anchors))
         if not self.teacher_columns:
             return traits
         background = None if traits.background is None else len(classes)
@@ -225,10 +233,16 @@ def with_teacher_outputs(pair: Pair, inputs: StepInputs) -> StepInputs:
 
 
 def teacher_features(pair: Pair, teacher_params: Tree, batch: Batch) -> Features | None:
-    """The teacher's feature maps without a gradient; None where there is no method, or it gives none."""
+    """The teacher's feature maps of its own canvas, without a gradient; None without a method, or if it gives none."""
     if pair.teacher is None or not pair.methods or "features" not in pair.teacher.traits.capabilities:
         return None
-    return lax.stop_gradient(cast(Detector, pair.teacher).features(teacher_params, batch))
+    return lax.stop_gradient(cast(Detector, pair.teacher).features(teacher_params, batch.as_teacher_sees()))
+
+
+def teacher_maps(pair: Pair, features: Features, batch: Batch) -> Features:
+    """The teacher's feature maps as methods see them: on the student's grid."""
+    assert pair.teacher is not None
+    return view.on_student_grid(features, pair.teacher.traits, batch, bilinear=pair.bilinear)
 
 
 def teacher_detections(pair: Pair, teacher_params: Tree, batch: Batch) -> Detections | None:
@@ -236,7 +250,7 @@ def teacher_detections(pair: Pair, teacher_params: Tree, batch: Batch) -> Detect
     if not pair.taught_from("detections"):
         return None
     teacher = cast(Detector, pair.teacher)
-    detections = lax.stop_gradient(teacher.detect(teacher_params, batch))
+    detections = lax.stop_gradient(view.to_student(teacher.detect(teacher_params, batch.as_teacher_sees()), batch))
     if pair.teacher_columns:
         return classes.relabelled(detections, pair.teacher_columns, classes=len(teacher.classes))
     return detections
@@ -315,41 +329,57 @@ def on_regions(
       sharing: whose regions, and which.
       keys: what `image_keys` gives.
     """
-    student, teacher = pair.student, cast(Detector, pair.teacher)
+    student = pair.student
     if sharing.source == "teacher":
-        assert inputs.teacher_features is not None
-        owner, owner_params, owner_features = teacher, inputs.teacher_params, inputs.teacher_features
+        owner = pair.teacher_traits
+        regions = _teacher_regions(pair, inputs, stage=sharing.stage, keys=keys)
     else:
-        owner, owner_params, owner_features = student, student_params, student_features
-    regions, _ = owner.sample_regions(owner_params, owner_features, inputs.batch, keys, stage=sharing.stage)
+        owner = student.traits
+        regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=sharing.stage)
     regions = lax.stop_gradient(regions)
     if sharing.source == "teacher" and pair.teacher_columns:  # the teacher's label of background is another
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
     predictions = None
-    if base.can_predict(student.traits, owner.traits):
+    if base.can_predict(student.traits, owner):
         predictions = student.predict(student_params, student_features, regions.boxes, inputs.batch)
     outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
-    return with_teacher(pair, inputs, outputs, regions, owner=owner.traits)
+    return with_teacher(pair, inputs, outputs, regions, owner=owner)
+
+
+def _teacher_regions(pair: Pair, inputs: StepInputs, *, stage: Stage, keys: Key[Array, "b"]) -> Regions:
+    """The teacher's own regions, in pixels of the student's canvas; neither IoUs nor target deltas depend on that."""
+    teacher, features, batch = cast(Detector, pair.teacher), inputs.teacher_features, inputs.batch
+    assert features is not None
+    regions, _ = teacher.sample_regions(inputs.teacher_params, features, batch.as_teacher_sees(), keys, stage=stage)
+    return regions if batch.teacher is None else regions.replace(boxes=batch.teacher.to_student(regions.boxes))
 
 
 def with_teacher(
     pair: Pair, inputs: StepInputs, student: DetectorOutputs, regions: Regions, *, owner: Traits
 ) -> Inputs:
-    """The student's outputs on the `regions` of `owner`, and the teacher's on the same regions (proposal sharing)."""
-    teacher, features = cast(Detector, pair.teacher), inputs.teacher_features
+    """The student's outputs on the `regions` of `owner`, and the teacher's on the same regions (proposal sharing).
+
+    A teacher on its own canvas predicts for the boxes there. Its deltas are measured in sides of the boxes, so they
+    are the same on both canvases, also where these scale height and width by different factors.
+    """
+    teacher, features, batch = cast(Detector, pair.teacher), inputs.teacher_features, inputs.batch
     predictions = None
-    if features is not None and base.can_predict(teacher.traits, owner):
-        predictions = teacher.predict(inputs.teacher_params, features, regions.boxes, inputs.batch)
+    if features is not None and base.can_predict(pair.teacher_traits, owner):
+        boxes = regions.boxes if batch.teacher is None else batch.teacher.from_student(regions.boxes)
+        predictions = teacher.predict(inputs.teacher_params, features, boxes, batch.as_teacher_sees())
         predictions = lax.stop_gradient(predictions)
         if pair.teacher_columns and student.predictions is not None:
             predictions = _in_student_classes(pair, predictions, student.predictions)
+    if features is not None and batch.teacher is not None:
+        # Maps that no method needs do not have to fit the student's grid.
+        features = teacher_maps(pair, features, batch) if pair.taught_from("features") else None
     outputs = DetectorOutputs(
         features=features,
         predictions=predictions,
         traits=pair.teacher_traits,
         detections=inputs.teacher_detections,
     )
-    return Inputs(student=student, teacher=outputs, regions=regions, batch=inputs.batch)
+    return Inputs(student=student, teacher=outputs, regions=regions, batch=batch)
 
 
 def _reliability(pair: Pair, config: Any, inputs: Inputs, memory: dict[str, Any]) -> Reliability | None:

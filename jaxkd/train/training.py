@@ -87,9 +87,11 @@ class Training:
             if self.pair.teacher_columns
             else teacher.detector
         )
+        if self.pair.own_canvas:
+            detector = evaluate.OwnCanvasDetector(detector)
         expected_ap = None if self.pair.teacher_columns else teacher.scores.get("AP")
         try:
-            evaluation = self._score(detector, teacher.params, self.config.teacher_check)
+            evaluation = self._score(detector, teacher.params, self.config.teacher_check, teacher=True)
         except evaluate.Interrupted:
             raise StoppedError(f"Stopped by {self._stop_signal()} before the first step.") from None
         _check_teacher(self.log, expected_ap, evaluation)
@@ -188,7 +190,7 @@ class Training:
     def _stop_signal(self) -> str:
         return self.stop.signal or "another process's signal"
 
-    def _score(self, detector: evaluate.HasDetect, params: Params, limit: int) -> Evaluation:
+    def _score(self, detector: evaluate.HasDetect, params: Params, limit: int, *, teacher: bool = False) -> Evaluation:
         return evaluate.evaluate_source(
             detector,
             params,
@@ -197,6 +199,7 @@ class Training:
             self.devices,
             batch=self.config.evaluate_batch,
             limit=limit,
+            teacher=teacher,
             stopped=lambda: self.vote.cast(bool(self.stop.signal)),
         )
 

@@ -34,7 +34,7 @@ TEACHERS = {
 METHODS = {
     name: configs.build(component(f"distill.{name}")) for name in ("mimic", "task_adaptive", "global_knowledge")
 } | {"toy_method": toy_method.Config()}
-MIMIC, NONE = "take mimic.", "of the methods of jaxkd none fits these two detectors."
+MIMIC, NONE = "take mimic.", "no shipped method fits these two detectors."
 ANCHORS = "the teacher (detectors.retinanet) predicts for its own anchors only, which the student's regions are not"
 BACKGROUND = (
     "the background column of the student (detectors.retinanet) is None, that of the teacher (detectors.faster_rcnn) 3 "
