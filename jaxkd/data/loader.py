@@ -352,7 +352,7 @@ def _resized(
     image: UInt8[np.ndarray, "h w 3"], record: Record, config: Config, *, bucket: int, short: int
 ) -> ResizedPicture:
     """A picture and its ground truth, resized to fit its bucket, and for the teacher's canvas where there is one."""
-    height, width = _student_size(*image.shape[:2], config, bucket=bucket, short=short)
+    height, width = _student_size(image.shape[:2], config, bucket=bucket, short=short)
     view, teacher = config.teacher_view, None
     if view.on:
         fitted = view.fitted(*image.shape[:2])
@@ -366,10 +366,10 @@ def _resized(
     )
 
 
-def _student_size(height: int, width: int, config: Config, *, bucket: int, short: int) -> tuple[int, int]:
+def _student_size(size: tuple[int, ...], config: Config, *, bucket: int, short: int) -> tuple[int, int]:
     """Height and width of a picture of this size on the canvas of its bucket."""
-    size = transforms.target_size(height, width, short=short, long=config.long)
-    return transforms.fit_size(*size, bucket=config.buckets[bucket])
+    target = transforms.target_size(*size, short=short, long=config.long)
+    return transforms.fit_size(*target, bucket=config.buckets[bucket])
 
 
 def _canvas(config: Config, bucket: int) -> Canvas:
@@ -390,7 +390,7 @@ def first_unlike(source: Source, config: Config) -> str:
             continue
         known.add(size)
         for short in config.short:
-            student, teacher = _student_size(*size, config, bucket=bucket, short=short), view.fitted(*size)
+            student, teacher = _student_size(size, config, bucket=bucket, short=short), view.fitted(*size)
             if (student, config.buckets[bucket]) != (teacher, view.size):
                 sides = [f"{rows}x{columns}" for rows, columns in (student, config.buckets[bucket], teacher, view.size)]
                 return (
