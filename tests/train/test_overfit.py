@@ -43,13 +43,13 @@ def test_eight_pictures_of_blood_cells_are_learned_by_heart(tmp_path, kind):
         data={
             "train": pictures,
             "val": pictures,
-            "loader": tiny.loader(buckets=((96, 128),), short=(96,), long=128, max_objects=40, flip=0.0, cache=True),
+            "loader": tiny.loader(buckets=((120, 160),), short=(120,), long=160, max_objects=40, flip=0.0, cache=True),
         },
         optimizer=component(
             "train.optimizer", kind="adamw", learning_rate=0.003, warmup_steps=20, schedule="cosine", clip_norm=10.0
         ),
         train=component(
-            "train.loop", batch=4, steps=160, devices=1, evaluate_batch=8, report_every=20, checkpoint_every=0
+            "train.loop", batch=8, steps=160, devices=1, evaluate_batch=8, report_every=20, checkpoint_every=0
         ),
     )
     finished = loop.run(config, tmp_path, quiet=True)
