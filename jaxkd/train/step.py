@@ -48,9 +48,7 @@ class Pair:
     methods: dict[str, Any]  # the methods' Configs, by the names that the recipe gives them
     optimizer: optax.GradientTransformation  # with `apply_if_finite` outermost; its `update` takes learning_rate
     ema_decay: float = 0.0
-    teacher_columns: tuple[
-        int, ...
-    ] = ()  # for each student class its index at the teacher; empty where the class lists are equal
+    teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; empty where lists are equal
     accumulate: int = 1  # micro-batches of a batch, computed one after another
 
     @functools.cached_property
@@ -76,9 +74,7 @@ class StepInputs(struct.PyTreeNode):
     teacher_features: Features | None = None  # stop-gradient; None where there is no method
     memory: dict[str, Any] = struct.field(default_factory=dict)  # method state that is kept between epochs, by method
     key: Any = None  # scalar, the random key of the step
-    decay: dict[str, Any] = struct.field(
-        default_factory=dict
-    )  # by method, the scalar by which its decaying terms are multiplied
+    decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, the factor on its decaying terms
 
 
 def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
