@@ -1,5 +1,6 @@
 # make quickstart   installs jaxkd into .venv and distils a detector on real pictures
 # make test         installs what tests need and runs them
+# make test-quick   the tests that a change of a line needs first: ops, losses, one detector, one step, flags
 # make smoke        installs the wheel, alone and with each extra, and runs what README prints there
 # make oldest       quick tests, commands and exports with the oldest versions that pyproject.toml admits
 # make newest       the same with the newest; PYTHON= says which Python
@@ -11,15 +12,24 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 EXTRAS ?= onnx tflite tensorboard wandb tpu
 
-QUICK := $(addprefix tests/,ops nets detectors distill data evaluation weights export contracts)
+QUICK := $(addprefix tests/,ops nets detectors distill data evaluation weights loading export contracts)
+FIRST := $(addprefix tests/,ops/test_anchors.py ops/test_boxes.py ops/test_box_mean.py ops/test_match.py ops/test_nms.py \
+  ops/test_sample.py distill/test_task_adaptive.py distill/test_gated.py distill/test_mimic.py distill/test_decay.py \
+  distill/test_matching_pursuit.py distill/test_prototype_space.py contracts/test_methods.py \
+  contracts/test_detectors.py detectors/test_faster_rcnn.py train/test_step.py test_config.py test_config_fields.py \
+  test_ranges.py test_rules.py test_signatures.py cli/test_main.py)
+ONE := not retinanet and not larger_teacher and not gradient_ratios and not parts
 
-.PHONY: quickstart test smoke oldest newest notebooks lint docs clean
+.PHONY: quickstart test test-quick smoke oldest newest notebooks lint docs clean
 
 quickstart: .venv/.core
 	$(BIN)/jaxkd quickstart
 
 test: .venv/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-quick: .venv/.test
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FIRST) -k '$(ONE)'
 
 smoke:
 	rm -rf .smoke

@@ -1,5 +1,7 @@
 """Our detectors with ResNet-FPN as calls to be timed beside torchvision's."""
 
+import dataclasses
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +11,9 @@ import numpy as np
 from jax import numpy as jnp
 from turns import scheduled, teacher_pass
 
-from jaxkd.config import component
+from jaxkd.config import merged
 from jaxkd.detectors.base import Detector, Params
 from jaxkd.distill import task_adaptive
-from jaxkd.loading import build
 from jaxkd.nets import fpn, resnet
 from jaxkd.train import mesh, optimizer
 from jaxkd.train.state import State
@@ -53,9 +54,18 @@ def detector(name: str, *, depth: Any = 50, dtype: Any = "float32", tiny: bool =
         small = (
             {"head": {"hidden": 16}, "rois": {"samples": 16}} if name == "faster_rcnn" else {"head": {"channels": 16}}
         )
-    kind = f"detectors.{name}"
-    config = component(kind, like="torchvision", backbone=body, neck=neck, dtype=dtype, **small)
-    return build.detector(config, CLASSES)
+    module = importlib.import_module(f"jaxkd.detectors.{name}")
+    config = module.Config(backbone=body, neck=neck, dtype=dtype)
+    return module.build(_with(config, merged(module.LIKE["torchvision"], small)), classes=CLASSES)
+
+
+def _with(config: Any, changes: Mapping[str, Any]) -> Any:
+    """The dataclass with other fields, part by part; `config.component` does so where ml_collections is installed."""
+    fields = {
+        name: _with(getattr(config, name), value) if isinstance(value, Mapping) else value
+        for name, value in changes.items()
+    }
+    return dataclasses.replace(config, **fields)
 
 
 def params_of(found: Detector, theirs: Mapping[str, np.ndarray] | None) -> Params:

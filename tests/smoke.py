@@ -150,6 +150,8 @@ class Environment:
 
 def small(words):
     """A command with few steps on few, small pictures."""
+    if "--help" in words:
+        return words
     if words[1] == "train":
         alike = ALIKE if any(word.startswith("--config=teacher.py") for word in words) else []
         return [word for word in words if not word.startswith("--config.train.steps=")] + SMALL + alike

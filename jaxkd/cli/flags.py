@@ -34,6 +34,10 @@ def parse(
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this.", flag_values=values, short_name="h")
     define(values)
+    if not {"-h", "--help"}.isdisjoint(argv):  # whatever else stands in the line
+        print(f"usage: jaxkd {command} [flags]{positional and f' {positional}'}")
+        print(f"{RECIPE if with_recipe else ''}{_help_of(values)}")
+        raise SystemExit(0)
     try:
         rest = values([command, *argv])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -41,10 +45,6 @@ def parse(
         raise ConfigError(f"jaxkd {command} has no flag --{error.flagname}{near}.") from error
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(_sentence(error)) from error
-    if values.help:
-        print(f"usage: jaxkd {command} [flags]{positional and f' {positional}'}")
-        print(f"{RECIPE if with_recipe else ''}{_help_of(values)}")
-        raise SystemExit(0)
     if rest and not positional:
         raise ConfigError(f"'{rest[0]}' is not a flag; jaxkd {command} takes flags only, such as --workdir=DIR.")
     return values, [expanded(argument) for argument in rest]

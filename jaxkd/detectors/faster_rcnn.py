@@ -40,7 +40,7 @@ LIKE = {
             "padding": "seen",
         },
     },
-    # Both call pooling by as many samples as a bin has cells a sampling ratio of 0.
+    # In both, a sampling ratio of 0 means adaptive sampling; here 6 is its upper limit.
     "detectron2": {
         "pooling": {"sampling_ratio": 6},
         "pixels": parts.CAFFE_PIXELS,
@@ -64,7 +64,7 @@ class RPN:
     depth: Count = 1
     """3x3 convolutions of the head."""
     positive_iou: SomeShare = 0.7
-    """IoU from which an anchor is an object."""
+    """IoU from which an anchor is positive."""
     negative_iou: Share = 0.3
     """IoU below which an anchor is background."""
     samples: Count = 256
@@ -84,9 +84,9 @@ class RPN:
     post_nms_test: Count = 1000
     """Proposals of a picture after the suppression, in `detect`."""
     box_weights: parts.BoxWeights = (1.0, 1.0, 1.0, 1.0)
-    """Weights of the box code."""
+    """Factors on the deltas dx, dy, dw and dh."""
     smooth_l1_beta: NonNegative = 0.0
-    """Where smooth L1 turns linear; 0 is plain L1."""
+    """Difference at which smooth L1 becomes linear; 0 is L1."""
     box_loss_weight: NonNegative = 1.0
     """Factor on the box loss."""
 
@@ -96,7 +96,7 @@ class RoIs:
     """The regions that are sampled from proposals and truth for the head."""
 
     positive_iou: SomeShare = 0.5
-    """IoU from which a region is an object."""
+    """IoU from which a region is positive."""
     negative_iou: Share = 0.5
     """IoU below which a region is background."""
     samples: Count = 512
@@ -134,11 +134,11 @@ class Head:
     groups: Count = 32
     """Number of groups of "group" norm."""
     class_agnostic: bool = False
-    """One box for all classes in place of one for each."""
+    """Class-agnostic box regression: one box for all classes."""
     box_weights: parts.BoxWeights = (10.0, 10.0, 5.0, 5.0)
-    """Weights of the box code."""
+    """Factors on the deltas dx, dy, dw and dh."""
     smooth_l1_beta: NonNegative = 0.0
-    """Where smooth L1 turns linear; 0 is plain L1."""
+    """Difference at which smooth L1 becomes linear; 0 is L1."""
     box_loss_weight: NonNegative = 1.0
     """Factor on the box loss."""
 
@@ -148,9 +148,9 @@ class Compat(parts.Compat):
     """What only imitates another library, RoIAlign included."""
 
     roi_align_adaptive: bool = False
-    """As many samples in a bin as it has cells, up to the sampling ratio, as in detectron2 and mmdetection."""
+    """Adaptive sampling: as many samples as a bin has cells, up to the sampling ratio (detectron2, mmdetection)."""
     roi_align_aligned: bool = True
-    """Pixel centres at half pixels; not in torchvision."""
+    """Pixel centres at .5, the `aligned=True` of other libraries; torchvision's detectors have False."""
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,13 @@ class Config:
     rpn: RPN = field(default_factory=RPN)
     """The region proposal network."""
     rois: RoIs = field(default_factory=RoIs)
-    """The regions of which the head is trained."""
+    """The regions on which the head is trained."""
     pooling: RoIPooling = field(default_factory=RoIPooling)
     """RoIAlign."""
     head: Head = field(default_factory=Head)
     """The box head."""
     postprocess: parts.Postprocess = field(default_factory=parts.Postprocess)
-    """What `detect` keeps."""
+    """From predictions to detections."""
     pixels: parts.Pixels = field(default_factory=parts.Pixels)
     """Normalisation of the pictures."""
     compat: Compat = field(default_factory=Compat)
@@ -180,9 +180,9 @@ class Config:
     frozen_stages: parts.Stages = -1
     """Backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ..."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What all nets compute in; parameters, norms' statistics, boxes, predictions and losses are float32."""
+    """Type in which all nets compute; parameters, norms' statistics, boxes, predictions and losses are float32."""
     remat: Remat = "none"
-    """What of the backbone's blocks is kept for the gradient, for less memory in more time; see `nets.remat`."""
+    """Rematerialisation of the backbone's blocks: less memory, more time; see `nets.remat`."""
 
 
 def build(config: Config, *, classes: Sequence[str]) -> "FasterRCNN":

@@ -26,7 +26,7 @@ from jaxkd.ops.roi_align import Pooling, roi_align_batch
 from jaxkd.ranges import Count, Natural, NonNegative, Positive, Seed
 from jaxkd.types import Batch, Explanation, Features, Inputs, Losses, Regions, Reliability, Term, Traits
 
-ROUND = 1e-6  # added to a box's relative side in the level rule
+LEVEL_EPSILON = 1e-6  # added to a box's relative side before the logarithm of the level rule
 
 ZERO_AT_TEACHER = {"adapter.kind": "identity"}
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
@@ -146,7 +146,7 @@ class Levels(NamedTuple):
 
 
 def sharing(config: Config) -> tuple[base.Sharing, ...]:
-    """The student's regions."""
+    """The regions sampled for the student's detection loss."""
     del config
     return (base.Sharing(),)
 
@@ -271,7 +271,7 @@ def reliability(config: Config, inputs: Inputs) -> Reliability:
         sigma, _ = project(config, levels, truth, memory, index)
         weight, shape = jnp.where(truth.valid, jnp.maximum(sigma, 0.0), 0.0), student[index].shape[1:3]
 
-        def draw(
+        def one_picture(
             boxes: Float[Array, "g 4"],
             weight: Float[Array, "g"],
             valid: Bool[Array, "g"],
@@ -281,7 +281,7 @@ def reliability(config: Config, inputs: Inputs) -> Reliability:
             covered = overlay(boxes, jnp.ones_like(weight), valid=valid, shape=shape, stride=stride)
             return jnp.where(covered > 0, overlay(boxes, weight, valid=valid, shape=shape, stride=stride), 1.0)
 
-        maps[stride] = jax.vmap(draw)(truth.boxes, weight, truth.valid)
+        maps[stride] = jax.vmap(one_picture)(truth.boxes, weight, truth.valid)
     return Reliability(regions=scattered, maps=maps)
 
 
@@ -298,7 +298,7 @@ def explain(config: Config, inputs: Inputs) -> Explanation:
     return Explanation(
         masks={f"sigma_{stride}": mask for stride, mask in zip(levels.strides, masks, strict=True)},
         gates={},
-        captions=(("sigma", "how far the object in a cell is relied on"),),
+        captions=(("sigma", "reliability of the object in a cell"),),
         empty=f"no {'region with an object' if config.instances == 'positives' else 'object'} lies on this level",
     )
 
@@ -351,7 +351,7 @@ def level_of(config: Config, boxes: Float[Array, "*n 4"], *, levels: int, wider:
     """The level of boxes, with `wider` pixels added to their width and height."""
     larger = boxes + jnp.asarray([0.0, 0.0, wider, wider])
     return box_level(
-        larger, levels=levels, first=0, canonical_scale=config.canonical_scale, canonical_level=0, epsilon=ROUND
+        larger, levels=levels, first=0, canonical_scale=config.canonical_scale, canonical_level=0, epsilon=LEVEL_EPSILON
     )
 
 
@@ -372,9 +372,9 @@ def object_masks(
     masks = []
     for index, (shape, stride, sigma) in enumerate(zip(shapes, strides, sigmas, strict=True)):
         on_level = instances.valid & (level == index)
-        weight = jnp.where(on_level, jnp.maximum(sigma, 0.0), 0.0)
+        weight = jnp.where(on_level, jnp.maximum(sigma, 0.0), 0.0)  # a reliability below 0 makes a cell background
 
-        def draw(
+        def one_picture(
             boxes: Float[Array, "n 4"],
             weight: Float[Array, "n"],
             valid: Bool[Array, "n"],
@@ -383,7 +383,7 @@ def object_masks(
         ) -> Float[Array, "h w"]:
             return overlay(boxes, weight, valid=valid, shape=shape, stride=stride, merge=config.imitation.overlap)
 
-        masks.append(jax.vmap(draw)(instances.boxes, weight, on_level))
+        masks.append(jax.vmap(one_picture)(instances.boxes, weight, on_level))
     return masks
 
 
@@ -422,7 +422,7 @@ def _region_reliability(config: Config, inputs: Inputs, levels: Levels, positive
     two_stage = "box_predictions" in inputs.student.traits.capabilities
     count = min(4, len(strides)) if two_stage else len(strides)
     level = level_of(config, positives.boxes, levels=count, wider=0.0)
-    # One bin, the mean of 7 x 7 cells of 2 x 2 samples.
+    # One bin of 14 x 14 samples is the mean of RoIAlign's 7 x 7 bins of 2 x 2 samples.
     pooling = Pooling(
         resolution=1, sampling_ratio=14, canonical_scale=config.canonical_scale, canonical_level=0, first_level=0
     )

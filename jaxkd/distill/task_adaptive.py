@@ -46,7 +46,7 @@ class Sharing:
     """The regions for which both heads predict."""
 
     source: Literal["student", "teacher", "both"] = "student"
-    """Whose regions; "both" averages the losses on either set."""
+    """The detector whose regions are shared; "both" averages the losses on either set."""
     stage: Literal["sampled", "rpn_topk"] = "sampled"
     """The regions sampled for the student's detection loss, or the best proposals ("rpn_topk")."""
 
@@ -68,11 +68,11 @@ class Feature:
     canonical_level: Whole = 4
     """Number of that level; its stride is 2^canonical_level."""
     sigma_sq: Positive = 2.0
-    """Spread of the Gaussian in half sides of the box, squared."""
+    """Variance of the Gaussian, in squared half sides of the box."""
     mask_grid: Literal["center", "legacy_int"] = "center"
     """Where cells are measured: at their "center", or "legacy_int" (integer crop, from its corner)."""
     mask_merge: Literal["max", "sum_clip"] = "max"
-    """Mask of a cell in several boxes: the "max", or the sum up to 1 ("sum_clip")."""
+    """Mask where boxes overlap: the "max", or the sum clipped to 1 ("sum_clip")."""
     norm: Literal["spatial", "elements"] = "spatial"
     """Divisor: the mask's sum over space ("spatial"), or over space and channels ("elements")."""
     level_reduce: Literal["mean", "pooled"] = "mean"
@@ -88,11 +88,11 @@ class Classification:
     form: Literal["bce", "kl", "ce"] = "bce"
     """Class by class cross-entropy ("bce"), Kullback-Leibler ("kl") or soft cross-entropy ("ce")."""
     reduce: Literal["mean", "sum"] = "mean"
-    """Over the classes of a region."""
+    """Reduction over the classes of a region."""
     temperature: Positive = 1.0
     """Temperature of both softmaxes."""
     subset: Literal["positives", "all"] = "positives"
-    """Regions that count."""
+    """Regions that enter the loss."""
     gate: Literal["none", "teacher_correct", "teacher_better"] = "teacher_better"
     """Further condition on them: none, the teacher's best class is the truth ("teacher_correct"), or the teacher gives
     the truth a higher probability than the student does ("teacher_better")."""
@@ -109,18 +109,18 @@ class Box:
     gate: Literal["teacher_vs_proposal", "teacher_vs_student", "both", "none"] = "teacher_vs_proposal"
     """Condition on the teacher's box: better than the proposal, than the student's, than both, or none."""
     margin: Finite = 0.0
-    """By how much IoU it must be better."""
+    """Least improvement in IoU."""
     form: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
     """Distance of the deltas; "l2" is half the square, as smooth L1 has it below a `smooth_l1_beta` of 1."""
     smooth_l1_beta: NonNegative = 1.0
-    """Where smooth L1 turns linear."""
+    """Difference at which smooth L1 becomes linear."""
     norm: Literal["num_pos", "gated", "num_rois"] = "num_pos"
     """Divisor: the number of positive regions, of those that pass the gate, or of all regions ("num_rois")."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """TAR; what the paper leaves open is a field."""
+    """TAR; choices that the paper does not specify are fields."""
 
     feature: Feature = field(default_factory=Feature)
     """The imitation of features."""
@@ -129,13 +129,13 @@ class Config:
     box: Box = field(default_factory=Box)
     """The distillation of boxes."""
     sharing: Sharing = field(default_factory=Sharing)
-    """The regions of the latter two."""
+    """The regions on which classes and boxes are distilled."""
     adapter: adapters.Adapter = field(default_factory=adapters.Adapter)
-    """The student's adapter in the imitation."""
+    """The student's adapter before features are compared."""
     reliability_from: str = ""
-    """A method of the recipe that gives the reliability of each object (`reliability`); empty for 1."""
+    """Name of a method of the recipe whose reliabilities weight the objects; empty for weights of 1."""
     decay: Decay = field(default_factory=Decay)
-    """Factor on the terms over the run; see `distill.decay`."""
+    """Schedule of the factor on all terms; see `distill.decay`."""
 
 
 def sharing(config: Config) -> tuple[base.Sharing, ...]:
@@ -230,7 +230,7 @@ def level_masks(
     for index, (shape, stride) in enumerate(zip(shapes, strides, strict=True)):
         on_level = batch.valid if config.feature.level_assign == "all" else batch.valid & (level == index)
 
-        def draw(
+        def one_picture(
             boxes: Float[Array, "g 4"],
             valid: Bool[Array, "g"],
             shape: tuple[int, ...] = shape,
@@ -246,7 +246,7 @@ def level_masks(
                 merge=config.feature.mask_merge,
             )
 
-        masks.append(jax.vmap(draw)(batch.boxes, on_level))
+        masks.append(jax.vmap(one_picture)(batch.boxes, on_level))
     return masks
 
 
@@ -266,8 +266,8 @@ def _feature(config: Config, params: dict, inputs: Inputs) -> Losses:
     terms = {}
     for pair, level, target, mask in zip(pairs, student_maps, teacher_maps, masks, strict=True):
         adapted = adapters.apply(params[adapters.of_level(pair)], level, kind=config.adapter.kind)
-        weighted = mask * reliability.get(pair.stride, 1.0)
-        terms[f"feature_{pair.stride}"] = feature_term(adapted, target, weighted, norm=config.feature.norm)
+        weighted_mask = mask * reliability.get(pair.stride, 1.0)
+        terms[f"feature_{pair.stride}"] = feature_term(adapted, target, weighted_mask, norm=config.feature.norm)
     mass = sum(mask.sum() for mask in masks)
     cells = sum(
         extent_mask(batch.sizes, shape=mask.shape[1:], stride=pair.stride).sum()
@@ -369,9 +369,9 @@ def feature_term(
     *,
     norm: Literal["spatial", "elements"] = "spatial",
 ) -> Term:
-    """Half the squared distance under the mask, divided by the mask's mass (paper section 3).
+    """Half the squared distance, weighted by the mask and divided by its sum (paper section 3).
 
-    With "elements" by the mass times the channels, of which twice counts for at least 1.
+    With "elements" the divisor is the mask's sum times the channels, and at least 1 / 2.
     """
     term = base.masked_square(student, teacher, mask)
     return base.per_channel(term, channels=student.shape[-1]) if norm == "elements" else term

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import cast
 
 import jax
 import jax.export
@@ -171,14 +171,15 @@ def _in_chunks(
     pool: Callable[[RegionMaps], Float[Array, "_ i i c"]], regions: RegionMaps, *, chunk: int
 ) -> Float[Array, "n i i c"]:
     """`pool` applied to all regions, `chunk` of them at a time."""
-    count: Any = regions.level.shape[0]  # symbolic in a program that is exported for any number of images
+    count = regions.level.shape[0]  # symbolic in a program that is exported for any number of images
     if not jax.export.is_symbolic_dim(count) and count <= chunk:
         return pool(regions)
     chunks = -(-count // chunk)
     padding = chunks * chunk - count
 
     def split(x: Shaped[Array, "n *rest"]) -> Shaped[Array, "chunks chunk *rest"]:
-        return jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)).reshape(chunks, chunk, *x.shape[1:])
+        # A symbolic size is an int to jax.numpy, and not to its type annotations.
+        return jnp.pad(x, [(0, cast(int, padding))] + [(0, 0)] * (x.ndim - 1)).reshape(chunks, chunk, *x.shape[1:])
 
     out = lax.map(pool, jax.tree.map(split, regions))
     return out.reshape(chunks * chunk, *out.shape[2:])[:count]

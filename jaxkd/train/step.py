@@ -38,8 +38,8 @@ from jaxkd.types import (
     Traits,
 )
 
-STUDENT_REGIONS = base.Sharing()  # those of the student's own detection loss
-Counts = dict[str, jax.Array]  # what the terms of these names are divided by
+STUDENT_REGIONS = base.Sharing()  # the regions sampled for the student's detection loss
+Counts = dict[str, jax.Array]  # by name of a term, the count by which it is divided
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Pair:
 
     student: Detector
     teacher: Teacher | None
-    methods: dict[str, Any]  # by the name that the recipe gives it, a method's Config
-    optimizer: optax.GradientTransformation  # whose `update` takes a learning_rate
+    methods: dict[str, Any]  # the methods' Configs, by the names that the recipe gives them
+    optimizer: optax.GradientTransformation  # with `apply_if_finite` outermost; its `update` takes learning_rate
     ema_decay: float = 0.0
-    teacher_columns: tuple[int, ...] = ()  # the teacher's column of each student class; empty where the lists are equal
+    teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; empty where lists are equal
     accumulate: int = 1  # micro-batches of a batch, computed one after another
     own_canvas: bool = False  # whether the batch has the teacher's own canvas (`Batch.teacher`)
     bilinear: bool = False  # whether the teacher's feature maps are interpolated there, to the student's grid
@@ -78,20 +78,20 @@ class Pair:
         return any(capability in module_of(config).needs(config).teacher for config in self.methods.values())
 
     def trainable(self, path: tuple[str, ...]) -> bool:
-        """Whether the leaf at `path` of State.params is to be trained."""
+        """Whether the leaf at `path` of State.params is trained."""
         return path[0] == "distill" or self.student.trainable(path[1:])
 
 
 class StepInputs(struct.PyTreeNode):
-    """What `forward` takes beside the student's parameters: a (micro-)batch, and what is constant in a step."""
+    """Arguments of `forward` that are constant within a micro-batch."""
 
     batch: Batch
-    teacher_params: Tree  # the teacher's parameters; {} without one
-    teacher_features: Features | None = None  # without a gradient; see `teacher_features`
+    teacher_params: Tree  # {} without a teacher
+    teacher_features: Features | None = None  # stop-gradient; see `teacher_features`
     teacher_detections: Detections | None = None  # see `teacher_detections`
-    memory: dict[str, Any] = struct.field(default_factory=dict)  # by name of the methods that have one
-    key: Any = None  # [] the random key of the step
-    decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, its decay factor []
+    memory: dict[str, Any] = struct.field(default_factory=dict)  # method state that is kept between epochs, by method
+    key: Any = None  # scalar, the random key of the step
+    decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, the factor on its decaying terms
 
 
 def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
@@ -101,7 +101,7 @@ def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch:
 
 
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
-    """The state before step 1, with the methods' own parameters drawn from `key`.
+    """The initial state; the methods' parameters are initialised with `key`.
 
     Raises ConfigError where a method does not fit the two detectors.
     """
@@ -115,11 +115,11 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
         if hasattr(module, "init_memory"):
             memory[name] = module.init_memory(config, *traits)
     params = {"detector": detector_params, "distill": method_params}
-    trained, _ = split(params, pair.trainable)
+    trainable, _ = split(params, pair.trainable)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=pair.optimizer.init(trained),
+        opt_state=pair.optimizer.init(trainable),
         ema=jax.tree.map(jnp.copy, detector_params) if pair.ema_decay else {},
         key=jax.random.fold_in(key, 0),
         memory=memory,
@@ -149,9 +149,9 @@ def check_reliability(pair: Pair) -> None:
 def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch], tuple[State, dict[str, jax.Array]]]:
     """The compiled step (state, teacher's parameters, schedules' values, batch) -> (state, metrics).
 
-    The state is donated. The teacher's forward pass is outside of the differentiated function, so none of its
-    activations are kept. Terms are summed over devices before they are divided, so the number of devices changes no
-    result.
+    The state is donated. The teacher's forward pass is outside of jax.grad, so none of its activations are saved for
+    the backward pass. Terms are summed over devices before they are divided, so results do not depend on the number of
+    devices.
 
     With `Pair.accumulate` above 1 the batch is split into micro-batches, computed one after another in the memory of
     one. A term is divided by the count of the whole batch where that count follows from truth and anchors alone, as
@@ -167,29 +167,29 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
         state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch
     ) -> tuple[State, dict[str, jax.Array]]:
         batch_inputs = step_inputs(state, teacher_params, scheduled, batch)
-        trained, fixed = split(state.params, pair.trainable)
+        trainable, frozen = split(state.params, pair.trainable)
         batch_counts = whole_batch_counts(pair, state.params, batch_inputs) if pair.accumulate > 1 else {}
 
         def gradient(part: Batch) -> tuple[Tree, tuple[Losses, Counts]]:
             inputs = with_teacher_outputs(pair, batch_inputs.replace(batch=part))
 
-            def loss(trained: Tree) -> tuple[jax.Array, tuple[Losses, Counts]]:
-                params = join(trained, fixed)
+            def loss(trainable: Tree) -> tuple[jax.Array, tuple[Losses, Counts]]:
+                params = join(trainable, frozen)
                 student_features = pair.student.features(params["detector"], part)
                 losses = forward(pair, params, student_features, inputs)
                 counts = micro_batch_counts(losses, batch_counts)
                 squares = {name: count**2 for name, count in counts.items()} if pair.accumulate > 1 else {}
                 return total_loss(losses, batch_counts, counts, parts=pair.accumulate), (losses, squares)
 
-            return jax.grad(loss, has_aux=True)(trained)
+            return jax.grad(loss, has_aux=True)(trainable)
 
         grads, (losses, squares) = in_parts(gradient, batch, parts=pair.accumulate)
         grads, losses = lax.psum((grads, losses), AXIS)
         opt_state: Any
         rate = scheduled.learning_rate
         update = optax.with_extra_args_support(pair.optimizer).update
-        updates, opt_state = update(grads, state.opt_state, trained, learning_rate=rate)
-        params = join(optax.apply_updates(trained, updates), fixed)
+        updates, opt_state = update(grads, state.opt_state, trainable, learning_rate=rate)
+        params = join(optax.apply_updates(trainable, updates), frozen)
         ema = state.ema
         if pair.ema_decay:
             moved = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)
@@ -210,7 +210,7 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
 def in_parts(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> Tree:
     """The sum of `function` over `parts` equal micro-batches, computed one after another.
 
-    A micro-batch is every `parts`-th picture, so that it holds the same pictures whatever the number of devices.
+    Micro-batch i has the pictures i, i + parts, i + 2 parts, ..., so that it does not depend on the number of devices.
     """
     if parts == 1:
         return function(batch)
@@ -257,18 +257,18 @@ def teacher_detections(pair: Pair, teacher_params: Tree, batch: Batch) -> Detect
 
 
 def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepInputs) -> Losses:
-    """All terms of this device's part of the batch; the methods' are already decayed.
+    """All terms of this device's shard of the batch; those of the methods are already multiplied by their decay.
 
     Args:
       pair: student, teacher and methods.
-      params: of the student and of the methods, as in `State.params`.
-      student_features: of the batch.
-      inputs: everything else.
+      params: parameters of the student and of the methods, as in `State.params`.
+      student_features: feature maps of the batch.
+      inputs: all other arguments.
     """
-    student, params_student, batch = pair.student, params["detector"], inputs.batch
+    student, student_params, batch = pair.student, params["detector"], inputs.batch
     keys = image_keys(inputs)
-    regions, terms = student.sample_regions(params_student, student_features, batch, keys)
-    predictions = student.predict(params_student, student_features, regions.boxes, batch)
+    regions, terms = student.sample_regions(student_params, student_features, batch, keys)
+    predictions = student.predict(student_params, student_features, regions.boxes, batch)
     terms = terms | student.losses(predictions, regions)
     metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
     if pair.methods:
@@ -280,9 +280,9 @@ def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepIn
 
 
 def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, keys: Key[Array, "b"]) -> Losses:
-    """The terms of all methods, decayed where they decay, and their metrics, by METHOD/NAME.
+    """The terms of all methods, multiplied by their decay, and their metrics; their names are METHOD/NAME.
 
-    `shared` are both detectors on the regions of the student's own loss.
+    `shared` has the outputs of both detectors on the regions of the student's detection loss.
     """
     student_features = shared.student.features
     by_sharing: dict[base.Sharing, Inputs] = {STUDENT_REGIONS: shared}
@@ -290,7 +290,7 @@ def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, key
     for index, (name, config) in enumerate(pair.methods.items()):
         module, key, outcomes = module_of(config), jax.random.fold_in(inputs.key, index), []
         for sharing in module.sharing(config):
-            if sharing not in by_sharing:  # not earlier: gradients are added up in the reverse order of their uses
+            if sharing not in by_sharing:  # when first needed: this keeps the order in which gradients are summed
                 by_sharing[sharing] = on_regions(
                     pair, params["detector"], student_features, inputs, sharing=sharing, keys=keys
                 )
@@ -306,7 +306,7 @@ def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, key
 
 
 def image_keys(inputs: StepInputs) -> Key[Array, "b"]:
-    """A random key for each picture, the same wherever in the batch it lies."""
+    """A random key for each picture, which depends on the step and on the picture's id alone."""
     return jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, inputs.batch.ids)
 
 
@@ -319,15 +319,15 @@ def on_regions(
     sharing: base.Sharing,
     keys: Key[Array, "b"],
 ) -> Inputs:
-    """Both detectors on a set of regions, without memory, key and reliability of a method; there has to be a teacher.
+    """The outputs of both detectors on a set of regions; memory, key and reliability of a method are still to be set.
 
     Args:
       pair: student and teacher.
-      student_params: of the student.
-      student_features: of the batch.
-      inputs: everything else, with the teacher's outputs.
-      sharing: whose regions, and which.
-      keys: what `image_keys` gives.
+      student_params: parameters of the student.
+      student_features: its feature maps of the batch.
+      inputs: all other arguments, with the teacher's outputs.
+      sharing: the detector that proposes the regions, and whether they are sampled.
+      keys: of `image_keys`.
     """
     student = pair.student
     if sharing.source == "teacher":
@@ -337,7 +337,9 @@ def on_regions(
         owner = student.traits
         regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=sharing.stage)
     regions = lax.stop_gradient(regions)
-    if sharing.source == "teacher" and pair.teacher_columns:  # the teacher's label of background is another
+    if (
+        sharing.source == "teacher" and pair.teacher_columns
+    ):  # the teacher's label of background is its own number of classes
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
     predictions = None
     if base.can_predict(student.traits, owner):
@@ -392,18 +394,18 @@ def _reliability(pair: Pair, config: Any, inputs: Inputs, memory: dict[str, Any]
 
 
 def _in_student_classes(pair: Pair, teacher: Predictions, student: Predictions) -> Predictions:
-    """The teacher's predictions in the student's class order; unchanged where the two heads cannot be compared."""
+    """The teacher's predictions in the student's class order; unchanged where one head is softmax and one sigmoid."""
     assert pair.teacher is not None
     student_traits, teacher_traits = pair.student.traits, pair.teacher.traits
     if (student_traits.background is None) != (teacher_traits.background is None):
         return teacher
-    ratios = [a / b for a, b in zip(teacher_traits.box_weights, student_traits.box_weights, strict=True)]
+    delta_scale = [a / b for a, b in zip(teacher_traits.box_weights, student_traits.box_weights, strict=True)]
     background = student_traits.background is not None
-    return classes.translated(teacher, student, pair.teacher_columns, background=background, code=ratios)
+    return classes.translated(teacher, student, pair.teacher_columns, background=background, code=delta_scale)
 
 
 def whole_batch_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
-    """The counts of the whole batch over all devices, of those terms whose count depends on no parameter."""
+    """The counts of the whole batch over all devices, of the terms whose count does not depend on parameters."""
 
     def counts(params: tuple[Tree, Tree], part: Batch) -> Counts:
         student_params, teacher_params = params
@@ -412,13 +414,13 @@ def whole_batch_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
         terms = forward(pair, student_params, features, part_inputs).terms
         return {name: term.count for name, term in terms.items()}
 
-    both = (params, inputs.teacher_params)
-    depends_on_params = depends_on_first(counts, both, inputs.batch)
+    all_params = (params, inputs.teacher_params)
+    depends_on_params = depends_on_first(counts, all_params, inputs.batch)
 
     def constant_counts(part: Batch) -> Counts:
-        return {name: count for name, count in counts(both, part).items() if not depends_on_params[name]}
+        return {name: count for name, count in counts(all_params, part).items() if not depends_on_params[name]}
 
-    # The compiler leaves out what these counts do not need: both forward passes.
+    # XLA removes both forward passes as dead code.
     return lax.psum(in_parts(constant_counts, inputs.batch, parts=pair.accumulate), AXIS)
 
 
@@ -429,7 +431,7 @@ def micro_batch_counts(losses: Losses, batch_counts: Counts) -> Counts:
 
 
 def total_loss(losses: Losses, batch_counts: Counts, counts: Counts, *, parts: int) -> jax.Array:
-    """This device's share, for one of `parts` micro-batches, in the sum of all terms' means.
+    """What this device adds to the total loss with one of `parts` micro-batches.
 
     A term is divided by its count in `batch_counts`, or by the micro-batch's in `counts` times `parts`.
     """
@@ -443,7 +445,7 @@ def total_loss(losses: Losses, batch_counts: Counts, counts: Counts, *, parts: i
 
 
 def count_spread(terms: dict[str, Term], squares: Counts, *, parts: int) -> jax.Array:
-    """The largest standard deviation over the mean, over terms, of the micro-batches' counts.
+    """The coefficient of variation of the micro-batches' counts, of the term where it is largest.
 
     `terms` hold the sums of the counts over micro-batches, `squares` the sums of their squares.
     """

@@ -57,9 +57,10 @@ def test_help_lists_every_flag(capsys):
     assert "--out: Folder. (default 'here')" in out
     assert "--count: Number. (default 3)" in out
     assert "--h:" not in out and "--config" not in out
-    with pytest.raises(SystemExit):
-        parse("try", ["--help"], define, with_recipe=True)
-    assert "--config.FIELD: A value for any field of the recipe" in capsys.readouterr().out
+    for argv in (["--help"], ["--config.train.steps=4", "-h", "--counts=4"]):
+        with pytest.raises(SystemExit):
+            parse("try", argv, define, with_recipe=True)
+        assert "--config.FIELD: A value for any field of the recipe" in capsys.readouterr().out
 
 
 def test_a_recipe_with_its_argument_and_overrides(project):

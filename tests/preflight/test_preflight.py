@@ -148,7 +148,7 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
 
 
 @pytest.mark.parametrize(
-    ("bytes_of", "answer", "most"),
+    ("bytes_of", "expected", "most"),
     [
         (lambda n: 100 + 110 * n, 8, 4),  # a line
         (lambda n: 100 + 110 * n - 2 * max(n - 5, 0) ** 2, 8, 5),  # that bends near the limit
@@ -160,30 +160,30 @@ def test_of_buckets_with_equal_area_the_first_is_compiled():
 )
 @pytest.mark.parametrize("first", [2, 20])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_few_compiles_find_the_largest_batch(bytes_of, predict, most, first, parts):
+def test_few_compiles_find_the_largest_batch(bytes_of, expected, most, first, parts):
     def compiled(pictures):
         needed = bytes_of(pictures)
         fits = pictures <= 5 if not needed else needed <= SMALL.memory
         return requirements.Probe((8, 8), pictures, int(needed), SMALL.memory, fits, 0.0, None)
 
     found, probes = largest.fitting(compiled, compiled(first), parts=parts)
-    assert found == predict // parts * parts
+    assert found == expected // parts * parts
     assert all(probe.pictures % parts == 0 for probe in probes)
     assert len({probe.pictures for probe in probes}) == len(probes) <= most
 
 
 @pytest.mark.parametrize(
-    ("code", "answer"),
+    ("code", "expected"),
     [(0, 7), (30, 7), (31, 6), (690, 1), (700, 0)],  # of 900; plans need 100 + 110 n, and whole steps so much more
 )
-def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, predict):
+def test_a_search_by_plans_counts_what_a_whole_step_takes_beside_its_own(code, expected):
     whole = requirements.Probe((8, 8), 1, 210 + code, SMALL.memory, True, 9.0, PROGRAM)
     found, beside, plans = largest.planned(planned(lambda n: 100 + 110 * n), whole)
-    assert (found, beside) == (predict, code)
+    assert (found, beside) == (expected, code)
     assert plans[0].pictures == 1
     assert len({one.pictures for one in plans}) == len(plans) <= 6
-    if predict:
-        assert max(one.needed for one in plans if one.pictures <= predict) + code <= 900
+    if expected:
+        assert max(one.needed for one in plans if one.pictures <= expected) + code <= 900
 
 
 def test_nothing_is_known_beside_the_plan_of_a_step_that_was_refused():
