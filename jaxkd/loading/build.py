@@ -1,4 +1,4 @@
-"""Detectors part_config from recipes, and folders of weights that are loaded and saved."""
+"""Detectors built from recipes, and folders of weights that are loaded and saved."""
 
 import dataclasses
 import json

@@ -37,7 +37,7 @@ def fitting(measure: Callable[[int], R], first: R, *, overhead: int = 0, parts: 
     Args:
       measure: compiles or plans for a number of pictures.
       first: a size that is known.
-      overhead: bytes that all sizes need above theirs.
+      overhead: bytes that every number of pictures needs beside its plan.
       parts: every number is a multiple of it, as that of `first` is.
     """
     known = {first.pictures: first}
