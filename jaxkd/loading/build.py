@@ -20,7 +20,7 @@ from jaxkd.errors import ConfigError, StorageError, WeightsError
 from jaxkd.paths import path_of
 from jaxkd.weights import read, tree
 
-FORMAT = 1  # of detector.json
+FORMAT = 2  # of detector.json; in 1 the settings of a detector were not in parts
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
 STUDENT = "student"  # the folder of weights in a workdir
 RECIPE = "config.json"  # in a workdir: the resolved recipe
@@ -65,8 +65,9 @@ def load_shapes(folder: str | Path) -> Loaded:
     path = path_of(str(folder))
     try:
         about = json.loads(file_of(path, ABOUT).read_text(encoding="utf-8"))
-        if about.get("format", FORMAT) != FORMAT:
-            raise WeightsError(f"{path / ABOUT} is of another form than this jaxkd reads; update jaxkd.")
+        if (form := about.get("format", FORMAT)) != FORMAT:
+            remedy = "train or convert it again, or take the jaxkd that wrote it" if form == 1 else "update jaxkd"
+            raise WeightsError(f"{path / ABOUT} is of form {form!r}, and this jaxkd reads form {FORMAT}: {remedy}.")
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
         if isinstance(about["classes"], str) or not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("its classes are no list of names")
