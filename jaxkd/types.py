@@ -46,7 +46,7 @@ class Predictions(struct.PyTreeNode):
 
 
 class Features(struct.PyTreeNode):
-    """The feature maps of a batch, finest level first, zero in the padding."""
+    """The feature maps of a batch, finest level first, zero outside what the nets see of the canvas."""
 
     backbone: tuple[Array, ...]  # input of the neck, levels of [b h w c]
     neck: tuple[Array, ...]  # the feature pyramid, levels of [b h w c]
@@ -71,9 +71,7 @@ class Traits:
     backbone_channels: tuple[int, ...]
     box_weights: tuple[float, ...]  # of the box code of `Predictions.deltas`
     background: int | None  # column of `Predictions.logits`; None where classes are independent
-    anchors: tuple | None = (
-        None  # the only boxes it can predict for, as a description of its anchors; None for any boxes
-    )
+    anchors: tuple | None = None  # describes the only boxes that it can predict for; None for any boxes
 
 
 class Reliability(struct.PyTreeNode):

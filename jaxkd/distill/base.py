@@ -22,14 +22,14 @@ A method sees the outputs of both detectors, the regions and the batch, and neve
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Float
 
 from jaxkd.errors import ConfigError
-from jaxkd.types import Features, Inputs, Losses, Term, Traits
+from jaxkd.types import Features, Losses, Term, Traits
 
 Source = Literal["neck", "backbone"]
 Who = Literal["student", "teacher"]
@@ -40,24 +40,6 @@ class Sharing(NamedTuple):
 
     source: Who = "student"
     stage: Literal["sampled", "proposals"] = "sampled"
-
-
-class Method(Protocol):
-    """The functions of a method's module."""
-
-    Config: type
-
-    def sharing(self, config: Any) -> tuple[Sharing, ...]:
-        """The sets of regions for which both heads predict."""
-        ...
-
-    def init(self, config: Any, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
-        """The parameters of the method."""
-        ...
-
-    def losses(self, config: Any, params: dict, inputs: Inputs) -> Losses:
-        """Terms to be minimised and metrics to be reported."""
-        ...
 
 
 class LevelPair(NamedTuple):

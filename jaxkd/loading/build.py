@@ -43,8 +43,18 @@ class Loaded:
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:
     """The detector that a recipe describes, for these classes."""
-    part_config = configs.build(config)
-    return configs.module_of(part_config).build(part_config, classes=tuple(classes))
+    component = configs.build(config)
+    return configs.module_of(component).build(component, classes=tuple(classes))
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of weights in a workdir; any other path unchanged."""
+    return path / STUDENT if (path / RECIPE).is_file() else path
+
+
+def param_shapes(model: Detector) -> Params:
+    """The shapes of a detector's parameters, without computing any."""
+    return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def load(folder: str | Path) -> Loaded:
@@ -88,7 +98,7 @@ def load_shapes(folder: str | Path) -> Loaded:
         model = detector(config, classes)
     except ConfigError as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error}") from error
-    return Loaded(model, jax.eval_shape(model.init, jax.random.key(0)), config, scores, sizes, reading)
+    return Loaded(model, param_shapes(model), config, scores, sizes, reading)
 
 
 def with_dtype(loaded: Loaded, *, dtype: str) -> Loaded:

@@ -51,7 +51,7 @@ def evaluate_source(
     detector: HasDetect,
     params: Params,
     source: Source,
-    feeding: loader.Config,
+    loader_config: loader.Config,
     devices: Mesh,
     *,
     batch: int,
@@ -63,7 +63,10 @@ def evaluate_source(
     Processes share the pictures, and all of them get the scores. Raises Interrupted before the next batch once
     `stopped` returns True, which it has to do on all processes at once.
     """
-    with _detect_and_batches(detector, params, source, feeding, devices, batch=batch, limit=limit) as (detect, batches):
+    with _detect_and_batches(detector, params, source, loader_config, devices, batch=batch, limit=limit) as (
+        detect,
+        batches,
+    ):
         evaluation = evaluate(detect, _unless_stopped(stopped, batches), source, gather=hosts.gathered)
         unreadable = hosts.total(len(batches.skipped))
     expected = min(limit or len(source.records), len(source.records))
@@ -90,7 +93,7 @@ def _detect_and_batches(
     detector: HasDetect,
     params: Params,
     source: Source,
-    feeding: loader.Config,
+    loader_config: loader.Config,
     devices: Mesh,
     *,
     batch: int,
@@ -99,7 +102,7 @@ def _detect_and_batches(
     """A compiled detect that takes host batches, and the batches of a source."""
     batches = loader.eval_batches(
         source,
-        feeding,
+        loader_config,
         batch=-(-batch // devices.size) * devices.size,
         limit=limit,
         process=jax.process_index(),

@@ -27,7 +27,7 @@ class FinishedRun:
     state: State
     teacher_params: Any
     sources: dict[str, Source]
-    feeding: loader.Config
+    loader_config: loader.Config
     devices: Mesh
 
     def explain(self, split: str, index: int) -> tuple[Regions, dict[str, Explanation], float]:
@@ -35,13 +35,13 @@ class FinishedRun:
 
         The scale is the smaller one of the picture's two factors from original to resized pixels.
         """
-        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.feeding, batch=1)
+        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.loader_config, batch=1)
         batch = jax.tree.map(jax.numpy.asarray, next(batches))
         batches.close()
 
         def explain_batch(params, teacher_params, memory, batch, key):
-            inputs = StepInputs(batch=batch, teacher_params=teacher_params, key=key)
-            inputs = inputs.replace(teacher_features=teacher_features(self.pair, teacher_params, batch))
+            target = teacher_features(self.pair, teacher_params, batch)
+            inputs = StepInputs(batch=batch, teacher_params=teacher_params, teacher_features=target, key=key)
             features = self.pair.student.features(params, batch)
             keys = image_keys(inputs)
             outputs = on_regions(self.pair, params, features, inputs, sharing=STUDENT_REGIONS, keys=keys)
@@ -59,7 +59,9 @@ class FinishedRun:
 
     def objects(self, name: str) -> Objects:
         """The objects of the training set, in the order that a method numbers its prototypes by."""
-        refresh = Refresh(self.pair, self.sources["train"], self.feeding, self.devices, batch=8, steps_per_epoch=1)
+        refresh = Refresh(
+            self.pair, self.sources["train"], self.loader_config, self.devices, batch=8, steps_per_epoch=1
+        )
         return refresh.describe(name, self.state.params["detector"], "student")[0]
 
 

@@ -93,8 +93,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         classes = sources["train"].classes
         student, loaded = build.detector(recipe.student, classes), prepare.load_teacher(recipe)
         teacher = loaded if recipe.distill else None  # without a method, a teacher only serves `inherit`
-        feeding = configs.build(recipe.data.loader)
-        batches = _train_batches(config, feeding, sources["train"])
+        loader_config = configs.build(recipe.data.loader)
+        batches = _train_batches(config, loader_config, sources["train"])
         stack.callback(batches.close)
         pair = make_pair(recipe, config, student, teacher)
         schedules = make_schedules(recipe, config, pair.methods, pictures=len(sources["train"].records))
@@ -115,7 +115,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         refresh = Refresh(
             pair,
             sources["train"],
-            feeding,
+            loader_config,
             devices,
             batch=config.batch,
             steps_per_epoch=epoch_steps(len(sources["train"].records), config),
@@ -137,7 +137,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         scored = sources["val"].records[: config.evaluate_limit or None]
         if not any((~record.crowd).any() for record in scored):
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")
-        elif teacher is not None and config.teacher_check and not resumed:
+        elif teacher is not None and config.teacher_check and not resumed and _shares_classes(pair):
             training.check_teacher(teacher)
         if hosts.is_first():
             ownership.claim(workdir, recipe)
@@ -150,11 +150,11 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         return result
 
 
-def _train_batches(config: Config, feeding: loader.Config, source: Source) -> loader.Loader:
+def _train_batches(config: Config, loader_config: loader.Config, source: Source) -> loader.Loader:
     """This process's batches of the run."""
     return loader.train_batches(
         source,
-        feeding,
+        loader_config,
         seed=config.seed,
         steps=config.steps,
         batch=config.batch,
@@ -221,6 +221,12 @@ def make_schedules(recipe: configs.Recipe, config: Config, methods: dict[str, An
     return Schedules(
         optimizer.learning_rate(configs.build(recipe.optimizer), steps=config.steps), decays, steps=config.steps
     )
+
+
+def _shares_classes(pair: Pair) -> bool:
+    """Whether the teacher knows a class of the student; one that knows none has nothing to be scored on."""
+    assert pair.teacher is not None
+    return bool(pair.teacher_columns) or pair.teacher.classes == pair.student.classes
 
 
 def epoch_steps(pictures: int, config: Config) -> int:

@@ -48,12 +48,12 @@ class Pair:
     methods: dict[str, Any]  # the methods' Configs, by the names that the recipe gives them
     optimizer: optax.GradientTransformation  # with `apply_if_finite` outermost; its `update` takes learning_rate
     ema_decay: float = 0.0
-    teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; empty where lists are equal
+    teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; () for equal or disjoint lists
     accumulate: int = 1  # micro-batches of a batch, computed one after another
 
     @functools.cached_property
     def teacher_traits(self) -> Traits:
-        """The teacher's traits as methods see them: with the student's class list where the two lists differ."""
+        """The teacher's traits as methods see them: with the student's class list where there are `teacher_columns`."""
         assert self.teacher is not None
         traits, classes = self.teacher.traits, self.student.classes
         if not self.teacher_columns:
@@ -283,9 +283,8 @@ def on_regions(
         owner, owner_params, owner_features = student, student_params, student_features
     regions, _ = owner.sample_regions(owner_params, owner_features, inputs.batch, keys, stage=sharing.stage)
     regions = lax.stop_gradient(regions)
-    if (
-        sharing.source == "teacher" and pair.teacher_columns
-    ):  # the teacher's label of background is its own number of classes
+    # A teacher's label of background is its own number of classes.
+    if sharing.source == "teacher" and pair.teacher_columns:
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
     predictions = None
     if base.can_predict(student.traits, owner.traits):
