@@ -141,15 +141,15 @@ def random_boxes(batch: int, regions: int):
 
 def window_turns(boxes, pooling: Pooling, window: tuple[int, int]):
     """How often the loops over chunks and over windows of each level run for these boxes, as `turns` of a Program."""
-    walk = roi_windows.Layout(
+    layout = roi_windows.Layout(
         pooling=pooling, images=len(boxes), shapes=SHAPES, window=window, channels=1, dtype=jnp.float32
     )
-    plan, _ = roi_windows._plan(walk, region_maps(SHAPES, boxes, strides=STRIDES, extents=None, pooling=pooling))
+    plan, _ = roi_windows._plan(layout, region_maps(SHAPES, boxes, strides=STRIDES, extents=None, pooling=pooling))
     ends, sizes, turns = np.asarray(plan.ends), np.asarray(plan.size), {}
     for level in range(len(SHAPES)):
         own = sizes[ends[level * len(boxes)] : ends[(level + 1) * len(boxes)]]
-        windows = np.prod(-(-own // np.array(walk.windows(level))), -1).sum()
-        mark = f"[1,{SHAPES[level][0]},{walk.width(level) // 8},8,"
+        windows = np.prod(-(-own // np.array(layout.windows(level))), -1).sum()
+        mark = f"[1,{SHAPES[level][0]},{layout.width(level) // 8},8,"
         turns[mark] = (len(own) / len(boxes), windows / max(len(own), 1))
 
     def look_up(kind: str, depth: int) -> float:

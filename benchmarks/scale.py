@@ -97,7 +97,7 @@ def plan(case: Case) -> dict[str, Any]:
     from jaxkd.preflight import plan, preflight
 
     subject, devices = _subject(case)
-    bucket = preflight.areas(subject.feeding)[0][0]
+    bucket = preflight.areas(subject.loader_config)[0][0]
     found = plan.plan(_step(case), bucket=bucket, pictures=case.pictures)
     return _about(case) | {"devices": devices.size, "trainable": subject.trainable} | dataclasses.asdict(found)
 

@@ -68,8 +68,8 @@ def _prepared(name: str, argument: str, devices):
     pair = loop.make_pair(recipe, config, student, teacher)
     params, _ = initial.params(student, jax.random.key(0), "")
     state = mesh.put_replicated(steps.initial_state(pair, params, jax.random.key(1)), devices)
-    feeding = configs.build(recipe.data.loader)
-    batches = loader.train_batches(source, feeding, seed=0, steps=1, batch=config.batch)
+    loader_config = configs.build(recipe.data.loader)
+    batches = loader.train_batches(source, loader_config, seed=0, steps=1, batch=config.batch)
     batch = mesh.put_batch(next(batches), devices)
     batches.close()
     return pair, state, mesh.put_replicated(teacher.params if teacher else {}, devices), batch

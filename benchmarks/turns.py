@@ -19,7 +19,7 @@ from jax import numpy as jnp
 from jaxkd.detectors.base import Detector
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair
-from jaxkd.types import Batch, Regions
+from jaxkd.types import Batch
 
 LEARNING_RATE = 1e-4  # small enough for any number of steps to stay finite
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
@@ -129,7 +129,7 @@ def _processor() -> str:
 
 
 def teacher_pass(pair: Pair, weights: Any, batch: Batch) -> Any:
-    """The teacher's part of a taught step: feature maps, and answers about as many regions as the student samples.
+    """The teacher's part of a taught step: feature maps, and predictions for as many regions as the student samples.
 
     A student of one stage asks a teacher of two for feature maps only.
     """
@@ -139,7 +139,4 @@ def teacher_pass(pair: Pair, weights: Any, batch: Batch) -> Any:
         return features
     count = pair.student.config.rois.samples  # pyright: ignore[reportAttributeAccessIssue]
     boxes = jnp.take(batch.boxes, jnp.arange(count) % batch.boxes.shape[1], axis=1)
-    flags = jnp.ones(boxes.shape[:2], bool)
-    numbers = flags.astype(jnp.int32)
-    regions = Regions(boxes=boxes, labels=numbers, deltas=boxes, truth=numbers, positive=flags, valid=flags)
-    return teacher.predict(weights, features, regions.boxes, batch).logits
+    return teacher.predict(weights, features, boxes, batch).logits

@@ -69,7 +69,7 @@ class TooLargeError(JaxkdError):
     exit_code = 71
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text without its full stop, or the name of its class where there is no text."""
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 300 characters without a full stop, or else the name of its class."""
     text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    return text.splitlines()[0][:300].rstrip(".: ") if text else type(error).__name__

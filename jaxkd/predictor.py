@@ -46,7 +46,7 @@ class Predictor:
         self.classes = loaded.detector.classes
         self.sizes, self.reading = loaded.sizes, loaded.reading
         self._loaded = loaded
-        self._feeding = configs.build(configs.component("data.loader", **loaded.sizes))
+        self._loader_config = configs.build(configs.component("data.loader", **loaded.sizes))
         self._devices = mesh.make_mesh(1)
 
     def __call__(self, images: Origin | Sequence[Origin]) -> Detections:
@@ -59,7 +59,7 @@ class Predictor:
         Raises DataError for a picture that cannot be read or is no uint8 array [h w 3].
         """
         origins = [images] if isinstance(images, (str, Path, np.ndarray)) else images
-        rows = [frame.detections for frame in self.stream(origins)]
+        rows = [result.detections for result in self.stream(origins)]
         return jax.tree.map(lambda *parts: np.stack(parts), *rows) if rows else _no_detections()
 
     def stream(
@@ -80,13 +80,13 @@ class Predictor:
           on_error: called with the DataError of each picture that cannot be read; without it, the first one is raised.
         """
         depth = 2 * batch + 2
-        threads = self._feeding.threads
+        threads = self._loader_config.threads
         read = files.read(origins, self._row, reading=self.reading, every=every, threads=threads, depth=depth)
         groups = _by_bucket(_usable(read, on_error), batch)
         return _in_order(pair for group in groups for pair in self._detect(group, batch))
 
     def _row(self, frame: Frame) -> "_Row":
-        return _Row(frame, *loader.blank_row(frame.image, self._feeding, index=0))
+        return _Row(frame, *loader.blank_row(frame.image, self._loader_config, index=0))
 
     def _detect(self, group: "Group", batch: int) -> Iterator[tuple[int, FrameDetections]]:
         """Detections in pictures of one bucket, with their numbers; the last picture is repeated to fill the batch."""

@@ -2,7 +2,7 @@
 
 `steps: Count = 90000` is an int to type checkers; its range is part of the annotation.
 
-* `Whole`, `Natural`, `Count`: an int; any, at least 0, at least 1. A `Seed` has 32 bits, as jax's keys.
+* `Whole`, `Natural`, `Count`: an int; any, at least 0, at least 1. A `Seed` has 32 bits, all that jax makes a key of.
 * `Finite`, `NonNegative`, `Positive`: a float; any, at least 0, above 0.
 * `Share`: a float from 0 to 1; `SomeShare` without 0, `PartShare` without 1, `Probability` without both.
 """

@@ -89,7 +89,7 @@ class Predictions(struct.PyTreeNode):
 
 
 class Features(struct.PyTreeNode):
-    """The feature maps of a batch, finest level first, zero in the padding."""
+    """The feature maps of a batch, finest level first, zero outside what the nets see of the canvas."""
 
     backbone: tuple[Array, ...]  # input of the neck, levels of [b h w c]
     neck: tuple[Array, ...]  # the feature pyramid, levels of [b h w c]

@@ -39,7 +39,9 @@ SIGNATURES = list(signatures())
 def test_functions_are_seen_with_their_parameters():
     assert len(SIGNATURES) > 1000
     (losses,) = (
-        found[1:] for found in SIGNATURES if found[0].startswith("jaxkd/distill/base.py") and "losses" in found[0]
+        found[1:]
+        for found in SIGNATURES
+        if found[0].startswith("jaxkd/distill/task_adaptive.py") and "losses" in found[0]
     )
     assert losses == (["config", "params", "inputs"], [])
 

@@ -1,4 +1,4 @@
-"""The panels that `jaxkd explain` draws: the picture with its ground truth, and the masks and gates of each method."""
+"""The panels that `jaxkd explain` draws: the picture with its truth; masks, gates and prototypes of each method."""
 
 from dataclasses import dataclass
 

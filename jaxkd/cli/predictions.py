@@ -34,10 +34,8 @@ class CocoFile:
     def __exit__(self, kind: object, *error: object) -> None:
         if self._open is None:
             return
-        with (
-            contextlib.suppress(OSError) if kind else contextlib.nullcontext(),
-            self._open,
-        ):  # the first error is reported
+        # After an error that one is reported, so a failure of this last write is suppressed.
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext(), self._open:
             self._open.write(f'], "images": {json.dumps(self.images)}}}\n')
         if kind:
             pictures = phrases.counted(len(self.images), "picture")

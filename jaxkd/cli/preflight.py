@@ -85,7 +85,7 @@ def as_dict(subject: "Subject", result: "Preflight", *, topology: str) -> dict[s
 def table(subject: "Subject", result: "Preflight", *, topology: str) -> str:
     """The record as text."""
     lines = [f"{topology}: {result.devices} x {_chip(result.chip)}", subject.classes, subject.teacher]
-    n_buckets = len({size.bucket for size in result.probes or result.plans})
+    n_buckets = len({requirement.bucket for requirement in result.probes or result.plans})
     if result.probes:
         blocks = [_probe(probe, subject, result) for probe in result.probes[:n_buckets]]
     else:
@@ -121,8 +121,8 @@ def _search(result: "Preflight") -> list[str]:
     return lines
 
 
-def _numbers(sizes: "Sequence[Requirement]") -> str:
-    return ", ".join(f"{size.pictures}" for size in sizes)
+def _numbers(requirements: "Sequence[Requirement]") -> str:
+    return ", ".join(f"{requirement.pictures}" for requirement in requirements)
 
 
 def _chip(chip: "Chip") -> str:
@@ -161,18 +161,22 @@ def _plan(plan: "Plan", subject: "Subject", result: "Preflight") -> list[str]:
     return [*lines, f"  planned in      {plan.seconds:.0f} s"]
 
 
-def _head(size: "Requirement", result: "Preflight") -> str:
-    (height, width), pictures = size.bucket, phrases.counted(size.pictures, "picture")
-    return f"{height}x{width}, {pictures} a chip, {size.pictures * result.devices} in all:"
+def _head(requirement: "Requirement", result: "Preflight") -> str:
+    (height, width), pictures = requirement.bucket, phrases.counted(requirement.pictures, "picture")
+    return f"{height}x{width}, {pictures} a chip, {requirement.pictures * result.devices} in all:"
 
 
-def _memory(size: "Requirement") -> str:
+def _memory(requirement: "Requirement") -> str:
     """The memory that is needed and that there is; a compiler that gives up does not always say how much."""
-    return f"{_bytes(size.needed)} of {_bytes(size.limit)}" if size.needed else f"more than {_bytes(size.limit)}"
+    return (
+        f"{_bytes(requirement.needed)} of {_bytes(requirement.limit)}"
+        if requirement.needed
+        else f"more than {_bytes(requirement.limit)}"
+    )
 
 
-def _verdict(size: "Requirement") -> str:
-    return "fits" if size.fits else "does not fit"
+def _verdict(requirement: "Requirement") -> str:
+    return "fits" if requirement.fits else "does not fit"
 
 
 def _program_lines(program: "Program | Plan", subject: "Subject") -> list[str]:

@@ -85,5 +85,5 @@ def _recipe(file: Path) -> configs.Recipe:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StorageError(f"{file} is not the recipe of a run: {error}.") from error
     if not set(recipe.keys()) >= configs.FIELDS:
-        raise StorageError(f"{file} is not the recipe of a run: it lacks parts.")
+        raise StorageError(f"{file} is not the recipe of a run: it lacks fields.")
     return recipe

@@ -74,7 +74,7 @@ class Heartbeat:
         try:
             server = socket.create_server(("", port))
         except OSError as error:
-            raise HostLostError(f"Port {port} is needed by the roll call and not free: {error.strerror}.") from error
+            raise HostLostError(f"Port {port} is needed by the heartbeat and not free: {error.strerror}.") from error
         hosts, count = dict(self._hosts), self._info.processes
         with server:
             while len(hosts) < count and (left := deadline - time.monotonic()) > 0:

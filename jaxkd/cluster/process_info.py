@@ -66,7 +66,9 @@ def find(
     if kind == "tpu":
         return _from_metadata(metadata or _read_metadata)
     if kind != "auto":
-        raise ConfigError(f"--cluster={kind}, and the environment names no such cluster; see README, TPU pods.")
+        raise ConfigError(
+            f"--cluster={kind}, and the environment names no such cluster; see README, TPU pods and clusters."
+        )
     return None
 
 

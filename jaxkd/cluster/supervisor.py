@@ -1,4 +1,4 @@
-"""The supervisor starts the run's process on this host once all hosts are there, and ends it when another is lost.
+"""Starts the run's process on this host once all processes are there, and ends it when one is lost.
 
 JAX aborts a process, or leaves it waiting for ever, when another one of its run is lost. The supervisor, which does not
 import JAX, turns both into a message and an exit code.

@@ -259,8 +259,7 @@ def _taught_entries(entries: Sequence[Entry]) -> list[Entry]:
 
 def _weights_path(place: str) -> Path:
     """The folder or file of weights that a workdir or path stands for."""
-    path = path_of(place)
-    return (path / build.STUDENT if (path / build.RECIPE).is_file() else path).resolve()
+    return build.folder_of(path_of(place)).resolve()
 
 
 def _scored(

@@ -80,7 +80,7 @@ class Comparison:
 
     detectors: tuple[ComparedDetector, ...]
     focus: str  # name of the detector that the summary is about
-    images: tuple[int, ...]  # ids of the pictures, in the order of `Compared.quality`
+    images: tuple[int, ...]  # ids of the pictures, in the order of `ComparedDetector.quality`
     objects: Mapping[str, int]  # by the name of the class
     sizes: Mapping[str, int]  # objects by COCO's sizes
     resamples: int

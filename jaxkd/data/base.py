@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int32, UInt8
 from jaxkd.data.repairs import Repairs
 from jaxkd.errors import DataError
 
-CLIP_TOLERANCE = 0.5  # pixels; a box that lies less than this beyond its picture's edge is not counted as clipped
+CLIP_TOLERANCE = 0.5  # pixels; a box that lies at most this beyond its picture's edge is not counted as clipped
 MAX_SIDE = 2**24  # pixels of a side; float32 holds every whole number up to it
 MAX_REPR = 60  # characters of a faulty value that a message quotes
 CONTROL = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # line breaks and other control characters, and lone surrogates
@@ -136,7 +136,8 @@ def check_file_name(name: str, *, where: str) -> str:
     """`name`, unchanged, where it stays inside the folder that it is relative to.
 
     Raises:
-      DataError: for an absolute path, a drive letter, a '..' part, a backslash, or a control character.
+      DataError: for an absolute path, a drive letter, a '..' part, a backslash, a control character, or a lone
+        surrogate.
     """
     parts = name.split("/")
     if not name or "\\" in name or ".." in parts or parts[0] == "" or re.match("[A-Za-z]:", name):

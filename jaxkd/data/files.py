@@ -17,7 +17,7 @@ from jaxkd.data.base import PictureError
 from jaxkd.data.prefetch import in_order, prefetched
 from jaxkd.errors import ConfigError, DataError
 
-TOLERANCE = 5  # frames; a video that lacks fewer than its header gives is complete
+TOLERANCE = 5  # frames; a video that lacks at most so many of its header's count is complete
 ENOUGH = 0.9  # share of its frames, or of its duration, with which a video counts as complete
 
 Origin = np.ndarray | str | Path  # an RGB picture, uint8 [h w 3]; or the path of a picture, a video or a folder

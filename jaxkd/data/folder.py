@@ -86,7 +86,7 @@ class PictureFolder:
         """The RGB picture of a record.
 
         Raises:
-          PictureError: where this picture is missing, damaged or of another size than the record.
+          PictureError: where this picture is missing, damaged or not of the record's size, up to `sizes.TOLERANCE`.
           DataError: for a link out of the folder, and in strict mode for another size.
         """
         path, size = self._folder / record.file, (record.height, record.width)

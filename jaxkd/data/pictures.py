@@ -41,7 +41,7 @@ class Config:
 
     @property
     def follows_exif(self) -> bool:
-        """Whether a picture without an annotated size is turned by its EXIF tag."""
+        """Whether a picture is turned by its EXIF tag where its annotated size does not tell, or is missing."""
         return self.exif != "ignore"
 
 
@@ -53,7 +53,7 @@ def reading_of(source: object) -> Config:
     return getattr(source, "reading", PLAIN)
 
 
-DARK, FLAT = 26, 13  # of 255: the 99.5th percentile, and the range to it from the 0.5th, of a dark or flat picture
+DARK, FLAT = 26, 13  # of 255; a picture is dark or flat if its 99.5th percentile, or that less the 0.5th, is below
 SHADED = 0.4  # share of the brightness without transparency; a picture below it is reported
 
 

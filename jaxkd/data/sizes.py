@@ -11,7 +11,7 @@ from jaxkd.data import pictures
 from jaxkd.data.pictures import Header
 from jaxkd.data.repairs import Repairs
 
-TOLERANCE = 2  # pixels of a side; smaller differences from the annotated size are not counted
+TOLERANCE = 2  # pixels of a side; differences from the annotated size of at most this are not counted
 WRONG_SHARE = 0.05  # share of scaled pictures with boxes beyond the annotated size, above which that size is wrong
 Size = tuple[int, int]  # height and width
 # The name in `repairs` of each kind of difference; "wrong" is "scaled" where the boxes fit the real size.

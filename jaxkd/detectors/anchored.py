@@ -103,7 +103,7 @@ class AnchorBased(abc.ABC):
     def match_anchors(
         self, anchors: Anchors, batch: Batch, *, positive: float, negative: float
     ) -> tuple[Matches, Bool[Array, "a"]]:
-        """The matches of one picture's anchors with its truth, and a mask of the anchors whose cell is in the picture.
+        """The matches of one picture's anchors with its truth, and a mask of the anchors within its extent.
 
         `anchors` and `batch` are without their leading axes.
         """

@@ -113,7 +113,7 @@ class Config:
     loss: Loss = field(default_factory=Loss)
     """The losses."""
     postprocess: parts.Postprocess = field(default_factory=lambda: parts.Postprocess(candidates=1000))
-    """What `detect` keeps."""
+    """From predictions to detections."""
     pixels: parts.Pixels = field(default_factory=parts.Pixels)
     """Normalisation of the pictures."""
     compat: parts.Compat = field(default_factory=parts.Compat)
@@ -121,9 +121,9 @@ class Config:
     frozen_stages: parts.Stages = -1
     """Backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ..."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What all nets compute in; parameters, norms' statistics, boxes, predictions and losses are float32."""
+    """Type in which all nets compute; parameters, norms' statistics, boxes, predictions and losses are float32."""
     remat: Remat = "none"
-    """What of the backbone's blocks is kept for the gradient, for less memory in more time; see `nets.remat`."""
+    """Rematerialisation of the backbone's blocks: less memory, more time; see `nets.remat`."""
 
 
 def build(config: Config, *, classes: Sequence[str]) -> "RetinaNet":

@@ -24,8 +24,8 @@ class Adapter:
     kind: Kind = "conv3"
     """A convolution of 3x3 cells, with a ReLU after it ("conv3_relu"), of 1x1, or the "identity"."""
     init: Init = "small"
-    """How weights are drawn: standard deviation 1e-4 ("small"), variance kept ("lecun"), or weights and biases within
-    1 / sqrt(fan in) ("uniform")."""
+    """How weights are drawn: with a standard deviation of 1e-4 ("small"; Wang et al. 2019), such that the variance is
+    kept ("lecun"), or weights and biases within 1 / sqrt(fan in) ("uniform")."""
 
 
 def init(
@@ -33,9 +33,7 @@ def init(
 ) -> dict:
     """Parameters of one adapter: `kernel` [k k c_student c_teacher] and `bias` [c_teacher]; {} for the identity.
 
-    `start` "small" draws weights of standard deviation 1e-4 (Wang et al. 2019), "lecun" ones that keep variance,
-    "uniform" weights and biases within 1 / sqrt(fan in).
-    Raises ConfigError where the widths differ and the adapter is the identity.
+    For `start` see `Adapter.init`. Raises ConfigError where the widths differ and the adapter is the identity.
     """
     if kind == "identity":
         if student_channels != teacher_channels:
@@ -55,15 +53,15 @@ def init(
     return {"kernel": draw(key, shape, jnp.float32), "bias": jnp.zeros(teacher_channels)}
 
 
-def init_levels(key: Key[Array, ""], pairs: Sequence[base.LevelPair], *, kind: Kind, start: Init = "small") -> dict:
+def init_levels(key: Key[Array, ""], pairs: Sequence[base.LevelPair], adapter: Adapter) -> dict:
     """An adapter for each pair of levels, under the name that `of_level` gives it."""
     return {
         of_level(pair): init(
             jax.random.fold_in(key, pair.stride),
-            kind=kind,
+            kind=adapter.kind,
             student_channels=pair.student_channels,
             teacher_channels=pair.teacher_channels,
-            start=start,
+            start=adapter.init,
         )
         for pair in pairs
     }

@@ -27,14 +27,14 @@ not need of a detector may be None.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Float
 
 from jaxkd.errors import ConfigError
-from jaxkd.types import Capability, Features, Inputs, Losses, Term, Traits
+from jaxkd.types import Capability, Features, Losses, Term, Traits
 
 OWN_CANVAS = "its own canvas"  # in front of a teacher's anchors that lie on another canvas than the student's
 Source = Literal["neck", "backbone"]
@@ -60,28 +60,6 @@ class Needs:
     student: frozenset[Need]
     teacher: frozenset[Need]
     switches: Mapping[Need, str] = dataclasses.field(default_factory=dict)  # the field that, at 0, ends a need
-
-
-class Method(Protocol):
-    """The functions of a method's module."""
-
-    Config: type
-
-    def sharing(self, config: Any) -> tuple[Sharing, ...]:
-        """The sets of regions for which both heads predict."""
-        ...
-
-    def needs(self, config: Any) -> Needs:
-        """The outputs of either detector that the method uses."""
-        ...
-
-    def init(self, config: Any, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
-        """The parameters of the method."""
-        ...
-
-    def losses(self, config: Any, params: dict, inputs: Inputs) -> Losses:
-        """Terms to be minimised and metrics to be reported."""
-        ...
 
 
 class LevelPair(NamedTuple):

@@ -167,7 +167,7 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
     pairs = _pairs(config, student, teacher)
     if not (config.imitation.foreground_weight or config.imitation.background_weight):
         return {}
-    return adapters.init_levels(key, pairs, kind=config.adapter.kind, start=config.adapter.init)
+    return adapters.init_levels(key, pairs, config.adapter)
 
 
 def init_memory(config: Config, student: Traits, teacher: Traits) -> Prototypes:

@@ -48,7 +48,7 @@ def needs(config: Config) -> base.Needs:
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level."""
     pairs = base.level_pairs(student, teacher, source=config.source, limit=config.levels)
-    return adapters.init_levels(key, pairs, kind=config.adapter.kind, start=config.adapter.init)
+    return adapters.init_levels(key, pairs, config.adapter)
 
 
 def losses(config: Config, params: dict, inputs: Inputs) -> Losses:

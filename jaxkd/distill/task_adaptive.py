@@ -48,7 +48,7 @@ class Sharing:
     source: Literal["student", "teacher", "both"] = "student"
     """The detector whose regions are shared; "both" averages the losses on either set."""
     stage: Literal["sampled", "rpn_topk"] = "sampled"
-    """The regions sampled for the student's detection loss, or the best proposals ("rpn_topk")."""
+    """The regions that detector samples for its own loss, or its best proposals ("rpn_topk")."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Feature:
     canonical_level: Whole = 4
     """Number of that level; its stride is 2^canonical_level."""
     sigma_sq: Positive = 2.0
-    """Variance of the Gaussian, in squared half sides of the box."""
+    """Squared spread of the Gaussian, in squared half sides of the box."""
     mask_grid: Literal["center", "legacy_int"] = "center"
     """Where cells are measured: at their "center", or "legacy_int" (integer crop, from its corner)."""
     mask_merge: Literal["max", "sum_clip"] = "max"
@@ -164,7 +164,7 @@ def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) 
     if not config.feature.weight:
         return {}
     pairs = _pairs(config, student, teacher)
-    return adapters.init_levels(key, pairs, kind=config.adapter.kind, start=config.adapter.init)
+    return adapters.init_levels(key, pairs, config.adapter)
 
 
 def losses(config: Config, params: dict, inputs: Inputs) -> Losses:

@@ -1,4 +1,4 @@
-"""Detectors part_config from recipes, and folders of weights that are loaded and saved."""
+"""Detectors built from recipes, and folders of weights that are loaded and saved."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from jaxkd.errors import ConfigError, StorageError, WeightsError
 from jaxkd.paths import path_of
 from jaxkd.weights import read, tree
 
-FORMAT = 1  # of detector.json
+FORMAT = 2  # of detector.json; in 1 the settings of a detector were not in parts
 WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
 STUDENT = "student"  # the folder of weights in a workdir
 RECIPE = "config.json"  # in a workdir: the resolved recipe
@@ -43,8 +43,18 @@ class Loaded:
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:
     """The detector that a recipe describes, for these classes."""
-    part_config = configs.build(config)
-    return configs.module_of(part_config).build(part_config, classes=tuple(classes))
+    component = configs.build(config)
+    return configs.module_of(component).build(component, classes=tuple(classes))
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of weights in a workdir; any other path unchanged."""
+    return path / STUDENT if (path / RECIPE).is_file() else path
+
+
+def param_shapes(model: Detector) -> Params:
+    """The shapes of a detector's parameters, without computing any."""
+    return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def load(folder: str | Path) -> Loaded:
@@ -65,8 +75,9 @@ def load_shapes(folder: str | Path) -> Loaded:
     path = path_of(str(folder))
     try:
         about = json.loads(file_of(path, ABOUT).read_text(encoding="utf-8"))
-        if about.get("format", FORMAT) != FORMAT:
-            raise WeightsError(f"{path / ABOUT} is of another form than this jaxkd reads; update jaxkd.")
+        if (form := about.get("format", FORMAT)) != FORMAT:
+            remedy = "train or convert it again, or take the jaxkd that wrote it" if form == 1 else "update jaxkd"
+            raise WeightsError(f"{path / ABOUT} is of form {form!r}, and this jaxkd reads form {FORMAT}: {remedy}.")
         config, classes = configs.parse(json.dumps(about["detector"])), tuple(about["classes"])
         if isinstance(about["classes"], str) or not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("its classes are no list of names")
@@ -87,7 +98,7 @@ def load_shapes(folder: str | Path) -> Loaded:
         model = detector(config, classes)
     except ConfigError as error:
         raise WeightsError(f"{path / ABOUT} is not a description of a detector: {error}") from error
-    return Loaded(model, jax.eval_shape(model.init, jax.random.key(0)), config, scores, sizes, reading)
+    return Loaded(model, param_shapes(model), config, scores, sizes, reading)
 
 
 def with_dtype(loaded: Loaded, *, dtype: str) -> Loaded:

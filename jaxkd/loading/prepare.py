@@ -55,8 +55,8 @@ def load_source(
 
 
 def _load(config: configs.Recipe, **fields: Any) -> Source:
-    part_config = dataclasses.replace(configs.build(config), **fields)
-    source = configs.module_of(part_config).load(part_config)
+    component = dataclasses.replace(configs.build(config), **fields)
+    source = configs.module_of(component).load(component)
     source.repairs = Repairs.like(source.repairs, title=config.name)
     return source
 
@@ -154,26 +154,27 @@ def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loa
         loaded, _ = published.load(location, part=part, classes=classes)
         log.warning("%s: %s", location.name, " ".join(loaded.notes))
         return loaded
-    return build.load(location / build.STUDENT if (location / build.RECIPE).is_file() else str(path))
+    folder = build.folder_of(location)
+    return build.load(str(path) if folder == location else folder)
 
 
-def with_training_sizes(loaded: build.Loaded, feeding: loader.Config) -> loader.Config:
+def with_training_sizes(loaded: build.Loaded, loader_config: loader.Config) -> loader.Config:
     """The loader's Config with the sizes of the pictures that the detector was trained on, where they are known."""
     training = configs.build(configs.component("data.loader", **loaded.sizes))
-    return dataclasses.replace(feeding, **{name: getattr(training, name) for name in loaded.sizes})
+    return dataclasses.replace(loader_config, **{name: getattr(training, name) for name in loaded.sizes})
 
 
 def class_columns(teacher: tuple[str, ...], student: tuple[str, ...]) -> tuple[tuple[int, ...], str]:
-    """The teacher's column for each of the student's classes, () for equal lists, and a sentence on it or ""."""
+    """The teacher's column for each of the student's classes, () for equal or disjoint lists, and a sentence or ""."""
     if teacher == student:
         return (), ""
-    student_columns = columns(student, teacher)
-    missing_classes = [name for name, column in zip(student, student_columns, strict=True) if column == LACKING]
+    teacher_columns = columns(student, teacher)
+    missing_classes = [name for name, column in zip(student, teacher_columns, strict=True) if column == LACKING]
     if len(missing_classes) == len(student):
         return (), "The teacher knows none of the student's classes by name; only features can be taught."
     summary = f"The teacher knows {len(student) - len(missing_classes)} of the student's {len(student)} classes by name"
     return (
-        student_columns,
+        teacher_columns,
         f"{summary}; it says nothing about {', '.join(missing_classes)}."
         if missing_classes
         else f"{summary}, in another order.",

@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxkd import config as configs
 from jaxkd.class_lists import COCO, VOC
-from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.loading import build
 from jaxkd.weights import assumptions, names, parts, tree
@@ -34,8 +33,9 @@ def load(
         if their numbers fit.
       overrides: settings that the file does not contain.
 
-    Raises WeightsError where the file is broken, holds no known detector, it is not clear which one is meant, or a leaf
-    is missing, unused or misshapen; ConfigError where `overrides` or `classes` do not fit.
+    Raises WeightsError where the file is broken, holds no known detector, it is not clear which one is meant, a leaf is
+    missing, unused or misshapen, or `classes` are more or fewer than its own; ConfigError where `overrides` do not fit,
+    or a name in `classes` is empty or repeated.
     """
     path, overrides = Path(path), overrides or Overrides()
     net = parts.read_net(path, part=part)
@@ -85,13 +85,8 @@ def _with_params(
         if overrides != Overrides():
             raise
         raise WeightsError(f"The weights are those of no detector that can be built: {error}") from error
-    params, report = tree.match(_param_shapes(detector), published.arrays, allow_unused=names.BEYOND["resnet"])
+    params, report = tree.match(build.param_shapes(detector), published.arrays, allow_unused=names.BEYOND["resnet"])
     return build.Loaded(detector, jax.tree.map(jax.numpy.asarray, params), config, {}, {}), report
-
-
-def _param_shapes(detector: Detector) -> Params:
-    """The shapes of a detector's parameters."""
-    return jax.eval_shape(detector.init, jax.random.key(0))
 
 
 def _config(published: Published, overrides: Overrides) -> configs.Recipe:

@@ -30,14 +30,14 @@ def fitting(measure: Callable[[int], R], first: R, *, overhead: int = 0, parts: 
     """The largest number of pictures a chip that fits, 0 for none, and the other sizes that were measured.
 
     A compiler refuses what does not fit long before it has generated the code of what does, and reports how much memory
-    was needed, and of how much. So the search approaches the limit from above: it takes twice the first size, then one
-    more than where the line through the two sizes nearest to the limit reaches it, until one number fits and the next
-    does not.
+    was needed, and of how much. So the search approaches the limit from above: it takes twice what the first size
+    promises, then one more than where the line through the two sizes nearest to the limit reaches it, until one number
+    fits and the next does not.
 
     Args:
       measure: compiles or plans for a number of pictures.
       first: a size that is known.
-      overhead: bytes that all sizes need above theirs.
+      overhead: bytes that every number of pictures needs beside its plan.
       parts: every number is a multiple of it, as that of `first` is.
     """
     known = {first.pictures: first}

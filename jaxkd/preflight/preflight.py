@@ -42,7 +42,7 @@ class Subject:
     pair: Pair
     state: State  # of shapes
     teacher_params: Tree  # of shapes
-    feeding: loader.Config
+    loader_config: loader.Config
     batch: int  # of the recipe
     trainable: int  # bytes of the parameters that are trained
     classes: str  # a sentence on their origin
@@ -91,7 +91,7 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
         pair=pair,
         state=state,
         teacher_params=loaded_teacher.params if loaded_teacher else {},
-        feeding=loop.feeding_of(recipe, taught=loaded_teacher is not None),
+        loader_config=loop.loader_config_of(recipe, taught=loaded_teacher is not None),
         batch=config.batch,
         trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained)),
         classes=classes_note,
@@ -116,7 +116,7 @@ def run(
     """
     parts = subject.pair.accumulate
     pictures = _share(batch or subject.batch, devices, parts=parts)
-    buckets, skipped = areas(subject.feeding)
+    buckets, skipped = areas(subject.loader_config)
     probes = [probe(subject, devices, chip, bucket=bucket, pictures=pictures) for bucket in buckets]
     plans, most, overhead = [], None, None
     if search and planner:
@@ -135,18 +135,18 @@ def outline(subject: Subject, devices: Mesh, chip: Chip, *, planner: largest.Pla
     Raises ConfigError where the batch does not divide over the devices, and what the planner raises.
     """
     pictures = _share(batch or subject.batch, devices, parts=subject.pair.accumulate)
-    buckets, skipped = areas(subject.feeding)
+    buckets, skipped = areas(subject.loader_config)
     plans = [planner(bucket=bucket, pictures=pictures) for bucket in buckets]
     return Preflight(devices.size, chip, (), tuple(plans), None, None, skipped)
 
 
-def areas(feeding: loader.Config) -> tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]:
+def areas(loader_config: loader.Config) -> tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]:
     """The first bucket of each area (height x width), the largest first, and the others."""
     by_area: dict[int, tuple[int, int]] = {}
-    for height, width in feeding.buckets:
+    for height, width in loader_config.buckets:
         by_area.setdefault(height * width, (height, width))
     first = [by_area[area] for area in sorted(by_area, reverse=True)]
-    return first, tuple(bucket for bucket in dict.fromkeys(feeding.buckets) if bucket not in first)
+    return first, tuple(bucket for bucket in dict.fromkeys(loader_config.buckets) if bucket not in first)
 
 
 def probe(
@@ -159,7 +159,7 @@ def probe(
     options: dict[str, Any] | None = None,
 ) -> Probe:
     """The step compiled for so many pictures a chip; `options` are the compiler's."""
-    batch = shapes(subject.feeding, bucket=bucket, pictures=pictures * devices.size)
+    batch = shapes(subject.loader_config, bucket=bucket, pictures=pictures * devices.size)
     replicated, over_batch = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
     step = make_step(subject.pair, devices)
     constant = (
@@ -181,10 +181,10 @@ def probe(
     return Probe(bucket, pictures, needed, chip.memory, needed <= chip.memory, seconds, program)
 
 
-def shapes(feeding: loader.Config, *, bucket: tuple[int, int], pictures: int) -> Batch:
+def shapes(loader_config: loader.Config, *, bucket: tuple[int, int], pictures: int) -> Batch:
     """The shapes of a batch."""
-    b, g, (height, width) = pictures, feeding.max_objects, bucket
-    array, view = jax.ShapeDtypeStruct, feeding.teacher_view
+    b, g, (height, width) = pictures, loader_config.max_objects, bucket
+    array, view = jax.ShapeDtypeStruct, loader_config.teacher_view
     teacher = TeacherView(
         images=array((b, *view.size, 3), jnp.uint8),
         sizes=array((b, 2), jnp.int32),
@@ -227,12 +227,11 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
         return None, "Nothing is taught."
     if given and not isinstance(given, str):
         detector = build.detector(given, classes)
-        params = jax.eval_shape(detector.init, jax.random.key(0))
-        loaded = build.Loaded(detector, params, given, {}, {})
+        loaded = build.Loaded(detector, build.param_shapes(detector), given, {}, {})
         return prepare.match_dtype(loaded, recipe.student), "The teacher has the shape of a recipe's student."
     name = given or recipe.teacher
     path = path_of(name)
-    folder = path / build.STUDENT if (path / build.RECIPE).is_file() else path
+    folder = build.folder_of(path)
     if name and build.file_of(folder, build.ABOUT).is_file():
         loaded = prepare.match_dtype(build.load_shapes(folder), recipe.student)
         return loaded, f"The teacher is described in {folder / build.ABOUT}."

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxkd.errors import StorageError
+from jaxkd.errors import StorageError, first_line
 from jaxkd.train import hosts, manifest
 from jaxkd.train.state import State
 
@@ -116,12 +116,12 @@ class Checkpoints:
             self._orbax.close()
 
     def wait_until_finished(self) -> bool:
-        """Whether the checkpoint that was being written is; raises StorageError for a folder out of reach."""
+        """Waits for a pending checkpoint; False where it failed. Raises StorageError for a folder out of reach."""
         pending, self._pending = self._pending, None
         error = pending.exception() if pending else None
         if error is None:
             return True
-        self._say(f"A checkpoint could not be written: {_first_line(error)}; the older ones are kept.")
+        self._say(f"A checkpoint could not be written: {first_line(error)}; the older ones are kept.")
         self._probe()
         return False
 
@@ -209,7 +209,7 @@ def restore(folder: Path, metadata: Metadata, like: State) -> State:
             if (expected.shape, expected.dtype) != (leaf.shape, leaf.dtype):
                 raise ValueError(f"{leaf.dtype}{list(leaf.shape)} in place of {expected.dtype}{list(expected.shape)}")
     except FAULTS as error:
-        raise StorageError(f"Checkpoint {path} cannot be restored: {_first_line(error)}.") from error
+        raise StorageError(f"Checkpoint {path} cannot be restored: {first_line(error)}.") from error
     return restored.replace(key=jax.random.wrap_key_data(jax.numpy.asarray(restored.key)))
 
 
@@ -232,10 +232,6 @@ def _metadata(body: dict[str, Any]) -> Metadata:
             "wrote it, or take a new --workdir."
         )
     return Metadata(**body)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300].rstrip(".: ")
 
 
 def _plain(state: State) -> State:

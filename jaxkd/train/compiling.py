@@ -11,7 +11,7 @@ POLL = 0.2  # seconds between two checks for a signal to stop
 
 
 class Interrupted(Exception):
-    """The wait for a compilation was stopped; the thread goes on until it is program or the process ends."""
+    """The wait for a compilation was stopped; the thread goes on until it is done or the process ends."""
 
 
 def compiled(function: Any, *arguments: Any, stopped: Callable[[], bool]) -> Callable[..., Any]:

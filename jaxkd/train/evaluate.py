@@ -64,7 +64,7 @@ def evaluate_source(
     detector: HasDetect,
     params: Params,
     source: Source,
-    feeding: loader.Config,
+    loader_config: loader.Config,
     devices: Mesh,
     *,
     batch: int,
@@ -81,7 +81,7 @@ def evaluate_source(
     """
     batches = loader.eval_batches(
         source,
-        feeding,
+        loader_config,
         batch=-(-batch // devices.size) * devices.size,
         limit=limit,
         process=jax.process_index(),

@@ -35,7 +35,7 @@ class FinishedRun:
     state: State
     teacher_params: Any
     sources: dict[str, Source]
-    feeding: loader.Config
+    loader_config: loader.Config
     devices: Mesh
 
     def explain(self, split: str, index: int) -> tuple[Regions, dict[str, Explanation], float]:
@@ -43,7 +43,7 @@ class FinishedRun:
 
         The scale is the smaller one of the picture's two factors from original to resized pixels.
         """
-        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.feeding, batch=1, teacher=True)
+        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.loader_config, batch=1, teacher=True)
         batch = jax.tree.map(jax.numpy.asarray, next(batches))
         batches.close()
 
@@ -66,7 +66,9 @@ class FinishedRun:
 
     def objects(self, name: str) -> Objects:
         """The objects of the training set, in the order that a method numbers its prototypes by."""
-        refresh = Refresh(self.pair, self.sources["train"], self.feeding, self.devices, batch=8, steps_per_epoch=1)
+        refresh = Refresh(
+            self.pair, self.sources["train"], self.loader_config, self.devices, batch=8, steps_per_epoch=1
+        )
         return refresh.describe(name, self.state.params["detector"], "student")[0]
 
 

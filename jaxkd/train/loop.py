@@ -93,11 +93,11 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         classes = sources["train"].classes
         student, loaded = build.detector(recipe.student, classes), prepare.load_teacher(recipe)
         teacher = loaded if recipe.distill else None  # without a method, a teacher only serves `inherit`
-        feeding = feeding_of(recipe, taught=teacher is not None)
-        batches = _train_batches(config, feeding, sources["train"])
+        loader_config = loader_config_of(recipe, taught=teacher is not None)
+        batches = _train_batches(config, loader_config, sources["train"])
         stack.callback(batches.close)
         pair = make_pair(recipe, config, student, teacher)
-        _check_view(pair, feeding, sources["train"])
+        _check_view(pair, loader_config, sources["train"])
         schedules = make_schedules(recipe, config, pair.methods, pictures=len(sources["train"].records))
         checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
         stack.callback(checkpoints.close)
@@ -118,7 +118,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         refresh = Refresh(
             pair,
             sources["train"],
-            feeding,
+            loader_config,
             devices,
             batch=config.batch,
             steps_per_epoch=epoch_steps(len(sources["train"].records), config),
@@ -141,7 +141,9 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         if not any((~record.crowd).any() for record in scored):
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")
         elif teacher is not None and config.teacher_check and not resumed:
-            training.check_teacher(teacher)
+            detects = "detections" in teacher.detector.traits.capabilities
+            if _shares_classes(pair) or not detects:  # without detections, it only says so
+                training.check_teacher(teacher)
         if hosts.is_first():
             ownership.claim(workdir, recipe)
         log.begin(resumed.step if resumed else 0, scored=resumed is None or resumed.ap is not None)
@@ -153,11 +155,11 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         return result
 
 
-def _train_batches(config: Config, feeding: loader.Config, source: Source) -> loader.Loader:
+def _train_batches(config: Config, loader_config: loader.Config, source: Source) -> loader.Loader:
     """This process's batches of the run."""
     return loader.train_batches(
         source,
-        feeding,
+        loader_config,
         seed=config.seed,
         steps=config.steps,
         batch=config.batch,
@@ -203,7 +205,7 @@ def _agreed_facts(recipe: configs.Recipe, workdir: Path, sources: dict[str, Sour
 def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher: build.Loaded | None) -> Pair:
     """What is static in the steps of a recipe with this student and teacher."""
     methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
-    own_canvas = feeding_of(recipe, taught=teacher is not None).teacher_view
+    own_canvas = loader_config_of(recipe, taught=teacher is not None).teacher_view
     return Pair(
         student=student,
         teacher=teacher.detector if teacher else None,
@@ -217,17 +219,17 @@ def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher
     )
 
 
-def feeding_of(recipe: configs.Recipe, *, taught: bool) -> loader.Config:
+def loader_config_of(recipe: configs.Recipe, *, taught: bool) -> loader.Config:
     """The recipe's `data.loader`; without a teacher there is no canvas of its own."""
-    feeding: loader.Config = configs.build(recipe.data.loader)
-    return feeding if taught else feeding.alone()
+    loader_config: loader.Config = configs.build(recipe.data.loader)
+    return loader_config if taught else loader_config.alone()
 
 
-def _check_view(pair: Pair, feeding: loader.Config, source: Source) -> None:
+def _check_view(pair: Pair, loader_config: loader.Config, source: Source) -> None:
     """Raises ConfigError where feature maps of two canvases are compared cell by cell, and pictures lie elsewhere."""
     if pair.bilinear or not pair.taught_from("features"):
         return
-    if difference := loader.first_unlike(source, feeding):
+    if difference := loader.first_unlike(source, loader_config):
         raise ConfigError(f"Feature maps cannot be compared cell by cell: {difference}; {view.REMEDY}.")
 
 
@@ -241,6 +243,12 @@ def make_schedules(recipe: configs.Recipe, config: Config, methods: dict[str, An
     return Schedules(
         optimizer.learning_rate(configs.build(recipe.optimizer), steps=config.steps), decays, steps=config.steps
     )
+
+
+def _shares_classes(pair: Pair) -> bool:
+    """Whether the teacher knows a class of the student; one that knows none has nothing to be scored on."""
+    assert pair.teacher is not None
+    return bool(pair.teacher_columns) or pair.teacher.classes == pair.student.classes
 
 
 def epoch_steps(pictures: int, config: Config) -> int:

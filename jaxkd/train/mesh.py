@@ -17,7 +17,7 @@ AXIS = "data"
 def make_mesh(devices: int = 0) -> Mesh:
     """A mesh over the first `devices` devices, or over all of them for 0.
 
-    Raises ConfigError where available are fewer, or the number is negative.
+    Raises ConfigError where fewer are available, or the number is negative.
     """
     available = jax.devices()
     if not 0 <= devices <= len(available):

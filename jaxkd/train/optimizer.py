@@ -34,7 +34,8 @@ class Config:
     decay_norms: bool = False
     """Whether parameters of one dimension decay too."""
     schedule: Literal["milestones", "cosine", "constant"] = "milestones"
-    """How the rate falls: "milestones" multiplies by `milestone_factor` at each of them, "cosine" ends at 0."""
+    """How the rate falls: "milestones" multiplies it by `milestone_factor` at each of `milestones`; "cosine" ends at 0,
+    "constant" stays."""
     milestones: tuple[SomeShare, ...] = (8 / 12, 11 / 12)
     """Shares of the run."""
     milestone_factor: NonNegative = 0.1

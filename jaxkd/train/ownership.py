@@ -81,7 +81,7 @@ def teacher_digest(recipe: configs.Recipe) -> str:
         return ""
     path, _ = parts.split(path_of(recipe.teacher))
     if path.is_dir():
-        path = build.file_of(path / build.STUDENT if (path / build.RECIPE).is_file() else path, build.WEIGHTS)
+        path = build.file_of(build.folder_of(path), build.WEIGHTS)
     if not path.is_file():
         return ""  # `prepare.load_teacher` raises for it
     with path.open("rb") as file:

@@ -38,9 +38,16 @@ class Refresh:
     """
 
     def __init__(
-        self, pair: Pair, source: Source, feeding: loader.Config, devices: Mesh, *, batch: int, steps_per_epoch: int
+        self,
+        pair: Pair,
+        source: Source,
+        loader_config: loader.Config,
+        devices: Mesh,
+        *,
+        batch: int,
+        steps_per_epoch: int,
     ):
-        self._pair, self._source, self._feeding, self._devices = pair, source, feeding, devices
+        self._pair, self._source, self._loader_config, self._devices = pair, source, loader_config, devices
         self._batch, self._steps = batch, steps_per_epoch
         self._methods = {
             name: config for name, config in pair.methods.items() if hasattr(module_of(config), "init_memory")
@@ -90,7 +97,7 @@ class Refresh:
         choice = self._choices[name]
         batches = loader.eval_batches(
             Subset(self._source, choice.pictures),
-            self._feeding,
+            self._loader_config,
             batch=-(-self._batch // self._devices.size) * self._devices.size,
             process=jax.process_index(),
             processes=jax.process_count(),

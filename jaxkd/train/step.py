@@ -51,14 +51,14 @@ class Pair:
     methods: dict[str, Any]  # the methods' Configs, by the names that the recipe gives them
     optimizer: optax.GradientTransformation  # with `apply_if_finite` outermost; its `update` takes learning_rate
     ema_decay: float = 0.0
-    teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; empty where lists are equal
+    teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; () for equal or disjoint lists
     accumulate: int = 1  # micro-batches of a batch, computed one after another
     own_canvas: bool = False  # whether the batch has the teacher's own canvas (`Batch.teacher`)
     bilinear: bool = False  # whether the teacher's feature maps are interpolated there, to the student's grid
 
     @functools.cached_property
     def teacher_traits(self) -> Traits:
-        """The teacher's traits as methods see them: with the student's class list where the two lists differ.
+        """The teacher's traits as methods see them: with the student's class list where there are `teacher_columns`.
 
         Anchors on another canvas are not the student's.
         """
@@ -337,9 +337,8 @@ def on_regions(
         owner = student.traits
         regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=sharing.stage)
     regions = lax.stop_gradient(regions)
-    if (
-        sharing.source == "teacher" and pair.teacher_columns
-    ):  # the teacher's label of background is its own number of classes
+    # A teacher's label of background is its own number of classes.
+    if sharing.source == "teacher" and pair.teacher_columns:
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
     predictions = None
     if base.can_predict(student.traits, owner):

@@ -16,12 +16,12 @@ COCO_V1 = {
     "eeacb38b": "retinanet_resnet50_fpn_coco-eeacb38b.pth",
 }
 EPS = 1e-5  # of all norms, except that torchvision sets that of COCO_V1 to 0
-MIN_FACTOR = 1.01  # least change of a channel's scale that is reported
+MIN_FACTOR = 1.01  # change of a channel's scale above which it is reported
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """Settings of a published detector that the caller gives because its file does not contain them.
+    """Settings of a published detector that the caller gives; its file may lack them, and must not contradict them.
 
     Attributes:
       eps: added to a variance by the norms of the backbone; None for that of its library.
@@ -61,7 +61,7 @@ def epsilon_note(
 
 
 def _sensitivity(arrays: Mapping[str, np.ndarray], eps: float, *, family: str) -> str:
-    """A sentence on the effect of the epsilon, where that is at least `MIN_FACTOR`; else an empty text."""
+    """A sentence on the effect of the epsilon, where that is above `MIN_FACTOR`; else an empty text."""
     other = 0.0 if eps else EPS
     scales, factors = _factors(arrays, eps, other)
     changed = (factors > MIN_FACTOR) & (scales != 0)

@@ -76,8 +76,8 @@ def split(source: str | Path) -> tuple[Path, str | None]:
 def read_net(path: str | Path, *, part: str | None = None) -> Part:
     """The net in a weights file, or the one that `part` names; for the kinds of files see `read.read`.
 
-    Without `part`, the only net under a key that training programs use for weights is read (`contents.MAIN`, in that
-    order, then the top level). Backbones count only where the file has no detectors.
+    Without `part`, of several nets the only one under a key that training programs use for weights is read
+    (`contents.MAIN`, in that order, then the top level). Backbones count only where the file has no detectors.
 
     Raises WeightsError where the file cannot be read or has no known net, a weight of the net is of a kind that is not
     read, or the choice between several nets is not clear.

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -189,7 +190,7 @@ def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
             raise ValueError(f"array format {version} is unknown")
         try:
             shape, _, dtype = headers[version](file)
-        except MemoryError as error:  # of Python's parser, for nested signs
+        except (MemoryError, tokenize.TokenError) as error:  # of Python's parser, for nested signs
             raise ValueError("its header is nested too deeply") from error
         if dtype.kind not in "biuf":
             raise ValueError(f"it holds {dtype} and not plain numbers")

@@ -131,5 +131,5 @@ def test_a_process_of_another_run_is_refused_by_all(monkeypatch, change, words):
 def test_a_port_that_is_taken_is_named():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(HostLostError, match=f"Port {port} is needed by the roll call and not free"):
+        with pytest.raises(HostLostError, match=f"Port {port} is needed by the heartbeat and not free"):
             Heartbeat(ProcessInfo(f"localhost:{port - 1}", 2, 0), patience=1.0).gather()

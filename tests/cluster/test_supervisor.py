@@ -78,7 +78,7 @@ def test_a_signal_is_passed_on():
     process.stdout.close()
 
 
-def test_a_process_ends_with_its_keeper():
+def test_a_process_ends_with_its_supervisor():
     read, write = os.pipe()
     script = (
         "import time; from jaxkd.cluster import supervisor; supervisor.guard(); print('on', flush=True); time.sleep(60)"

@@ -110,8 +110,8 @@ def begun(student, pair):
 @functools.cache
 def batch():
     source = shapes.load(shapes.Config(count=2, size=tiny.SIZE, seed=3))
-    feeding = configs.build(tiny.loader(flip=0.0))
-    return next(loader.train_batches(source, feeding, seed=0, steps=1, batch=2))
+    loader_config = configs.build(tiny.loader(flip=0.0))
+    return next(loader.train_batches(source, loader_config, seed=0, steps=1, batch=2))
 
 
 def test_the_table_has_every_pair():

@@ -59,8 +59,8 @@ def make_pair(kind, **changes):
 def batch_in(bucket):
     """Four drawn pictures, on a canvas that they may not fill."""
     source = shapes.load(shapes.Config(count=8, size=tiny.SIZE, seed=3))
-    feeding = configs.build(tiny.loader(buckets=(bucket,), flip=0.0))
-    return next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
+    loader_config = configs.build(tiny.loader(buckets=(bucket,), flip=0.0))
+    return next(loader.train_batches(source, loader_config, seed=0, steps=1, batch=4))
 
 
 class Taught(NamedTuple):

@@ -90,9 +90,9 @@ def test_a_source_without_any_object():
 def test_the_resize_is_that_of_the_loader():
     source = shapes.load(shapes.Config(count=6, size=(90, 130)))
     for short in (40, 70):
-        feeding = loader.Config(buckets=((64, 96),), short=(short,), long=80)
-        factors = survey._factors(source.records, feeding, short=short)
-        batches = loader.eval_batches(source, feeding, batch=1)
+        loader_config = loader.Config(buckets=((64, 96),), short=(short,), long=80)
+        factors = survey._factors(source.records, loader_config, short=short)
+        batches = loader.eval_batches(source, loader_config, batch=1)
         for batch in batches:
             record = source.records[int(batch.ids[0])]
             wanted = batch.boxes[0][: len(record.boxes)]

@@ -116,7 +116,7 @@ def test_what_a_block_keeps_for_the_gradient_changes_no_result(kind):
     for same, gradient, _ in others:
         jax.tree.map(np.testing.assert_array_equal, params, same)
         for leaf, other in zip(jax.tree.leaves(exact), jax.tree.leaves(gradient), strict=True):
-            np.testing.assert_allclose(other, leaf, rtol=1e-6, atol=1e-6 * float(jnp.abs(leaf).max()))
+            np.testing.assert_allclose(other, leaf, rtol=1e-6, atol=4e-6 * float(jnp.abs(leaf).max()))
     assert all_kept > found["convolutions"][2] > found["blocks"][2]
 
 

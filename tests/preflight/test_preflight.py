@@ -79,7 +79,7 @@ def found(subject):
 def compiled(subject):
     """The same step, compiled without any of what is tested here."""
     devices = mesh.make_mesh(4)
-    batch = preflight.shapes(subject.feeding, bucket=tiny.SIZE, pictures=4)
+    batch = preflight.shapes(subject.loader_config, bucket=tiny.SIZE, pictures=4)
     values = schedules.shapes(subject.pair.methods)
     return make_step(subject.pair, devices).lower(subject.state, subject.teacher_params, values, batch).compile()
 
@@ -133,18 +133,18 @@ def test_a_teacher_computes_as_in_training(subject):
 
 
 def test_shapes_are_those_of_the_loader():
-    feeding = configs.build(tiny.loader())
+    loader_config = configs.build(tiny.loader())
     source = shapes.load(shapes.Config(count=4, size=tiny.SIZE))
-    batches = loader.train_batches(source, feeding, seed=0, steps=1, batch=2)
+    batches = loader.train_batches(source, loader_config, seed=0, steps=1, batch=2)
     real = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), next(batches))
     batches.close()
-    told = preflight.shapes(feeding, bucket=tiny.SIZE, pictures=2)
+    told = preflight.shapes(loader_config, bucket=tiny.SIZE, pictures=2)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), told) == real
 
 
 def test_of_buckets_with_equal_area_the_first_is_compiled():
-    feeding = loader.Config(buckets=((4, 6), (6, 4), (8, 8), (4, 6)))
-    assert preflight.areas(feeding) == ([(8, 8), (4, 6)], ((6, 4),))
+    loader_config = loader.Config(buckets=((4, 6), (6, 4), (8, 8), (4, 6)))
+    assert preflight.areas(loader_config) == ([(8, 8), (4, 6)], ((6, 4),))
 
 
 @pytest.mark.parametrize(

@@ -18,22 +18,22 @@ def source():
 
 
 @pytest.fixture(scope="module")
-def feeding():
+def loader_config():
     return configs.build(tiny.loader(buckets=BUCKETS, flip=0.0))
 
 
-def test_every_step_lies_in_one_bucket_and_both_are_seen(source, feeding):
-    plan = loader.plan(source, feeding, seed=0, steps=STEPS, batch=BATCH)
+def test_every_step_lies_in_one_bucket_and_both_are_seen(source, loader_config):
+    plan = loader.plan(source, loader_config, seed=0, steps=STEPS, batch=BATCH)
     assert set(plan.buckets) == {0, 1}
     for bucket, records in zip(plan.buckets, plan.records, strict=True):
         assert {(source.records[index].height, source.records[index].width) for index in records} == {BUCKETS[bucket]}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_every_process_sees_its_rows_of_the_same_bucket(source, feeding, processes):
-    plan = loader.plan(source, feeding, seed=0, steps=STEPS, batch=BATCH)
+def test_every_process_sees_its_rows_of_the_same_bucket(source, loader_config, processes):
+    plan = loader.plan(source, loader_config, seed=0, steps=STEPS, batch=BATCH)
     options = {"seed": 0, "steps": STEPS, "batch": BATCH, "processes": processes}
-    parts = [loader.train_batches(source, feeding, process=process, **options) for process in range(processes)]
+    parts = [loader.train_batches(source, loader_config, process=process, **options) for process in range(processes)]
     for bucket, records in zip(plan.buckets, plan.records, strict=True):
         batches = [next(part) for part in parts]
         assert {batch.images.shape[1:3] for batch in batches} == {BUCKETS[bucket]}

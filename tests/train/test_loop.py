@@ -297,6 +297,20 @@ def test_a_teacher_of_other_classes_teaches_what_both_know(taught, tmp_path, cap
     assert all(np.isfinite(value) for value in line.values()) and line["gkd/soft"] >= 0
 
 
+def test_a_teacher_that_knows_no_class_is_not_scored(tmp_path, monkeypatch, capsys):
+    config, names = tiny.detector(), ("star", "moon", "sun", "disc")
+    params = build.detector(config, names).init(jax.random.key(7))
+    build.save(tmp_path / "teacher", params, config=config, classes=names, scores={"AP": 0.9})
+    recipe = tiny.run(
+        teacher=str(tmp_path / "teacher"), distill={"mimic": component("distill.mimic")}, train={"teacher_check": 2}
+    )
+    monkeypatch.setattr(training.Training, "check_teacher", lambda *_: pytest.fail("it was scored"))
+    monkeypatch.setattr(training.Training, "run", lambda *_: _raise(DataError("It is about to train.")))
+    with pytest.raises(DataError, match="about to train"):
+        loop.run(recipe, tmp_path / "run")
+    assert "knows none of the student's classes by name; only features can be taught." in capsys.readouterr().out
+
+
 def test_a_teacher_that_lacks_a_leaf_is_refused(taught, teacher, tmp_path):
     leaves = safetensors.numpy.load_file(teacher / "weights.safetensors")
     del leaves["head/fc6/bias"]

@@ -51,10 +51,10 @@ def refreshed(*, devices):
     meshed = mesh.make_mesh(devices)
     state = initial_state(pair, pair.student.init(jax.random.key(0)), jax.random.key(1))
     teacher_params = mesh.put_replicated(pair.teacher.init(jax.random.key(7)), meshed)
-    feeding = configs.build(tiny.loader())
-    rebuild = Refresh(pair, source, feeding, meshed, batch=4, steps_per_epoch=2)
+    loader_config = configs.build(tiny.loader())
+    rebuild = Refresh(pair, source, loader_config, meshed, batch=4, steps_per_epoch=2)
     state = rebuild(mesh.put_replicated(state, meshed), teacher_params, ["gkd"])
-    batch = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
+    batch = next(loader.train_batches(source, loader_config, seed=0, steps=1, batch=4))
     own = slice(
         jax.process_index() * (4 // jax.process_count()), (jax.process_index() + 1) * (4 // jax.process_count())
     )

@@ -33,8 +33,8 @@ def source():
 @pytest.fixture(scope="module")
 def batch(source):
     """Four pictures with one to four objects, and in the last one a crowd in place of its objects."""
-    feeding = configs.build(tiny.loader(flip=0.0))
-    found = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
+    loader_config = configs.build(tiny.loader(flip=0.0))
+    found = next(loader.train_batches(source, loader_config, seed=0, steps=1, batch=4))
     valid, crowd = found.valid.copy(), found.crowd.copy()
     crowd[3], valid[3] = valid[3], False
     found = dataclasses.replace(found, valid=valid, crowd=crowd)
@@ -265,8 +265,8 @@ def test_a_larger_teacher_is_not_remembered_for_the_gradient(pair, source, batch
 def sampled(pair, source):
     """A student alone whose samples are always full, so that all pictures count alike, and four pictures for it."""
     student = build.detector(tiny.detector(rpn={"samples": 16}, rois={"samples": 8}), source.classes)
-    feeding = configs.build(tiny.loader(flip=0.0))
-    pictures = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=4))
+    loader_config = configs.build(tiny.loader(flip=0.0))
+    pictures = next(loader.train_batches(source, loader_config, seed=0, steps=1, batch=4))
     return dataclasses.replace(pair, student=student, teacher=None, methods={}, ema_decay=0.0), pictures
 
 

@@ -126,10 +126,10 @@ def test_two_processes_are_one_run_through_a_signal_a_kill_and_a_restart(folder,
 def test_the_scores_do_not_depend_on_the_batch(whole):
     student = build.load(whole / "student")
     source = prepare.load_source(component("data.shapes", count=19, size=tiny.SIZE, seed=1))
-    feeding = configs.build(tiny.loader())
+    loader_config = configs.build(tiny.loader())
     found = [
         evaluate.evaluate_source(
-            student.detector, student.params, source, feeding, mesh.make_mesh(devices), batch=batch
+            student.detector, student.params, source, loader_config, mesh.make_mesh(devices), batch=batch
         )
         for devices, batch in ((1, 1), (1, 8), (4, 8))
     ]

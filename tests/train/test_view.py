@@ -69,8 +69,8 @@ class Ramp:
 
 
 def batch_of(source, own=None, **more):
-    feeding = configs.build(tiny.loader(flip=0.0, teacher_view=own or {}, **more))
-    found = next(loader.train_batches(source, feeding, seed=0, steps=1, batch=2))
+    loader_config = configs.build(tiny.loader(flip=0.0, teacher_view=own or {}, **more))
+    found = next(loader.train_batches(source, loader_config, seed=0, steps=1, batch=2))
     return jax.tree.map(jnp.asarray, found)
 
 
@@ -114,8 +114,8 @@ def test_both_canvases_are_flipped_and_made_from_the_original():
     plain, flipped = (batch_of(Ramp(), VIEWS["one_and_a_half"], **more) for more in ({}, {"short": (32,)}))
     np.testing.assert_array_equal(plain.teacher.images, flipped.teacher.images)  # whatever the student's size is
     np.testing.assert_allclose(flipped.teacher.scales, 3.0)
-    feeding = configs.build(tiny.loader(flip=1.0, teacher_view=VIEWS["one_and_a_half"], cache=True))
-    batches = loader.train_batches(Ramp(), feeding, seed=0, steps=2, batch=2)
+    loader_config = configs.build(tiny.loader(flip=1.0, teacher_view=VIEWS["one_and_a_half"], cache=True))
+    batches = loader.train_batches(Ramp(), loader_config, seed=0, steps=2, batch=2)
     for mirrored in batches:
         width = mirrored.teacher.sizes[0, 1]
         found, wanted = (one.teacher.images[:, :, :width] for one in (mirrored, plain))
@@ -238,8 +238,8 @@ def test_other_grids_are_refused_unless_they_are_interpolated():
         ConfigError, match=r"stride 4 has 24x36 cells .* 16x24; set data\.loader\.teacher_view\.resample"
     ):
         view.on_student_grid(features, teacher.traits, batch, bilinear=False)
-    feeding = configs.build(tiny.loader(teacher_view=VIEWS["one_and_a_half"]))
-    assert loader.first_unlike(Ramp(), feeding) == (
+    loader_config = configs.build(tiny.loader(teacher_view=VIEWS["one_and_a_half"]))
+    assert loader.first_unlike(Ramp(), loader_config) == (
         "0.png is 64x80 (height x width) on a canvas of 64x96 for the student, and 96x120 on 96x144 for the teacher"
     )
     assert loader.first_unlike(Ramp(), configs.build(tiny.loader(teacher_view=SAME))) == ""
@@ -250,12 +250,12 @@ def test_other_grids_are_refused_unless_they_are_interpolated():
 
 def test_a_run_that_compares_other_places_is_refused():
     pair = make_pair(STUDENT, STUDENT, {"mimic": mimic.Config()}, own_canvas=True)
-    feeding = configs.build(tiny.loader(teacher_view=VIEWS["stretched"]))
+    loader_config = configs.build(tiny.loader(teacher_view=VIEWS["stretched"]))
     with pytest.raises(ConfigError, match=r"compared cell by cell: 0\.png is 64x80 .* 'bilinear', or take a method"):
-        loop._check_view(pair, feeding, Ramp())
-    loop._check_view(dataclasses.replace(pair, bilinear=True), feeding, Ramp())
+        loop._check_view(pair, loader_config, Ramp())
+    loop._check_view(dataclasses.replace(pair, bilinear=True), loader_config, Ramp())
     heads = task_adaptive.Config(feature=task_adaptive.Feature(weight=0.0))
-    loop._check_view(dataclasses.replace(pair, methods={"tar": heads}), feeding, Ramp())
+    loop._check_view(dataclasses.replace(pair, methods={"tar": heads}), loader_config, Ramp())
 
 
 def test_a_canvas_has_two_sides():
@@ -272,8 +272,8 @@ def test_objects_are_described_on_the_students_grid():
     found = []
     for own in ({}, {"size": (128, 192)}):
         pair = make_pair(STUDENT, teacher, {"gkd": gkd}, own_canvas=bool(own), bilinear=True)
-        feeding = configs.build(tiny.loader(teacher_view=own))
-        refresh = Refresh(pair, source, feeding, mesh.make_mesh(1), batch=2, steps_per_epoch=2)
+        loader_config = configs.build(tiny.loader(teacher_view=own))
+        refresh = Refresh(pair, source, loader_config, mesh.make_mesh(1), batch=2, steps_per_epoch=2)
         found.append(refresh.describe("gkd", {"mix": jnp.eye(3)}, "teacher"))
     np.testing.assert_array_equal(found[0][0].labels, found[1][0].labels)
     for one, other in zip(found[0][1][:2], found[1][1][:2], strict=True):
@@ -281,18 +281,18 @@ def test_objects_are_described_on_the_students_grid():
 
 
 def test_shapes_are_those_of_a_batch():
-    feeding = configs.build(tiny.loader(teacher_view=VIEWS["stretched"]))
-    batch = next(loader.train_batches(Ramp(), feeding, seed=0, steps=1, batch=2))
-    told = preflight.shapes(feeding, bucket=tiny.SIZE, pictures=2)
+    loader_config = configs.build(tiny.loader(teacher_view=VIEWS["stretched"]))
+    batch = next(loader.train_batches(Ramp(), loader_config, seed=0, steps=1, batch=2))
+    told = preflight.shapes(loader_config, bucket=tiny.SIZE, pictures=2)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), told) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), batch
     )
 
 
 def test_only_the_teacher_asks_for_its_canvas():
-    feeding = configs.build(tiny.loader(teacher_view=VIEWS["stretched"]))
+    loader_config = configs.build(tiny.loader(teacher_view=VIEWS["stretched"]))
     for teacher in (True, False):
-        batch = next(loader.eval_batches(Ramp(), feeding, batch=2, teacher=teacher))
+        batch = next(loader.eval_batches(Ramp(), loader_config, batch=2, teacher=teacher))
         assert (batch.teacher is not None) == teacher
     recipe = tiny.run(
         data={

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from torch_writer import Call, Global, Raw
 
 from jaxkd.errors import JaxkdError
-from jaxkd.loading import published
+from jaxkd.loading import build, published
 
 EXAMPLES = max(settings().max_examples, 100) if settings().max_examples > 100 else 60
 CLASSES = ("cat", "dog")
@@ -44,7 +44,7 @@ def ready():
     module.boom = lambda *_: EXECUTED.append("called")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "told_on", module)
-        patch.setattr(published, "_param_shapes", functools.cache(published._param_shapes))
+        patch.setattr(build, "param_shapes", functools.cache(build.param_shapes))
         yield
 
 
