@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
+from jaxkd.detectors.base import Detector
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair
 from jaxkd.types import Batch
@@ -132,10 +133,10 @@ def teacher_pass(pair: Pair, weights: Any, batch: Batch) -> Any:
 
     A student of one stage asks a teacher of two for feature maps only.
     """
-    assert pair.teacher is not None
-    features = pair.teacher.features(weights, batch)
-    if pair.student.traits.anchors is not None:
+    teacher = cast(Detector, pair.teacher)
+    features = teacher.features(weights, batch)
+    if "anchor_predictions" in pair.student.traits.capabilities:
         return features
     count = pair.student.config.rois.samples  # pyright: ignore[reportAttributeAccessIssue]
     boxes = jnp.take(batch.boxes, jnp.arange(count) % batch.boxes.shape[1], axis=1)
-    return pair.teacher.predict(weights, features, boxes, batch).logits
+    return teacher.predict(weights, features, boxes, batch).logits

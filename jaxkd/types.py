@@ -5,12 +5,41 @@ Boxes are (x0, y0, x1, y1) in pixels of the padded picture, half-open, float32.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from flax import struct
 from jax import numpy as jnp
 
 Array = Any  # of jax or numpy; while a tree is mapped, also a shape, a sharding or None in its place
+Capability = Literal[
+    "features",  # feature maps
+    "box_predictions",  # predictions for any boxes, and regions of its own
+    "anchor_predictions",  # predictions for its own anchors or points alone, which are its regions
+    "detections",  # final detections
+    "head",  # its head can be run on other feature maps
+    "box_distributions",  # distributions of a box's sides
+]
+
+
+class TeacherView(struct.PyTreeNode):
+    """The pictures of a batch on the teacher's own canvas."""
+
+    images: Array  # [b H W 3] uint8 RGB; black outside the picture
+    sizes: Array  # [b 2] int32: height and width of the picture in this canvas
+    scales: Array  # [b 2] float32: (y, x) factors from pixels of the student's canvas to those of this one
+
+    def from_student(self, boxes: Array) -> Array:
+        """Boxes [b n 4] of the student's canvas, in pixels of this one."""
+        return boxes * self._factors
+
+    def to_student(self, boxes: Array) -> Array:
+        """Boxes [b n 4] of this canvas, in pixels of the student's."""
+        return boxes / self._factors
+
+    @property
+    def _factors(self) -> Array:
+        """[b 1 4], for (x0, y0, x1, y1)."""
+        return jnp.concatenate([self.scales[:, None, ::-1]] * 2, axis=-1)
 
 
 class Batch(struct.PyTreeNode):
@@ -25,6 +54,20 @@ class Batch(struct.PyTreeNode):
     ids: Array  # [b] int32: the picture's index in its source
     scales: Array  # [b 2] float32: (y, x) factors from the original picture to this one
     real: Array  # [b] bool: False for a repeated picture that fills the last batch of an evaluation
+    teacher: TeacherView | None = None  # None where the teacher sees the same canvas
+
+    def as_teacher_sees(self) -> "Batch":
+        """The batch on the teacher's canvas, with truth in its pixels; this one where that is the same canvas."""
+        if self.teacher is None:
+            return self
+        view = self.teacher
+        return self.replace(
+            images=view.images,
+            sizes=view.sizes,
+            boxes=view.from_student(self.boxes),
+            scales=self.scales * view.scales,
+            teacher=None,
+        )
 
 
 class Regions(struct.PyTreeNode):
@@ -55,23 +98,25 @@ class Features(struct.PyTreeNode):
 class DetectorOutputs(struct.PyTreeNode):
     """One detector's outputs on one batch, as distillation methods get them."""
 
-    features: Features
+    features: Any  # Features; None where the teacher gives none
     predictions: Any  # Predictions; None where the detector cannot predict for the other's regions
     traits: "Traits" = struct.field(pytree_node=False)
+    detections: Any = None  # Detections with the student's labels, of a teacher of which a method needs them; else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """The constants of a detector that a method may need."""
+    """The constants of a detector that a method may need; () for levels and box code that it does not have."""
 
     classes: tuple[str, ...]
+    capabilities: frozenset[Capability]  # what the detector gives; see `detectors.base` for the functions of each
     strides: tuple[int, ...]  # of the neck's levels
     channels: tuple[int, ...]  # of the neck's levels
     backbone_strides: tuple[int, ...]
     backbone_channels: tuple[int, ...]
     box_weights: tuple[float, ...]  # of the box code of `Predictions.deltas`
     background: int | None  # column of `Predictions.logits`; None where classes are independent
-    anchors: tuple | None = None  # describes the only boxes that it can predict for; None for any boxes
+    anchors: tuple | None = None  # a description of its anchors, where it predicts for these alone
 
 
 class Reliability(struct.PyTreeNode):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from jaxkd.distill import fit
 from jaxkd.ops import boxes as box_ops
 from jaxkd.types import Batch, DetectorOutputs, Features, Inputs, Losses, Predictions, Regions, Traits
 
@@ -27,6 +28,7 @@ class Scene(NamedTuple):
 def traits(width, **changes):
     usual = {
         "classes": CLASSES,
+        "capabilities": GIVEN,
         "strides": (4, 8),
         "channels": (width, width),
         "backbone_strides": (4, 8),
@@ -37,8 +39,13 @@ def traits(width, **changes):
     return Traits(**(usual | changes))
 
 
-# What a detector of each kind says of itself.
-KINDS = {"two_stage": {}, "dense": {"background": None, "anchors": ("made up",)}}
+GIVEN = frozenset({"features", "box_predictions", "detections"})
+DENSE = {
+    "background": None,
+    "anchors": ("made up",),
+    "capabilities": frozenset({"features", "anchor_predictions", "detections"}),
+}
+KINDS = {"two_stage": {}, "dense": DENSE}  # what a detector of each kind says of itself
 
 
 def scene(seed=0, *, student=3, teacher=5, kind="two_stage"):
@@ -144,6 +151,11 @@ def remembered(module, config, scene):
 
 def parameters(module, config, scene):
     return module.init(config, jax.random.key(0), scene.student.traits, scene.teacher.traits)
+
+
+def check(config, student, teacher, name="method"):
+    """Raises ConfigError where the method does not fit detectors with these traits."""
+    fit.check({name: config}, fit.Party("student", student), fit.Party("teacher", teacher))
 
 
 def with_junk_in_padding(scene):

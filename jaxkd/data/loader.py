@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Int32, UInt8
 
 from jaxkd.data import transforms
 from jaxkd.data.base import PictureError, Record, Source
-from jaxkd.data.rows import ResizedPicture, clipped, to_row, with_largest
+from jaxkd.data.rows import Canvas, ResizedPicture, clipped, to_row, with_largest
 from jaxkd.data.transforms import Sample
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.ranges import Count, Natural, Share
@@ -23,6 +23,30 @@ BEYOND_MAX_OBJECTS = "boxes_beyond_max_objects"  # name in the repairs of a sour
 Size = tuple[Count, Count]  # height and width in pixels
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The teacher's own canvas, on which it sees every picture; its pixel normalisation is in its own Config."""
+
+    size: tuple[Natural, Natural] = (0, 0)
+    """Height and width of the canvas in pixels; (0, 0) for none: the teacher sees the student's canvas."""
+    fit: Literal["keep", "stretch"] = "keep"
+    """A picture keeps the ratio of its sides and is padded ("keep"), or fills the canvas ("stretch")."""
+    resample: Literal["none", "bilinear"] = "none"
+    """How the teacher's feature maps come to the student's grid: by "bilinear" interpolation, or not at all ("none"),
+    which is refused where a picture lies elsewhere on the two canvases and a method uses feature maps."""
+
+    @property
+    def on(self) -> bool:
+        """Whether there is such a canvas."""
+        return self.size != (0, 0)
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a picture of this size on the canvas."""
+        if self.fit == "stretch":
+            return self.size
+        return transforms.contained_size(height, width, canvas=self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +71,12 @@ class Config:
     """Keep training pictures in memory, decoded, and resized where `short` is one number."""
     skip_limit: Share = 0.01
     """Share of pictures that may be unreadable; one picture always may be."""
+    teacher_view: View = dataclasses.field(default_factory=View)
+    """The teacher's own canvas."""
+
+    def alone(self) -> "Config":
+        """The same without the teacher's canvas."""
+        return dataclasses.replace(self, teacher_view=View())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,18 +222,27 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, config: Config, *, batch: int, limit: int = 0, process: int = 0, processes: int = 1
+    source: Source,
+    config: Config,
+    *,
+    batch: int,
+    limit: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    teacher: bool = False,
 ) -> Loader:
     """Every picture once, bucket by bucket in the order of the source, resized and not augmented.
 
     The last batch of a bucket is filled with repeats, for which `Batch.real` is False; so it is for the replacement of
     a picture that cannot be read. `limit` takes the first records only; `batch` counts the pictures of all processes.
+    The teacher's own canvas is only there where `teacher` asks for it.
 
     Raises:
       DataError: while iterating, where too many pictures cannot be read.
       ConfigError: where the batch does not divide over the processes, or there is no size.
     """
     _check(config)
+    config = config if teacher else config.alone()
     rows = _rows(batch, processes)
     reader = _Reader(source, config, short=config.short[0], cache=False)
     bucket_of = reader.bucket_of[: limit or None]
@@ -235,8 +274,9 @@ def blank_row(image: UInt8[np.ndarray, "h w 3"], config: Config, *, index: int) 
     bucket = transforms.choose_bucket(*target, config.buckets)
     boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
     record = Record(index, index, "", height, width, boxes, labels, labels.astype(bool))
+    config = config.alone()
     resized = _resized(image, record, config, bucket=bucket, short=config.short[0])
-    return bucket, to_row(resized, bucket=config.buckets[bucket], limit=config.max_objects, index=index, real=True)
+    return bucket, to_row(resized, _canvas(config, bucket), index=index, real=True)
 
 
 class _Reader:
@@ -260,11 +300,9 @@ class _Reader:
             except PictureError as error:
                 self._skip(candidate, error)
                 continue
-            sample = transforms.flip(resized.sample) if mirrored else resized.sample
             return to_row(
-                dataclasses.replace(resized, sample=sample),
-                bucket=self._config.buckets[bucket],
-                limit=self._config.max_objects,
+                resized.flipped() if mirrored else resized,
+                _canvas(self._config, bucket),
                 index=candidate,
                 real=candidate == index or replacement_is_real,
             )
@@ -313,15 +351,53 @@ class _Reader:
 def _resized(
     image: UInt8[np.ndarray, "h w 3"], record: Record, config: Config, *, bucket: int, short: int
 ) -> ResizedPicture:
-    """A picture and its ground truth, resized to fit its bucket."""
-    size = transforms.target_size(*image.shape[:2], short=short, long=config.long)
-    height, width = transforms.fit_size(*size, bucket=config.buckets[bucket])
+    """A picture and its ground truth, resized to fit its bucket, and for the teacher's canvas where there is one."""
+    height, width = _student_size(image.shape[:2], config, bucket=bucket, short=short)
+    view, teacher = config.teacher_view, None
+    if view.on:
+        fitted = view.fitted(*image.shape[:2])
+        teacher = transforms.resize_image(image, height=fitted[0], width=fitted[1])
     return ResizedPicture(
         sample=transforms.resize(Sample(image=image, boxes=record.boxes), height=height, width=width),
         labels=record.labels,
         crowd=record.crowd,
         scales=np.array([height / image.shape[0], width / image.shape[1]], np.float32),
+        teacher=teacher,
     )
+
+
+def _student_size(size: tuple[int, ...], config: Config, *, bucket: int, short: int) -> tuple[int, int]:
+    """Height and width of a picture of this size on the canvas of its bucket."""
+    target = transforms.target_size(*size, short=short, long=config.long)
+    return transforms.fit_size(*target, bucket=config.buckets[bucket])
+
+
+def _canvas(config: Config, bucket: int) -> Canvas:
+    return Canvas(config.buckets[bucket], config.max_objects, config.teacher_view.size)
+
+
+def first_unlike(source: Source, config: Config) -> str:
+    """The first picture that lies elsewhere on the teacher's own canvas than on the student's, as half a sentence.
+
+    It is "" where there is none, or no such canvas.
+    """
+    view, known = config.teacher_view, set()
+    if not view.on:
+        return ""
+    for record, bucket in zip(source.records, _buckets_of(source, config, short=max(config.short)), strict=True):
+        size, bucket = (record.height, record.width), int(bucket)
+        if size in known:
+            continue
+        known.add(size)
+        for short in config.short:
+            student, teacher = _student_size(size, config, bucket=bucket, short=short), view.fitted(*size)
+            if (student, config.buckets[bucket]) != (teacher, view.size):
+                sides = [f"{rows}x{columns}" for rows, columns in (student, config.buckets[bucket], teacher, view.size)]
+                return (
+                    f"{record.file} is {sides[0]} (height x width) on a canvas of {sides[1]} for the student, and "
+                    f"{sides[2]} on {sides[3]} for the teacher"
+                )
+    return ""
 
 
 def _count_dropped_boxes(source: Source, config: Config) -> None:
@@ -350,6 +426,11 @@ def _buckets_of(source: Source, config: Config, *, short: int) -> Int32[np.ndarr
 def _check(config: Config) -> None:
     if not config.buckets or not config.short:
         raise ConfigError("data.loader needs at least one of buckets and one of short, and one of them is empty.")
+    if config.teacher_view.on and not all(config.teacher_view.size):
+        raise ConfigError(
+            f"data.loader.teacher_view.size is {config.teacher_view.size}; give a height and a width in pixels, or "
+            "(0, 0) where the teacher sees the student's canvas."
+        )
 
 
 def _rows(batch: int, processes: int) -> int:

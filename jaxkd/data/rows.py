@@ -4,12 +4,12 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 from jaxkd.data import transforms
 from jaxkd.data.base import Record
 from jaxkd.data.transforms import Sample
-from jaxkd.types import Batch
+from jaxkd.types import Batch, TeacherView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +20,30 @@ class ResizedPicture:
     labels: Int32[np.ndarray, "n"]
     crowd: Bool[np.ndarray, "n"]
     scales: Float32[np.ndarray, "2"]  # (y, x) from original to resized pixels
+    teacher: UInt8[np.ndarray, "h w 3"] | None = None  # resized for the teacher's own canvas
+
+    def flipped(self) -> "ResizedPicture":
+        """The picture mirrored left to right, on both canvases."""
+        teacher = None if self.teacher is None else transforms.flip_image(self.teacher)
+        return dataclasses.replace(self, sample=transforms.flip(self.sample), teacher=teacher)
 
 
-def to_row(resized: ResizedPicture, *, bucket: tuple[int, int], limit: int, index: int, real: bool) -> Batch:
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """What rows of one bucket are padded to."""
+
+    bucket: tuple[int, int]  # height and width
+    objects: int  # ground truth boxes
+    teacher: tuple[int, int] = (0, 0)  # height and width of the teacher's own canvas
+
+
+def to_row(resized: ResizedPicture, canvas: Canvas, *, index: int, real: bool) -> Batch:
     """A row of a batch: a Batch without its leading axis."""
+    limit = canvas.objects
     image, boxes = resized.sample.image, resized.sample.boxes
     crowd = resized.crowd | transforms.tiny(boxes)
     fields: dict[str, Any] = {
-        "images": transforms.pad(image, bucket=bucket),
+        "images": transforms.pad(image, bucket=canvas.bucket),
         "sizes": np.array(image.shape[:2], np.int32),
         "boxes": _padded(boxes, limit),
         "labels": _padded(resized.labels, limit),
@@ -37,6 +53,13 @@ def to_row(resized: ResizedPicture, *, bucket: tuple[int, int], limit: int, inde
         "scales": resized.scales,
         "real": np.bool_(real),
     }
+    if resized.teacher is not None:
+        size = np.array(resized.teacher.shape[:2], np.int32)
+        fields["teacher"] = TeacherView(
+            images=transforms.pad(resized.teacher, bucket=canvas.teacher),
+            sizes=size,
+            scales=(size / np.array(image.shape[:2])).astype(np.float32),
+        )
     return Batch(**fields)
 
 

@@ -34,6 +34,12 @@ def fit_size(height: int, width: int, *, bucket: tuple[int, int]) -> tuple[int, 
     return min(fitted[0], bucket[0]), min(fitted[1], bucket[1])
 
 
+def contained_size(height: int, width: int, *, canvas: tuple[int, int]) -> tuple[int, int]:
+    """Height and width, scaled up or down by one factor to the largest that the canvas holds."""
+    scaled = _scaled(height, width, min(canvas[0] / height, canvas[1] / width))
+    return min(scaled[0], canvas[0]), min(scaled[1], canvas[1])
+
+
 def choose_bucket(height: int, width: int, buckets: Sizes) -> int:
     """Index of the smallest bucket that a picture of this size fits into; if none, of the one that shrinks it least."""
     indices = range(len(buckets))
@@ -48,9 +54,16 @@ def resize(sample: Sample, *, height: int, width: int) -> Sample:
     old_height, old_width = sample.image.shape[:2]
     if (old_height, old_width) == (height, width):
         return sample
-    image = cv2.resize(sample.image, (width, height), interpolation=cv2.INTER_LINEAR)
+    image = resize_image(sample.image, height=height, width=width)
     factors = np.array([width / old_width, height / old_height] * 2, np.float32)
     return Sample(image=image, boxes=sample.boxes * factors)
+
+
+def resize_image(image: UInt8[np.ndarray, "h w 3"], *, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture resized bilinearly."""
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def flip(sample: Sample) -> Sample:
@@ -58,7 +71,12 @@ def flip(sample: Sample) -> Sample:
     width = sample.image.shape[1]
     x0, y0, x1, y1 = sample.boxes.T
     boxes = np.stack([width - x1, y0, width - x0, y1], -1).astype(np.float32)
-    return Sample(image=cv2.flip(sample.image, 1), boxes=boxes)  # much faster than a copy by numpy
+    return Sample(image=flip_image(sample.image), boxes=boxes)
+
+
+def flip_image(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture mirrored left to right."""
+    return cv2.flip(image, 1)  # much faster than a copy by numpy
 
 
 def pad(image: UInt8[np.ndarray, "h w 3"], *, bucket: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

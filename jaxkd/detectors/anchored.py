@@ -17,7 +17,7 @@ from jaxkd.detectors.feature_extractor import FeatureExtractor
 from jaxkd.errors import ConfigError
 from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors, respace
 from jaxkd.ops.match import Matches, match
-from jaxkd.types import Batch, Features, Traits
+from jaxkd.types import Batch, Capability, Features, Traits
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class AnchorBased(abc.ABC):
         """Feature maps of the batch's pictures, which are normalised first."""
         return self._feature_extractor.features(params, batch)
 
-    def common_traits(self, *, background: int | None, anchors: tuple | None) -> Traits:
-        """The constants that methods may need; see `Traits` for the arguments."""
+    def common_traits(self, *, predictions: Capability, background: int | None, anchors: tuple | None) -> Traits:
+        """The constants that methods may need; `predictions` is what it can predict for, for the rest see `Traits`."""
         extractor = self._feature_extractor
         return Traits(
             classes=self.classes,
+            capabilities=frozenset({"features", predictions, "detections"}),
             strides=extractor.strides,
             channels=(self.config.neck.channels,) * len(extractor.strides),
             backbone_strides=extractor.backbone_strides,

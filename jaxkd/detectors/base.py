@@ -1,4 +1,14 @@
-"""The protocol of a detector, as the training step, the evaluation and distillation methods use it."""
+"""The protocol of a detector, as the training step, the evaluation and distillation methods use it.
+
+`Traits.capabilities` says what a detector gives, and so which functions it has:
+
+* "features": `features`;
+* "box_predictions" or "anchor_predictions": `sample_regions` and `predict`, of its own feature maps;
+* "detections": `detect`.
+
+A student has all functions of `Detector`. A teacher has those of `Teacher` and of its capabilities; a method says in
+`needs` which capabilities it uses (see `distill.base`).
+"""
 
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,11 +21,8 @@ Stage = Literal["sampled", "proposals"]
 
 
 @runtime_checkable
-class Detector(Protocol):
-    """A detector as functions of its parameters; it holds no arrays itself.
-
-    A module in this folder has a `Config` dataclass and `build(config, classes=...)`, which returns one of these.
-    """
+class Teacher(Protocol):
+    """What every detector has, whatever it gives."""
 
     classes: tuple[str, ...]
 
@@ -27,6 +34,14 @@ class Detector(Protocol):
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters, float32."""
         ...
+
+
+@runtime_checkable
+class Detector(Teacher, Protocol):
+    """A detector as functions of its parameters; it holds no arrays itself.
+
+    A module in this folder has a `Config` dataclass and `build(config, classes=...)`, which returns one of these.
+    """
 
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""

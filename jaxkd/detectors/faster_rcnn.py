@@ -204,7 +204,7 @@ class FasterRCNN(AnchorBased):
     @functools.cached_property
     def traits(self) -> Traits:
         """The constants that methods may need."""
-        return self.common_traits(background=len(self.classes), anchors=None)
+        return self.common_traits(predictions="box_predictions", background=len(self.classes), anchors=None)
 
     def init_heads(self, key: Key[Array, ""]) -> Params:
         """Random parameters of the region proposal network and the box head."""

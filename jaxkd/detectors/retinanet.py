@@ -149,7 +149,9 @@ class RetinaNet(AnchorBased):
         step = "stride" if compat.anchor_step == "stride" else f"{compat.padding} canvas"
         numbers = (anchors.offset, step, compat.anchor_rounded)
         return self.common_traits(
-            background=None, anchors=(self._feature_extractor.strides, self._sizes, anchors.ratios, numbers)
+            predictions="anchor_predictions",
+            background=None,
+            anchors=(self._feature_extractor.strides, self._sizes, anchors.ratios, numbers),
         )
 
     def init_heads(self, key: Key[Array, ""]) -> Params:

@@ -4,24 +4,29 @@ A method is a module in this folder with
 
 * `Config`: a frozen dataclass; its field `decay` is a `distill.decay` component;
 * `sharing(config)`: the sets of regions for which both detectors make predictions;
+* `needs(config)`: a `Needs`, the outputs of either detector that it uses; `distill.fit` compares them with what the
+  detectors give (`Traits.capabilities`) before anything is compiled;
 * `init(config, key, student, teacher)`: the method's parameters (adapters), {} if it has none; raises ConfigError where
-  the two detectors do not fit the method;
+  the levels of the two detectors do not fit the method;
 * `losses(config, params, inputs)`: a `Losses`. It is called once for each set of regions with its `Inputs`: `student`,
   `teacher`, `regions`, `batch`, `memory`, `key` and `reliability`. Nothing of the teacher carries a gradient;
-* optionally `init_memory(config, student, teacher)`: the state that is kept between epochs, before the first one. Then
-  also `select_objects(config, truth, pictures, classes)`, the training objects whose vectors it needs;
-  `object_vectors(config, student, teacher, features, batch, who)`, their vectors from one of the detectors; and
-  `refresh_memory(config, vectors, classes)`, the new memory. Its Config says when: `refresh_every` and `start_epoch`;
+* optionally `init_memory(config, student, teacher)`: the state that is kept between epochs, before the first one. Such
+  a method needs "features" of both detectors, and has also `select_objects(config, truth, pictures, classes)`, the
+  training objects whose vectors it needs; `object_vectors(config, student, teacher, features, batch, who)`, their
+  vectors from one of the detectors; and `refresh_memory(config, vectors, classes)`, the new memory. Its Config says
+  when: `refresh_every` and `start_epoch`;
 * optionally `reliability(config, inputs)`: a `Reliability`. Another method that names this one in its
   `reliability_from` gets it as `inputs.reliability`;
 * optionally `ZERO_AT_TEACHER`: values of fields of its Config, dotted, with which all terms are 0 where student and
   teacher have the same features and predictions;
 * optionally `explain(config, inputs)`: an `Explanation`, to be drawn; there is no key outside of training.
 
-A method sees the outputs of both detectors, the regions and the batch, and never the inside of a detector.
+A method sees the outputs of both detectors, the regions and the batch, and never the inside of a detector. What it does
+not need of a detector may be None.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jax import Array, lax
@@ -29,10 +34,16 @@ from jax import numpy as jnp
 from jaxtyping import Float
 
 from jaxkd.errors import ConfigError
-from jaxkd.types import Features, Losses, Term, Traits
+from jaxkd.types import Capability, Features, Losses, Term, Traits
 
+OWN_CANVAS = "its own canvas"  # in front of a teacher's anchors that lie on another canvas than the student's
 Source = Literal["neck", "backbone"]
 Who = Literal["student", "teacher"]
+Need = Literal[
+    Capability,
+    "shared_logits",  # class logits of both heads for the regions of `sharing`
+    "shared_deltas",  # box deltas of both heads for the regions of `sharing`
+]
 
 
 class Sharing(NamedTuple):
@@ -40,6 +51,15 @@ class Sharing(NamedTuple):
 
     source: Who = "student"
     stage: Literal["sampled", "proposals"] = "sampled"
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """The outputs of the two detectors that a method uses with one Config."""
+
+    student: frozenset[Need]
+    teacher: frozenset[Need]
+    switches: Mapping[Need, str] = dataclasses.field(default_factory=dict)  # the field that, at 0, ends a need
 
 
 class LevelPair(NamedTuple):
@@ -73,30 +93,9 @@ def level_pairs(student: Traits, teacher: Traits, *, source: Source, limit: int 
 
 def can_predict(detector: Traits, regions: Traits) -> bool:
     """Whether a detector can predict for the regions of another one."""
-    return detector.anchors is None or detector.anchors == regions.anchors
-
-
-def check_predictions(
-    student: Traits, teacher: Traits, *, sharing: Sequence[Sharing] = (Sharing(),), logits: bool = True, remedy: str
-) -> None:
-    """Raises ConfigError with a remedy where both heads' predictions for shared regions cannot be compared."""
-    if student.classes != teacher.classes:
-        raise ConfigError(
-            f"The student's classes are {student.classes}, the teacher's {teacher.classes}; terms on predictions need "
-            f"the same list in the same order: {remedy}."
-        )
-    for source in {share.source for share in sharing}:
-        owner = student if source == "student" else teacher
-        for name, detector in (("student", student), ("teacher", teacher)):
-            if not can_predict(detector, owner):
-                raise ConfigError(
-                    f"The {name} predicts for its own anchors only, which the {source}'s regions are not: {remedy}."
-                )
-    if logits and student.background != teacher.background:
-        raise ConfigError(
-            f"The student's background column is {student.background}, the teacher's {teacher.background} (None for no "
-            f"background class): {remedy}."
-        )
+    if "box_predictions" in detector.capabilities:
+        return True
+    return "anchor_predictions" in detector.capabilities and detector.anchors == regions.anchors
 
 
 def maps(features: Features, source: Source) -> tuple[Array, ...]:

@@ -1,13 +1,14 @@
-"""A teacher with another class list: its predictions in the student's columns, matched by name."""
+"""A teacher with another class list: its predictions and detections in the student's columns, matched by name."""
 
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jaxkd.types import Predictions
+from jaxkd.types import Detections, Predictions
 
 LACKING = -1  # in place of a column
 
@@ -52,6 +53,16 @@ def translated(
         logits = logits.at[..., jnp.asarray(known)].set(teacher.logits[..., jnp.asarray(known_teacher)])
     boxes = _boxes(teacher.deltas, student.deltas * jnp.asarray(code), known, known_teacher, len(teacher_columns))
     return lax.stop_gradient(Predictions(logits=logits, deltas=boxes))
+
+
+def relabelled(detections: Detections, teacher_columns: tuple[int, ...], *, classes: int) -> Detections:
+    """The detections of a teacher of so many `classes` with the student's labels; those of other classes not valid."""
+    label_of = np.full(classes, LACKING, np.int32)
+    for label, column in enumerate(teacher_columns):
+        if column >= 0:
+            label_of[column] = label
+    labels = jnp.asarray(label_of)[detections.labels]
+    return detections.replace(labels=jnp.maximum(labels, 0), valid=detections.valid & (labels >= 0))
 
 
 def _boxes(

@@ -151,13 +151,19 @@ def sharing(config: Config) -> tuple[base.Sharing, ...]:
     return (base.Sharing(),)
 
 
+def needs(config: Config) -> base.Needs:
+    """The feature maps of both detectors, which every reliability is about, and class logits for the soft term."""
+    both: set[base.Need] = {"features"}
+    if config.soft.weight:
+        both.add("shared_logits")
+    return base.Needs(student=frozenset(both), teacher=frozenset(both), switches={"shared_logits": "soft.weight"})
+
+
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level.
 
-    Raises ConfigError where the levels do not fit, or the soft term is wanted of heads that cannot be compared.
+    Raises ConfigError where the levels do not fit.
     """
-    if config.soft.weight:
-        base.check_predictions(student, teacher, remedy="set soft.weight to 0")
     pairs = _pairs(config, student, teacher)
     if not (config.imitation.foreground_weight or config.imitation.background_weight):
         return {}
@@ -412,7 +418,8 @@ def _region_reliability(config: Config, inputs: Inputs, levels: Levels, positive
     With a two-stage student the vector is the mean of what RoIAlign samples in the box, with a dense one that of the
     cells under its anchor.
     """
-    strides, memory, two_stage = levels.strides, inputs.memory, inputs.student.traits.anchors is None
+    strides, memory = levels.strides, inputs.memory
+    two_stage = "box_predictions" in inputs.student.traits.capabilities
     count = min(4, len(strides)) if two_stage else len(strides)
     level = level_of(config, positives.boxes, levels=count, wider=0.0)
     # One bin of 14 x 14 samples is the mean of RoIAlign's 7 x 7 bins of 2 x 2 samples.

@@ -38,6 +38,13 @@ def sharing(config: Config) -> tuple[base.Sharing, ...]:
     return (base.Sharing(),)
 
 
+def needs(config: Config) -> base.Needs:
+    """The feature maps of both detectors."""
+    del config
+    features = frozenset[base.Need]({"features"})
+    return base.Needs(student=features, teacher=features)
+
+
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level."""
     pairs = base.level_pairs(student, teacher, source=config.source, limit=config.levels)

@@ -6,6 +6,7 @@ to the truth than the proposal; all terms decay as training goes on. What the pa
 """
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 import jax
@@ -144,16 +145,22 @@ def sharing(config: Config) -> tuple[base.Sharing, ...]:
     return tuple(base.Sharing(source, stage) for source in sources)
 
 
+def needs(config: Config) -> base.Needs:
+    """Of both detectors the feature maps, and class logits and box deltas for shared regions, each where it counts."""
+    switches: dict[base.Need, str] = {
+        "features": "feature.weight",
+        "shared_logits": "classification.weight",
+        "shared_deltas": "box.weight",
+    }
+    both = frozenset[base.Need](need for need, field in switches.items() if attrgetter(field)(config))
+    return base.Needs(student=both, teacher=both, switches=switches)
+
+
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level.
 
-    Raises ConfigError where the heads' predictions cannot be compared, or no stride is common.
+    Raises ConfigError where no stride is common.
     """
-    classes, boxes = config.classification.weight, config.box.weight
-    if classes or boxes:
-        both = "classification.weight and box.weight"
-        remedy = f"set {'classification.weight' if classes and not boxes else both} to 0"
-        base.check_predictions(student, teacher, sharing=sharing(config), logits=bool(classes), remedy=remedy)
     if not config.feature.weight:
         return {}
     pairs = _pairs(config, student, teacher)

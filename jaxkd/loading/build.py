@@ -32,7 +32,7 @@ SIZES = ("buckets", "short", "long")  # of `data.loader`
 class Loaded:
     """A detector with its parameters and what its folder says about them."""
 
-    detector: Detector
+    detector: Any  # a Detector, or as a teacher one that gives less; see `detectors.base`
     params: Params
     config: configs.Recipe
     scores: dict[str, float]  # on the validation data of its training

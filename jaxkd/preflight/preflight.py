@@ -23,7 +23,7 @@ from jaxkd.preflight.requirements import Memory, Plan, Probe, Program
 from jaxkd.train import loop, mesh, schedules
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
-from jaxkd.types import Batch
+from jaxkd.types import Batch, TeacherView
 from jaxkd.weights import parts
 
 SIZE = r"([\d.]+)([KMG]?)"
@@ -91,7 +91,7 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
         pair=pair,
         state=state,
         teacher_params=loaded_teacher.params if loaded_teacher else {},
-        loader_config=configs.build(recipe.data.loader),
+        loader_config=loop.loader_config_of(recipe, taught=loaded_teacher is not None),
         batch=config.batch,
         trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained)),
         classes=classes_note,
@@ -184,7 +184,12 @@ def probe(
 def shapes(loader_config: loader.Config, *, bucket: tuple[int, int], pictures: int) -> Batch:
     """The shapes of a batch."""
     b, g, (height, width) = pictures, loader_config.max_objects, bucket
-    array = jax.ShapeDtypeStruct
+    array, view = jax.ShapeDtypeStruct, loader_config.teacher_view
+    teacher = TeacherView(
+        images=array((b, *view.size, 3), jnp.uint8),
+        sizes=array((b, 2), jnp.int32),
+        scales=array((b, 2), jnp.float32),
+    )
     return Batch(
         images=array((b, height, width, 3), jnp.uint8),
         sizes=array((b, 2), jnp.int32),
@@ -195,6 +200,7 @@ def shapes(loader_config: loader.Config, *, bucket: tuple[int, int], pictures: i
         ids=array((b,), jnp.int32),
         scales=array((b, 2), jnp.float32),
         real=array((b,), jnp.bool),
+        teacher=teacher if view.on else None,
     )
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax
-import numpy as np
-from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from jaxkd.data import loader
 from jaxkd.data.base import Source
-from jaxkd.detectors.base import Detector, Params
+from jaxkd.detectors.base import Params
+from jaxkd.distill.classes import relabelled
 from jaxkd.errors import JaxkdError
 from jaxkd.evaluation.run import Evaluation, evaluate
 from jaxkd.train import hosts, mesh
+from jaxkd.train.view import to_student
 from jaxkd.types import Batch, Detections
 
 
@@ -29,22 +29,35 @@ class HasDetect(Protocol):
         ...
 
 
+@runtime_checkable
+class HasClasses(HasDetect, Protocol):
+    """A detector with the class list of its labels."""
+
+    classes: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class RelabelledDetector:
     """A detector of another class list, evaluated on the classes that a source shares with it."""
 
-    detector: Detector
+    detector: HasClasses
     columns: tuple[int, ...]  # the detector's column for each class of the source; negative where it has none
 
     def detect(self, params: Params, batch: Batch) -> Detections:
         """The detector's detections with the source's labels; those of other classes are not valid."""
         detections = self.detector.detect(params, batch)
-        label_of = np.full(len(self.detector.classes), -1, np.int32)
-        for label, column in enumerate(self.columns):
-            if column >= 0:
-                label_of[column] = label
-        labels = jnp.asarray(label_of)[detections.labels]
-        return detections.replace(labels=jnp.maximum(labels, 0), valid=detections.valid & (labels >= 0))
+        return relabelled(detections, self.columns, classes=len(self.detector.classes))
+
+
+@dataclass(frozen=True)
+class OwnCanvasDetector:
+    """A teacher that is evaluated on its own canvas, with boxes on the student's."""
+
+    detector: HasDetect
+
+    def detect(self, params: Params, batch: Batch) -> Detections:
+        """The detections in pixels of the student's canvas."""
+        return to_student(self.detector.detect(params, batch.as_teacher_sees()), batch)
 
 
 def evaluate_source(
@@ -56,17 +69,26 @@ def evaluate_source(
     *,
     batch: int,
     limit: int = 0,
+    teacher: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """The detector's scores on the first `limit` pictures of a source, or on all of them for 0.
 
+    With `teacher`, batches have the teacher's own canvas where the loader has one.
+
     Processes share the pictures, and all of them get the scores. Raises Interrupted before the next batch once
     `stopped` returns True, which it has to do on all processes at once.
     """
-    with _detect_and_batches(detector, params, source, loader_config, devices, batch=batch, limit=limit) as (
-        detect,
-        batches,
-    ):
+    batches = loader.eval_batches(
+        source,
+        loader_config,
+        batch=-(-batch // devices.size) * devices.size,
+        limit=limit,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        teacher=teacher,
+    )
+    with _detect(detector, params, devices, batches) as detect:
         evaluation = evaluate(detect, _unless_stopped(stopped, batches), source, gather=hosts.gathered)
         unreadable = hosts.total(len(batches.skipped))
     expected = min(limit or len(source.records), len(source.records))
@@ -89,29 +111,14 @@ def _unless_stopped(stopped: Callable[[], bool], batches: Iterable[Batch]) -> It
 
 
 @contextlib.contextmanager
-def _detect_and_batches(
-    detector: HasDetect,
-    params: Params,
-    source: Source,
-    loader_config: loader.Config,
-    devices: Mesh,
-    *,
-    batch: int,
-    limit: int,
-) -> Iterator[tuple[Callable[[Batch], Detections], loader.Loader]]:
-    """A compiled detect that takes host batches, and the batches of a source."""
-    batches = loader.eval_batches(
-        source,
-        loader_config,
-        batch=-(-batch // devices.size) * devices.size,
-        limit=limit,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-    )
+def _detect(
+    detector: HasDetect, params: Params, devices: Mesh, batches: loader.Loader
+) -> Iterator[Callable[[Batch], Detections]]:
+    """A compiled detect that takes host batches; closes `batches` at the end."""
     params = mesh.put_replicated(params, devices)
     detect = compiled_detect(detector, devices)
     try:
-        yield lambda host_batch: detect(params, mesh.put_batch(host_batch, devices)), batches
+        yield lambda host_batch: detect(params, mesh.put_batch(host_batch, devices))
     finally:
         batches.close()
 

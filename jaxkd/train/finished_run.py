@@ -15,7 +15,15 @@ from jaxkd.loading import build, prepare
 from jaxkd.train import checkpoint, loop, mesh
 from jaxkd.train.refresh import Objects, Refresh
 from jaxkd.train.state import State
-from jaxkd.train.step import STUDENT_REGIONS, Pair, StepInputs, image_keys, initial_state, on_regions, teacher_features
+from jaxkd.train.step import (
+    STUDENT_REGIONS,
+    Pair,
+    StepInputs,
+    image_keys,
+    initial_state,
+    on_regions,
+    with_teacher_outputs,
+)
 from jaxkd.types import Explanation, Regions
 
 
@@ -35,13 +43,12 @@ class FinishedRun:
 
         The scale is the smaller one of the picture's two factors from original to resized pixels.
         """
-        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.loader_config, batch=1)
+        batches = loader.eval_batches(Subset(self.sources[split], [index]), self.loader_config, batch=1, teacher=True)
         batch = jax.tree.map(jax.numpy.asarray, next(batches))
         batches.close()
 
         def explain_batch(params, teacher_params, memory, batch, key):
-            target = teacher_features(self.pair, teacher_params, batch)
-            inputs = StepInputs(batch=batch, teacher_params=teacher_params, teacher_features=target, key=key)
+            inputs = with_teacher_outputs(self.pair, StepInputs(batch, teacher_params, key=key))
             features = self.pair.student.features(params, batch)
             keys = image_keys(inputs)
             outputs = on_regions(self.pair, params, features, inputs, sharing=STUDENT_REGIONS, keys=keys)

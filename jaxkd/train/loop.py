@@ -19,7 +19,7 @@ from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build, initial, prepare
 from jaxkd.ranges import Count, Natural, PartShare, Seed
-from jaxkd.train import checkpoint, hosts, mesh, optimizer, ownership, unused
+from jaxkd.train import checkpoint, hosts, mesh, optimizer, ownership, unused, view
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh
@@ -93,10 +93,11 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         classes = sources["train"].classes
         student, loaded = build.detector(recipe.student, classes), prepare.load_teacher(recipe)
         teacher = loaded if recipe.distill else None  # without a method, a teacher only serves `inherit`
-        loader_config = configs.build(recipe.data.loader)
+        loader_config = loader_config_of(recipe, taught=teacher is not None)
         batches = _train_batches(config, loader_config, sources["train"])
         stack.callback(batches.close)
         pair = make_pair(recipe, config, student, teacher)
+        _check_view(pair, loader_config, sources["train"])
         schedules = make_schedules(recipe, config, pair.methods, pictures=len(sources["train"].records))
         checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
         stack.callback(checkpoints.close)
@@ -112,6 +113,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             log.say(sentence)
         if teacher is not None and (note := prepare.class_columns(teacher.detector.classes, classes)[1]):
             log.say(note)
+        if teacher is None and configs.build(recipe.data.loader).teacher_view.on:
+            log.say("There is no teacher to teach, so data.loader.teacher_view has no effect.")
         refresh = Refresh(
             pair,
             sources["train"],
@@ -137,8 +140,10 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         scored = sources["val"].records[: config.evaluate_limit or None]
         if not any((~record.crowd).any() for record in scored):
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")
-        elif teacher is not None and config.teacher_check and not resumed and _shares_classes(pair):
-            training.check_teacher(teacher)
+        elif teacher is not None and config.teacher_check and not resumed:
+            detects = "detections" in teacher.detector.traits.capabilities
+            if _shares_classes(pair) or not detects:  # without detections, it only says so
+                training.check_teacher(teacher)
         if hosts.is_first():
             ownership.claim(workdir, recipe)
         log.begin(resumed.step if resumed else 0, scored=resumed is None or resumed.ap is not None)
@@ -200,6 +205,7 @@ def _agreed_facts(recipe: configs.Recipe, workdir: Path, sources: dict[str, Sour
 def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher: build.Loaded | None) -> Pair:
     """What is static in the steps of a recipe with this student and teacher."""
     methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
+    own_canvas = loader_config_of(recipe, taught=teacher is not None).teacher_view
     return Pair(
         student=student,
         teacher=teacher.detector if teacher else None,
@@ -207,8 +213,24 @@ def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher
         optimizer=optimizer.build(configs.build(recipe.optimizer)),
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
+        own_canvas=own_canvas.on,
+        bilinear=own_canvas.resample == "bilinear",
         teacher_columns=prepare.class_columns(teacher.detector.classes, student.classes)[0] if teacher else (),
     )
+
+
+def loader_config_of(recipe: configs.Recipe, *, taught: bool) -> loader.Config:
+    """The recipe's `data.loader`; without a teacher there is no canvas of its own."""
+    loader_config: loader.Config = configs.build(recipe.data.loader)
+    return loader_config if taught else loader_config.alone()
+
+
+def _check_view(pair: Pair, loader_config: loader.Config, source: Source) -> None:
+    """Raises ConfigError where feature maps of two canvases are compared cell by cell, and pictures lie elsewhere."""
+    if pair.bilinear or not pair.taught_from("features"):
+        return
+    if difference := loader.first_unlike(source, loader_config):
+        raise ConfigError(f"Feature maps cannot be compared cell by cell: {difference}; {view.REMEDY}.")
 
 
 def make_schedules(recipe: configs.Recipe, config: Config, methods: dict[str, Any], *, pictures: int) -> Schedules:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree
-from jaxkd.train.step import Pair, forward, step_inputs, teacher_features
+from jaxkd.train.step import Pair, forward, step_inputs, with_teacher_outputs
 from jaxkd.types import Batch
 
 
@@ -25,8 +25,7 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batc
     """
 
     def probe(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> dict[str, jax.Array]:
-        inputs = step_inputs(state, teacher_params, scheduled, batch)
-        inputs = inputs.replace(teacher_features=teacher_features(pair, teacher_params, batch))
+        inputs = with_teacher_outputs(pair, step_inputs(state, teacher_params, scheduled, batch))
         features = pair.student.features(state.params["detector"], batch)
 
         def groups(neck: tuple[jax.Array, ...]) -> dict[str, jax.Array]:

@@ -1,7 +1,7 @@
 """Rebuilding the methods' memory between epochs, from both detectors' features of objects of the training set."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from jaxkd.config import module_of
 from jaxkd.data import loader
 from jaxkd.data.base import Source, Subset
-from jaxkd.detectors.base import Params
+from jaxkd.detectors.base import Detector, Params
 from jaxkd.distill import base
 from jaxkd.distill.prototypes import Choice, Truth, Vectors
 from jaxkd.train import hosts, mesh
 from jaxkd.train.state import State
-from jaxkd.train.step import Pair
+from jaxkd.train.step import Pair, teacher_maps
 from jaxkd.types import Batch
 
 OBJECT_FIELDS = ("boxes", "labels", "valid", "scales", "ids", "real")  # fields of a batch that describe the objects
@@ -101,6 +101,7 @@ class Refresh:
             batch=-(-self._batch // self._devices.size) * self._devices.size,
             process=jax.process_index(),
             processes=jax.process_count(),
+            teacher=who == "teacher",
         )
         objects, levels = [], []
         try:
@@ -125,12 +126,15 @@ class Refresh:
 
     def _compile(self, config: Any, who: base.Who) -> Callable:
         """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level)."""
-        detector = self._pair.student if who == "student" else self._pair.teacher
-        assert detector is not None
-        traits = (self._pair.student.traits, self._pair.teacher_traits)
+        pair = self._pair
+        traits = (pair.student.traits, pair.teacher_traits)
 
         def vectors_of(params: Params, batch: Batch):
-            features = detector.features(params, batch)
+            if who == "student":
+                features = pair.student.features(params, batch)
+            else:
+                features = cast(Detector, pair.teacher).features(params, batch.as_teacher_sees())
+                features = teacher_maps(pair, features, batch)
             vectors = module_of(config).object_vectors(config, *traits, features, batch, who=who)
             return {name: getattr(batch, name) for name in OBJECT_FIELDS}, vectors
 

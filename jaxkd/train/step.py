@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import optax
@@ -15,15 +15,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from jaxkd.config import module_of
-from jaxkd.detectors.base import Detector
-from jaxkd.distill import base, classes
+from jaxkd.detectors.base import Detector, Stage, Teacher
+from jaxkd.distill import base, classes, fit
 from jaxkd.errors import ConfigError
+from jaxkd.train import view
 from jaxkd.train.dependence import depends_on_first
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree, join, moving_average, split
 from jaxkd.types import (
     Batch,
+    Capability,
+    Detections,
     DetectorOutputs,
     Features,
     Inputs,
@@ -44,22 +47,35 @@ class Pair:
     """Everything static about a step: the student, its teacher, the methods and the optimizer."""
 
     student: Detector
-    teacher: Detector | None
+    teacher: Teacher | None
     methods: dict[str, Any]  # the methods' Configs, by the names that the recipe gives them
     optimizer: optax.GradientTransformation  # with `apply_if_finite` outermost; its `update` takes learning_rate
     ema_decay: float = 0.0
     teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; () for equal or disjoint lists
     accumulate: int = 1  # micro-batches of a batch, computed one after another
+    own_canvas: bool = False  # whether the batch has the teacher's own canvas (`Batch.teacher`)
+    bilinear: bool = False  # whether the teacher's feature maps are interpolated there, to the student's grid
 
     @functools.cached_property
     def teacher_traits(self) -> Traits:
-        """The teacher's traits as methods see them: with the student's class list where there are `teacher_columns`."""
+        """The teacher's traits as methods see them: with the student's class list where there are `teacher_columns`.
+
+        Anchors on another canvas are not the student's.
+        """
         assert self.teacher is not None
         traits, classes = self.teacher.traits, self.student.classes
+        if self.own_canvas and traits.anchors is not None:
+            traits = dataclasses.replace(traits, anchors=(base.OWN_CANVAS, *traits.anchors))
         if not self.teacher_columns:
             return traits
         background = None if traits.background is None else len(classes)
         return dataclasses.replace(traits, classes=classes, background=background)
+
+    def taught_from(self, capability: Capability) -> bool:
+        """Whether the teacher gives this, and some method needs it of the teacher."""
+        if self.teacher is None or capability not in self.teacher.traits.capabilities:
+            return False
+        return any(capability in module_of(config).needs(config).teacher for config in self.methods.values())
 
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` of State.params is trained."""
@@ -71,22 +87,27 @@ class StepInputs(struct.PyTreeNode):
 
     batch: Batch
     teacher_params: Tree  # {} without a teacher
-    teacher_features: Features | None = None  # stop-gradient; None where there is no method
+    teacher_features: Features | None = None  # stop-gradient; see `teacher_features`
+    teacher_detections: Detections | None = None  # see `teacher_detections`
     memory: dict[str, Any] = struct.field(default_factory=dict)  # method state that is kept between epochs, by method
     key: Any = None  # scalar, the random key of the step
     decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, the factor on its decaying terms
 
 
 def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
-    """The inputs of the next step of `state`, without the teacher's features."""
+    """The inputs of the next step of `state`, without the teacher's outputs."""
     key = jax.random.fold_in(state.key, state.step)
     return StepInputs(batch=batch, teacher_params=teacher_params, memory=state.memory, key=key, decay=scheduled.decay)
 
 
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
-    """The initial state; the methods' parameters are initialised with `key`."""
+    """The initial state; the methods' parameters are initialised with `key`.
+
+    Raises ConfigError where a method does not fit the two detectors.
+    """
     method_params, memory = {}, {}
     check_reliability(pair)
+    check_fit(pair)
     for index, (name, config) in enumerate(pair.methods.items()):
         assert pair.teacher is not None
         traits, module = (pair.student.traits, pair.teacher_traits), module_of(config)
@@ -103,6 +124,14 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
         key=jax.random.fold_in(key, 0),
         memory=memory,
     )
+
+
+def check_fit(pair: Pair) -> None:
+    """Raises ConfigError where a method needs what the student or the teacher does not give."""
+    if pair.methods:
+        assert pair.teacher is not None
+        student = fit.party("student", pair.student, pair.student.traits)
+        fit.check(pair.methods, student, fit.party("teacher", pair.teacher, pair.teacher_traits))
 
 
 def check_reliability(pair: Pair) -> None:
@@ -142,7 +171,7 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
         batch_counts = whole_batch_counts(pair, state.params, batch_inputs) if pair.accumulate > 1 else {}
 
         def gradient(part: Batch) -> tuple[Tree, tuple[Losses, Counts]]:
-            inputs = batch_inputs.replace(batch=part, teacher_features=teacher_features(pair, teacher_params, part))
+            inputs = with_teacher_outputs(pair, batch_inputs.replace(batch=part))
 
             def loss(trainable: Tree) -> tuple[jax.Array, tuple[Losses, Counts]]:
                 params = join(trainable, frozen)
@@ -195,11 +224,36 @@ def in_parts(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> 
     return lax.scan(add, zeros, stacked)[0]
 
 
+def with_teacher_outputs(pair: Pair, inputs: StepInputs) -> StepInputs:
+    """The inputs with the teacher's feature maps and detections of the batch."""
+    return inputs.replace(
+        teacher_features=teacher_features(pair, inputs.teacher_params, inputs.batch),
+        teacher_detections=teacher_detections(pair, inputs.teacher_params, inputs.batch),
+    )
+
+
 def teacher_features(pair: Pair, teacher_params: Tree, batch: Batch) -> Features | None:
-    """The teacher's feature maps without a gradient; None where there is no method."""
-    if pair.teacher is None or not pair.methods:
+    """The teacher's feature maps of its own canvas, without a gradient; None without a method, or if it gives none."""
+    if pair.teacher is None or not pair.methods or "features" not in pair.teacher.traits.capabilities:
         return None
-    return lax.stop_gradient(pair.teacher.features(teacher_params, batch))
+    return lax.stop_gradient(cast(Detector, pair.teacher).features(teacher_params, batch.as_teacher_sees()))
+
+
+def teacher_maps(pair: Pair, features: Features, batch: Batch) -> Features:
+    """The teacher's feature maps as methods see them: on the student's grid."""
+    assert pair.teacher is not None
+    return view.on_student_grid(features, pair.teacher.traits, batch, bilinear=pair.bilinear)
+
+
+def teacher_detections(pair: Pair, teacher_params: Tree, batch: Batch) -> Detections | None:
+    """The teacher's detections with the student's labels, without a gradient; None where no method needs them."""
+    if not pair.taught_from("detections"):
+        return None
+    teacher = cast(Detector, pair.teacher)
+    detections = lax.stop_gradient(view.to_student(teacher.detect(teacher_params, batch.as_teacher_sees()), batch))
+    if pair.teacher_columns:
+        return classes.relabelled(detections, pair.teacher_columns, classes=len(teacher.classes))
+    return detections
 
 
 def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepInputs) -> Losses:
@@ -217,7 +271,7 @@ def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepIn
     predictions = student.predict(student_params, student_features, regions.boxes, batch)
     terms = terms | student.losses(predictions, regions)
     metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
-    if inputs.teacher_features is not None:
+    if pair.methods:
         outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
         shared = with_teacher(pair, inputs, outputs, regions, owner=student.traits)
         distilled = distill(pair, params, inputs, shared, keys=keys)
@@ -271,42 +325,62 @@ def on_regions(
       pair: student and teacher.
       student_params: parameters of the student.
       student_features: its feature maps of the batch.
-      inputs: all other arguments, with the teacher's features.
+      inputs: all other arguments, with the teacher's outputs.
       sharing: the detector that proposes the regions, and whether they are sampled.
       keys: of `image_keys`.
     """
-    student, teacher = pair.student, pair.teacher
-    assert teacher is not None and inputs.teacher_features is not None
+    student = pair.student
     if sharing.source == "teacher":
-        owner, owner_params, owner_features = teacher, inputs.teacher_params, inputs.teacher_features
+        owner = pair.teacher_traits
+        regions = _teacher_regions(pair, inputs, stage=sharing.stage, keys=keys)
     else:
-        owner, owner_params, owner_features = student, student_params, student_features
-    regions, _ = owner.sample_regions(owner_params, owner_features, inputs.batch, keys, stage=sharing.stage)
+        owner = student.traits
+        regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=sharing.stage)
     regions = lax.stop_gradient(regions)
     # A teacher's label of background is its own number of classes.
     if sharing.source == "teacher" and pair.teacher_columns:
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
     predictions = None
-    if base.can_predict(student.traits, owner.traits):
+    if base.can_predict(student.traits, owner):
         predictions = student.predict(student_params, student_features, regions.boxes, inputs.batch)
     outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
-    return with_teacher(pair, inputs, outputs, regions, owner=owner.traits)
+    return with_teacher(pair, inputs, outputs, regions, owner=owner)
+
+
+def _teacher_regions(pair: Pair, inputs: StepInputs, *, stage: Stage, keys: Key[Array, "b"]) -> Regions:
+    """The teacher's own regions, in pixels of the student's canvas; neither IoUs nor target deltas depend on that."""
+    teacher, features, batch = cast(Detector, pair.teacher), inputs.teacher_features, inputs.batch
+    assert features is not None
+    regions, _ = teacher.sample_regions(inputs.teacher_params, features, batch.as_teacher_sees(), keys, stage=stage)
+    return regions if batch.teacher is None else regions.replace(boxes=batch.teacher.to_student(regions.boxes))
 
 
 def with_teacher(
     pair: Pair, inputs: StepInputs, student: DetectorOutputs, regions: Regions, *, owner: Traits
 ) -> Inputs:
-    """The student's outputs on the `regions` of `owner`, and the teacher's on the same regions (proposal sharing)."""
-    teacher, features = pair.teacher, inputs.teacher_features
-    assert teacher is not None and features is not None
+    """The student's outputs on the `regions` of `owner`, and the teacher's on the same regions (proposal sharing).
+
+    A teacher on its own canvas predicts for the boxes there. Its deltas are measured in sides of the boxes, so they
+    are the same on both canvases, also where these scale height and width by different factors.
+    """
+    teacher, features, batch = cast(Detector, pair.teacher), inputs.teacher_features, inputs.batch
     predictions = None
-    if base.can_predict(teacher.traits, owner):
-        predictions = teacher.predict(inputs.teacher_params, features, regions.boxes, inputs.batch)
+    if features is not None and base.can_predict(pair.teacher_traits, owner):
+        boxes = regions.boxes if batch.teacher is None else batch.teacher.from_student(regions.boxes)
+        predictions = teacher.predict(inputs.teacher_params, features, boxes, batch.as_teacher_sees())
         predictions = lax.stop_gradient(predictions)
         if pair.teacher_columns and student.predictions is not None:
             predictions = _in_student_classes(pair, predictions, student.predictions)
-    outputs = DetectorOutputs(features=features, predictions=predictions, traits=pair.teacher_traits)
-    return Inputs(student=student, teacher=outputs, regions=regions, batch=inputs.batch)
+    if features is not None and batch.teacher is not None:
+        # Maps that no method needs do not have to fit the student's grid.
+        features = teacher_maps(pair, features, batch) if pair.taught_from("features") else None
+    outputs = DetectorOutputs(
+        features=features,
+        predictions=predictions,
+        traits=pair.teacher_traits,
+        detections=inputs.teacher_detections,
+    )
+    return Inputs(student=student, teacher=outputs, regions=regions, batch=batch)
 
 
 def _reliability(pair: Pair, config: Any, inputs: Inputs, memory: dict[str, Any]) -> Reliability | None:
@@ -334,9 +408,8 @@ def whole_batch_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
 
     def counts(params: tuple[Tree, Tree], part: Batch) -> Counts:
         student_params, teacher_params = params
-        target = teacher_features(pair, teacher_params, part)
+        part_inputs = with_teacher_outputs(pair, inputs.replace(batch=part, teacher_params=teacher_params))
         features = pair.student.features(student_params["detector"], part)
-        part_inputs = inputs.replace(batch=part, teacher_params=teacher_params, teacher_features=target)
         terms = forward(pair, student_params, features, part_inputs).terms
         return {name: term.count for name, term in terms.items()}
 

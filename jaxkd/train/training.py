@@ -75,18 +75,23 @@ class Training:
         self.spread_reported = False
 
     def check_teacher(self, teacher: build.Loaded) -> None:
-        """Scores the teacher on some validation pictures.
+        """Scores the teacher on some validation pictures, where it gives detections.
 
         Raises WeightsError where its AP is below half of that on its own validation data.
         """
+        if "detections" not in teacher.detector.traits.capabilities:
+            self.log.say("The teacher gives no detections, so it is not scored before the first step.")
+            return
         detector = (
             evaluate.RelabelledDetector(teacher.detector, self.pair.teacher_columns)
             if self.pair.teacher_columns
             else teacher.detector
         )
+        if self.pair.own_canvas:
+            detector = evaluate.OwnCanvasDetector(detector)
         expected_ap = None if self.pair.teacher_columns else teacher.scores.get("AP")
         try:
-            evaluation = self._score(detector, teacher.params, self.config.teacher_check)
+            evaluation = self._score(detector, teacher.params, self.config.teacher_check, teacher=True)
         except evaluate.Interrupted:
             raise StoppedError(f"Stopped by {self._stop_signal()} before the first step.") from None
         _check_teacher(self.log, expected_ap, evaluation)
@@ -185,7 +190,7 @@ class Training:
     def _stop_signal(self) -> str:
         return self.stop.signal or "another process's signal"
 
-    def _score(self, detector: evaluate.HasDetect, params: Params, limit: int) -> Evaluation:
+    def _score(self, detector: evaluate.HasDetect, params: Params, limit: int, *, teacher: bool = False) -> Evaluation:
         return evaluate.evaluate_source(
             detector,
             params,
@@ -194,6 +199,7 @@ class Training:
             self.devices,
             batch=self.config.evaluate_batch,
             limit=limit,
+            teacher=teacher,
             stopped=lambda: self.vote.cast(bool(self.stop.signal)),
         )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import pkgutil
+from typing import get_args
 
 import detector_scene as scenes
 import jax
@@ -15,6 +16,7 @@ from jaxkd import detectors
 from jaxkd.detectors.base import Detector
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
+from jaxkd.types import Capability
 from jaxkd.weights.tree import flatten
 
 MODULES = {
@@ -39,6 +41,14 @@ def test_the_scene_knows_every_detector(kind):
     assert isinstance(scenes.case(kind).detector, Detector)
 
 
+def test_a_student_gives_what_is_trained_and_scored(case):
+    capabilities = case.detector.traits.capabilities
+    assert capabilities <= set(get_args(Capability))
+    assert {"features", "detections"} <= capabilities
+    assert len(capabilities & {"box_predictions", "anchor_predictions"}) == 1
+    assert ("anchor_predictions" in capabilities) == (case.detector.traits.anchors is not None)
+
+
 def test_detections_are_sorted_and_inside(case):
     found = case.seen["detections"]
     assert found.valid.any(1).all()
@@ -61,7 +71,7 @@ def test_the_bucket_changes_nothing(case):
                 np.testing.assert_allclose(level[row, :height, :width], other[row, :height, :width], atol=1e-4)
                 assert not other[row, height:].any() and not other[row, :, width:].any()
     assert seen["regions"].positive.any() and (~seen["regions"].positive & seen["regions"].valid).any()
-    if case.detector.traits.anchors is None:  # else there are more anchors in a larger bucket
+    if "box_predictions" in case.detector.traits.capabilities:  # else there are more anchors in a larger bucket
         assert_equal(
             {part: seen[part] for part in ("regions", "best", "predictions")},
             {part: wide[part] for part in ("regions", "best", "predictions")},

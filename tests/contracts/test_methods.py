@@ -4,6 +4,7 @@ is found by listing the folder."""
 import functools
 import importlib
 import pkgutil
+from typing import get_args
 
 import distill_scene as scenes
 import jax
@@ -94,11 +95,16 @@ def test_the_folder_holds_methods():
 @every_method
 def test_has_the_parts_of_the_protocol(name):
     module = MODULES[name]
-    assert all(callable(getattr(module, part)) for part in ("Config", "sharing", "init", "losses"))
+    assert all(callable(getattr(module, part)) for part in ("Config", "sharing", "needs", "init", "losses"))
     assert isinstance(module.Config().decay, decay.Config)
     shared = module.sharing(module.Config())
     assert shared and all(isinstance(one, base.Sharing) for one in shared)
     assert build(component(f"distill.{name}")) == module.Config()
+    needs = module.needs(module.Config())
+    assert isinstance(needs, base.Needs) and needs.student | needs.teacher <= set(get_args(base.Need))
+    assert set(needs.switches) <= set(get_args(base.Need))
+    if hasattr(module, "init_memory"):
+        assert "features" in needs.student & needs.teacher
 
 
 @every_kind

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.distill import base, mimic, prototype_space, prototypes, task_adaptive
 from jaxkd.distill import global_knowledge as gkd
+from jaxkd.distill import mimic, prototype_space, prototypes, task_adaptive
 from jaxkd.errors import ConfigError
 from jaxkd.types import Batch, Reliability
 
@@ -271,12 +271,13 @@ def test_levels_that_do_not_fit_are_refused(scene):
 
 
 def test_heads_that_cannot_be_compared_are_refused(scene):
-    dense = dataclasses.replace(scene.teacher.traits, background=None, anchors=((4, 8),))
+    dense = dataclasses.replace(scene.teacher.traits, **scenes.DENSE)
     with pytest.raises(
         ConfigError, match=r"own anchors only, which the student's regions are not: set soft\.weight to 0"
     ):
-        gkd.init(gkd.Config(), jax.random.key(0), scene.student.traits, dense)
+        scenes.check(gkd.Config(), scene.student.traits, dense)
+    scenes.check(gkd.Config(soft=gkd.Soft(weight=0.0)), scene.student.traits, dense)
     assert gkd.init(gkd.Config(soft=gkd.Soft(weight=0.0)), jax.random.key(0), scene.student.traits, dense)
     other = dataclasses.replace(scene.teacher.traits, classes=("a", "b", "c"))
     with pytest.raises(ConfigError, match="same list in the same order"):
-        base.check_predictions(scene.student.traits, other, remedy="do something")
+        scenes.check(gkd.Config(), scene.student.traits, other)

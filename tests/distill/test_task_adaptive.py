@@ -377,12 +377,14 @@ def test_floor_and_gates_are_reported():
 
 def test_refuses_detectors_that_do_not_fit():
     def init(config=USUAL, **changes):
-        return tar.init(config, jax.random.key(0), scenes.traits(3), scenes.traits(3, **changes))
+        traits = scenes.traits(3), scenes.traits(3, **changes)
+        scenes.check(config, *traits)
+        return tar.init(config, jax.random.key(0), *traits)
 
     with pytest.raises(ConfigError, match="same list"):
         init(classes=("white", "red", "blue"))
     for background in (None, 0):
-        with pytest.raises(ConfigError, match="background column is 3, the teacher's"):
+        with pytest.raises(ConfigError, match=r"background column of the student .* is 3, .* set classif"):
             init(background=background)
     with pytest.raises(ConfigError, match="strides"):
         init(strides=(16, 32))

@@ -100,7 +100,7 @@ def assert_torchvisions(loaded, wanted, batch):
     def look(params, boxes):
         features = detector.features(params, batch)
         regions, _ = detector.sample_regions(params, features, batch, jax.vmap(jax.random.key)(jnp.arange(1)))
-        if detector.traits.anchors is None:
+        if "box_predictions" in detector.traits.capabilities:
             regions = regions_of(boxes)
         return (
             features.neck,
