@@ -1,5 +1,6 @@
 """What every test shares: four devices, a compile cache, and the folder of real data."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -22,6 +23,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 settings.register_profile(
     "fuzz", max_examples=500, deadline=None
 )  # pytest --hypothesis-profile=fuzz, for more examples
+
+
+def pytest_collection_finish(session):
+    """Garbage is collected less often: tracing makes many objects that live on, and looking at them all takes time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,7 +33,7 @@ class AnchorBased(abc.ABC):
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters, float32."""
-        return jax.jit(lambda key: self._feature_extractor.init(key) | self.init_heads(key))(key)
+        return _init(self, key)
 
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
@@ -132,3 +132,9 @@ class AnchorBased(abc.ABC):
             pixel_std=config.pixels.std,
             padding=config.compat.padding,
         )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(detector: AnchorBased, key: Key[Array, ""]) -> Params:
+    """Random parameters; equal detectors share the compiled program."""
+    return detector._feature_extractor.init(key) | detector.init_heads(key)

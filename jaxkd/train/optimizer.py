@@ -1,5 +1,6 @@
 """The optimizer: learning rate schedule, clipping, weight decay and the guard against non-finite steps."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,14 +68,24 @@ def learning_rate(config: Config, *, steps: int) -> optax.Schedule:
 
 
 def build(config: Config) -> optax.GradientTransformation:
-    """The optax transformation for a tree of trainable parameters; `update` takes the `learning_rate`."""
-    decay_mask = None if config.decay_norms else _matrices
-    chain = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    if config.kind == "sgd":
-        chain += [optax.add_decayed_weights(config.weight_decay, mask=decay_mask)] if config.weight_decay else []
-        transforms = [optax.trace(config.momentum)] if config.momentum else [optax.identity()]
+    """The optax transformation for a tree of trainable parameters; `update` takes the `learning_rate`.
+
+    It is the same object for settings that differ in the learning rate's schedule alone.
+    """
+    return _build(config.kind, config.clip_norm, config.weight_decay, config.decay_norms, config.momentum)
+
+
+@functools.lru_cache(maxsize=8)
+def _build(
+    kind: str, clip_norm: float, weight_decay: float, decay_norms: bool, momentum: float
+) -> optax.GradientTransformation:
+    decay_mask = None if decay_norms else _matrices
+    chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    if kind == "sgd":
+        chain += [optax.add_decayed_weights(weight_decay, mask=decay_mask)] if weight_decay else []
+        transforms = [optax.trace(momentum)] if momentum else [optax.identity()]
     else:
-        transforms = [optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay, mask=decay_mask)]
+        transforms = [optax.scale_by_adam(), optax.add_decayed_weights(weight_decay, mask=decay_mask)]
     chain.append(optax.chain(*transforms, _scale_by_rate()))
     return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=NEVER)
 

@@ -1,5 +1,6 @@
 """Gradient ratios: the gradient of each distillation term at the student's neck, relative to the detection loss."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -15,6 +16,7 @@ from jaxkd.train.step import Pair, forward, step_inputs, with_teacher_outputs
 from jaxkd.types import Batch
 
 
+@functools.lru_cache(maxsize=4)
 def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch], dict[str, jax.Array]]:
     """The compiled function (state, teacher's parameters, schedules' values, batch) -> ratios of gradient norms.
 

@@ -1,5 +1,6 @@
 """Rebuilding the methods' memory between epochs, from both detectors' features of objects of the training set."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -54,7 +55,6 @@ class Refresh:
         }
         self._choices: dict[str, Choice] = {}
         self._teacher_vectors: dict[str, tuple[np.ndarray, ...]] = {}
-        self._compiled: dict[tuple[str, base.Who], Callable] = {}
 
     def due(self, step: int) -> list[str]:
         """The methods whose memory is to be rebuilt before step `step`, counted from 0."""
@@ -92,8 +92,7 @@ class Refresh:
         """The objects that a method selects, and their vectors [n d] a level from the features of one detector."""
         if name not in self._choices:
             self._choices[name] = self._select_objects(self._methods[name])
-        if (name, who) not in self._compiled:
-            self._compiled[name, who] = self._compile(self._methods[name], who)
+        vectors_of = _compiled(self._pair, self._methods[name], who, self._devices)
         choice = self._choices[name]
         batches = loader.eval_batches(
             Subset(self._source, choice.pictures),
@@ -106,9 +105,7 @@ class Refresh:
         objects, levels = [], []
         try:
             for batch in batches:
-                gathered, vectors = hosts.gathered(
-                    self._compiled[name, who](params, mesh.put_batch(batch, self._devices))
-                )
+                gathered, vectors = hosts.gathered(vectors_of(params, mesh.put_batch(batch, self._devices)))
                 row, column = np.nonzero(gathered["valid"] & gathered["real"][:, None])
                 boxes = gathered["boxes"][row, column] / np.tile(gathered["scales"][row][:, ::-1], 2)
                 truth = Truth(
@@ -124,18 +121,22 @@ class Refresh:
         all_objects = Objects(*(np.concatenate(parts) for parts in zip(*objects, strict=True)))
         return all_objects, tuple(np.concatenate(parts) for parts in zip(*levels, strict=True))
 
-    def _compile(self, config: Any, who: base.Who) -> Callable:
-        """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level)."""
-        pair = self._pair
-        traits = (pair.student.traits, pair.teacher_traits)
 
-        def vectors_of(params: Params, batch: Batch):
-            if who == "student":
-                features = pair.student.features(params, batch)
-            else:
-                features = cast(Detector, pair.teacher).features(params, batch.as_teacher_sees())
-                features = teacher_maps(pair, features, batch)
-            vectors = module_of(config).object_vectors(config, *traits, features, batch, who=who)
-            return {name: getattr(batch, name) for name in OBJECT_FIELDS}, vectors
+@functools.lru_cache(maxsize=8)
+def _compiled(pair: Pair, config: Any, who: base.Who, devices: Mesh) -> Callable:
+    """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level).
 
-        return jax.jit(mesh.over_batch(vectors_of, self._devices, replicated=1, gathered=True))
+    It is the same function, with what it has compiled, for equal arguments.
+    """
+    traits = (pair.student.traits, pair.teacher_traits)
+
+    def vectors_of(params: Params, batch: Batch):
+        if who == "student":
+            features = pair.student.features(params, batch)
+        else:
+            features = cast(Detector, pair.teacher).features(params, batch.as_teacher_sees())
+            features = teacher_maps(pair, features, batch)
+        vectors = module_of(config).object_vectors(config, *traits, features, batch, who=who)
+        return {name: getattr(batch, name) for name in OBJECT_FIELDS}, vectors
+
+    return jax.jit(mesh.over_batch(vectors_of, devices, replicated=1, gathered=True))

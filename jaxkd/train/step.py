@@ -44,11 +44,14 @@ Counts = dict[str, jax.Array]  # by name of a term, the count by which it is div
 
 @dataclass(frozen=True)
 class Pair:
-    """Everything static about a step: the student, its teacher, the methods and the optimizer."""
+    """Everything static about a step: the student, its teacher, the methods and the optimizer.
+
+    Two that are equal share their compiled programs.
+    """
 
     student: Detector
     teacher: Teacher | None
-    methods: dict[str, Any]  # the methods' Configs, by the names that the recipe gives them
+    methods: dict[str, Any] = dataclasses.field(hash=False)  # their Configs, by the names that the recipe gives them
     optimizer: optax.GradientTransformation  # with `apply_if_finite` outermost; its `update` takes learning_rate
     ema_decay: float = 0.0
     teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; () for equal or disjoint lists
@@ -146,8 +149,12 @@ def check_reliability(pair: Pair) -> None:
             )
 
 
+@functools.lru_cache(maxsize=4)
 def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch], tuple[State, dict[str, jax.Array]]]:
     """The compiled step (state, teacher's parameters, schedules' values, batch) -> (state, metrics).
+
+    Equal pairs get the same function, with what it has compiled: a second run in the same process, of another seed or
+    one that goes on, compiles nothing.
 
     The state is donated. The teacher's forward pass is outside of jax.grad, so none of its activations are saved for
     the backward pass. Terms are summed over devices before they are divided, so results do not depend on the number of
