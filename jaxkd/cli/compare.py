@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxkd import phrases
 from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
 from jaxkd.paths import path_of
 
 if TYPE_CHECKING:
-    from jaxkd.comparison.records import Comparison, Entry
+    from jaxkd.comparison.records import Entry
 
 USAGE = "jaxkd compare DIR DIR... --out=FOLDER"
 
@@ -40,6 +39,7 @@ def run(argv: Sequence[str]) -> int:
     if len(places) < 2:
         raise ConfigError(f"Name two or more workdirs of runs, or folders of weights: {USAGE}.")
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
+    from jaxkd.cli import comparison_table
     from jaxkd.cli.workdir import check_folder
     from jaxkd.comparison import gather, page
 
@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
     source = gather.validation_source(entries)
     check_folder(out)
     comparison = gather.gather(entries, source, options)
-    _show(comparison)
+    comparison_table.show(comparison)
     page.write(out, comparison, source, most=values.pictures)
     print(f"{', '.join(page.FILES)} are in {values.out}.")
     return 0
@@ -71,15 +71,3 @@ def _open(places: Sequence[str]) -> "list[Entry]":
         Entry(name, place if run.recipe is None else str(run.folder), run.student, run.recipe)
         for name, place, run in zip(names, places, runs, strict=True)
     ]
-
-
-def _show(comparison: "Comparison") -> None:
-    """Prints the table, the remarks and the verdict."""
-    # Late, as in `run`.
-    from jaxkd.cli import terminal
-    from jaxkd.comparison import tables
-
-    terminal.show(tables.headline(comparison), title=phrases.counted(len(comparison.images), "validation picture"))
-    for remark in comparison.remarks:
-        print(f"- {remark}")
-    print(tables.verdict(comparison))

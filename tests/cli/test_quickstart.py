@@ -43,15 +43,16 @@ def test_four_steps(tmp_path, method, detector, monkeypatch):
         "quickstart", "--steps=4", f"--workdir={tmp_path}", f"--method={method}", f"--detector={detector}"
     )
     assert outcome.code == 0, outcome
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert list(report["detectors"]) == ["teacher", "alone", "taught"]
-    assert report["steps"] == 4
-    ap = {name: found["scores"]["AP"] for name, found in report["detectors"].items()}
+    report = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    assert list(report["detectors"]) == ["alone", "taught", "teacher"]
+    ap = {name: detector["scores"]["AP"] for name, detector in report["detectors"].items()}
     assert ap["teacher"] > 0.3
-    assert report["gain_ap"] == pytest.approx(100 * (ap["taught"] - ap["alone"]))
-    assert report["detectors"]["teacher"]["parameters"] > report["detectors"]["taught"]["parameters"] > 0
-    text = (tmp_path / "report.md").read_text()
-    assert all(f"| {name} |" in text for name in ap)
-    assert f"{report['gain_ap']:+.1f} AP" in outcome.out
+    taught = report["detectors"]["taught"]
+    assert taught["curves"]["steps"] == 4
+    assert taught["difference"]["summary"]["AP"]["difference"] == pytest.approx(ap["taught"] - ap["alone"])
+    parameters = {name: detector["cost"]["batch_1"]["parameters"] for name, detector in report["detectors"].items()}
+    assert parameters["teacher"] > parameters["taught"] == parameters["alone"] > 0
+    assert "taught has" in outcome.out and "AP against alone on 24 pictures" in outcome.out
+    assert f"jaxkd export --workdir={tmp_path / 'taught'}" in outcome.out
     with Image.open(tmp_path / "pictures.png") as picture:
         assert picture.width > picture.height > 100

@@ -1,0 +1,173 @@
+"""Alone against taught: trains a teacher where there is none, and one student both ways, and compares the results."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxkd import config as configs
+from jaxkd import phrases
+from jaxkd.comparison import gather, page, side_by_side
+from jaxkd.comparison.records import Comparison, Entry
+from jaxkd.data.base import Source
+from jaxkd.errors import WeightsError
+from jaxkd.evaluation.coco import Scores
+from jaxkd.loading import build, prepare
+from jaxkd.train import evaluate, loop, mesh
+from jaxkd.train.sinks.base import Sink
+from jaxkd.train.training import RunResult
+
+TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
+STUDENTS = (ALONE, TAUGHT)
+COMPARISON = "comparison"  # in the workdir: the folder of the page
+PICTURES = "pictures.png"  # in the workdir: truth and detections on some validation pictures
+TRIAL_STEPS = 6  # of a run that is only timed
+TRIAL_PICTURES = 16  # that it is scored on
+CHECKED = 64  # validation pictures that a given teacher is scored on before anything is trained
+LEAST_AP50 = 0.2  # of a teacher that is worth learning from
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The recipes of one student alone and taught, and of its teacher where that is trained first.
+
+    Attributes:
+      recipes: by name: "alone", "taught", and "teacher" where there is one to train.
+      workdir: every run has a folder of its own in it.
+      seeds: of the student's runs; the teacher has the seed of its recipe.
+    """
+
+    recipes: Mapping[str, configs.Recipe]
+    workdir: Path
+    seeds: Sequence[int] = (0,)
+
+    def folder(self, name: str, seed: int | None = None) -> Path:
+        """The workdir of a run: NAME, and NAME-SEED for every seed but the first."""
+        first = seed is None or seed == self.seeds[0]
+        return self.workdir / (name if first else f"{name}-{seed}")
+
+    def runs(self) -> Iterator[tuple[str, configs.Recipe, Path]]:
+        """Name, recipe and workdir of every run, in their order."""
+        if TEACHER in self.recipes:
+            yield TEACHER, self.recipes[TEACHER], self.folder(TEACHER)
+        for seed in self.seeds:
+            for name in STUDENTS:
+                recipe = self.recipes[name].copy_and_resolve_references()
+                recipe.train.seed = seed
+                if name == TAUGHT and TEACHER in self.recipes:
+                    recipe.teacher = str(self.folder(TEACHER) / build.STUDENT)
+                yield name, recipe, self.folder(name, seed)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The first seed's students, for a comparison."""
+        return [_entry(name, self.folder(name)) for name in STUDENTS]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The time that a run takes, from a few of its steps."""
+
+    starting: float  # seconds before the first step and for the first evaluation: mostly compilation
+    step: float  # seconds of a step
+    compilations: int  # of the step, one for each bucket of picture sizes that came up
+
+
+def train(
+    experiment: Experiment, *, say: Say = print, sinks_of: Callable[[Path], Sequence[Sink]] = lambda folder: ()
+) -> dict[Path, RunResult]:
+    """Runs what is still to be run; returns the result of each run by its workdir.
+
+    A run that was stopped goes on. Raises what `loop.run` raises.
+    """
+    runs = list(experiment.runs())
+    results: dict[Path, RunResult] = {}
+    for number, (name, recipe, folder) in enumerate(runs, start=1):
+        what = "The teacher is trained" if name == TEACHER else f"The student learns {name}"
+        seed = f" (seed {recipe.train.seed})" if len(experiment.seeds) > 1 and name != TEACHER else ""
+        say(f"{number}/{len(runs)} {what}{seed}.")
+        results[folder] = loop.run(recipe, folder, sinks=sinks_of(folder))
+    return results
+
+
+def compare(experiment: Experiment, *, pictures: int = 4, say: Say = print) -> Comparison:
+    """Scores and times alone, taught and teacher on all validation pictures; writes the page and PICTURES."""
+    entries = experiment.entries
+    source = gather.validation_source(entries)
+    comparison = gather.gather(entries, source, gather.Options(), say=say)
+    page.write(experiment.workdir / COMPARISON, comparison, source, most=pictures)
+    side_by_side.write(experiment.workdir / PICTURES, comparison, source)
+    return comparison
+
+
+def trials(experiment: Experiment) -> dict[str, Trial]:
+    """The time of each kind of run: a few steps of each in a folder that is removed again.
+
+    What is compiled for them is kept where compiled programs are kept, so that the runs do not compile it again.
+    """
+    scratch = experiment.workdir / "trial"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        return {name: _trial(recipe, folder) for name, recipe, folder in _short_runs(experiment, scratch)}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _short_runs(experiment: Experiment, scratch: Path) -> Iterator[tuple[str, configs.Recipe, Path]]:
+    short = dataclasses.replace(experiment, workdir=scratch, seeds=experiment.seeds[:1])
+    for name, recipe, folder in short.runs():
+        recipe = recipe.copy_and_resolve_references()
+        recipe.train.update(
+            steps=TRIAL_STEPS, epochs=0, report_every=TRIAL_STEPS, evaluate_every=0, evaluate_limit=TRIAL_PICTURES,
+            checkpoint_every=0, probe_every=0, teacher_check=0,
+        )  # fmt: skip
+        yield name, recipe, folder
+
+
+def _trial(recipe: configs.Recipe, folder: Path) -> Trial:
+    began = time.monotonic()
+    result = loop.run(recipe, folder, quiet=True)
+    return Trial(
+        starting=time.monotonic() - began - result.seconds,
+        step=result.seconds / max(result.steps, 1),
+        compilations=result.compilations,
+    )
+
+
+def check_teacher(recipe: configs.Recipe, source: Source, *, anyway: bool, say: Say = print) -> Scores | None:
+    """Scores the teacher of a recipe on some validation pictures, before anything is trained; says what was found.
+
+    None where it knows none of the classes, or gives no detections. Raises WeightsError where it is too weak to learn
+    from, unless `anyway`.
+    """
+    teacher = prepare.load_teacher(recipe)
+    assert teacher is not None
+    columns, note = prepare.class_columns(teacher.detector.classes, source.classes)
+    if note:
+        say(note)
+    if "detections" not in teacher.detector.traits.capabilities or (note and not columns):
+        return None
+    detector = evaluate.RelabelledDetector(teacher.detector, columns) if columns else teacher.detector
+    config = configs.build(recipe.data.loader)
+    evaluation = evaluate.evaluate_source(
+        detector, teacher.params, source, config, mesh.make_mesh(1), batch=8, limit=CHECKED, teacher=True
+    )
+    scores = evaluation.scores
+    ap, ap50 = scores.summary["AP"], scores.summary["AP50"]
+    pictures = phrases.counted(evaluation.pictures, "validation picture")
+    say(f"The teacher scores AP {100 * ap:.1f}, AP50 {100 * ap50:.1f} on {pictures}.")
+    if ap50 < LEAST_AP50 and not anyway:
+        raise WeightsError(
+            f"The teacher's AP50 is {100 * ap50:.1f} on {pictures}, so there is little to learn from it; check its "
+            "classes and picture sizes, or give --anyway."
+        )
+    return scores
+
+
+def _entry(name: str, folder: Path) -> Entry:
+    recipe = configs.parse((folder / build.RECIPE).read_text(encoding="utf-8"))
+    return Entry(name, str(folder), build.load(folder / build.STUDENT), recipe)
