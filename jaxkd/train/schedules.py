@@ -1,4 +1,4 @@
-"""Values that depend on the step alone: the learning rate and the decay of each method."""
+"""Values of a step that are arguments of its program: the learning rate, and factors on the methods' terms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,15 @@ from jax import numpy as jnp
 
 
 class Scheduled(struct.PyTreeNode):
-    """The schedules' values at one step: arguments of the compiled step, so that it is compiled once for all values."""
+    """The values at one step: arguments of the compiled step, so that it is compiled once for all values."""
 
     learning_rate: Any  # [] float32
     decay: dict[str, Any]  # [] float32 for each method, which multiplies its terms
+    balance: dict[str, Any] = struct.field(default_factory=dict)  # [] float32 for kinds of terms; see `train.balance`
 
 
 class Schedules:
-    """The values of all schedules at each step of a run."""
+    """The values of all schedules at each step of a run, which depend on the step alone."""
 
     def __init__(self, learning_rate: optax.Schedule, decays: Mapping[str, optax.Schedule], *, steps: int):
         values = jax.jit(
