@@ -140,6 +140,14 @@ def scaled(terms: dict[str, Term], factor: Float[Array, ""] | float) -> dict[str
     return {name: term.replace(total=factor * term.total) for name, term in terms.items()}
 
 
+def factored(
+    losses: Losses, *, decay: Float[Array, ""] | float, warmup: Float[Array, ""] | float | None = None
+) -> dict[str, Term]:
+    """All terms, those that decay times `decay`, and the others times `warmup` where there is one."""
+    undecayed = losses.undecayed if warmup is None else scaled(losses.undecayed, warmup)
+    return scaled(losses.terms, decay) | undecayed
+
+
 def summed(losses: Sequence[Losses]) -> Losses:
     """The mean of several losses, as of two sets of regions."""
     if len(losses) == 1:

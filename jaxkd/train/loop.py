@@ -249,9 +249,9 @@ def make_schedules(recipe: configs.Recipe, config: Config, methods: dict[str, An
         name: decay.schedule(method.decay, steps=config.steps, steps_per_epoch=per_epoch)
         for name, method in methods.items()
     }
-    return Schedules(
-        optimizer.learning_rate(configs.build(recipe.optimizer), steps=config.steps), decays, steps=config.steps
-    )
+    warmups = {name: decay.warmup(method.decay) for name, method in methods.items() if method.decay.warmup_steps}
+    rate = optimizer.learning_rate(configs.build(recipe.optimizer), steps=config.steps)
+    return Schedules(rate, decays, steps=config.steps, warmups=warmups)
 
 
 def _shares_classes(pair: Pair) -> bool:

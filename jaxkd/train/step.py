@@ -93,14 +93,22 @@ class StepInputs(struct.PyTreeNode):
     memory: dict[str, Any] = struct.field(default_factory=dict)  # method state that is kept between epochs, by method
     key: Any = None  # scalar, the random key of the step
     decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, the factor on its decaying terms
+    warmup: dict[str, Any] = struct.field(default_factory=dict)  # by method that has one, the factor on its other terms
     balance: dict[str, Any] = struct.field(default_factory=dict)  # by METHOD/KIND, the factor on terms of this kind
 
 
 def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
     """The inputs of the next step of `state`, without the teacher's outputs."""
     key = jax.random.fold_in(state.key, state.step)
-    factors = {"decay": scheduled.decay, "balance": scheduled.balance}
-    return StepInputs(batch=batch, teacher_params=teacher_params, memory=state.memory, key=key, **factors)
+    return StepInputs(
+        batch=batch,
+        teacher_params=teacher_params,
+        memory=state.memory,
+        key=key,
+        decay=scheduled.decay,
+        warmup=scheduled.warmup,
+        balance=scheduled.balance,
+    )
 
 
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
@@ -301,7 +309,7 @@ def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, key
             method_inputs = method_inputs.replace(reliability=_reliability(pair, config, method_inputs, inputs.memory))
             outcomes.append(module.losses(config, params["distill"][name], method_inputs))
         losses, factor = base.summed(outcomes), inputs.decay[name]
-        method_terms = base.scaled(losses.terms, factor) | losses.undecayed
+        method_terms = base.factored(losses, decay=factor, warmup=inputs.warmup.get(name))
         method_metrics = losses.metrics | {"decay": Term(factor, jnp.ones(()))}
         terms |= {f"{name}/{part}": term for part, term in method_terms.items()}
         metrics |= {f"{name}/{part}": term for part, term in method_metrics.items()}

@@ -164,7 +164,7 @@ class Training:
         upcoming = [next(batches) for _ in range(min(self.config.balance.batches, self.config.steps - done))]
         batches.set_state(position)
         scheduled = self.schedules.at(done)
-        scheduled = scheduled.replace(decay=dict.fromkeys(scheduled.decay, np.float32(1)))
+        scheduled = jax.tree.map(np.ones_like, scheduled)  # gradients as they are without decay and warm-up
         alike = [batch for batch in upcoming if batch.images.shape == upcoming[0].images.shape]
         ratios = [
             self._ratios(state, teacher_params, scheduled, mesh.put_batch(batch, self.devices)) for batch in alike
@@ -175,7 +175,8 @@ class Training:
         """Says which terms of a method teach nothing in the first step in which its decay is not 0."""
         due = {name: config for name, config in self.unchecked.items() if scheduled.decay[name] > 0}
         if due:
-            for sentence in first_step.sentences(due, jax.device_get(values), step=done):
+            numbers = {name: float(value) for name, value in jax.device_get(dict(values)).items()}
+            for sentence in first_step.sentences(due, numbers, step=done):
                 self.log.say(sentence)
             self.unchecked = {name: config for name, config in self.unchecked.items() if name not in due}
 

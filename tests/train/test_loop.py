@@ -136,11 +136,11 @@ def test_a_stopped_run_with_a_balance_ends_like_a_whole_one(taught, whole, tmp_p
     said = capsys.readouterr().out
     assert said.count("the median of 1 batch (train.balance)") == 2 and "weight times" in said
     first, without = (
-        [line for line in log.read(folder) if "loss" in line][0] for folder in (tmp_path / "whole", whole)
+        next(line for line in log.read(folder) if "loss" in line) for folder in (tmp_path / "whole", whole)
     )
     for term in ("tar/class", "tar/box", "gkd/global"):
         factor, ratio = first[f"balance/{term}"], first[f"gradient_ratio/{term}"]
-        assert factor == 1.0 and ratio <= target or ratio == pytest.approx(target)
+        assert (factor == 1.0 and ratio <= target) or ratio == pytest.approx(target)
         assert first[term] == pytest.approx(factor * without[term], rel=1e-4)
     assert 0 < first["balance/tar/class"] < 1
     stop_and_go_on(recipe, tmp_path / "stopped", monkeypatch)
