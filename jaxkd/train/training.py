@@ -330,7 +330,7 @@ def _memory_advice(step: int, shape: tuple[int, ...], devices: int):
         ) from error
 
 
-def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The mean of each metric over the steps that have it."""
     by_name: dict[str, list[float]] = {}
     for row in rows:
