@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-PLURALS = {"class": "classes", "box": "boxes", "leaf": "leaves"}
+PLURALS = {"class": "classes", "box": "boxes", "leaf": "leaves", "batch": "batches"}
 
 
 def counted(number: int, noun: str) -> str:

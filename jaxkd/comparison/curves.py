@@ -21,6 +21,7 @@ OTHER = (
     "skipped_in_a_row",
 )
 RATIO = "gradient_ratio"  # prefix of the keys of a probe
+BALANCE = "balance"  # prefix of the keys of factors on kinds of terms
 Kind = Literal["loss", "term", "decay", "gate", "method", "ratio", "other"]
 
 
@@ -46,7 +47,7 @@ def kind(key: str) -> Kind:
         return "term"
     if first == RATIO:
         return "ratio"
-    if rest[-1] == "decay":
+    if rest[-1] == "decay" or first == BALANCE:
         return "decay"
     return "gate" if rest[-1].endswith("_gate") else "method"
 

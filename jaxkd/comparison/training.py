@@ -19,7 +19,8 @@ GROUPS = {
     ),
     "How much the teacher may teach": (
         SHARES,
-        "Decay multiplies the teacher's terms; a gate is the share of regions in which the teacher is followed.",
+        "Decay and balance multiply the teacher's terms; a gate is the share of regions in which the teacher is "
+        "followed.",
     ),
     "What the methods report": (
         ("method",),

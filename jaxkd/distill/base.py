@@ -19,6 +19,8 @@ A method is a module in this folder with
   `reliability_from` gets it as `inputs.reliability`;
 * optionally `ZERO_AT_TEACHER`: values of fields of its Config, dotted, with which all terms are 0 where student and
   teacher have the same features and predictions;
+* optionally `zero_reasons(config, metrics)`: for each kind of its terms, in a few words, why such a term is 0 in a step
+  with these metrics of the method, which a run says in its first step. A kind is a name without its level: "feature";
 * optionally `explain(config, inputs)`: an `Explanation`, to be drawn; there is no key outside of training.
 
 A method sees the outputs of both detectors, the regions and the batch, and never the inside of a detector. What it does
@@ -26,6 +28,7 @@ not need of a detector may be None.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -127,9 +130,22 @@ def pooled(terms: Sequence[Term]) -> Term:
     return terms[0].replace(total=total, count=count)
 
 
+def kind(name: str) -> str:
+    """The name of a term without level and set of regions: "tar/feature" of "tar/feature_8" or "tar/feature_8/1"."""
+    return re.sub(r"(_\d+)?(/\d+)?$", "", name)
+
+
 def scaled(terms: dict[str, Term], factor: Float[Array, ""] | float) -> dict[str, Term]:
     """The terms with every total times `factor`."""
     return {name: term.replace(total=factor * term.total) for name, term in terms.items()}
+
+
+def factored(
+    losses: Losses, *, decay: Float[Array, ""] | float, warmup: Float[Array, ""] | float | None = None
+) -> dict[str, Term]:
+    """All terms, those that decay times `decay`, and the others times `warmup` where there is one."""
+    undecayed = losses.undecayed if warmup is None else scaled(losses.undecayed, warmup)
+    return scaled(losses.terms, decay) | undecayed
 
 
 def summed(losses: Sequence[Losses]) -> Losses:

@@ -21,7 +21,7 @@ class Config:
     stop_at: SomeShare = 1.0
     """Share of the run after which the factor is 0."""
     warmup_steps: Natural = 0
-    """Steps over which the factor first rises from 0, on top of the fall."""
+    """Steps over which the factor first rises from 0, on top of the fall; terms that do not decay rise with it."""
 
 
 def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -44,9 +44,14 @@ def schedule(config: Config, *, steps: int, steps_per_epoch: int) -> optax.Sched
         "cosine_epoch": _by_epoch(optax.cosine_decay_schedule(1.0, epochs), steps_per_epoch),
         "none": optax.constant_schedule(1.0),
     }[config.kind]
-    rise = optax.linear_schedule(0.0, 1.0, config.warmup_steps) if config.warmup_steps else optax.constant_schedule(1.0)
+    rise = warmup(config)
     end = math.ceil(round(config.stop_at * steps, 6))  # 0.55 * 100 is a rounding more than 55
     return lambda step: jnp.where(jnp.asarray(step) < end, fall(step) * rise(step), 0.0)
+
+
+def warmup(config: Config) -> optax.Schedule:
+    """The rise of the factor as a function of the step, counted from 0: from 0 to 1, and 1 without `warmup_steps`."""
+    return optax.linear_schedule(0.0, 1.0, config.warmup_steps) if config.warmup_steps else optax.constant_schedule(1.0)
 
 
 def _by_epoch(fall: optax.Schedule, steps_per_epoch: int) -> optax.Schedule:

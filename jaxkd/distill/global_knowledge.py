@@ -8,6 +8,7 @@ term and the two others: imitation of feature maps, foreground and background ap
 classes of positive regions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -251,6 +252,19 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
     count = instances.valid.sum().astype(jnp.float32)
     mean = sum(jnp.where(instances.valid, sigma, 0.0).sum() for sigma in sigmas) / len(sigmas)
     return Losses(terms=terms, metrics={"sigma": Term(mean, count)}, undecayed=undecayed)
+
+
+def zero_reasons(config: Config, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Why a term of each kind is 0 in a step with these metrics."""
+    del metrics
+    start = f"there are no prototypes before epoch {config.start_epoch + 1} (start_epoch={config.start_epoch})"
+    objects = "region with an object" if config.instances == "positives" else "object"
+    return {
+        "global": start if config.start_epoch else f"no {objects} has prototypes of its class",
+        "foreground": f"no {objects} lies there",
+        "background": "there is no cell without an object",
+        "soft": "no region has an object",
+    }
 
 
 def reliability(config: Config, inputs: Inputs) -> Reliability:

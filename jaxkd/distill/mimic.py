@@ -1,5 +1,6 @@
 """Plain feature imitation over all cells: the baseline of the other methods."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Array, Key
@@ -66,3 +67,9 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
         term = base.masked_square(adapted, teacher_map, mask)
         terms[f"feature_{pair.stride}"] = Term(config.weight / len(pairs) * term.total, term.count)
     return Losses(terms=terms, metrics={})
+
+
+def zero_reasons(config: Config, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Why a term of each kind is 0 in a step with these metrics."""
+    del config, metrics
+    return {"feature": "the maps are equal in all cells that count"}

@@ -5,6 +5,7 @@ positive regions where the teacher gives the truth a higher probability, boxes w
 to the truth than the proposal; all terms decay as training goes on. What the paper leaves open is a field of `Config`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Literal
@@ -182,6 +183,21 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
         terms={name: term for outcome in outcomes for name, term in outcome.terms.items()},
         metrics={name: term for outcome in outcomes for name, term in outcome.metrics.items()},
     )
+
+
+def zero_reasons(config: Config, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Why a term of each kind is 0 in a step with these metrics."""
+    equal = ", or the maps are equal" if config.adapter.kind == "identity" else ""
+    closed = {
+        "class_gate": f"no region passes classification.gate={config.classification.gate!r}",
+        "box_gate": f"no region with an object passes box.gate={config.box.gate!r}",
+    }
+    passed = "student and teacher agree in all regions that pass the gate"
+    return {
+        "feature": f"no object lies there{equal}",
+        "class": passed if metrics.get("class_gate") else closed["class_gate"],
+        "box": passed if metrics.get("box_gate") else closed["box_gate"],
+    }
 
 
 def explain(config: Config, inputs: Inputs) -> Explanation:

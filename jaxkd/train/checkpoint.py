@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Metadata:
     data: dict[str, Any]  # state of the iterator over the training batches
     facts: dict[str, str]  # what has to be the same when the run goes on
     ap: float | None = None  # of this state, if it was evaluated
+    balance: dict[str, float] = field(default_factory=dict)  # factors on kinds of terms; see `train.balance`
 
 
 class Checkpoints:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.loading import build, initial, prepare
 from jaxkd.ranges import Count, Natural, PartShare, Seed
 from jaxkd.train import checkpoint, hosts, mesh, optimizer, ownership, unused, view
+from jaxkd.train.balance import Balance
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
 from jaxkd.train.refresh import Refresh
@@ -33,6 +34,10 @@ from jaxkd.version import VERSION
 
 CHECKPOINTS = "checkpoints"  # the folder of a workdir
 SAMPLED = 8  # pictures of each source that are opened before the first step
+ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
+    "balance.batches": ("balance.target", True),
+    "balance.again": ("balance.target", True),
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class Config:
     """Last checkpoints that are kept beside the best."""
     probe_every: Natural = 0
     """Steps between two measurements of gradient ratios; 0 for none."""
+    balance: Balance = field(default_factory=Balance)
+    """Weights of the methods' terms by their measured gradients; see `train.balance`."""
     ema_decay: PartShare = 0.0
     """Decay of the moving average of the student that is evaluated and kept; 0 for none."""
     teacher_check: Natural = 64
@@ -115,6 +122,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             log.say(note)
         if teacher is None and configs.build(recipe.data.loader).teacher_view.on:
             log.say("There is no teacher to teach, so data.loader.teacher_view has no effect.")
+        if not pair.methods and config.balance.target:
+            log.say("There is no teacher to teach, so train.balance has no effect.")
         refresh = Refresh(
             pair,
             sources["train"],
@@ -240,9 +249,9 @@ def make_schedules(recipe: configs.Recipe, config: Config, methods: dict[str, An
         name: decay.schedule(method.decay, steps=config.steps, steps_per_epoch=per_epoch)
         for name, method in methods.items()
     }
-    return Schedules(
-        optimizer.learning_rate(configs.build(recipe.optimizer), steps=config.steps), decays, steps=config.steps
-    )
+    warmups = {name: decay.warmup(method.decay) for name, method in methods.items() if method.decay.warmup_steps}
+    rate = optimizer.learning_rate(configs.build(recipe.optimizer), steps=config.steps)
+    return Schedules(rate, decays, steps=config.steps, warmups=warmups)
 
 
 def _shares_classes(pair: Pair) -> bool:

@@ -9,11 +9,14 @@ from jax import lax
 from jax import numpy as jnp
 from jax.sharding import Mesh
 
+from jaxkd.distill import base
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree
 from jaxkd.train.step import Pair, forward, step_inputs, with_teacher_outputs
 from jaxkd.types import Batch
+
+PREFIX = "gradient_ratio"  # of the names of the ratios
 
 
 @functools.lru_cache(maxsize=4)
@@ -36,7 +39,7 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batc
             counts = lax.psum(lax.stop_gradient({name: term.count for name, term in terms.items()}), AXIS)
             sums: dict[str, jax.Array] = {}
             for name, term in terms.items():
-                group = _group(name)
+                group = base.kind(name) if "/" in name else "detection"
                 sums[group] = sums.get(group, jnp.zeros(())) + term.replace(count=counts[name]).mean()
             return sums
 
@@ -45,14 +48,6 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batc
         squares = jax.vmap(lambda seed: optax.tree.norm(vjp(seed)) ** 2)(seeds)
         norms = dict(zip(values, jnp.sqrt(lax.psum(squares, AXIS)), strict=True))
         detection = norms.pop("detection")
-        return {f"gradient_ratio/{name}": norm / jnp.maximum(detection, 1e-12) for name, norm in norms.items()}
+        return {f"{PREFIX}/{name}": norm / jnp.maximum(detection, 1e-12) for name, norm in norms.items()}
 
     return jax.jit(over_batch(probe, mesh, replicated=3))
-
-
-def _group(name: str) -> str:
-    """The group of a term: "detection", or METHOD/KIND without level and regions."""
-    if "/" not in name:
-        return "detection"
-    method, term = name.split("/")[:2]
-    return f"{method}/{term.split('_')[0]}"

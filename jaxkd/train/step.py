@@ -19,6 +19,7 @@ from jaxkd.detectors.base import Detector, Stage, Teacher
 from jaxkd.distill import base, classes, fit
 from jaxkd.errors import ConfigError
 from jaxkd.train import view
+from jaxkd.train.balance import balanced
 from jaxkd.train.dependence import depends_on_first
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
@@ -95,12 +96,22 @@ class StepInputs(struct.PyTreeNode):
     memory: dict[str, Any] = struct.field(default_factory=dict)  # method state that is kept between epochs, by method
     key: Any = None  # scalar, the random key of the step
     decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, the factor on its decaying terms
+    warmup: dict[str, Any] = struct.field(default_factory=dict)  # by method that has one, the factor on its other terms
+    balance: dict[str, Any] = struct.field(default_factory=dict)  # by METHOD/KIND, the factor on terms of this kind
 
 
 def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
     """The inputs of the next step of `state`, without the teacher's outputs."""
     key = jax.random.fold_in(state.key, state.step)
-    return StepInputs(batch=batch, teacher_params=teacher_params, memory=state.memory, key=key, decay=scheduled.decay)
+    return StepInputs(
+        batch=batch,
+        teacher_params=teacher_params,
+        memory=state.memory,
+        key=key,
+        decay=scheduled.decay,
+        warmup=scheduled.warmup,
+        balance=scheduled.balance,
+    )
 
 
 def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
@@ -264,7 +275,7 @@ def teacher_detections(pair: Pair, teacher_params: Tree, batch: Batch) -> Detect
 
 
 def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepInputs) -> Losses:
-    """All terms of this device's shard of the batch; those of the methods are already multiplied by their decay.
+    """All terms of this device's shard of the batch; those of the methods are already multiplied by their factors.
 
     Args:
       pair: student, teacher and methods.
@@ -287,7 +298,7 @@ def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepIn
 
 
 def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, keys: Key[Array, "b"]) -> Losses:
-    """The terms of all methods, multiplied by their decay, and their metrics; their names are METHOD/NAME.
+    """The terms of all methods, multiplied by their factors, and their metrics; their names are METHOD/NAME.
 
     `shared` has the outputs of both detectors on the regions of the student's detection loss.
     """
@@ -305,11 +316,11 @@ def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, key
             method_inputs = method_inputs.replace(reliability=_reliability(pair, config, method_inputs, inputs.memory))
             outcomes.append(module.losses(config, params["distill"][name], method_inputs))
         losses, factor = base.summed(outcomes), inputs.decay[name]
-        method_terms = base.scaled(losses.terms, factor) | losses.undecayed
+        method_terms = base.factored(losses, decay=factor, warmup=inputs.warmup.get(name))
         method_metrics = losses.metrics | {"decay": Term(factor, jnp.ones(()))}
         terms |= {f"{name}/{part}": term for part, term in method_terms.items()}
         metrics |= {f"{name}/{part}": term for part, term in method_metrics.items()}
-    return Losses(terms=terms, metrics=metrics)
+    return Losses(terms=balanced(terms, inputs.balance), metrics=metrics)
 
 
 def image_keys(inputs: StepInputs) -> Key[Array, "b"]:

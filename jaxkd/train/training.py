@@ -2,11 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -19,10 +19,11 @@ from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
 from jaxkd.evaluation.run import Evaluation
 from jaxkd.loading import build
-from jaxkd.train import checkpoint, compiling, evaluate, hosts, mesh
+from jaxkd.train import checkpoint, compiling, evaluate, first_step, hosts, mesh
+from jaxkd.train.balance import Balance, Balancer
 from jaxkd.train.clock import Clock
 from jaxkd.train.log import Log
-from jaxkd.train.probe import make_probe
+from jaxkd.train.probe import PREFIX, make_probe
 from jaxkd.train.refresh import Refresh
 from jaxkd.train.samples import SamplePictures
 from jaxkd.train.schedules import Scheduled, Schedules
@@ -67,8 +68,12 @@ class Training:
         self.config = configs.build(self.recipe.train)
         self.step = make_step(self.pair, self.devices)
         self.programs: dict[tuple[int, ...], Callable] = {}  # the step, compiled, by the shape of its pictures
-        has_probe = self.config.probe_every and self.pair.methods
+        probe_every, balance, taught = self.config.probe_every, self.config.balance, bool(self.pair.methods)
+        has_probe = taught and (probe_every or balance.target)
         self.probe = make_probe(self.pair, self.devices) if has_probe else None
+        self.probed = range(0, self.config.steps, probe_every) if taught and probe_every else ()
+        self.balancer = Balancer(balance if taught else Balance(), steps=self.config.steps, say=self.log.say)
+        self.unchecked = dict(self.pair.methods)  # methods whose terms were not looked at yet; see `_check_terms`
         self.vote = hosts.Vote(self.devices)
         self.samples = SamplePictures(self.val, limit=self.config.evaluate_limit)
         self.best_ap = UNSCORED
@@ -107,7 +112,8 @@ class Training:
         start = done = int(state.step)
         evaluation, pending = None, []
         if resumed:
-            self.best_ap = resumed.best_ap
+            self.best_ap, self.unchecked = resumed.best_ap, {}
+            self.balancer.factors = dict(resumed.balance)
             if self._evaluation_due(start) and resumed.ap is None:  # the evaluation was interrupted
                 evaluation = clock.paused("evaluating", self._evaluated, state, batches, done)
         while done < config.steps:
@@ -115,19 +121,23 @@ class Training:
                 self._end(state, batches, done, start)
             if due := self.refresh.due(done):
                 state = clock.paused("refreshing", self._refreshed, state, teacher_params, due)
+            if self.balancer.due(done):
+                clock.paused("balancing", self._balance, state, teacher_params, batches, done)
             batch = mesh.put_batch(clock.next_batch(batches), self.devices)
-            arguments = (teacher_params, self.schedules.at(done), batch)
-            ratios = {}
-            if self.probe is not None and done % config.probe_every == 0:
-                ratios = clock.paused("probing", self.probe, state, *arguments)
+            scheduled = self.schedules.at(done).replace(balance=self.balancer.scheduled())
+            arguments = (teacher_params, scheduled, batch)
+            ratios = clock.paused("probing", self._ratios, state, *arguments) if done in self.probed else {}
             with _memory_advice(done + 1, batch.images.shape, self.devices.size):
                 if batch.images.shape not in self.programs:
                     clock.paused("compiling", self._compile, state, arguments, batches, done, start)
                 state, metrics = self.programs[batch.images.shape](state, *arguments)
                 if pending:
                     jax.block_until_ready(pending[-1])  # one step in flight: waiting for data is measured
-            pending.append(metrics | ratios)
+            measured = {f"{PREFIX}/{kind}": ratio for kind, ratio in ratios.items()}
+            pending.append(metrics | measured | self.balancer.reported())
             done += 1
+            if self.unchecked:
+                self._check_terms(done, scheduled, pending[-1])
             if done % config.report_every == 0 or done == config.steps:
                 self._report(done, pending, clock)
                 pending = []
@@ -140,6 +150,35 @@ class Training:
             evaluation = self._evaluate_finished(state, batches, done)
         self.log.say(f"Where the time went: {clock.shares()}.")
         return RunResult(evaluation, self.best_ap, clock.seconds, done - start, clock.wait_share, len(self.programs))
+
+    def _ratios(self, state: State, teacher_params: Params, scheduled: Scheduled, batch: Batch) -> dict[str, Any]:
+        """The gradient ratios of a batch, by METHOD/KIND, times the factors, which the probe is without."""
+        assert self.probe is not None
+        ratios = jax.device_get(self.probe(state, teacher_params, scheduled.replace(balance={}), batch))
+        kinds = {name.removeprefix(f"{PREFIX}/"): ratio for name, ratio in ratios.items()}
+        return {kind: ratio * scheduled.balance.get(kind, 1) for kind, ratio in kinds.items()}
+
+    def _balance(self, state: State, teacher_params: Params, batches: loader.Loader, done: int) -> None:
+        """Measures gradients on the next batches, which stay to be trained on."""
+        position = batches.get_state()
+        upcoming = [next(batches) for _ in range(min(self.config.balance.batches, self.config.steps - done))]
+        batches.set_state(position)
+        scheduled = self.schedules.at(done)
+        scheduled = jax.tree.map(np.ones_like, scheduled)  # gradients as they are without decay and warm-up
+        alike = [batch for batch in upcoming if batch.images.shape == upcoming[0].images.shape]
+        ratios = [
+            self._ratios(state, teacher_params, scheduled, mesh.put_batch(batch, self.devices)) for batch in alike
+        ]
+        self.balancer.measure(done, ratios)
+
+    def _check_terms(self, done: int, scheduled: Scheduled, values: Mapping[str, Any]) -> None:
+        """Says which terms of a method teach nothing in the first step in which its decay is not 0."""
+        due = {name: config for name, config in self.unchecked.items() if scheduled.decay[name] > 0}
+        if due:
+            numbers = {name: float(value) for name, value in jax.device_get(dict(values)).items()}
+            for sentence in first_step.sentences(due, numbers, step=done):
+                self.log.say(sentence)
+            self.unchecked = {name: config for name, config in self.unchecked.items() if name not in due}
 
     def _evaluate_finished(self, state: State, batches: loader.Loader, done: int) -> Evaluation:
         """The scores of a run that was finished before."""
@@ -209,7 +248,7 @@ class Training:
         self.log.refreshed(int(state.step), due, seconds=time.monotonic() - began)
         return state
 
-    def _report(self, done: int, pending: list[dict[str, jax.Array]], clock: Clock) -> None:
+    def _report(self, done: int, pending: list[dict[str, Any]], clock: Clock) -> None:
         values = _means(jax.device_get(pending))
         wait, seconds = clock.lap(len(pending))
         config, left = self.config, self.config.steps - done
@@ -266,7 +305,9 @@ class Training:
     def _save(self, state: State, batches: loader.Loader, evaluation: Evaluation | None, wait: bool) -> None:
         """Saves the state with its scores; with `wait`, it is on the disk when this returns."""
         ap = float(np.nan_to_num(evaluation.scores.summary["AP"])) if evaluation else None
-        metadata = checkpoint.Metadata(int(state.step), self.best_ap, batches.get_state(), self.facts, ap)
+        metadata = checkpoint.Metadata(
+            int(state.step), self.best_ap, batches.get_state(), self.facts, ap, balance=dict(self.balancer.factors)
+        )
         if hosts.is_first():
             self.checkpoints.save(state, metadata, wait=wait)
         if wait:
@@ -289,7 +330,7 @@ def _memory_advice(step: int, shape: tuple[int, ...], devices: int):
         ) from error
 
 
-def _means(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The mean of each metric over the steps that have it."""
     by_name: dict[str, list[float]] = {}
     for row in rows:

@@ -50,6 +50,7 @@ def test_a_run_without_a_log(tmp_path):
         ("mine/part/decay", "decay"),
         ("gradient_norm", "other"),
         ("gradient_ratio/tar/box", "ratio"),
+        ("balance/tar/box", "decay"),
         ("step_seconds", "other"),
     ],
 )

@@ -5,7 +5,7 @@ from jax import numpy as jnp
 
 from jaxkd.distill import base, decay
 from jaxkd.errors import ConfigError
-from jaxkd.types import Term
+from jaxkd.types import Losses, Term
 
 
 def factors(config=None, *, steps=12, steps_per_epoch=1, **fields):
@@ -53,6 +53,20 @@ def test_stops_at_whole_shares_exactly():
     for end in range(1, 100):
         config = decay.Config(kind="none", stop_at=end / 100)
         assert decay.schedule(config, steps=100, steps_per_epoch=10)(jnp.arange(100)).sum() == end
+
+
+def test_warmup_alone():
+    rise = decay.warmup(decay.Config(warmup_steps=4))
+    np.testing.assert_allclose([rise(step) for step in range(6)], [0, 0.25, 0.5, 0.75, 1, 1])
+    assert decay.warmup(decay.Config())(0) == 1
+
+
+def test_terms_that_do_not_decay_rise_with_the_others():
+    one, two = (Term(jnp.float32(total), jnp.float32(1)) for total in (1, 2))
+    losses = Losses(terms={"global": one}, metrics={}, undecayed={"soft": two})
+    whole, rising = base.factored(losses, decay=0.25), base.factored(losses, decay=0.25, warmup=0.5)
+    assert (whole["global"].total, whole["soft"]) == (0.25, two)
+    assert (rising["global"].total, rising["soft"].total) == (0.25, 1.0)
 
 
 def test_warmup_rises_on_top_of_the_fall():

@@ -128,6 +128,25 @@ def test_a_stopped_retinanet_ends_like_a_whole_one(teacher, tmp_path, monkeypatc
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_a_stopped_run_with_a_balance_ends_like_a_whole_one(taught, whole, tmp_path, monkeypatch, capsys):
+    recipe, target = configs.parse(configs.dump(taught)), 0.03
+    recipe.train.balance.update(target=target, batches=1, again=(0.5,))
+    recipe.train.probe_every = 6
+    loop.run(recipe, tmp_path / "whole")
+    said = capsys.readouterr().out
+    assert said.count("the median of 1 batch (train.balance)") == 2 and "weight times" in said
+    first, without = (
+        next(line for line in log.read(folder) if "loss" in line) for folder in (tmp_path / "whole", whole)
+    )
+    for term in ("tar/class", "tar/box", "gkd/global"):
+        factor, ratio = first[f"balance/{term}"], first[f"gradient_ratio/{term}"]
+        assert (factor == 1.0 and ratio <= target) or ratio == pytest.approx(target)
+        assert first[term] == pytest.approx(factor * without[term], rel=1e-4)
+    assert 0 < first["balance/tar/class"] < 1
+    stop_and_go_on(recipe, tmp_path / "stopped", monkeypatch)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_a_killed_run_ends_like_a_whole_one(taught, whole, tmp_path):
     (tmp_path / "recipe.json").write_text(configs.dump(taught))
     environment = os.environ | {

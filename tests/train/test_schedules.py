@@ -22,6 +22,8 @@ def test_the_values_are_the_schedules():
         assert values.learning_rate.dtype == values.decay["tar"].dtype == np.float32
         np.testing.assert_allclose(values.learning_rate, rate(step), rtol=1e-6)
         np.testing.assert_allclose(values.decay["tar"], 1 - step / 12, rtol=1e-6)
+    rising = schedules.Schedules(rate, {}, steps=12, warmups={"gkd": optax.linear_schedule(0.0, 1.0, 4)})
+    assert [rising.at(step).warmup["gkd"] for step in (0, 1, 4, 11)] == [0, 0.25, 1, 1]
     given = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(found.at(0))]
     assert given == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(schedules.shapes({"tar": None}))]
 
