@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from jaxkd.data import transforms
-from jaxkd.data.labelled import Labelled, cut
+from jaxkd.data.labelled import Labelled, areas, cut
 from jaxkd.data.transforms import Sample
 
 TRIES = 20  # windows that are drawn until one is taken
 OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)  # IoU of window and object, of which one is drawn
 SHORTEST = 0.3  # side of a window as a share of the picture's
-ROUNDEST, FLATTEST = 0.5, 2.0  # height of a window over its width
+LOWEST, TALLEST = 0.5, 2.0  # height of a window over its width
 NUMBERS = 1 + 4 * TRIES  # random numbers of `overlapping`
 
 
@@ -70,30 +70,32 @@ def overlapping(size: tuple[int, int], objects: Float32[np.ndarray, "n 4"], numb
       objects: boxes of its objects, without crowds.
       numbers: random numbers in [0, 1): the least IoU of window and object, then for each try height, width and place.
     """
-    whole = Window(0, 0, *size)
     overlap = OVERLAPS[int(numbers[0] * len(OVERLAPS))]
+    shares, places = numbers[1:].reshape(TRIES, 2, 2).swapaxes(0, 1)
+    sides = np.maximum((np.array(size) * (SHORTEST + (1 - SHORTEST) * shares)).astype(int), 1)
+    starts = (places * (np.array(size) - sides + 1)).astype(int)
+    boxes = np.concatenate([starts, starts + sides], -1)[:, [1, 0, 3, 2]].astype(np.float32)
+    ratios = sides[:, 0] / sides[:, 1]
     centres = (objects[:, :2] + objects[:, 2:]) / 2
-    for tall, wide, down, right in numbers[1:].reshape(TRIES, 4):
-        height, width = (
-            max(1, int(side * (SHORTEST + (1 - SHORTEST) * share)))
-            for side, share in zip(size, (tall, wide), strict=True)
-        )
-        top, left = int(down * (size[0] - height + 1)), int(right * (size[1] - width + 1))
-        box = np.array([left, top, left + width, top + height], np.float32)
-        holds = ((centres > box[:2]) & (centres < box[2:])).all(-1).any()
-        if ROUNDEST <= height / width <= FLATTEST and holds and _iou(box, objects).max() >= overlap:
-            return Window(top, left, height, width)
-    return whole
+    holds = ((centres > boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(-1).any(-1)
+    close = (_iou(boxes, objects) >= overlap).any(-1)
+    taken = np.flatnonzero(holds & close & (ratios >= LOWEST) & (ratios <= TALLEST))
+    if not len(taken):
+        return Window(0, 0, *size)
+    (top, left), (height, width) = starts[taken[0]].tolist(), sides[taken[0]].tolist()
+    return Window(top, left, height, width)
 
 
-def _iou(box: Float32[np.ndarray, "4"], others: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n"]:
-    """The intersection over union of one box with each of others."""
-    common = intersections(box, others)
-    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(-1) - common
+def _iou(boxes: Float32[np.ndarray, "m 4"], others: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "m n"]:
+    """The intersection over union of each box with each of others."""
+    common = intersections(boxes[:, None], others)
+    union = areas(boxes)[:, None] + areas(others) - common
     return common / np.maximum(union, np.finfo(np.float32).tiny)
 
 
-def intersections(box: Float32[np.ndarray, "4"], others: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n"]:
-    """The area that one box has in common with each of others."""
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
+def intersections(
+    boxes: Float32[np.ndarray, "*m 4"], others: Float32[np.ndarray, "n 4"]
+) -> Float32[np.ndarray, "*m_or_n"]:
+    """The area that boxes have in common with others: one with each, or an array [m 1 4] each with each [m n]."""
+    low, high = np.maximum(boxes[..., :2], others[:, :2]), np.minimum(boxes[..., 2:], others[:, 2:])
     return np.clip(high - low, 0, None).prod(-1)

@@ -44,7 +44,7 @@ def mosaic(
         top, left = row * middle[0], column * middle[1]
         frame = (canvas[0] - top if row else middle[0], canvas[1] - left if column else middle[1])
         scale = max(SMALLEST + (1 - SMALLEST) * draws[0], frame[0] / size[0], frame[1] / size[1])
-        scaled = (max(size[0] * scale, frame[0]), max(size[1] * scale, frame[1]))
+        scaled = (max(size[0] * scale, float(frame[0])), max(size[1] * scale, float(frame[1])))
         window, _ = framed(Window(0, 0, *picture.size), scaled=scaled, frame=frame, corner=draws[1:])
         part = crop(picture, window, size=frame, detail=detail)
         image[top : top + frame[0], left : left + frame[1]] = part.sample.image
