@@ -1,6 +1,7 @@
 """Augmentation of training pictures: its settings, its random numbers, and the order of its transforms."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -132,8 +133,12 @@ class Augmenter:
 
     def __init__(self, records: Sequence[Record], sizes: Sizes, read: Callable[[int], tuple[int, Labelled]]):
         """`read` gives the picture of a record, or a stand-in for it, and its index."""
-        self._count, self._sizes, self._read = len(records), sizes, read
-        self._donors = paste.Donors(records)
+        self._records, self._sizes, self._read = records, sizes, read
+
+    @functools.cached_property
+    def _donors(self) -> paste.Donors:
+        """The objects that may be pasted; late, for they are counted over all records."""
+        return paste.Donors(self._records)
 
     def __call__(self, request: Request) -> tuple[int, ResizedPicture]:
         """The index of the (first) picture and what became of it."""
@@ -180,7 +185,7 @@ class Augmenter:
     def _mosaic(self, first: Labelled, request: Request) -> _Drawn:
         """Four pictures on the whole canvas, of which three are drawn from all of the source."""
         numbers = request.numbers["mosaic"][1:]
-        others = [self._read(int(number * self._count))[1] for number in numbers[:3]]
+        others = [self._read(int(number * len(self._records)))[1] for number in numbers[:3]]
         pictures = [first, *others]
         canvas = self._sizes.buckets[request.bucket]
         teacher = self._teacher_size(*canvas)
