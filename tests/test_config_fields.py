@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import typing
 from pathlib import Path
 
@@ -16,7 +17,7 @@ ROOT = Path(jaxkd.__file__).parent
 MODULES = sorted(
     ".".join(file.relative_to(ROOT.parent).with_suffix("").parts)
     for file in ROOT.rglob("*.py")
-    if "\nclass Config:" in file.read_text()
+    if re.search(r"^class Config[:(]", file.read_text(), re.MULTILINE)
 )
 
 

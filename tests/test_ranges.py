@@ -5,6 +5,7 @@ import functools
 import importlib
 import math
 import operator
+import re
 import typing
 from pathlib import Path
 
@@ -21,7 +22,7 @@ ROOT = Path(jaxkd.__file__).parent
 COMPONENTS = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for file in ROOT.rglob("*.py")
-    if "\nclass Config:" in file.read_text()
+    if re.search(r"^class Config[:(]", file.read_text(), re.MULTILINE)
 )
 
 

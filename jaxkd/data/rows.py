@@ -4,21 +4,18 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Float32, UInt8
 
 from jaxkd.data import transforms
 from jaxkd.data.base import Record
-from jaxkd.data.transforms import Sample
+from jaxkd.data.labelled import Labelled, largest
 from jaxkd.types import Batch, TeacherView
 
 
 @dataclasses.dataclass(frozen=True)
-class ResizedPicture:
-    """A resized picture with its ground truth."""
+class ResizedPicture(Labelled):
+    """A picture of its final size with its ground truth."""
 
-    sample: Sample
-    labels: Int32[np.ndarray, "n"]
-    crowd: Bool[np.ndarray, "n"]
     scales: Float32[np.ndarray, "2"]  # (y, x) from original to resized pixels
     teacher: UInt8[np.ndarray, "h w 3"] | None = None  # resized for the teacher's own canvas
 
@@ -83,8 +80,7 @@ def with_largest(record: Record, limit: int) -> Record:
     """The record with its `limit` largest boxes, in their order."""
     if len(record.boxes) <= limit:
         return record
-    area = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(-1)
-    return _select(record, np.sort(np.argsort(-area, kind="stable")[:limit]))
+    return _select(record, largest(record.boxes, limit))
 
 
 def _select(record: Record, keep: np.ndarray) -> Record:

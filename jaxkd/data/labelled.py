@@ -1,0 +1,75 @@
+"""A picture with its ground truth, and the one rule for the boxes that a transform cuts."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32
+
+from jaxkd.data import transforms
+from jaxkd.data.transforms import Sample
+
+OBJECT = 0.4  # share of an object's area that has to be left for it to stay an object
+LARGE, LARGE_SIDE = 0.25, 24.0  # or this share, where the shorter side that is left has so many pixels
+CROWD = 0.1  # share from which what is left becomes a crowd, in which nothing counts as background
+WHOLE = 0.999  # share from which a box counts as uncut: the rest is rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """A picture with its ground truth."""
+
+    sample: Sample
+    labels: Int32[np.ndarray, "n"]
+    crowd: Bool[np.ndarray, "n"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels."""
+        height, width = self.sample.image.shape[:2]
+        return height, width
+
+    def selected(self, indices: Int[np.ndarray, "m"] | Bool[np.ndarray, "n"]) -> "Labelled":
+        """The picture with some of its boxes."""
+        sample = Sample(self.sample.image, self.sample.boxes[indices])
+        return dataclasses.replace(self, sample=sample, labels=self.labels[indices], crowd=self.crowd[indices])
+
+    def resized(self, height: int, width: int) -> "Labelled":
+        """The picture of another size."""
+        return dataclasses.replace(self, sample=transforms.resize(self.sample, height=height, width=width))
+
+    def flipped(self) -> "Labelled":
+        """The picture mirrored left to right."""
+        return dataclasses.replace(self, sample=transforms.flip(self.sample))
+
+
+def largest(boxes: Float32[np.ndarray, "n 4"], limit: int) -> Int[np.ndarray, "m"]:
+    """Indices of the `limit` largest boxes, in their order; of all where there are no more."""
+    return np.sort(np.argsort(-areas(boxes), kind="stable")[:limit])
+
+
+def areas(boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n"]:
+    """The areas of the boxes in square pixels."""
+    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+
+
+def cut(picture: Labelled, *, detail: float = 1.0) -> Labelled:
+    """The picture with its boxes, which may reach beyond it, cut to it.
+
+    Of an object of which at least .4 of the area is left, or .25 with both sides at least 24 pixels, the rest is the
+    object. From .1 on, the rest is a crowd; below, or with a side of less than a pixel, it is left out. A crowd stays
+    a crowd, however little is left. A box that is not cut stays as it is.
+
+    Args:
+      picture: a picture with boxes in its pixels.
+      detail: pixels of this picture in a side of one pixel of the student's canvas, in which the sides are measured.
+    """
+    height, width = picture.size
+    boxes = picture.sample.boxes
+    inside = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+    shorter = (inside[:, 2:] - inside[:, :2]).min(-1) / detail
+    left = areas(inside) / np.maximum(areas(boxes), np.finfo(np.float32).tiny)
+    whole = left >= WHOLE
+    is_object = whole | (left >= OBJECT) | ((left >= LARGE) & (shorter >= LARGE_SIDE))
+    keep = whole | (((left >= CROWD) | picture.crowd) & (shorter >= 1))
+    result = Labelled(Sample(picture.sample.image, inside), picture.labels, picture.crowd | ~is_object)
+    return result.selected(keep)

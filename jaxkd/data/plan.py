@@ -1,0 +1,79 @@
+"""The order in which a run sees the pictures of a source, as a function of the seed."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+from jaxkd.data.base import Record, Source
+from jaxkd.data.canvas import Sizes, buckets_of
+
+ORDER, AUGMENT = 0, 1  # uses of random numbers, as part of their seeds
+MOST_REPEATS = 4.0  # times that a picture of a rare class is shown in an epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The pictures of a run, in order."""
+
+    records: Int32[np.ndarray, "steps batch"]  # index in the source
+    buckets: Int32[np.ndarray, "steps"]
+
+
+def plan(source: Source, sizes: Sizes, *, seed: int, steps: int, batch: int, repeat_threshold: float = 0.0) -> Plan:
+    """The records of each step of a run; the same for all processes, and a longer run only adds steps.
+
+    Each epoch is a permutation of all records, in which those of rare classes occur several times where
+    `repeat_threshold` is above 0 (`repeats`). Records queue by bucket; as soon as a bucket has a full batch, that
+    becomes the next step. Records that are left wait for the next epoch.
+    """
+    sizes.check()
+    bucket_of = buckets_of(source, sizes, short=max(sizes.short))
+    times = repeats(source.records, threshold=repeat_threshold) if repeat_threshold else None
+    leftover = [np.zeros(0, np.int64) for _ in sizes.buckets]
+    records, buckets = np.zeros((0, batch), np.int64), np.zeros(0, np.int64)
+    epoch_records, epoch_buckets, planned, epoch = [], [], 0, 0
+    while planned < steps:
+        order = _order(np.random.default_rng((seed, ORDER, epoch)), len(bucket_of), times)
+        batches, bucket_indices, completion_times = [], [], []
+        for bucket, queue in enumerate(leftover):
+            arrivals = np.flatnonzero(bucket_of[order] == bucket)
+            queued = np.concatenate([queue, order[arrivals]])
+            count = len(queued) // batch
+            completed = np.arange(1, count + 1) * batch - 1 - len(queue)
+            batches.append(queued[: count * batch].reshape(count, batch))
+            bucket_indices.append(np.full(count, bucket))
+            completion_times.append(arrivals[completed])
+            leftover[bucket] = queued[count * batch :]
+        order_of_steps = np.argsort(np.concatenate(completion_times), kind="stable")
+        epoch_records.append(np.concatenate(batches)[order_of_steps])
+        epoch_buckets.append(np.concatenate(bucket_indices)[order_of_steps])
+        planned += len(order_of_steps)
+        epoch += 1
+    records = np.concatenate([records, *epoch_records])[:steps].astype(np.int32)
+    return Plan(records=records, buckets=np.concatenate([buckets, *epoch_buckets])[:steps].astype(np.int32))
+
+
+def _order(rng: np.random.Generator, count: int, times: Float64[np.ndarray, "n"] | None) -> Int64[np.ndarray, "m"]:
+    """The records of an epoch: each once, or its whole number of `times` and once more by chance."""
+    if times is None:
+        return rng.permutation(count)
+    whole = np.floor(times)
+    shown = whole + (rng.random(count) < times - whole)
+    return rng.permutation(np.repeat(np.arange(count), shown.astype(int)))
+
+
+def repeats(records: Sequence[Record], *, threshold: float) -> Float64[np.ndarray, "n"]:
+    """How often each record is shown in an epoch on average: by its rarest class, from 1 to 4.
+
+    A class on the share f of all pictures asks for sqrt(threshold / f), or 1 where that is less (Gupta et al. 2019,
+    LVIS, section 4). Crowds do not count.
+    """
+    present = [np.unique(record.labels[~record.crowd]) for record in records]
+    labels, pictures = np.unique(np.concatenate(present), return_counts=True)
+    rate = {
+        int(label): min(max(1.0, np.sqrt(threshold * len(records) / count)), MOST_REPEATS)
+        for label, count in zip(labels, pictures, strict=True)
+    }
+    return np.array([max((rate[int(label)] for label in one), default=1.0) for one in present], np.float64)
