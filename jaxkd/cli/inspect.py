@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from jaxkd import config as configs
+from jaxkd import phrases
 from jaxkd.cli.flags import choice, define_path, parse
 from jaxkd.errors import ConfigError
 
@@ -47,7 +48,7 @@ def _recognised(path: Path, format: str) -> configs.Recipe:
     from jaxkd.data import recognise
 
     dataset = recognise.recognise(path, format=format)
-    print(f"{path} is {recognise.TITLES[dataset.format]} data with {' and '.join(dataset.splits)}.")
+    print(f"{path} is {recognise.TITLES[dataset.format]} data with {phrases.listed(list(dataset.splits))}.")
     for sentence in dataset.assumptions:
         print(f"- {sentence}")
     kept = {name: source for name, source in dataset.splits.items() if name in ("train", "val")}
