@@ -91,8 +91,9 @@ class YoloSource:
         self.reading = self._folder.reading
         label_files = [labels[index] for index in files]
         if not config.allow_links:
-            for label in filter(None, label_files):
-                check_links(Path(label), folder=root)
+            folders = {os.path.dirname(label) for label in label_files if label}
+            for path in (*sorted(folders), *filter(os.path.islink, label_files)):
+                check_links(Path(path), folder=root)
         rows = yolo_labels.read(label_files, keypoints=description.keypoints)
         names = self._names(rows, label_files)
         self.classes, self.category_ids = tuple(names.values()), tuple(names)

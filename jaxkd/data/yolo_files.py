@@ -58,11 +58,23 @@ def describe(path: Path) -> Description:
 def top_file(tree: Tree) -> str:
     """The data.yaml or obj.data of a tree, the least deep first; "" where there is none.
 
-    A data.yaml has `names` at its top.
+    A yaml of another name is one where it has `names` and `train` or `val` at its top.
+
+    Raises:
+      DataError: where there are two of these and no data.yaml.
     """
-    yamls = [name for name in tree.named(*YAML_NAMES) if re.search(rb"(?m)^names\s*:", tree.head(name))]
-    found = [*yamls, *tree.named("obj.data")]
-    return min(found, key=lambda name: name.count("/"), default="")
+    ranked = [(name.count("/"), 1, name) for name in tree.named("obj.data")]
+    for name in tree.with_suffix(".yaml", ".yml"):
+        head, usual = tree.head(name), base(name).lower() in YAML_NAMES
+        if re.search(rb"(?m)^names\s*:", head) and (usual or re.search(rb"(?m)^(train|val)\s*:", head)):
+            ranked.append((name.count("/"), 0 if usual else 2, name))
+    ranked.sort()
+    if len(ranked) > 1 and ranked[0][1] == 2 and ranked[1][:2] == ranked[0][:2]:
+        raise DataError(
+            f"{tree.path(ranked[0][2])} and {tree.path(ranked[1][2])} both describe a YOLO data set; give one of them "
+            "in place of the folder."
+        )
+    return ranked[0][2] if ranked else ""
 
 
 def describe_folder(tree: Tree, *, names: Mapping[int, str] | None = None) -> Description:

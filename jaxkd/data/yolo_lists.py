@@ -52,8 +52,8 @@ def labels_of(pictures: Sequence[str], repairs: Repairs) -> list[str]:
         )
     missing = [picture for picture, label in zip(pictures, labels, strict=True) if not label]
     repairs.add("labels_missing", len(missing), example=missing[0] if missing else "")
-    shared = [label for label, count in Counter(filter(None, labels)).items() if count > 1]
-    repairs.add("labels_shared", sum(labels.count(label) for label in shared), example=shared[0] if shared else "")
+    shared = {label: count for label, count in Counter(filter(None, labels)).items() if count > 1}
+    repairs.add("labels_shared", sum(shared.values()), example=next(iter(shared), ""))
     return labels
 
 

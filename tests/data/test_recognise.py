@@ -126,6 +126,16 @@ def test_train_and_val_that_are_one(tmp_path):
     assert "train and val are the same pictures, so scores will be too good." in recognise(tmp_path).assumptions
 
 
+def test_a_yaml_of_another_name(tmp_path):
+    drawn_layouts.yolo_ultralytics(tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "pets.yaml")
+    assert recognise(tmp_path).splits["train"].data == str(tmp_path / "pets.yaml")
+    write(tmp_path / "other.yaml", "train: images/train\nnames: [cat]\n")
+    refused(tmp_path, "other.yaml", "pets.yaml both describe a YOLO data set")
+    write(tmp_path / "dataset.yaml", "train: images/train\nnames: [cat, dog]\n")
+    assert list(recognise(tmp_path).splits) == ["train"]
+
+
 def test_a_bare_folder_without_names_has_numbers(tmp_path):
     drawn_layouts.yolo_bare(tmp_path)
     (tmp_path / "classes.txt").unlink()
