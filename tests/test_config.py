@@ -16,7 +16,7 @@ from jaxkd.nets import mobilenet, resnet
 from jaxkd.train import optimizer
 
 NAMES = ("detectors.faster_rcnn", "distill.task_adaptive", "distill.mimic", "data.coco", "data.loader", "data.shapes",
-         "data.voc", "nets.resnet", "nets.fpn", "train.loop", "train.optimizer")  # fmt: skip
+         "data.voc", "data.yolo", "nets.resnet", "nets.fpn", "train.loop", "train.optimizer")  # fmt: skip
 
 
 def small(**more):

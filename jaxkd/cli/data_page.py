@@ -23,7 +23,7 @@ NAMED = 12  # most boxes of a picture with names on them; with more classes than
 
 @dataclass(frozen=True)
 class Report:
-    """The content of the report; `splits` and `samples` have the keys "train" and "val"."""
+    """The content of the report; `splits` and `samples` have the keys "train" and, with validation data, "val"."""
 
     splits: Mapping[str, Split]
     shared: Overlap

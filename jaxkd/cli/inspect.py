@@ -1,4 +1,4 @@
-"""`jaxkd inspect data --config=FILE[:ARG] --out=DIR`: counts and shows the data of a recipe."""
+"""`jaxkd inspect data FOLDER` or `--config=FILE[:ARG]`, with --out=DIR: counts and shows data before training on it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,47 +6,72 @@ from pathlib import Path
 from absl import flags
 
 from jaxkd import config as configs
-from jaxkd.cli.flags import define_path, parse, recipe
+from jaxkd import phrases
+from jaxkd.cli.flags import choice, define_path, parse
 from jaxkd.errors import ConfigError
 
 WHAT = "data"  # the only thing to inspect so far
+USAGE = f"jaxkd inspect {WHAT} FOLDER, or jaxkd inspect {WHAT} --config=FILE[:ARG]"
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags beside --config."""
     define_path("out", "inspected", "Folder for index.html and data_report.json.", values=values)
     flags.DEFINE_integer("pictures", 12, "Pictures of each source to open.", flag_values=values, lower_bound=1)
+    flags.DEFINE_string("format", "", "Format of the data in a folder, where it has several.", flag_values=values)
 
 
 def run(argv: Sequence[str]) -> int:
     """Prints the numbers and writes the page; returns 0 where training could begin, else raises training's error."""
     if "--help" in argv or "-h" in argv:
-        parse("inspect", ["--help"], define, positional=WHAT, with_recipe=True)
+        parse("inspect", ["--help"], define, positional=f"{WHAT} [FOLDER]", with_recipe=True)
     if argv and not argv[0].startswith("-") and argv[0] != WHAT:
-        raise ConfigError(f"jaxkd inspect does not know '{argv[0]}'; say jaxkd inspect {WHAT} --config=FILE[:ARG].")
+        raise ConfigError(f"jaxkd inspect does not know '{argv[0]}'; say {USAGE}.")
     if not argv or argv[0] != WHAT:
-        raise ConfigError(f"Say what to inspect: jaxkd inspect {WHAT} --config=FILE[:ARG].")
-    config, rest = recipe(argv[1:])
-    values, _ = parse(f"inspect {WHAT}", rest, define)
-    return _data(config, Path(values.out), limit=values.pictures)
+        raise ConfigError(f"Say what to inspect: {USAGE}.")
+    choices, rest = choice(argv[1:])
+    values, folders = parse(f"inspect {WHAT}", rest, define, positional="[FOLDER]")
+    recipe = choices.recipe()
+    if len(folders) + (recipe is not None) != 1:
+        raise ConfigError(f"Name one folder or one recipe: {USAGE}.")
+    if recipe is not None and values.format:
+        raise ConfigError("--format is for a folder; a recipe says itself what its data is.")
+    data = recipe.data if recipe is not None else _recognised(Path(folders[0]), values.format)
+    return _data(data, Path(values.out), limit=values.pictures)
 
 
-def _data(config: configs.Recipe, out: Path, *, limit: int) -> int:
+def _recognised(path: Path, format: str) -> configs.Recipe:
+    """The data of a recipe with the recognised sources of a folder, after saying what they are."""
+    # Imported late: --help and wrong flags do not need them.
+    from ml_collections import ConfigDict
+
+    from jaxkd.data import recognise
+
+    dataset = recognise.recognise(path, format=format)
+    print(f"{path} is {recognise.TITLES[dataset.format]} data with {phrases.listed(list(dataset.splits))}.")
+    for sentence in dataset.assumptions:
+        print(f"- {sentence}")
+    kept = {name: source for name, source in dataset.splits.items() if name in ("train", "val")}
+    return ConfigDict(kept | {"loader": configs.component("data.loader")})
+
+
+def _data(data: configs.Recipe, out: Path, *, limit: int) -> int:
+    """Counts and shows the sources "train" and, where there is one, "val" of a recipe's data."""
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.cli import data_page
     from jaxkd.data import loader, survey
     from jaxkd.loading import prepare
 
-    sources = prepare.load_sources(config.data, warn=False)  # the remarks say it
-    loader_config: loader.Config = configs.build(config.data.loader)
+    sources = prepare.load_sources(data, warn=False)  # the remarks say it
+    loader_config: loader.Config = configs.build(data.loader)
     # Raise what training would raise.
     loader.train_batches(sources["train"], loader_config, seed=0, steps=1, batch=1).close()
-    loader.eval_batches(sources["val"], loader_config, batch=1).close()
-    splits = {
-        "train": survey.count(sources["train"], loader_config, short=max(loader_config.short)),
-        "val": survey.count(sources["val"], loader_config, short=loader_config.short[0]),
-    }
-    shared = survey.overlap(sources["train"], sources["val"], limit=limit)
+    splits = {"train": survey.count(sources["train"], loader_config, short=max(loader_config.short))}
+    shared = survey.NO_OVERLAP
+    if "val" in sources:
+        loader.eval_batches(sources["val"], loader_config, batch=1).close()
+        splits["val"] = survey.count(sources["val"], loader_config, short=loader_config.short[0])
+        shared = survey.overlap(sources["train"], sources["val"], limit=limit)
     samples = {name: survey.sample(source, limit=limit) for name, source in sources.items()}
     remarks = survey.remarks(splits, shared, samples, loader_config)
     report = data_page.Report(splits=splits, shared=shared, samples=samples, remarks=remarks)

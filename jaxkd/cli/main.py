@@ -12,7 +12,7 @@ from jaxkd.train import compile_cache
 
 COMMANDS = {
     "quickstart": "distil on the embedded blood cells, and see what it gains",
-    "inspect": "look at the data of a recipe before training on it",
+    "inspect": "look at the data of a folder or recipe before training on it",
     "train": "train a detector, alone or taught",
     "evaluate": "score the student of a run",
     "predict": "find objects in pictures and draw them",

@@ -9,10 +9,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxkd.config import closest
 from jaxkd.data import coco_file, pictures
 from jaxkd.data.base import Record, check_boxes, coco_objects, coco_truth, short_repr
 from jaxkd.data.folder import PictureFile, PictureFolder
 from jaxkd.data.ids import Ids
+from jaxkd.data.relabelled import Relabelled
 from jaxkd.data.repairs import Repairs
 from jaxkd.data.sizes import AnnotatedPicture
 from jaxkd.errors import DataError
@@ -33,6 +35,8 @@ class Config:
     """The COCO annotation file."""
     limit: Natural = 0
     """Only the first pictures of the file; 0 for all."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order of their labels, matched by name; () for the categories of the file, by their ids."""
     groups: Literal["auto", "keep"] = "auto"
     """Supercategories without an object: "auto" makes them no classes, "keep" keeps them as classes."""
     reading: pictures.Config = dataclasses.field(default_factory=pictures.Config)
@@ -43,17 +47,27 @@ class Config:
     """Follow symbolic links that lead out of the picture folder."""
 
 
-def load(config: Config) -> "CocoSource":
+def load(config: Config) -> "CocoSource | Relabelled":
     """The source of a COCO file, every entry of which is checked; pictures are decoded when they are read.
 
     Raises:
-      DataError: where the file or folder is missing, or the file is not in the COCO format.
+      DataError: where the file or folder is missing, the file is not in the COCO format, or has objects of a class that
+        is not among the given ones.
     """
     file, folder = path_of(config.annotations), path_of(config.images)
     content = coco_file.read(file)
     if not folder.is_dir():
         raise DataError(f"There is no picture folder {folder}; correct the path of the images.")
-    return CocoSource(content, config=config, file=file, folder=folder)
+    source = CocoSource(content, config=config, file=file, folder=folder)
+    if not config.classes or config.classes == source.classes:
+        return source
+    for label in {label for record in source.records for label in record.labels.tolist()}:
+        if (name := source.classes[label]) not in config.classes:
+            raise DataError(
+                f"{file} has objects of the class {short_repr(name)}, which is not among the classes"
+                f"{closest(name, set(config.classes))}; add it to classes, or leave classes empty."
+            )
+    return Relabelled(source, config.classes)
 
 
 class CocoSource:

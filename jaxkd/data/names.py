@@ -63,6 +63,17 @@ def find(
     return files
 
 
+def share_found(names: Sequence[str], folder: Path) -> float:
+    """The share of the names that have a file below `folder`, as written or without leading folders that all share."""
+    parts = [re.split(r"[/\\]+", name) for name in names]
+
+    def found(count: int) -> int:
+        below = ("/".join(path[count:]) for path in parts)
+        return sum(_is_safe(name) and (folder / name).exists() for name in below)
+
+    return max(map(found, range(_count_shared(parts) + 1)), default=0) / max(len(names), 1)
+
+
 class Index:
     """The files below a folder, by their names relative to it with '/' between the parts."""
 
@@ -111,13 +122,17 @@ class Index:
 
 def _shared_folders(parts: Sequence[Sequence[str]], index: Index) -> int:
     """The number of leading folders to strip: with them no file exists, without them at least half of the files do."""
-    folders = zip(*(path[:-1] for path in parts), strict=False)
-    shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, folders))
-    for count in range(shared + 1):
+    for count in range(_count_shared(parts) + 1):
         existing = sum(bool(index.match("/".join(path[count:]))) for path in parts)
         if existing and (count == 0 or 2 * existing >= len(parts)):
             return count
     return 0
+
+
+def _count_shared(parts: Sequence[Sequence[str]]) -> int:
+    """The number of leading folders that all names share."""
+    folders = zip(*(path[:-1] for path in parts), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, folders))
 
 
 def _is_safe(name: str) -> bool:

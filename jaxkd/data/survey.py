@@ -76,6 +76,9 @@ class Overlap:
     equal: tuple[str, ...]  # names with equal pixels in both
 
 
+NO_OVERLAP = Overlap(names=(), looked_at=0, equal=())  # of a source with no other
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """The result of opening evenly spaced pictures of a source."""
@@ -184,14 +187,13 @@ def refuse_unreadable(samples: dict[str, Sample]) -> None:
 def remarks(
     splits: dict[str, Split], shared: Overlap, samples: dict[str, Sample], loader_config: loader.Config
 ) -> tuple[str, ...]:
-    """Remarks to consider before training, one sentence each; `splits` and `samples` have "train" and "val"."""
+    """Remarks to consider before training, one sentence each; `splits` and `samples` have "train" and maybe "val"."""
     sentences: list[str] = []
     for name, split in splits.items():
-        other = splits["val" if name == "train" else "train"]
         absent = [
             class_name
             for class_name, counts in split.classes.items()
-            if not counts.objects and other.classes[class_name].objects
+            if not counts.objects and any(other.classes[class_name].objects for other in splits.values())
         ]
         if absent:
             sentences.append(f"Classes with objects, but none in {name}: {_first_names(absent)}.")

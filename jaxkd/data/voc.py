@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from jaxtyping import UInt8
 
 from jaxkd.class_lists import VOC
 from jaxkd.config import closest
-from jaxkd.data import pictures, plain_xml
+from jaxkd.data import pictures, plain_xml, voc_files
 from jaxkd.data.base import (
     MAX_SIDE,
     Record,
@@ -27,11 +26,11 @@ from jaxkd.data.base import (
 from jaxkd.data.folder import PictureFile, PictureFolder
 from jaxkd.data.repairs import Repairs
 from jaxkd.data.sizes import AnnotatedPicture
+from jaxkd.data.voc_files import Listed
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.paths import PathText, path_of
 from jaxkd.ranges import Natural
 
-LISTS = "ImageSets/Main"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 MAX_TEXT = 40  # characters of a faulty text that a message quotes
 
@@ -42,7 +41,8 @@ class Config:
 
     A split YEAR_NAME is the list VOCYEAR/ImageSets/Main/NAME.txt, FOLDER/NAME is FOLDER/ImageSets/Main/NAME.txt for a
     folder of any name, and NAME is ImageSets/Main/NAME.txt where the root is itself such a folder. A second column, as
-    in the lists of single classes, is ignored. A picture that is listed several times is taken once.
+    in the lists of single classes, is ignored. A picture that is listed several times is taken once. A split FOLDER/ is
+    all of a folder without lists: its Annotations and JPEGImages, or the XML beside its pictures; ./ is the root's.
     """
 
     root: PathText = "VOCdevkit"
@@ -69,7 +69,8 @@ def load(config: Config) -> "VocSource":
     """The source of the listed XML files, all of which are checked; pictures are decoded when they are read.
 
     The corners in the annotations are pixel indices from 1, both inside the box; records have half-open boxes,
-    (xmin - 1, ymin - 1, xmax, ymax). Paths are made from the lists; the names inside the XML files are not used.
+    (xmin - 1, ymin - 1, xmax, ymax). Paths are made from the lists; of the names inside the XML files <filename> alone
+    is used, without folders, where a split is a folder and no picture has the stem of the XML.
 
     Raises:
       ConfigError: for invalid splits or classes.
@@ -90,13 +91,11 @@ class VocSource:
         self.repairs = Repairs(str(root))
         self._config = config
         self._root = root
-        lists = [_list_file(split, root) for split in config.splits]
-        only_2007 = all(folder == "VOC2007" for folder, _ in lists)
+        listed, only_2007 = self._listed()
         self.voc_rule = config.rule if config.rule != "auto" else "11point" if only_2007 else "area"
-        listed = self._listed_pictures(lists)
         if config.classes and config.limit:
             listed = listed[: config.limit]
-        annotations = [self._annotation(name) for name in listed]
+        annotations = [self._annotation(entry) for entry in listed]
         self.classes = config.classes or _class_names(annotations, root)
         self.category_ids = tuple(range(1, len(self.classes) + 1))
         self._annotations = annotations[: config.limit] if config.limit else annotations
@@ -135,43 +134,30 @@ class VocSource:
             )
         return coco_truth(self, annotations)
 
-    def _listed_pictures(self, lists: Sequence[tuple[str, Path]]) -> list[tuple[str, str]]:
-        """Folder and stem of every listed picture, each once."""
-        listed = [(folder, stem) for folder, file in lists for stem in self._stems(folder, file)]
-        repeated = [name for name, count in Counter(listed).items() if count > 1]
-        unique = list(dict.fromkeys(listed))
-        self._count(
-            {"files_listed_again": np.ones(len(listed) - len(unique), bool)},
-            self._root,
-            lambda _: "/".join(repeated[0]),
-        )
-        return unique
+    def _listed(self) -> tuple[list[Listed], bool]:
+        """The annotations of all splits, each once, and whether all splits are lists of 2007."""
+        listed, only_2007 = [], True
+        for split in self._config.splits:
+            if voc_files.is_folder(split):
+                listed += voc_files.in_folder(split, self._root, self.repairs)
+                only_2007 = False
+            else:
+                folder, entries = voc_files.in_list(split, self._root, self._check_links)
+                listed += entries
+                only_2007 &= folder == "VOC2007"
+        listed, repeated = voc_files.unique(listed)
+        self._count({"files_listed_again": np.ones(len(repeated), bool)}, self._root, lambda index: repeated[index])
+        return listed, only_2007
 
-    def _stems(self, folder: str, file: Path) -> list[str]:
-        """The names in a list file, without a second column."""
-        self._check_links(file)
-        try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file} cannot be read ({error}); it has to be a list of names in UTF-8.") from error
-        lines = [line for line in lines if line]
-        if not lines:
-            raise DataError(f"{file} lists no picture; write one name a line, or leave it out of splits.")
-        columns = [re.fullmatch(r"(.*\S)\s+(-1|0|1)", line) for line in lines]
-        exists = [bool(match) and self._xml(folder, line).exists() for line, match in zip(lines, columns, strict=True)]
-        if not (all(columns) and any(exists)):  # else the numbers are part of the names, as in "frame 0"
-            rows = zip(lines, columns, exists, strict=True)
-            lines = [match[1] if match and not complete else line for line, match, complete in rows]
-        return [check_file_name(line, where=str(file)) for line in lines]
-
-    def _xml(self, folder: str, stem: str) -> Path:
-        return self._root / folder / "Annotations" / f"{stem}.xml"
-
-    def _annotation(self, name: tuple[str, str]) -> "_Annotation":
-        folder, stem = name
-        file = self._xml(folder, stem)
-        self._check_links(file)
-        return _parse(plain_xml.read(file), file=file, picture=(Path(folder) / "JPEGImages" / f"{stem}.jpg").as_posix())
+    def _annotation(self, listed: Listed) -> "_Annotation":
+        self._check_links(listed.file)
+        content = plain_xml.read(listed.file)
+        picture = listed.picture
+        if picture[-1:] in ("", "/"):
+            name = (content.findtext("filename") or "").replace("\\", "/").rpartition("/")[2]
+            picture += check_file_name(name or f"{listed.file.stem}.jpg", where=str(listed.file))
+            self.repairs.add("pictures_named_inside", example=f"{listed.file}, {picture}")
+        return _parse(content, file=listed.file, picture=picture)
 
     def _record(self, index: int, annotation: "_Annotation", file: PictureFile) -> Record:
         factors = np.array([*file.factors[::-1]] * 2)
@@ -236,51 +222,10 @@ class _Annotation:
 
 
 def _check(config: Config) -> None:
-    if not config.splits:
-        raise ConfigError("splits is empty; name one at least, such as '2007_trainval'.")
-    for split in config.splits:
-        if not re.fullmatch(r"[\w. -]+(/[\w. -]+)?", split) or ".." in split:
-            raise ConfigError(
-                f"The split {split!r} is no year and list such as '2007_trainval', no folder and list such as "
-                "'VOC2007/trainval', and no list such as 'trainval'."
-            )
+    voc_files.check_splits(config.splits)
     repeated = [name for name, count in Counter(config.classes).items() if count > 1]
     if repeated:
         raise ConfigError(f"classes lists {repeated[0]!r} twice; make the names different.")
-
-
-def _list_file(split: str, root: Path) -> tuple[str, Path]:
-    """The folder below the root ("." for the root) and the list file of a split; DataError where there is none."""
-    year, _, name = split.partition("_")
-    folder, slash, name_below = split.partition("/")
-    candidates = [(folder, name_below)] if slash else [(f"VOC{year}", name), (".", split)]
-    for below, stem in candidates:
-        file = root / below / LISTS / f"{stem}.txt"
-        if stem and file.is_file():
-            return below, file
-    below, stem = candidates[0] if slash or name else candidates[-1]
-    file, known = root / below / LISTS / f"{stem}.txt", _splits(root)
-    raise DataError(
-        f"There is no list {file} of the split '{split}'{closest(split, known)}{'' if known else f'; {_layout(root)}'}."
-    )
-
-
-def _splits(root: Path) -> set[str]:
-    """All splits below the root, as they are named in a recipe, without the lists of single classes."""
-    at_root = {file.stem for file in root.glob(f"{LISTS}/*.txt")}
-    in_folders = {(file.parts[-4], file.stem) for file in root.glob(f"*/{LISTS}/*.txt")}
-    splits = at_root | {
-        f"{folder.removeprefix('VOC')}_{name}" if re.fullmatch(r"VOC\d+", folder) else f"{folder}/{name}"
-        for folder, name in in_folders
-    }
-    return {name for name in splits if not re.search("_(train|val|trainval|test)$", name.partition("_")[2])}
-
-
-def _layout(root: Path) -> str:
-    """What to do where the root holds no list, for a message."""
-    return (
-        f"neither {root} nor a folder in it holds {LISTS}, so give the folder that does, or the one above it, as root"
-    )
 
 
 def _class_names(annotations: list[_Annotation], root: Path) -> tuple[str, ...]:

@@ -25,12 +25,14 @@ log = logging.getLogger(__name__)
 
 
 def load_sources(data: configs.Recipe, *, warn: bool = True) -> dict[str, Source]:
-    """The sources "train" and "val" of a recipe, the second with the classes of the first.
+    """The sources "train" and "val" of a recipe, the second, where there is one, with the classes of the first.
 
     What they left out, repaired or guessed is logged as warnings, where `warn`. Raises ConfigError where validation has
     objects of other classes.
     """
     train = _load(data["train"])
+    if "val" not in data:
+        return {"train": _warned(train) if warn else train}
     try:
         val = _with_classes(_load(data["val"]), data["val"], train.classes, "the training data", "validation")
     except ConfigError:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 
+import drawn_layouts
 import projects
 import pytest
 from PIL import Image
@@ -138,14 +139,48 @@ def test_what_training_would_refuse(project, out, change, code, said):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "Say what to inspect: jaxkd inspect data --config=FILE[:ARG]"),
+        ([], "Say what to inspect: jaxkd inspect data FOLDER, or jaxkd inspect data --config=FILE[:ARG]"),
         (["--config=bccd"], "Say what to inspect"),
         (["weights"], "does not know 'weights'; say jaxkd inspect data"),
-        (["data"], "Name a recipe: --config="),
-        (["data", "--config=bccd", "more"], "'more' is not a flag"),
+        (["data"], "Name one folder or one recipe: jaxkd inspect data FOLDER"),
+        (["data", "--config=bccd", "more"], "Name one folder or one recipe"),
+        (["data", "one", "more"], "Name one folder or one recipe"),
+        (["data", "--config=bccd", "--format=coco"], "--format is for a folder"),
+        (["data", "more", "--format=coca"], "There is no format 'coca'; the closest is 'coco'"),
+        (["data", "more", "--config.data.train.limit=3"], "name a recipe"),
         (["data", "--config=bccd", "--pictures=0"], "pictures"),
         (["data", "--config=bccd", "--picture=3"], "no flag --picture; the closest is 'pictures'"),
     ],
 )
 def test_what_is_refused(argv, said):
     refuse(projects.call("inspect", *argv), 64, said)
+
+
+def inspect_folder(folder, out, *flags):
+    return projects.call("inspect", "data", folder, f"--out={out}", *flags)
+
+
+def test_a_folder_is_recognised_and_inspected(tmp_path, out):
+    drawn_layouts.yolo_roboflow(tmp_path / "set")
+    outcome = inspect_folder(tmp_path / "set", out)
+    assert outcome.code == 0, outcome
+    first, *others = outcome.out.splitlines()
+    assert first == f"{tmp_path}/set is YOLO data with train, val and test."
+    assert f"- '../train/images' is not there as it is written; {tmp_path}/set/train/images is taken." in others
+    content = json.loads((out / "data_report.json").read_text())
+    assert {name: split["objects"] for name, split in content["splits"].items()} == {"train": 3, "val": 2}
+
+
+def test_a_folder_without_validation_data(tmp_path, out):
+    drawn_layouts.label_studio_coco(tmp_path / "set")
+    outcome = inspect_folder(tmp_path / "set", out, "--format=coco")
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith(f"{tmp_path}/set is COCO data with train.\n")
+    content = json.loads((out / "data_report.json").read_text())
+    assert content["splits"].keys() == content["samples"].keys() == {"train"}
+    assert "val" not in (out / "index.html").read_text()
+
+
+def test_a_folder_without_annotations(tmp_path, out):
+    (tmp_path / "set").mkdir()
+    refuse(inspect_folder(tmp_path / "set", out), 65, "is not recognised as annotated pictures")

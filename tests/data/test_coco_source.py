@@ -77,6 +77,14 @@ def test_the_truth_keeps_the_ids_and_areas_of_the_file(load):
     assert {item["name"]: item["id"] for item in truth["categories"]} == {"dog": 90, "cat": 0}
 
 
+def test_classes_of_ones_own_are_matched_by_name(load):
+    source = load(content(), classes=("dog", "cow", "cat"))
+    assert (source.classes, source.category_ids) == (("dog", "cow", "cat"), (90, 91, 0))
+    assert source.records[1].labels.tolist() == [0, 2]
+    with pytest.raises(DataError, match=r"class 'dog', which is not among the classes; the closest is 'dogs'; add it"):
+        load(content(), classes=("dogs", "cat"))
+
+
 def test_limit_takes_the_first_pictures(load):
     source = load(content(), limit=1)
     assert [record.image_id for record in source.records] == [40]

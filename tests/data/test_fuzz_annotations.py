@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxkd.data import coco, voc
+from jaxkd.data import coco, voc, yolo
 from jaxkd.data.repairs import MEANING
 from jaxkd.errors import JaxkdError
 
@@ -233,3 +233,60 @@ def test_voc_folders_that_nobody_meant(folder, objects, size, lines, cut):
             return
     found = sum(len(record.boxes) for record in source.records)
     assert found + sum(source.repairs.get(name, 0) for name in LEFT_OUT) == counts["objects"]
+
+
+# ---- YOLO ----
+
+FIELDS = st.one_of(
+    st.floats(-0.5, 1.5).map(str),
+    st.sampled_from(["0", "1", "2", "0.5", "0.25", "-0.005", "1.005", "nan", "inf", "1e999", "60", "x", "0,5", ""]),
+)
+ROWS = st.one_of(
+    st.tuples(st.sampled_from(["0", "1", "1.0", "3", "-1"]), *[st.floats(0.2, 0.4).map(str)] * 4).map(" ".join),
+    st.lists(FIELDS, max_size=10).map(" ".join),
+    st.text(max_size=8),
+)
+YAMLS = st.recursive(
+    st.sampled_from(["images", "../images", "labels", "gone", "", "null", "cat", "2", ".", "&a b", "*a", "!!x y"]),
+    lambda inner: st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module")
+def yolo_folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("yolo")
+    (place / "images").mkdir()
+    (place / "labels").mkdir()
+    for stem in "ab":
+        Image.new("RGB", (80, 60), "red").save(place / "images" / f"{stem}.png")
+    return place
+
+
+@quick(150)
+@given(rows=st.lists(ROWS, max_size=4), again=st.integers(1, 12), strict=st.booleans())
+def test_yolo_rows_that_nobody_meant(yolo_folder, rows, again, strict):
+    plain_rows = [f"{number % 2} 0.5 0.5 0.{number + 10} 0.5" for number in range(again)]
+    text = "\n".join([*rows, *plain_rows])
+    (yolo_folder / "labels/a.txt").write_text(text, encoding="utf-8", newline="")
+    (yolo_folder / "labels/b.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (yolo_folder / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
+    config = yolo.Config(data=str(yolo_folder / "data.yaml"), strict=strict)
+    objects = sum(bool(line.split()) for line in text.removeprefix("\ufeff").splitlines()) + 1
+    judged(lambda: yolo.load(config), objects)
+
+
+@quick(100)
+@given(keys=st.dictionaries(st.sampled_from(["path", "train", "val", "names", "nc", "kpt_shape", "x"]), YAMLS))
+def test_yamls_that_nobody_meant(yolo_folder, keys):
+    for stem in "ab":
+        (yolo_folder / f"labels/{stem}.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (yolo_folder / "data.yaml").write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
+    config = yolo.Config(data=str(yolo_folder / "data.yaml"))
+    with bounded():
+        try:
+            source = yolo.load(config)
+        except JaxkdError as error:
+            assert str(error).endswith((".", ")", "?")) and str(error).isprintable()
+            return
+    assert sum(len(record.boxes) for record in source.records) in (1, 2)

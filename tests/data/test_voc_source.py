@@ -140,6 +140,41 @@ def test_lists_with_a_second_column_blank_lines_and_a_byte_order_mark(devkit):
     assert [record.file[-10:-4] for record in devkit.load("2007_dog_val").records] == ["000007", "000005"]
 
 
+def test_a_split_is_all_of_a_folder(devkit):
+    assert [record.file[-10:] for record in devkit.load("VOC2007/").records] == ["000005.jpg", "000007.jpg"]
+    assert devkit.load("VOC2007/").voc_rule == "area"
+    flat = devkit.root / "flat"
+    flat.mkdir()
+    for stem in ("one", "two"):
+        (flat / f"{stem}.xml").write_text(annotation(item(), head="<?xml version='1.0'?>\n"))
+        cv2.imwrite(str(flat / f"{stem}.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    cv2.imwrite(str(flat / "three.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    source = devkit.load("flat/")
+    assert [record.file for record in source.records] == ["flat/one.png", "flat/two.png"]
+    assert source.repairs == {"pictures_without_annotations": 1}
+    at_root = voc.load(voc.Config(root=str(flat), splits=("./",)))
+    assert [record.file for record in at_root.records] == ["one.png", "two.png"]
+
+
+def test_a_picture_of_another_name_is_found_by_its_filename(devkit):
+    flat = devkit.root / "flat"
+    flat.mkdir()
+    (flat / "1.xml").write_text(annotation(item()).replace("/etc/passwd", "C:\\photos\\shot.jpg"))
+    cv2.imwrite(str(flat / "shot.jpg"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    source = devkit.load("flat/")
+    assert [record.file for record in source.records] == ["flat/shot.jpg"]
+    assert source.repairs == {"pictures_named_inside": 1}
+
+
+def test_folders_that_are_no_split(devkit):
+    with pytest.raises(DataError, match=r"There is no folder .*none of the split 'none/'"):
+        devkit.load("none/")
+    with pytest.raises(DataError, match=r"JPEGImages holds no .xml annotation"):
+        voc.load(voc.Config(root=str(devkit.root / "VOC2007"), splits=("JPEGImages/",)))
+    with pytest.raises(ConfigError, match="no folder such as"):
+        devkit.load("../flat/")
+
+
 def test_parts_of_objects_and_corners_with_fractions(devkit):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
     text = annotation(item("person", (" 11.5", 6, "30.25\n", 25), part), item("cow", (40, 40, 40, 40), ""))
