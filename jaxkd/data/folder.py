@@ -82,6 +82,18 @@ class PictureFolder:
             for index, (picture, file) in enumerate(zip(annotated, files, strict=True))
         ]
 
+    def measure(self, files: Sequence[str]) -> dict[int, PictureFile]:
+        """The files that can be read, by index, with the sizes in their headers; for data without annotated sizes.
+
+        They are turned by EXIF, unless `reading` ignores it.
+        """
+        turns = self.reading.follows_exif
+        self.reading = dataclasses.replace(self.reading, exif="turn" if turns else "ignore")
+        return {
+            index: PictureFile(files[index], header.turned_size if turns else header.stored_size)
+            for index, header in self._headers(files, range(len(files))).items()
+        }
+
     def read(self, record: Record) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB picture of a record.
 

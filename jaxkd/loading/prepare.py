@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,18 @@ def load_source(
 
 
 def _load(config: configs.Recipe, **fields: Any) -> Source:
-    component = dataclasses.replace(configs.build(config), **fields)
+    component = _with_fields(configs.build(config), fields)
     source = configs.module_of(component).load(component)
     source.repairs = Repairs.like(source.repairs, title=config.name)
     return source
+
+
+def _with_fields(component: Any, fields: Mapping[str, Any]) -> Any:
+    """A source's Config with these fields, where it is a part of another source those of that."""
+    inner = getattr(component, "source", None)
+    if dataclasses.is_dataclass(inner):
+        return dataclasses.replace(component, source=_with_fields(inner, fields))
+    return dataclasses.replace(component, **fields)
 
 
 def _warned(source: Source) -> Source:

@@ -1,0 +1,1 @@
+"""Layouts of annotated folders: each module finds the evidence of one, and says which sources read it."""
