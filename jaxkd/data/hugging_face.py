@@ -75,14 +75,14 @@ def to_row(content: Mapping[str, Any], *, file: str, where: str) -> Row:
       DataError: where a box is no four numbers, or has no category.
     """
     objects = _columns(content.get("objects"), where)
-    boxes = [_box(box, f"{where}: object {number}") for number, box in enumerate(objects.get("bbox") or [], start=1)]
+    boxes = [_box(box, f"{where} object {number}") for number, box in enumerate(objects.get("bbox") or [], start=1)]
     key = next((key for key in CATEGORIES if objects.get(key) is not None), None)
     if boxes and key is None:
         raise DataError(f"{where} has objects without a category; write one of {', '.join(CATEGORIES)} for each box.")
     categories = _list_of(objects, key, boxes, where) if key else []
     for number, category in enumerate(categories, start=1):
         if type(category) not in (int, str):
-            raise DataError(f"{where}: object {number} has {key} = {short_repr(category)}; write a number or a name.")
+            raise DataError(f"{where} object {number} has {key} = {short_repr(category)}; write a number or a name.")
     flags = next((key for key in CROWDS if objects.get(key) is not None), None)
     areas = _list_of(objects, "area", boxes, where) if objects.get("area") is not None else [None] * len(boxes)
     height, width = as_int(content.get("height")), as_int(content.get("width"))

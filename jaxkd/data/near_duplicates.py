@@ -1,5 +1,6 @@
 """Pictures that show the same: near-duplicates by their thumbnails, and augmented copies by their names."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ SIDE = 16  # pixels of a thumbnail's sides
 THRESHOLD = 0.98  # correlation of two thumbnails above which their pictures are near-duplicates
 REDUCED_SIDE = 8 * SIDE  # pixels of a JPEG's short side from which on it is decoded at an eighth of its size
 FLAT = 1.0  # of 255; a thumbnail with a smaller standard deviation shows nothing that could be compared
-DIRECTIONS = 16  # numbers by which most thumbnails are told apart
+WAVES = 16  # amounts of them tell most thumbnails apart
 ROUNDING = 1e-3  # of distances between thumbnails in float32
 ROWS, COLUMNS = 1024, 8192  # thumbnails that are compared at once
 JPEG = b"\xff\xd8"  # first bytes of such a file
@@ -49,10 +50,9 @@ def thumbnails(source: Source, *, threads: int = 4) -> Thumbnails:
 
 def groups(rows: Thumbnails, *, threshold: float = THRESHOLD) -> Int64[np.ndarray, "n"]:
     """The group of each thumbnail, named by its smallest index: all that a chain of near-duplicates connects."""
-    reduced, labels = _reduced_rows(rows, rows), np.arange(len(rows))
-    order = np.argsort(reduced[:, 0], kind="stable")
-    for alike in _alike((rows[order], reduced[order]), (rows[order], reduced[order]), threshold=threshold):
-        labels = connected(labels, order[alike])
+    labels = np.arange(len(rows))
+    for alike in _alike(rows, rows, threshold=threshold):
+        labels = connected(labels, alike)
     return labels
 
 
@@ -70,11 +70,12 @@ def connected(labels: Int64[np.ndarray, "n"], links: Int64[np.ndarray, "m 2"]) -
         labels = smallest[labels]
 
 
-def like_any(rows: Thumbnails, others: Thumbnails, *, threshold: float = THRESHOLD) -> Bool[np.ndarray, "n"]:
+def like_any(
+    rows: Thumbnails, others: Float32[np.ndarray, "m 256"], *, threshold: float = THRESHOLD
+) -> Bool[np.ndarray, "n"]:
     """Which thumbnails have a near-duplicate among the others."""
-    found, reduced = np.zeros(len(rows), bool), _reduced_rows(others, others)
-    order = np.argsort(reduced[:, 0], kind="stable")
-    for alike in _alike((rows, _reduced_rows(rows, others)), (others[order], reduced[order]), threshold=threshold):
+    found = np.zeros(len(rows), bool)
+    for alike in _alike(rows, others, threshold=threshold):
         found[alike[:, 0]] = True
     return found
 
@@ -125,34 +126,32 @@ def _reduced(content: bytes) -> np.ndarray | None:
     return grey if grey is not None and 8 * min(grey.shape) >= REDUCED_SIDE else None
 
 
-def _reduced_rows(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Thumbnails [n 256] along the directions in which those of `of` differ most, the first one first: [n 16]."""
-    if not len(of):
-        return np.zeros((len(rows), DIRECTIONS), np.float32)
-    _, directions = np.linalg.eigh(np.cov(of, rowvar=False, bias=True))
-    return rows @ directions[:, : -DIRECTIONS - 1 : -1].astype(np.float32)
+def _waves() -> np.ndarray:
+    """The slowest waves of the cosine transform of a thumbnail, orthonormal: [256 16], the vertical one first."""
+    order = sorted(itertools.product(range(5), repeat=2), key=lambda pair: (pair[0] ** 2 + pair[1] ** 2, pair[1]))
+    along = np.cos(np.pi * np.arange(5)[:, None] * (np.arange(SIDE) + 0.5) / SIDE)
+    waves = [np.outer(along[down], along[across]).ravel() for down, across in order[1 : WAVES + 1]]
+    return np.stack([wave / np.linalg.norm(wave) for wave in waves], -1).astype(np.float32)
 
 
-def _alike(
-    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], *, threshold: float
-) -> Iterator[np.ndarray]:
-    """The indices [m 2] of all thumbnails of one and of the other that correlate above the threshold, in portions.
+def _alike(rows: np.ndarray, others: np.ndarray, *, threshold: float) -> Iterator[np.ndarray]:
+    """The indices [m 2] of all rows and others that correlate above the threshold, in portions.
 
-    Both are thumbnails [n 256] and their reduced rows [n 16], those of the other sorted by the first number. Exact for
-    any number of pictures: two thumbnails of correlation r are sqrt(2 - 2 r) apart, and no farther along any few
-    directions, so that few numbers tell nearly all of them apart.
+    Exact for any number of pictures: two thumbnails of correlation r are sqrt(2 - 2 r) apart, and no farther along any
+    few directions. So the amounts of a few slow waves, in which pictures differ most, tell nearly all of them apart.
     """
-    (rows, reduced), (others, reduced_others) = one, other
-    reach = float(np.sqrt(2 - 2 * threshold)) + ROUNDING
-    left = np.column_stack([reduced, -0.5 * (reduced**2).sum(-1), np.ones(len(rows), np.float32)])
-    right = np.column_stack([reduced_others, np.ones(len(others), np.float32), -0.5 * (reduced_others**2).sum(-1)])
-    by_position = np.argsort(reduced[:, 0], kind="stable")
+    waves, reach = _waves(), float(np.sqrt(2 - 2 * threshold)) + ROUNDING
+    amounts, other_amounts = rows @ waves, others @ waves
+    order, other_order = (np.argsort(of[:, 0], kind="stable") for of in (amounts, other_amounts))
+    half, other_half = (-0.5 * (of**2).sum(-1) for of in (amounts, other_amounts))
     for low in range(0, len(rows), ROWS):
-        chosen = by_position[low : low + ROWS]
-        first, last = np.searchsorted(reduced_others[:, 0], reduced[chosen[[0, -1]], 0] + [-reach, reach])
+        chosen = order[low : low + ROWS]
+        first, last = np.searchsorted(
+            other_amounts[:, 0], amounts[chosen[[0, -1]], 0] + [-reach, reach], sorter=other_order
+        )
         for start in range(int(first), int(last), COLUMNS):
-            stop = min(start + COLUMNS, int(last))
-            near = left[chosen] @ right[start:stop].T > -0.5 * reach**2  # minus half the squared distance
-            some = np.flatnonzero(near.any(-1))
-            row, column = np.nonzero(rows[chosen[some]] @ others[start:stop].T > threshold)
-            yield np.stack([chosen[some][row], start + column], -1)
+            near = other_order[start : min(start + COLUMNS, int(last))]
+            closeness = amounts[chosen] @ other_amounts[near].T + half[chosen, None] + other_half[near]
+            some = chosen[(closeness > -0.5 * reach**2).any(-1)]  # minus half the squared distance
+            row, column = np.nonzero(rows[some] @ others[near].T > threshold)
+            yield np.stack([some[row], near[column]], -1)

@@ -14,6 +14,7 @@ from jaxkd import config as configs
 from jaxkd import storage
 from jaxkd.data import coco, grouping, near_duplicates, plain_text
 from jaxkd.data.base import Record, Source, Subset, check_text, short_repr
+from jaxkd.data.ids import as_int
 from jaxkd.data.near_duplicates import Thumbnails
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.json_values import dumps
@@ -153,14 +154,21 @@ def read(file: Path) -> Split:
     for part in ("train", "val"):
         names = content.get(part)
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise DataError(
-                f"{file} has {part} = {short_repr(names)}; it has to be a list of picture names, or {AGAIN}."
-            )
+            raise DataError(f"{file} has {part} = {short_repr(names)}; write a list of picture names, or {AGAIN}.")
         parts[part] = tuple(check_text(name, where=f"{file} names the picture") for name in names)
     repeated = [name for name, count in Counter(parts["train"] + parts["val"]).items() if count > 1]
     if repeated:
         raise DataError(f"{file} names {repeated[0]} twice; leave it in one part, or {AGAIN}.")
-    return Split(**parts)
+    together, classes = content.get("together"), content.get("only_train")
+    return Split(
+        **parts,
+        seed=as_int(content.get("seed")) or 0,
+        together={str(reason): as_int(count) or 0 for reason, count in together.items()}
+        if isinstance(together, dict)
+        else {},
+        cut=as_int(content.get("cut")) or 0,
+        only_train=tuple(map(str, classes)) if isinstance(classes, list) else (),
+    )
 
 
 def write(file: Path, split: Split) -> None:

@@ -39,7 +39,7 @@ def load_sources(data: configs.Recipe, *, warn: bool = True) -> dict[str, Source
         train = _load(data["train"], groups="keep")  # a category that groups classes in one has objects in the other
         val = _with_classes(_load(data["val"]), data["val"], train.classes, "the training data", "validation")
     sources = {"train": train, "val": val}
-    return {name: _warned(source) for name, source in sources.items()} if warn else sources
+    return _warned(sources) if warn else sources
 
 
 def load_source(
@@ -51,7 +51,8 @@ def load_source(
     classes; `whose` and `split` name the owner of the classes and the data in the message.
     """
     source = _load(config)
-    return _warned(_with_classes(source, config, tuple(classes), whose, split) if classes else source)
+    source = _with_classes(source, config, tuple(classes), whose, split) if classes else source
+    return _warned({split: source})[split]
 
 
 def _load(config: configs.Recipe, **fields: Any) -> Source:
@@ -69,10 +70,12 @@ def _with_fields(component: Any, fields: Mapping[str, Any]) -> Any:
     return dataclasses.replace(component, **fields)
 
 
-def _warned(source: Source) -> Source:
-    for sentence in source.repairs.sentences():
-        log.warning("%s: %s", source.repairs.title, sentence)
-    return source
+def _warned(sources: dict[str, Source]) -> dict[str, Source]:
+    """The sources; what two parts of one source have in common is said once."""
+    repairs = [source.repairs for source in sources.values()]
+    for title, sentence in dict.fromkeys((of.title, sentence) for of in repairs for sentence in of.sentences()):
+        log.warning("%s: %s", title, sentence)
+    return sources
 
 
 def _with_classes(source: Source, config: configs.Recipe, classes: tuple[str, ...], whose: str, split: str) -> Source:

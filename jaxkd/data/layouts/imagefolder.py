@@ -40,7 +40,7 @@ def evidence(tree: Tree) -> Dataset | None:
     notes = []
     if "" in parts and len(parts) > 1:
         notes.append(
-            f"{parts.pop('').name or 'The metadata at the top'} belongs to no split by its name, so it is out."
+            f"{parts.pop('').name or 'The metadata at the top'} belongs to no split by its name, so it is passed over."
         )
     if not parts:
         return None

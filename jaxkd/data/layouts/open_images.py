@@ -24,16 +24,15 @@ def evidence(tree: Tree) -> Dataset | None:
         split = split_of(name) or "train"
         if split in files:
             raise DataError(
-                f"{tree.path(files[split])} and {tree.path(name)} are both of the split {split!r}; move one of them out."
+                f"{tree.path(files[split])} and {tree.path(name)} are both of the split {split!r}; move one out."
             )
         files[split] = name
-    folders = {split: _folder(tree, name, split) for split, name in files.items()}
-    notes = [
-        f"{files[split]} has no folder of pictures, so it is passed over." for split in files if not folders[split]
-    ]
-    splits = [split for split in SPLITS if folders.get(split)]
     if not files:
         return None
+    folders = {split: folder for split, name in files.items() if (folder := _folder(tree, name, split)) is not None}
+    without = [name for split, name in files.items() if split not in folders]
+    notes = [f"{name} has no folder of pictures, so it is passed over." for name in without]
+    splits = [split for split in SPLITS if split in folders]
     if not splits:
         name = next(iter(files.values()))
         raise DataError(f"No folder in {tree.root} has pictures of {name}, such as train/ID.jpg; put them there.")
