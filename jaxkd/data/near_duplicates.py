@@ -140,18 +140,18 @@ def _alike(rows: np.ndarray, others: np.ndarray, *, threshold: float) -> Iterato
     Exact for any number of pictures: two thumbnails of correlation r are sqrt(2 - 2 r) apart, and no farther along any
     few directions. So the amounts of a few slow waves, in which pictures differ most, tell nearly all of them apart.
     """
-    waves, reach = _waves(), float(np.sqrt(2 - 2 * threshold)) + ROUNDING
-    amounts, other_amounts = rows @ waves, others @ waves
+    reach = float(np.sqrt(2 - 2 * threshold)) + ROUNDING
+    amounts, other_amounts = rows @ _waves(), others @ _waves()
     order, other_order = (np.argsort(of[:, 0], kind="stable") for of in (amounts, other_amounts))
-    half, other_half = (-0.5 * (of**2).sum(-1) for of in (amounts, other_amounts))
+    # The inner product of these two is minus half the squared distance of the amounts.
+    left = np.column_stack([amounts, -0.5 * (amounts**2).sum(-1), np.ones_like(amounts[:, 0])])
+    right = np.column_stack([other_amounts, np.ones_like(other_amounts[:, 0]), -0.5 * (other_amounts**2).sum(-1)])
     for low in range(0, len(rows), ROWS):
         chosen = order[low : low + ROWS]
-        first, last = np.searchsorted(
-            other_amounts[:, 0], amounts[chosen[[0, -1]], 0] + [-reach, reach], sorter=other_order
-        )
-        for start in range(int(first), int(last), COLUMNS):
-            near = other_order[start : min(start + COLUMNS, int(last))]
-            closeness = amounts[chosen] @ other_amounts[near].T + half[chosen, None] + other_half[near]
-            some = chosen[(closeness > -0.5 * reach**2).any(-1)]  # minus half the squared distance
+        within = amounts[chosen[[0, -1]], 0] + [-reach, reach]
+        first, last = np.searchsorted(other_amounts[:, 0], within, sorter=other_order).tolist()
+        for start in range(low if rows is others else first, last, COLUMNS):  # of equal pairs each once
+            near = other_order[start : min(start + COLUMNS, last)]
+            some = chosen[(left[chosen] @ right[near].T > -0.5 * reach**2).any(-1)]
             row, column = np.nonzero(rows[some] @ others[near].T > threshold)
             yield np.stack([some[row], near[column]], -1)

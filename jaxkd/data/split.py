@@ -20,6 +20,7 @@ from jaxkd.errors import ConfigError, DataError
 from jaxkd.json_values import dumps
 from jaxkd.paths import PathText, path_of
 from jaxkd.phrases import counted, listed, some
+from jaxkd.ranges import Natural
 
 PICTURES = 1000  # for validation, where that is a share between the least and the greatest one
 LEAST_SHARE, GREATEST_SHARE = 0.1, 0.25
@@ -39,6 +40,8 @@ class Config:
     """The file that names the pictures of both parts, as `load_or_plan` writes it."""
     part: Literal["train", "val"] = "train"
     """The part to take."""
+    limit: Natural = 0
+    """Only the first pictures of the part; 0 for all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,8 @@ def load(config: Config) -> Subset:
     split, source = read(file), loaded(config.source)
     _check_names(split, [record.file for record in source.records], file)
     chosen = set(split.train if config.part == "train" else split.val)
-    return Subset(source, [index for index, record in enumerate(source.records) if record.file in chosen])
+    indices = [index for index, record in enumerate(source.records) if record.file in chosen]
+    return Subset(source, indices[: config.limit] if config.limit else indices)
 
 
 def load_or_plan(file: Path, source: Source, *, seed: int) -> Split:

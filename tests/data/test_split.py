@@ -186,6 +186,13 @@ def test_a_part_is_a_source_of_its_own_pictures(drawn):
     np.testing.assert_array_equal(parts["val"].read(2), source.read(inner))
 
 
+def test_the_first_pictures_of_a_part(drawn):
+    source, file = drawn
+    made = split.load_or_plan(file, source, seed=0)
+    first = split.load(split.Config(source=shapes.Config(count=12), file=str(file), part="val", limit=2))
+    assert [record.file for record in first.records] == list(made.val[:2])
+
+
 def test_a_part_of_stored_pictures_has_their_files(tmp_path):
     inner = component("data.coco")
     full = prepare.load_source(inner)
