@@ -38,8 +38,7 @@ def load_sources(data: configs.Recipe, *, warn: bool = True) -> dict[str, Source
             raise
         train = _load(data["train"], groups="keep")  # a category that groups classes in one has objects in the other
         val = _with_classes(_load(data["val"]), data["val"], train.classes, "the training data", "validation")
-    sources = {"train": train, "val": val}
-    return _warned(sources) if warn else sources
+    return {"train": _warned(train), "val": _warned(val, unless=train)} if warn else {"train": train, "val": val}
 
 
 def load_source(
@@ -51,8 +50,7 @@ def load_source(
     classes; `whose` and `split` name the owner of the classes and the data in the message.
     """
     source = _load(config)
-    source = _with_classes(source, config, tuple(classes), whose, split) if classes else source
-    return _warned({split: source})[split]
+    return _warned(_with_classes(source, config, tuple(classes), whose, split) if classes else source)
 
 
 def _load(config: configs.Recipe, **fields: Any) -> Source:
@@ -70,12 +68,13 @@ def _with_fields(component: Any, fields: Mapping[str, Any]) -> Any:
     return dataclasses.replace(component, **fields)
 
 
-def _warned(sources: dict[str, Source]) -> dict[str, Source]:
-    """The sources; what two parts of one source have in common is said once."""
-    repairs = [source.repairs for source in sources.values()]
-    for title, sentence in dict.fromkeys((of.title, sentence) for of in repairs for sentence in of.sentences()):
-        log.warning("%s: %s", title, sentence)
-    return sources
+def _warned(source: Source, *, unless: Source | None = None) -> Source:
+    """The source; what it repaired is logged, but for what is so of another part of the same data."""
+    said = set() if unless is None else {(unless.repairs.title, sentence) for sentence in unless.repairs.sentences()}
+    for sentence in source.repairs.sentences():
+        if (source.repairs.title, sentence) not in said:
+            log.warning("%s: %s", source.repairs.title, sentence)
+    return source
 
 
 def _with_classes(source: Source, config: configs.Recipe, classes: tuple[str, ...], whose: str, split: str) -> Source:

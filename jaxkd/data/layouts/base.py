@@ -107,14 +107,15 @@ class Tree:
 def walk(path: Path) -> Tree:
     """The tree of a folder, or of the folder of a file, which is then its `given`; at most 4 levels, 300 000 entries.
 
-    Folders nearer to the root come first, so that a limit leaves out the deepest ones.
+    The folder of a file in annotations/ is the one above, where the pictures are too. Folders nearer to the root come
+    first, so that a limit leaves out the deepest ones.
 
     Raises:
       DataError: where there is no such file or folder, or it may not be read.
     """
     if not os.path.lexists(path):
         raise DataError(f"There is no file or folder {path}; correct the path of the data.")
-    root, given = (path, "") if path.is_dir() else (path.parent, path.name)
+    root, given = (path, "") if path.is_dir() else _around(path)
     files, folders, complete = [], [""], True
     for name, is_folder in _entries(root):
         if len(files) + len(folders) > MAX_ENTRIES:
@@ -156,6 +157,14 @@ def split_of(name: str) -> str:
         if splits := {WORDS[word] for word in words if word in WORDS}:
             return splits.pop() if len(splits) == 1 else ""
     return ""
+
+
+def _around(file: Path) -> tuple[Path, str]:
+    """The folder of a data set by one of its files, and the name of the file below it."""
+    folder = Path(os.path.abspath(file)).parent
+    if folder.name.lower() == "annotations":
+        return folder.parent, f"{folder.name}/{file.name}"
+    return file.parent, file.name
 
 
 def _entries(root: Path) -> Iterator[tuple[str, bool]]:
