@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
 from jaxkd.data.repairs import Repairs
-from jaxkd.errors import DataError
+from jaxkd.errors import ConfigError, DataError
 
 CLIP_TOLERANCE = 0.5  # pixels; a box that lies at most this beyond its picture's edge is not counted as clipped
 MAX_SIDE = 2**24  # pixels of a side; float32 holds every whole number up to it
@@ -71,20 +72,31 @@ class Stored(Protocol):
 
 
 class Subset:
-    """Some pictures of a source, as a source; the positions of its records start at 0 again."""
+    """Some pictures of a source, as a source; the positions of its records start at 0 again, their ids stay."""
 
     def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
         self._source, self._indices = source, indices
         self.classes, self.category_ids, self.repairs = source.classes, source.category_ids, source.repairs
-        self.records: Sequence[Record] = tuple(source.records[index] for index in indices)
+        self.records: Sequence[Record] = tuple(
+            dataclasses.replace(source.records[index], index=position) for position, index in enumerate(indices)
+        )
+        for name in ("reading", "voc_rule"):  # not every source has them
+            if hasattr(source, name):
+                setattr(self, name, getattr(source, name))
+        if isinstance(source, Stored):
+            self.content = lambda index: source.content(int(indices[index]))
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB picture of a record."""
         return self._source.read(int(self._indices[index]))
 
     def annotations(self) -> dict:
-        """The ground truth of the full source."""
-        return self._source.annotations()
+        """The ground truth of these pictures alone."""
+        truth, ids = self._source.annotations(), {record.image_id for record in self.records}
+        return truth | {
+            "images": [image for image in truth["images"] if image["id"] in ids],
+            "annotations": [annotation for annotation in truth["annotations"] if annotation["image_id"] in ids],
+        }
 
 
 def digest(source: Source) -> str:
@@ -153,6 +165,13 @@ def check_text(name: str, *, where: str) -> str:
     if CONTROL.search(name):
         raise DataError(f"{where} {short_repr(name)}, which has a character that no name has; rename it.")
     return name
+
+
+def check_distinct(classes: Sequence[str], *, of: str) -> None:
+    """Raises ConfigError where a list of classes, that of `of`, has a name twice."""
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"{of} lists {repeated[0]!r} twice; make the names different.")
 
 
 def short_repr(value: Any) -> str:

@@ -15,6 +15,8 @@ LAYOUTS: tuple[tuple[str, Callable[[Tree], Dataset | None]], ...] = (
     ("yolo", yolo.with_description),
     ("coco", coco.evidence),
     ("voc", voc.evidence),
+    ("imagefolder", imagefolder.evidence),
+    ("open_images", open_images.evidence),
     ("yolo", yolo.bare),
 )
 FORMATS = tuple(dict.fromkeys(name for name, _ in LAYOUTS))
@@ -26,8 +28,8 @@ TITLES: Mapping[str, str] = {
     "open_images": "Open Images",
 }
 WANTED = (
-    "a data.yaml, COCO's .json with images and annotations, Pascal VOC's .xml, or a .txt of boxes for each picture "
-    "(YOLO)"
+    "a data.yaml, COCO's .json with images and annotations, Pascal VOC's .xml, Hugging Face's metadata.jsonl or parquet "
+    "files, Open Images' annotations-bbox.csv, or a .txt of boxes for each picture (YOLO)"
 )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,7 @@ def load_sources(data: configs.Recipe, *, warn: bool = True) -> dict[str, Source
             raise
         train = _load(data["train"], groups="keep")  # a category that groups classes in one has objects in the other
         val = _with_classes(_load(data["val"]), data["val"], train.classes, "the training data", "validation")
-    sources = {"train": train, "val": val}
-    return {name: _warned(source) for name, source in sources.items()} if warn else sources
+    return {"train": _warned(train), "val": _warned(val, unless=train)} if warn else {"train": train, "val": val}
 
 
 def load_source(
@@ -57,15 +56,26 @@ def load_source(
 
 
 def _load(config: configs.Recipe, **fields: Any) -> Source:
-    component = dataclasses.replace(configs.build(config), **fields)
+    component = _with_fields(configs.build(config), fields)
     source = configs.module_of(component).load(component)
     source.repairs = Repairs.like(source.repairs, title=config.name)
     return source
 
 
-def _warned(source: Source) -> Source:
+def _with_fields(component: Any, fields: Mapping[str, Any]) -> Any:
+    """A source's Config with these fields, where it is a part of another source those of that."""
+    inner = getattr(component, "source", None)
+    if dataclasses.is_dataclass(inner):
+        return dataclasses.replace(component, source=_with_fields(inner, fields))
+    return dataclasses.replace(component, **fields)
+
+
+def _warned(source: Source, *, unless: Source | None = None) -> Source:
+    """The source; what it repaired is logged, but for what is so of another part of the same data."""
+    said = set() if unless is None else {(unless.repairs.title, sentence) for sentence in unless.repairs.sentences()}
     for sentence in source.repairs.sentences():
-        log.warning("%s: %s", source.repairs.title, sentence)
+        if (source.repairs.title, sentence) not in said:
+            log.warning("%s: %s", source.repairs.title, sentence)
     return source
 
 
