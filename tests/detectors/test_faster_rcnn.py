@@ -145,5 +145,7 @@ def test_octaves_are_more_anchors_of_each_cell():
     assert anchors.boxes.shape == (6 * (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3), 4)
     sides = np.sqrt((anchors.boxes[:, 2:] - anchors.boxes[:, :2]).prod(-1))
     np.testing.assert_allclose(sides[:6], [8.0, 8 * 2**0.5] * 3, rtol=1e-6)
-    regions = jax.eval_shape(lambda params: _regions(detector, params, detector.features(params, batch), batch), shapes)
+    regions = jax.eval_shape(
+        lambda params, batch: _regions(detector, params, detector.features(params, batch), batch), shapes, batch
+    )
     assert regions.boxes.shape == (4, 32, 4)
