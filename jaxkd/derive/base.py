@@ -37,6 +37,6 @@ def boxes_of_objects(records: Sequence[Record]) -> Float32[np.ndarray, "n 4"]:
     return boxes
 
 
-def rounded_up(number: float, step: int) -> int:
+def rounded_up(number: int | float, step: int) -> int:
     """The least multiple of `step` that is not below `number`."""
     return step * -int(-number // step)

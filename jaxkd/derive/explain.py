@@ -1,6 +1,7 @@
 """Derived recipes as a Python file to read, to edit and to train: literal numbers, each with its reason."""
 
 import dataclasses
+import functools
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -63,9 +64,12 @@ class _Run:
 
     def reason(self, path: str) -> str:
         """The reason of a setting; "" where it has none of its own."""
-        words = {reason.setting: reason.words for reason in self.derived.reasons}
-        of_teacher = words.get(f"{TEACHER}{path}") if self.name == "teacher" else None
-        return " ".join((of_teacher or words.get(path, "")).split())
+        of_teacher = self._words.get(f"{TEACHER}{path}") if self.name == "teacher" else None
+        return " ".join((of_teacher or self._words.get(path, "")).split())
+
+    @functools.cached_property
+    def _words(self) -> dict[str, str]:
+        return {reason.setting: reason.words for reason in self.derived.reasons}
 
     def entries(self, path: str, names: Iterable[str], *, depth: int) -> list[_Entry]:
         """The fields of the component at `path` with these names, as arguments that stand at so many indents."""
@@ -132,7 +136,7 @@ Run card
 
 
 def _recipe_function(run: _Run, shared: dict[str, list[str]]) -> str:
-    """The function of a recipe without a teacher; that of the student takes more arguments, for the one that has one."""
+    """The function of a recipe without a teacher; the student's takes the arguments of the one with a teacher."""
     entries = []
     for path, function in FUNCTIONS.items():
         names = [name for name in run.changed(path) if name not in shared[path]]

@@ -101,7 +101,7 @@ def _reasons(fields: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, C
 
 
 def least_side(records: Sequence[Record]) -> Choice:
-    """The least side of GKD's prototypes in pixels of the original picture: 30, or less for a class of small objects."""
+    """The least side of GKD's prototypes in pixels of the original picture: 30, or less for small objects."""
     by_class: dict[int, list[np.ndarray]] = {}
     for record in records:
         sides = (record.boxes[:, 2:] - record.boxes[:, :2]).min(-1)

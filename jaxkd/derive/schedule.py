@@ -102,7 +102,7 @@ class Measured:
     rest: float  # compiling, the teacher's check, evaluations and export
 
 
-def steps_in(minutes: float, measured: Measured, *, pictures: int, batch: int, anyway: bool = False) -> Choice:
+def steps_in(minutes: int | float, measured: Measured, *, pictures: int, batch: int, anyway: bool = False) -> Choice:
     """The steps of the student's runs so that all runs end in so many minutes.
 
     Raises ConfigError where these are less than 6 epochs, unless `anyway`, and where not a step is left.

@@ -24,7 +24,7 @@ SPARE = 1.2  # times the boxes that 99.5 % of pictures do not exceed
 Bucket = tuple[int, int]  # height and width in pixels
 
 
-def working_size(records: Sequence[Record], *, wanted: float, pixels: int) -> Choice:
+def working_size(records: Sequence[Record], *, wanted: int | float, pixels: int) -> Choice:
     """The short and the long side in pixels, multiples of 32, to which pictures are resized.
 
     Args:
@@ -119,7 +119,7 @@ class _Search:
         sizes = np.array(list(counts))
         pairs = {(height, width) for height in sizes[:, 0].tolist() for width in sizes[:, 1].tolist()}
         candidates = np.array(sorted(pairs))
-        holds = (sizes[None] <= candidates[:, None]).all(-1)
+        holds = np.all(sizes[None] <= candidates[:, None], axis=-1)
         return cls(sizes, np.array(list(counts.values())), candidates, holds)
 
     def one(self) -> tuple[float, list[Bucket]]:
@@ -137,10 +137,12 @@ class _Search:
 
     def three(self) -> tuple[float, list[Bucket]]:
         found = []
-        for taken, candidate in zip(self.holds, self.candidates, strict=True):
-            area, others = self.two(~taken)
-            found.append((float(self._pixels(taken, candidate)) + area, [tuple(candidate.tolist()), *others]))
+        pixels = self._pixels(self.holds, self.candidates)
+        for area, taken, candidate in zip(pixels.tolist(), self.holds, self.candidates, strict=True):
+            rest, others = self.two(~taken)
+            found.append((area + rest, [tuple(candidate.tolist()), *others]))
         return min(found, key=lambda one: one[0])
 
-    def _pixels(self, held: Bool[np.ndarray, "*c n"], canvas: Int[np.ndarray, "*c 2"]) -> Float[np.ndarray, "*c"]:
+    def _pixels(self, held: Bool[np.ndarray, "c n"], canvas: Int[np.ndarray, "c 2"]) -> Float[np.ndarray, "c"]:
+        """The pixels of so many canvases of each size."""
         return (held @ self.counts) * canvas.prod(-1, dtype=float)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from typing import Any
 
 from jaxkd import config as configs
 from jaxkd import phrases
@@ -71,12 +72,12 @@ def teacher(student: Network, *, initial: str = "") -> Choice:
 
     With a file of backbone weights, `initial` or else the student's, it is the network of that file.
     """
-    larger = {"channels": LARGER * student.channels, "hidden": LARGER * student.hidden}
+    larger: dict[str, Any] = {"channels": LARGER * student.channels, "hidden": LARGER * student.hidden}
     if initial:
         return Choice(Network(backbone_in(initial), initial=initial, **larger), f"the network in {initial}")
     if student.initial:
         network = dataclasses.replace(student, **larger)
-        return Choice(network, f"the student's backbone, the only one with weights, and {LARGER} times as wide after it")
+        return Choice(network, f"the student's backbone, for there are weights, and {LARGER} times its width after it")
     width = LARGER * student.backbone.width if student.backbone.name == "nets.resnet" else FULL_WIDTH
     depth = 18 if width <= FULL_WIDTH and student.backbone.name == "nets.resnet" else 34
     network = Network(_resnet(depth, min(int(width), FULL_WIDTH)), **larger)
@@ -84,7 +85,7 @@ def teacher(student: Network, *, initial: str = "") -> Choice:
 
 
 def backbone_in(file: str) -> configs.Recipe:
-    """The component of the network whose weights are in a file; WeightsError or ConfigError where it is none of ours."""
+    """The component of the network in a file of weights; WeightsError or ConfigError where it is none of ours."""
     path, part = parts.split(path_of(file))
     leaves, _ = names.to_jaxkd(parts.read_net(path, part=part).arrays)
     if any(name.startswith("features_") for name in leaves):
@@ -115,9 +116,10 @@ def _width(classes: int) -> int:
 
 
 def _resnet(depth: int, width: int, initial: str = "") -> configs.Recipe:
-    norm = {} if initial else {"norm": "group"} | ({"groups": GROUPS} if width < FULL_WIDTH else {})
+    norm: dict[str, Any] = {} if initial else {"norm": "group"} | ({"groups": GROUPS} if width < FULL_WIDTH else {})
     return component("nets.resnet", depth=depth, width=width, **norm)
 
 
 def _mobilenet(initial: str) -> configs.Recipe:
-    return component("nets.mobilenet", **({} if initial else {"norm": "group", "groups": GROUPS}))
+    norm: dict[str, Any] = {} if initial else {"norm": "group", "groups": GROUPS}
+    return component("nets.mobilenet", **norm)
