@@ -1,13 +1,13 @@
 """Remarks on a recipe's settings that do not suit its data."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from jaxkd import config as configs
 from jaxkd.data import loader, survey
 from jaxkd.data.base import Record, Source
 from jaxkd.derive import anchors, schedule, sizes
 from jaxkd.derive.base import boxes_of_objects
+from jaxkd.detectors import parts
 
 FITTED, BETTER = 0.8, 0.1  # share of objects with an anchor that is enough, and what is worth another size
 HIDDEN, LOST = 0.25, 0.15  # share of objects too small to be seen, and how many of these a larger picture would show
@@ -24,13 +24,13 @@ def remarks(train: Source, recipe: configs.Recipe) -> tuple[str, ...]:
     student = configs.build(recipe.student)
     objects = anchors.objects_in(train.records, loader_config)
     found = [_small(train.records, objects, loader_config), _short(len(train.records), recipe)]
-    if hasattr(student, "anchors"):
+    if isinstance(getattr(student, "anchors", None), parts.Anchors):
         detector = configs.module_of(student).build(student, classes=train.classes)
         found.insert(0, _unfit(objects, student.anchors, strides=detector.traits.strides))
     return tuple(filter(None, found))
 
 
-def _unfit(objects: anchors.Objects, config: Any, *, strides: Sequence[int]) -> str:
+def _unfit(objects: anchors.Objects, config: parts.Anchors, *, strides: Sequence[int]) -> str:
     """What is to be said of the anchors, or ""."""
     sizes_of_levels, levels = config.of_levels(), tuple(strides)
     fitted = anchors.recall(objects, anchors.Grid(levels, sizes_of_levels, config.ratios, config.offset), iou=0.5)
