@@ -60,6 +60,7 @@ def _data(data: configs.Recipe, out: Path, *, limit: int) -> int:
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.cli import data_page
     from jaxkd.data import loader, survey
+    from jaxkd.derive import remarks as settings
     from jaxkd.loading import prepare
 
     sources = prepare.load_sources(data, warn=False)  # the remarks say it
@@ -73,7 +74,10 @@ def _data(data: configs.Recipe, out: Path, *, limit: int) -> int:
         splits["val"] = survey.count(sources["val"], loader_config, short=loader_config.short[0])
         shared = survey.overlap(sources["train"], sources["val"], limit=limit)
     samples = {name: survey.sample(source, limit=limit) for name, source in sources.items()}
-    remarks = survey.remarks(splits, shared, samples, loader_config)
+    remarks = (
+        *survey.remarks(splits, shared, samples, loader_config),
+        *settings.remarks(sources["train"], config),
+    )
     report = data_page.Report(splits=splits, shared=shared, samples=samples, remarks=remarks)
     data_page.show(report)
     data_page.write(out, report, sources)

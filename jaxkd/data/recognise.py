@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxkd import phrases
 from jaxkd.config import closest
-from jaxkd.data.layouts import coco, refused, voc, yolo
+from jaxkd.data.layouts import coco, imagefolder, open_images, refused, voc, yolo
 from jaxkd.data.layouts.base import MAX_DEPTH, MAX_ENTRIES, SPLITS, Dataset, Tree, is_picture, walk
 from jaxkd.errors import ConfigError, DataError
 

@@ -101,7 +101,7 @@ def count(source: Source, loader_config: loader.Config, *, short: int) -> Split:
     crowd = _concatenated([record.crowd for record in records], (0,)).astype(bool)
     counts = np.array([len(record.boxes) for record in records])
     owners = np.repeat(np.arange(len(records)), counts)
-    resized = boxes * np.repeat(_factors(records, loader_config, short=short), counts, axis=0)
+    resized = boxes * np.repeat(factors(records, loader_config, short=short), counts, axis=0)
     sides = (resized[:, 2:] - resized[:, :2])[~crowd]
     with_objects = np.unique(owners[~crowd])
     areas = _areas(source)
@@ -237,7 +237,7 @@ def _concatenated(parts: Sequence[np.ndarray], empty: tuple[int, ...]) -> np.nda
     return np.concatenate([np.zeros(empty), *parts])
 
 
-def _factors(records: Sequence[Record], loader_config: loader.Config, *, short: int) -> np.ndarray:
+def factors(records: Sequence[Record], loader_config: loader.Config, *, short: int) -> np.ndarray:
     """Factors [n 4] by which the loader multiplies the boxes (x0, y0, x1, y1) of each record."""
     factors_of: dict[tuple[int, int], tuple[float, float]] = {}
     for height, width in {(record.height, record.width) for record in records}:

@@ -281,7 +281,10 @@ class FasterRCNN(AnchorBased):
     def _rpn(self) -> RPNHead:
         config = self.config
         return RPNHead(
-            config.neck.channels, anchors=len(config.anchors.ratios), depth=config.rpn.depth, dtype=config.dtype
+            config.neck.channels,
+            anchors=config.anchors.octaves * len(config.anchors.ratios),
+            depth=config.rpn.depth,
+            dtype=config.dtype,
         )
 
     @functools.cached_property
@@ -308,7 +311,7 @@ class FasterRCNN(AnchorBased):
             level_logits, level_deltas = apply(self._rpn, params["rpn"], level, valid)
             logits.append(level_logits.reshape(level.shape[0], -1))
             deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
-        anchors = self.anchors(features, batch, sizes=[(size,) for size in self.config.anchors.sizes])
+        anchors = self.anchors(features, batch, sizes=self.config.anchors.of_levels())
         return anchors, logits, deltas
 
     def _rpn_losses(

@@ -22,6 +22,13 @@ class Anchors:
     """Height / width of the anchors of every level."""
     offset: Share = 0.0
     """Where in its cell an anchor is centred; 0.5 is the middle."""
+    octaves: Count = 1
+    """Sizes of a level, each 2^(1/octaves) times the one before."""
+
+    def of_levels(self) -> tuple[tuple[float, ...], ...]:
+        """All sizes of each level, in pixels."""
+        factors = [2 ** (step / self.octaves) for step in range(self.octaves)]
+        return tuple(tuple(size * factor for factor in factors) for size in self.sizes)
 
 
 @dataclass(frozen=True)

@@ -252,11 +252,10 @@ class RetinaNet(AnchorBased):
     @functools.cached_property
     def _sizes(self) -> tuple[tuple[float, ...], ...]:
         """The anchors' sizes of each level."""
-        octaves, rounded = self.config.anchors.octaves, math.floor if self.config.compat.anchor_rounded else float
-        return tuple(
-            tuple(float(rounded(size * 2 ** (step / octaves))) for step in range(octaves))
-            for size in self.config.anchors.sizes
-        )
+        sizes = self.config.anchors.of_levels()
+        if not self.config.compat.anchor_rounded:
+            return sizes
+        return tuple(tuple(float(math.floor(size)) for size in level) for level in sizes)
 
     def _assign_targets(self, anchors: AnchorBoxes, batch: Batch) -> Regions:
         """The anchors of one picture with their targets; `anchors` and `batch` without their leading axes."""

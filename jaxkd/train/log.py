@@ -65,6 +65,12 @@ class Log:
         for threaded in self._sinks:
             threaded.submit(partial(threaded.sink.begin, start, earlier))
 
+    def lasts(self, steps: int) -> None:
+        """The run has so many steps, of which its epochs said nothing before the data were loaded."""
+        self._steps = steps
+        if self._bar is not None:
+            self._bar.update(self._task, total=steps)
+
     def report(
         self,
         step: int,

@@ -19,7 +19,7 @@ from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build, initial, prepare
 from jaxkd.ranges import Count, Natural, PartShare, Seed
-from jaxkd.train import checkpoint, hosts, mesh, optimizer, ownership, unused, view
+from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, unused, view
 from jaxkd.train.balance import Balance
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
@@ -48,8 +48,10 @@ class Config:
     """Decides initial weights, order of data and sampling."""
     batch: Count = 16
     """Pictures a step, over all devices."""
-    steps: Count = 90000
-    """Length of the run."""
+    steps: Natural = 90000
+    """Length of the run; 0 where `epochs` says it."""
+    epochs: Natural = 0
+    """Length of the run in passes over the training pictures, of which `steps` follows; 0 where `steps` says it."""
     accumulate: Count = 1
     """Micro-batches of a batch, computed one after another in the memory of one; see `train.step`."""
     devices: Natural = 0
@@ -84,6 +86,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
     """
     recipe = configs.with_absolute_paths(recipe).lock()
     config: Config = configs.build(recipe.train)
+    length.check(recipe)
     ownership.refuse_other(workdir, recipe)
     devices = mesh.make_mesh(config.devices)
     _check_batch(config, devices)
@@ -96,6 +99,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             lock.take()
             stack.callback(lock.release)
         sources = prepare.load_sources(recipe.data)
+        recipe, said = length.resolved(recipe, pictures=len(sources["train"].records))
+        config = configs.build(recipe.train)
         facts = _agreed_facts(recipe, workdir, sources)
         classes = sources["train"].classes
         student, loaded = build.detector(recipe.student, classes), prepare.load_teacher(recipe)
@@ -116,6 +121,9 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             state = checkpoint.restore(workdir / CHECKPOINTS, resumed, state)
             origin = f"Going on from the checkpoint at step {resumed.step}."
         _introduce(log, sources, classes, origin, devices)
+        if said:
+            log.say(said)
+            log.lasts(config.steps)
         for sentence in unused.sentences(recipe):
             log.say(sentence)
         if teacher is not None and (note := prepare.class_columns(teacher.detector.classes, classes)[1]):

@@ -55,7 +55,8 @@ def claim(workdir: Path, recipe: configs.Recipe) -> None:
 def binding(recipe: Any, *, part: str = "", paths: Collection[str] = configs.PATHS) -> Any:
     """The part of a recipe's JSON that has to stay equal when a run goes on: all fields but FREE.
 
-    A path counts as set or not; its content is compared by `check_facts`.
+    A path counts as set or not; its content is compared by `check_facts`. Steps that follow of epochs are left out:
+    they follow of the training data too, which `check_facts` compares.
     """
     if not isinstance(recipe, dict):
         return recipe
@@ -63,7 +64,7 @@ def binding(recipe: Any, *, part: str = "", paths: Collection[str] = configs.PAT
     return {
         name: bool(value) if name in paths else binding(value, part=name, paths=configs.paths_below(paths, name))
         for name, value in recipe.items()
-        if name not in FREE.get(part, ())
+        if name not in FREE.get(part, ()) and not (part == "train" and name == "steps" and recipe.get("epochs"))
     }
 
 

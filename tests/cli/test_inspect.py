@@ -104,6 +104,12 @@ def test_a_recipe_can_be_overridden(project, out):
     assert "8 pictures of train with more than max_objects=1 boxes; 2 would keep all of them." in outcome.out
 
 
+def test_anchors_that_fit_no_object_are_remarked(project, out):
+    outcome = inspect(project, out, "--config.student.anchors.sizes=(256.0,512.0,1024.0,2048.0)")
+    assert outcome.code == 0
+    assert "Only 0 % of the training objects have an anchor of IoU 0.5; with student.anchors.sizes=(" in outcome.out
+
+
 def test_the_same_pictures_in_both(project, out):
     outcome = inspect(project, out, f"--config.data.val.annotations={project.folder / 'train.json'}")
     assert outcome.code == 0

@@ -91,7 +91,7 @@ def test_the_resize_is_that_of_the_loader():
     source = shapes.load(shapes.Config(count=6, size=(90, 130)))
     for short in (40, 70):
         loader_config = loader.Config(buckets=((64, 96),), short=(short,), long=80)
-        factors = survey._factors(source.records, loader_config, short=short)
+        factors = survey.factors(source.records, loader_config, short=short)
         batches = loader.eval_batches(source, loader_config, batch=1)
         for batch in batches:
             record = source.records[int(batch.ids[0])]

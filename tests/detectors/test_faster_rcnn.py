@@ -131,3 +131,21 @@ def test_agnostic_boxes():
 
 def _regions(detector, params, features, batch):
     return detector.sample_regions(params, features, batch, KEYS)[0]
+
+
+def test_octaves_are_more_anchors_of_each_cell():
+    sizes = (8.0, 16.0, 32.0, 64.0)
+    detector = build.detector(tiny.detector(anchors={"sizes": sizes, "octaves": 2}), CLASSES)
+    shapes = jax.eval_shape(detector.init, jax.random.key(0))
+    assert shapes["rpn"]["logits"]["kernel"].shape[-1] == 6
+    assert shapes["rpn"]["deltas"]["kernel"].shape[-1] == 24
+    batch = batch_in((64, 96))
+    features = jax.eval_shape(detector.features, shapes, batch)
+    anchors = detector.anchors(features, batch, sizes=detector.config.anchors.of_levels())
+    assert anchors.boxes.shape == (6 * (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3), 4)
+    sides = np.sqrt((anchors.boxes[:, 2:] - anchors.boxes[:, :2]).prod(-1))
+    np.testing.assert_allclose(sides[:6], [8.0, 8 * 2**0.5] * 3, rtol=1e-6)
+    regions = jax.eval_shape(
+        lambda params, batch: _regions(detector, params, detector.features(params, batch), batch), shapes, batch
+    )
+    assert regions.boxes.shape == (4, 32, 4)

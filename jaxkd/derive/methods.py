@@ -1,0 +1,112 @@
+"""Distillation methods with the weights and scales that small detectors want."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxkd import config as configs
+from jaxkd import phrases
+from jaxkd.config import component
+from jaxkd.data.base import Record
+from jaxkd.derive.base import Choice
+from jaxkd.errors import ConfigError
+
+NAMES = ("auto", "tar", "gkd", "tar+gkd", "mimic")
+OFF, LECUN = {"weight": 0.0}, {"init": "lecun"}
+MEASURED, NO_REGIONS = "measured on blood cells", "the teacher does not predict for the student's regions"
+FEATURE_WEIGHT, ANSWER_WEIGHT = 0.1, 2.0  # of TAR on blood cells, where the paper's would drown the detection loss
+ENOUGH = 200  # pictures from which on prototypes are worth their search
+REFRESHES = 11  # selections of prototypes in a run
+MIN_SIDE = 30.0  # of GKD's paper, in pixels of the original picture
+
+
+def chosen(name: str, *, pictures: int, two_stage: bool) -> Choice:
+    """The methods of a name such as "tar+gkd"; "auto" is TAR, with GKD for two detectors of two stages.
+
+    Raises ConfigError for another name.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"There is no method {name!r}; take {phrases.listed(NAMES)}.")
+    if name != "auto":
+        return Choice(tuple(name.split("+")), "as asked for")
+    if two_stage and pictures >= ENOUGH:
+        return Choice(("tar", "gkd"), f"both detectors have two stages, and there are {ENOUGH} pictures or more")
+    words = f"fewer than {ENOUGH} pictures" if two_stage else "the teacher is no detector of two stages"
+    return Choice(("tar",), words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What methods follow of."""
+
+    scales: Mapping[str, float]  # as `anchors.canonical_scales` gives them
+    epochs: int
+    least_side: Choice
+    two_stage: bool  # whether the teacher predicts for the student's regions
+    alike: bool  # whether both detectors have equal levels
+
+
+def of(name: str, setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
+    """The component of one method, and the reasons of its fields."""
+    return {"tar": _tar, "gkd": _gkd, "mimic": _mimic}[name](setting)
+
+
+def _tar(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
+    """TAR; without classes and boxes for a teacher that does not predict for the student's regions."""
+    answers = {"weight": ANSWER_WEIGHT} if setting.two_stage else OFF
+    fields = {
+        "feature": {"weight": FEATURE_WEIGHT, "canonical_scale": setting.scales["tar"]},
+        "classification": answers,
+        "box": answers,
+        "adapter": LECUN,
+    }
+    words = MEASURED if setting.two_stage else NO_REGIONS
+    reasons = {"feature": f"{MEASURED}; the scale is that of the pooling", "classification": words, "box": words}
+    return component("distill.task_adaptive", **fields), _reasons(fields, reasons)
+
+
+def _gkd(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
+    """GKD, whose prototypes are chosen about eleven times in a run."""
+    every = max(round(setting.epochs / REFRESHES), 1)
+    fields: dict[str, Any] = {
+        "canonical_scale": setting.scales["gkd"],
+        "start_epoch": every,
+        "refresh_every": every,
+        "prototypes": {"min_side": setting.least_side.value},
+    }
+    reasons = {
+        "canonical_scale": "a quarter of the pooling's, as 56 is to 224 for COCO",
+        "start_epoch": "random numbers have no prototypes worth having",
+        "refresh_every": f"some {REFRESHES} times in a run",
+        "prototypes": setting.least_side.words,
+    }
+    if not setting.two_stage:
+        fields, reasons = fields | {"soft": OFF}, reasons | {"soft": NO_REGIONS}
+    if not setting.alike:
+        fields, reasons = fields | {"levels": "common"}, reasons | {"levels": "the teacher may have others"}
+    return component("distill.global_knowledge", **fields), _reasons(fields, reasons)
+
+
+def _mimic(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
+    """Imitation of features alone."""
+    del setting
+    fields = {"adapter": LECUN, "weight": FEATURE_WEIGHT}
+    return component("distill.mimic", **fields), _reasons(fields, {"weight": MEASURED})
+
+
+def _reasons(fields: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Choice]:
+    return {name: Choice(fields[name], text) for name, text in words.items()}
+
+
+def least_side(records: Sequence[Record]) -> Choice:
+    """The least side of GKD's prototypes in pixels of the original picture: 30, or less for small objects."""
+    by_class: dict[int, list[np.ndarray]] = {}
+    for record in records:
+        sides = (record.boxes[:, 2:] - record.boxes[:, :2]).min(-1)
+        for label in set(record.labels[~record.crowd].tolist()):
+            by_class.setdefault(label, []).append(sides[~record.crowd & (record.labels == label)])
+    medians = [float(np.median(np.concatenate(sides))) for sides in by_class.values()]
+    side = float(np.floor(min([MIN_SIDE, *medians])))
+    return Choice(side, "half of the objects of every class, or more, are wider and higher")

@@ -1,0 +1,234 @@
+"""Recipes of a teacher, of a student alone and of a student taught, derived from data and a few options."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxkd import config as configs
+from jaxkd import phrases
+from jaxkd.config import component, recipe
+from jaxkd.data.base import Source
+from jaxkd.derive import anchors, methods, regions, schedule, sizes
+from jaxkd.derive import student as networks
+from jaxkd.derive.base import Choice, Reason
+from jaxkd.errors import ConfigError
+
+STRIDES = (4, 8, 16, 32)  # of the derived detectors' levels
+OCTAVES = 2  # of their anchors
+SIZES = {"fast": (10.0, 0.5), "balanced": (16.0, 1.0), "accurate": (24.0, 2.0)}  # wanted side; factor on PIXELS
+PIXELS = {"cpu": 320**2, "gpu": 640**2, "tpu": 640**2}
+SHORTER = (18, 17, 16, 15)  # eighteenths of the short side among which a teacher's pictures vary
+SHORT_STEP = 8  # pixels
+TEACHER = "teacher:"  # in front of settings of the teacher's recipe that differ from the student's
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked for; the rest is derived. Raises ConfigError for a size or platform that there is not."""
+
+    student: str = "auto"  # one of `student.NAMES`
+    size: str = "balanced"  # a key of SIZES
+    method: str = "auto"  # one of `methods.NAMES`
+    platform: str = "cpu"  # a key of PIXELS
+    devices: int = 1
+    seed: int = 0
+    epochs: int = 0  # of the student; 0 to derive them
+    initial: str = ""  # file of weights of the student's backbone
+    teacher: str = ""  # a teacher's folder or file; empty for one that is trained on the same data
+    teacher_initial: str = ""  # file of weights of the backbone of a teacher that is trained
+    teacher_folder: str = "runs/teacher/student"  # where a teacher that is trained will be
+    two_stage: bool = True  # whether the teacher is a detector of two stages; one that is trained is
+
+    def __post_init__(self):
+        for name, choices in (("size", SIZES), ("platform", PIXELS)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"There is no {name} {getattr(self, name)!r}; take {phrases.listed([*choices])}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """The derived recipes, and the reasons of their settings."""
+
+    recipes: dict[str, configs.Recipe]  # "teacher" where one is trained, "alone" and "taught"
+    reasons: tuple[Reason, ...]
+    pictures: dict[str, int]  # their numbers in "train" and "val"
+    classes: int
+
+
+def derive(train: Source, val: Source, *, data: Mapping[str, configs.Recipe], options: Options) -> Derived:
+    """The recipes for these sources.
+
+    Args:
+      train, val: the sources, with one list of classes.
+      data: their components, under "train" and "val".
+      options: what is asked for.
+
+    Raises DataError where no training picture has an object, ConfigError for options that there are not, and
+    WeightsError for a file of weights of no known backbone.
+    """
+    notes = _Notes()
+    loader = _loader_fields(train, val, options, notes)
+    network, words = networks.student(options.student, classes=len(train.classes), initial=options.initial)
+    notes.take("student.backbone", Choice(network.backbone, words))
+    parts = _shared_parts(train, loader, notes)
+    run = _Run(len(train.records), len(val.records), options)
+    alone = _recipe(network, parts, {**data, "loader": component("data.loader", **loader)}, run, notes)
+    recipes = {"alone": alone, "taught": _taught(alone, train, options, notes)}
+    if not options.teacher:
+        notes = notes.of_teacher()
+        network, words = networks.teacher(network, initial=options.teacher_initial)
+        notes.take("student.backbone", Choice(network.backbone, words))
+        loader = loader | {"short": notes.take("data.loader.short", _shorts(loader["short"][0]))}
+        run = dataclasses.replace(run, times=schedule.TEACHER_LENGTH)
+        teacher = _recipe(network, parts, {**data, "loader": component("data.loader", **loader)}, run, notes)
+        recipes = {"teacher": teacher} | recipes
+    return Derived(recipes, tuple(notes.reasons), {"train": run.pictures, "val": run.scored}, len(train.classes))
+
+
+class _Notes:
+    """The reasons, noted as values are taken."""
+
+    def __init__(self, reasons: list[Reason] | None = None, prefix: str = ""):
+        self.reasons, self._prefix = [] if reasons is None else reasons, prefix
+
+    def of_teacher(self) -> "_Notes":
+        """The same reasons, to which those of the teacher's recipe are added."""
+        return _Notes(self.reasons, TEACHER)
+
+    def take(self, setting: str, choice: Choice) -> Any:
+        """The value of a choice, whose reason is noted."""
+        self.reasons.append(Reason(f"{self._prefix}{setting}", *choice))
+        return choice.value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the length of a run and its evaluations follow of."""
+
+    pictures: int
+    scored: int  # pictures of an evaluation
+    options: Options
+    times: int = 1  # as long as the student's run
+
+    def fields(self, network: networks.Network, notes: _Notes) -> dict[str, configs.Recipe]:
+        """The components "optimizer" and "train" for this network."""
+        options = self.options
+        batch = schedule.batch(self.pictures, platform=options.platform, devices=options.devices)
+        notes.take("train.batch", batch)
+        epochs = schedule.epochs(self.pictures, batch=batch.value, wanted=options.epochs, times=self.times)
+        steps = schedule.steps_of(epochs.value, self.pictures, batch=batch.value)
+        seconds = schedule.assumed_seconds(self.scored, batch=batch.value)
+        every = schedule.evaluations(steps, **seconds)
+        return {
+            "optimizer": _optimizer(network.start, batch.value, notes),
+            "train": component(
+                "train.loop",
+                seed=notes.take("train.seed", Choice(options.seed, "decides weights, order and sampling")),
+                batch=batch.value,
+                steps=notes.take("train.steps", Choice(0, f"the epochs say it: {steps} steps")),
+                epochs=notes.take("train.epochs", epochs),
+                evaluate_every=notes.take("train.evaluate_every", every),
+                evaluate_batch=notes.take("train.evaluate_batch", Choice(batch.value, "as in training")),
+                ema_decay=notes.take("train.ema_decay", schedule.ema(batch.value)),
+            ),
+        }
+
+
+def _optimizer(start: schedule.Start, batch: int, notes: _Notes) -> configs.Recipe:
+    rate, words = schedule.rate(start, batch=batch)
+    fields = dataclasses.asdict(rate)
+    from_where = {"random": "all weights start from random numbers", "pretrained": "the backbone is pretrained"}
+    reasons = {"kind": from_where[start], "learning_rate": words}
+    for name, value in fields.items():
+        notes.take(f"optimizer.{name}", Choice(value, reasons.get(name, "as measured with this rate on blood cells")))
+    return component("train.optimizer", **fields)
+
+
+def _recipe(
+    network: networks.Network, parts: dict[str, Any], data: Mapping[str, configs.Recipe], run: _Run, notes: _Notes
+) -> configs.Recipe:
+    """The recipe of a run without a teacher."""
+    channels, hidden = network.channels, network.hidden
+    notes.take("student.neck", Choice(channels, "channels in proportion to the backbone's; four levels are enough"))
+    notes.take("student.head", Choice(hidden, "width in proportion to the pyramid's"))
+    if network.initial:
+        notes.take("initial", Choice(network.initial, "the backbone's weights"))
+        notes.take("student.frozen_stages", Choice(network.frozen_stages, "the first stages are good as they are"))
+    return recipe(
+        student=component(
+            "detectors.faster_rcnn",
+            backbone=network.backbone,
+            neck=component("nets.fpn", channels=channels, extra="none"),
+            head={"hidden": hidden},
+            frozen_stages=network.frozen_stages,
+            **parts,
+        ),
+        initial=network.initial,
+        data=data,
+        **run.fields(network, notes),
+    )
+
+
+def _loader_fields(train: Source, val: Source, options: Options, notes: _Notes) -> dict[str, Any]:
+    """The fields of `data.loader`."""
+    wanted, factor = SIZES[options.size]
+    size = sizes.working_size(train.records, wanted=wanted, pixels=int(factor * PIXELS[options.platform]))
+    short, long = size.value
+    pictures = [*train.records, *val.records]
+    return {
+        "short": notes.take("data.loader.short", Choice((short,), size.words)),
+        "long": notes.take("data.loader.long", Choice(long, "the long side of most pictures, rounded up to 32")),
+        "buckets": notes.take("data.loader.buckets", sizes.buckets(pictures, short=short, long=long)),
+        "max_objects": notes.take("data.loader.max_objects", sizes.max_objects(train.records)),
+        **_augmentation(train, options, notes),
+    }
+
+
+def _augmentation(train: Source, options: Options, notes: _Notes) -> dict[str, Any]:
+    """The fields of `data.loader` that vary training pictures: the place for a preset by the number of pictures."""
+    del train, options, notes
+    return {}
+
+
+def _shorts(short: int) -> Choice:
+    """Short sides among which a teacher's pictures vary."""
+    value = tuple(SHORT_STEP * round(share * short / SHORTER[0] / SHORT_STEP) for share in SHORTER)
+    return Choice(tuple(dict.fromkeys(value)), "pictures of several sizes, for a large network learns few by heart")
+
+
+def _shared_parts(train: Source, loader: Mapping[str, Any], notes: _Notes) -> dict[str, Any]:
+    """The parts of the detectors that student and teacher share: anchors, pooling, and numbers of regions."""
+    objects = anchors.objects_in(train.records, configs.build(component("data.loader", **loader)))
+    ladder = notes.take("student.anchors", anchors.ladder(objects, strides=STRIDES, octaves=OCTAVES))
+    scale = anchors.canonical_scales(ladder[0], stride=STRIDES[0])["pooling"]
+    words = "seven times the finest anchors, as 224 is to 32 for COCO"
+    pixels = max(height * width for height, width in loader["buckets"])
+    counts = regions.counts(pixels, max_objects=loader["max_objects"])
+    return {
+        "anchors": {"sizes": ladder, "octaves": OCTAVES},
+        "pooling": {"canonical_scale": notes.take("student.pooling", Choice(scale, words))},
+        **{name: notes.take(f"student.{name}", choice) for name, choice in counts.items()},
+    }
+
+
+def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Notes) -> configs.Recipe:
+    """The student's recipe with a teacher and methods."""
+    out = alone.copy_and_resolve_references()
+    two_stage = options.two_stage or not options.teacher
+    names = notes.take("distill", methods.chosen(options.method, pictures=len(train.records), two_stage=two_stage))
+    setting = methods.Setting(
+        scales=anchors.canonical_scales(alone.student.anchors.sizes[0], stride=STRIDES[0]),
+        epochs=alone.train.epochs,
+        least_side=methods.least_side(train.records),
+        two_stage=two_stage,
+        alike=not options.teacher,
+    )
+    words = "as given" if options.teacher else "where the one that is trained here will be"
+    with out.unlocked():
+        out.teacher = notes.take("teacher", Choice(options.teacher or options.teacher_folder, words))
+        for name in names:
+            method, reasons = methods.of(name, setting)
+            out.distill[name] = method
+            for field, choice in reasons.items():
+                notes.take(f"distill.{name}.{field}", choice)
+    return out.lock()

@@ -1,0 +1,124 @@
+"""Length of a run, batch, learning rate, moving average and evaluations, by the number of pictures."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from jaxkd.derive.base import Choice, rounded_up
+from jaxkd.errors import ConfigError
+
+COCO_EPOCHS, COCO_LIKE = 12, 20_000  # the 1x schedule, and from how many pictures on it is enough
+MOST_EPOCHS, LEAST_STEPS = 80, 600
+MEASURED_BATCH = 8  # at which the learning rates and the moving average were measured
+BATCH = {"cpu": 8, "gpu": 16, "tpu": 16}
+LEAST_BATCHES = 8  # of an epoch
+EVALUATIONS, EVALUATION_SHARE = 10, 0.1  # most of a run, and most of its time
+FORWARD_SHARE = 1 / 3  # time of detecting on a batch, where nothing was measured, of a training step
+TEACHER_LENGTH = 2  # a teacher that is trained here learns for so many times the steps of its student
+USABLE, LEAST_EPOCHS, ENOUGH_EPOCHS = 0.9, 6, 12  # of the minutes; of a run that fits into them; of a good one
+
+Start = Literal["random", "pretrained"]
+
+
+def batch(pictures: int, *, platform: str, devices: int) -> Choice:
+    """Pictures a step: halved until an epoch has eight steps, and a multiple of the devices."""
+    number = wanted = BATCH[platform]
+    while number > 1 and number * LEAST_BATCHES > pictures:
+        number //= 2
+    words = f"the usual batch on a {platform}" if number == wanted else f"{LEAST_BATCHES} steps an epoch at least"
+    if devices > 1:
+        number, words = max(number // devices, 1) * devices, f"{words}, a multiple of {devices} devices"
+    return Choice(number, words)
+
+
+def epochs(pictures: int, *, batch: int, wanted: int = 0, times: int = 1) -> Choice:
+    """Passes over so many training pictures: those `wanted`, or 0 to derive them; `times` as many for a teacher."""
+    number = min(max(round(COCO_EPOCHS * (COCO_LIKE / pictures) ** (1 / 3)), COCO_EPOCHS), MOST_EPOCHS)
+    words = f"{COCO_EPOCHS} from {COCO_LIKE} pictures on, for {pictures} more by the third root"
+    if wanted:
+        number, words = wanted, "as asked for"
+    elif steps_of(number, pictures, batch=batch) < LEAST_STEPS:
+        number, words = math.ceil(LEAST_STEPS * batch / pictures), f"{LEAST_STEPS} steps at least"
+    return Choice(number * times, words if times == 1 else f"{times} times the student's {number}")
+
+
+def steps_of(epochs: int, pictures: int, *, batch: int) -> int:
+    """The steps of so many epochs, as `train.length` resolves them."""
+    return math.ceil(epochs * pictures / batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Fields of `train.optimizer`."""
+
+    kind: Literal["sgd", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    schedule: Literal["cosine"] = "cosine"
+    clip_norm: float = 10.0
+
+
+def rate(start: Start, *, batch: int, dense: bool = False) -> tuple[Rate, str]:
+    """The optimizer's fields, and the reason of the learning rate; a `dense` detector has half of SGD's.
+
+    AdamW from random numbers, SGD from a pretrained backbone, as measured on blood cells.
+    """
+    if start == "random":
+        value = Rate("adamw", _short(0.003 * math.sqrt(batch / MEASURED_BATCH)), 0.05, warmup_steps=50)
+        return value, f".003 at a batch of {MEASURED_BATCH}, with the batch's root"
+    value = Rate("sgd", _short(0.02 * batch / MEASURED_BATCH / (2 if dense else 1)), 1e-4, warmup_steps=100)
+    measured = ".01 for a detector of one stage" if dense else ".02"
+    return value, f"{measured} at a batch of {MEASURED_BATCH}, in proportion to the batch"
+
+
+def ema(batch: int) -> Choice:
+    """Decay of the moving average of the weights."""
+    return Choice(
+        round(0.998 ** (MEASURED_BATCH / batch), 6),
+        f".998 at a batch of {MEASURED_BATCH}, as many pictures at another",
+    )
+
+
+def evaluations(steps: int, *, step_seconds: float, evaluation_seconds: float) -> Choice:
+    """Steps between two evaluations: up to ten of a run, in at most a tenth of its time."""
+    number = int(EVALUATION_SHARE * steps * step_seconds / evaluation_seconds)
+    number = min(max(number, 1), EVALUATIONS)
+    return Choice(rounded_up(steps / number, 1), f"{number} evaluations, which take at most a tenth of the time")
+
+
+def assumed_seconds(pictures: int, *, batch: int) -> dict[str, float]:
+    """Seconds for `evaluations` where nothing was measured: a step takes 1, and to detect on a batch a third of it."""
+    return {"step_seconds": 1.0, "evaluation_seconds": FORWARD_SHARE * rounded_up(pictures / batch, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Seconds that were measured on this machine; a step's are 0 where that run is not made."""
+
+    taught_step: float
+    alone_step: float
+    teacher_step: float
+    rest: float  # compiling, the teacher's check, evaluations and export
+
+
+def steps_in(minutes: int | float, measured: Measured, *, pictures: int, batch: int, anyway: bool = False) -> Choice:
+    """The steps of the student's runs so that all runs end in so many minutes.
+
+    Raises ConfigError where these are less than 6 epochs, unless `anyway`, and where not a step is left.
+    """
+    each = measured.taught_step + measured.alone_step + TEACHER_LENGTH * measured.teacher_step
+    steps = int((60 * USABLE * minutes - measured.rest) / each)
+    needed = steps_of(LEAST_EPOCHS, pictures, batch=batch)
+    if steps < (1 if anyway else needed):
+        enough = (steps_of(ENOUGH_EPOCHS, pictures, batch=batch) * each + measured.rest) / (60 * USABLE)
+        raise ConfigError(
+            f"In {minutes:g} minutes {max(steps, 0)} steps can be made, which are less than {LEAST_EPOCHS} epochs of "
+            f"{pictures} pictures; {ENOUGH_EPOCHS} take {math.ceil(enough)} minutes."
+        )
+    return Choice(steps, f"what {minutes:g} minutes hold, at {each:.2g} s for a step of every run")
+
+
+def _short(number: float) -> float:
+    """The number with three digits."""
+    return float(f"{number:.3g}")

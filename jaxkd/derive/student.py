@@ -1,0 +1,125 @@
+"""Networks of student and teacher: by name, by the number of classes, or by a file of backbone weights."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from jaxkd import config as configs
+from jaxkd import phrases
+from jaxkd.config import component
+from jaxkd.derive.base import Choice
+from jaxkd.derive.schedule import Start
+from jaxkd.errors import ConfigError
+from jaxkd.nets.resnet import BLOCKS
+from jaxkd.paths import path_of
+from jaxkd.weights import names, parts
+
+NARROWEST, WIDEST = 8, 32  # of the ResNet-10 that the number of classes decides
+FULL_WIDTH = 64  # of published residual networks
+GROUPS = 8  # of group norm in narrow networks
+LARGER = 4  # times the channels of a student's pyramid and head are its teacher's
+NAMES = ("auto", "tiny", "small", "mobilenet", "r18")
+PUBLISHED = ("mobilenet", "r18")  # those for which backbone weights are published
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The learned parts of a detector, and the weights that its backbone starts from."""
+
+    backbone: configs.Recipe
+    channels: int  # of the pyramid
+    hidden: int  # width of the head
+    initial: str = ""  # file of backbone weights; empty to start from random numbers
+
+    @property
+    def start(self) -> Start:
+        """What the backbone starts from."""
+        return "pretrained" if self.initial else "random"
+
+    @property
+    def frozen_stages(self) -> int:
+        """Stages of the backbone that are not trained: of a pretrained one the stem and the first."""
+        return 1 if self.initial else -1
+
+
+def student(name: str, *, classes: int, initial: str = "") -> Choice:
+    """The student's network by its name: "tiny", "small", "mobilenet", "r18", or "auto".
+
+    "auto" is the network of the file `initial`, or without one a ResNet-10 whose width the number of classes decides.
+    Raises ConfigError for another name, and one for which no backbone weights fit; WeightsError for an unknown file.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"There is no student {name!r}; take {phrases.listed(NAMES)}.")
+    if initial and name not in ("auto", *PUBLISHED):
+        raise ConfigError(
+            f"The student {name} starts from random numbers, so {initial} is of no use; take "
+            f"{' or '.join(PUBLISHED)}, or auto for the network of the file."
+        )
+    if initial and name == "auto":
+        return Choice(_wide(backbone_in(initial), initial), f"the network in {initial}")
+    if name == "mobilenet":
+        return Choice(_wide(_mobilenet(initial), initial), "a MobileNetV2, as asked for")
+    if name == "r18":
+        return Choice(_wide(_resnet(18, FULL_WIDTH, initial), initial), "a ResNet-18, as asked for")
+    width = {"tiny": NARROWEST, "small": 2 * NARROWEST}.get(name) or _width(classes)
+    words = "as asked for" if name != "auto" else f"{phrases.counted(classes, 'class')}, nothing pretrained"
+    return Choice(Network(_resnet(10, width), channels=2 * width, hidden=8 * width), f"{words}: a ResNet-10")
+
+
+def teacher(student: Network, *, initial: str = "") -> Choice:
+    """The network of a teacher that is trained on the same data: a larger one of the student's family.
+
+    With a file of backbone weights, `initial` or else the student's, it is the network of that file.
+    """
+    larger: dict[str, Any] = {"channels": LARGER * student.channels, "hidden": LARGER * student.hidden}
+    if initial:
+        return Choice(Network(backbone_in(initial), initial=initial, **larger), f"the network in {initial}")
+    if student.initial:
+        network = dataclasses.replace(student, **larger)
+        return Choice(network, f"the student's backbone, for there are weights, and {LARGER} times its width after it")
+    width = LARGER * student.backbone.width if student.backbone.name == "nets.resnet" else FULL_WIDTH
+    depth = 18 if width <= FULL_WIDTH and student.backbone.name == "nets.resnet" else 34
+    network = Network(_resnet(depth, min(int(width), FULL_WIDTH)), **larger)
+    return Choice(network, f"larger than the student in depth and width: a ResNet-{depth}")
+
+
+def backbone_in(file: str) -> configs.Recipe:
+    """The component of the network in a file of weights; WeightsError or ConfigError where it is none of ours."""
+    path, part = parts.split(path_of(file))
+    leaves, _ = names.to_jaxkd(parts.read_net(path, part=part).arrays)
+    if any(name.startswith("features_") for name in leaves):
+        return _mobilenet(file)
+    blocks = [re.match(r"layer(\d)_(\d+)/", name) for name in leaves]
+    counts = tuple(
+        1 + max((int(block[2]) for block in blocks if block and int(block[1]) == stage), default=-1)
+        for stage in range(1, 5)
+    )
+    bottleneck = any("/conv3/" in name for name in leaves)
+    for depth, known in BLOCKS.items():
+        if known == counts and (depth >= 50) == bottleneck:
+            return _resnet(depth, FULL_WIDTH, file)
+    raise ConfigError(
+        f"{file} holds no backbone that a student is made of; give the weights of a MobileNetV2 or of a ResNet-18, 34, "
+        "50 or 101."
+    )
+
+
+def _wide(backbone: configs.Recipe, initial: str) -> Network:
+    large = backbone.name == "nets.resnet"
+    return Network(backbone, channels=128 if large else 64, hidden=512 if large else 256, initial=initial)
+
+
+def _width(classes: int) -> int:
+    """8 below 16 classes, 16 below 64, 32 above."""
+    return min(max(NARROWEST * 2 ** math.floor(math.log2(classes / 4) / 2), NARROWEST), WIDEST)
+
+
+def _resnet(depth: int, width: int, initial: str = "") -> configs.Recipe:
+    norm: dict[str, Any] = {} if initial else {"norm": "group"} | ({"groups": GROUPS} if width < FULL_WIDTH else {})
+    return component("nets.resnet", depth=depth, width=width, **norm)
+
+
+def _mobilenet(initial: str) -> configs.Recipe:
+    norm: dict[str, Any] = {} if initial else {"norm": "group", "groups": GROUPS}
+    return component("nets.mobilenet", **norm)

@@ -1,0 +1,253 @@
+"""Derived recipes: golden numbers, what options change, and the file that gives them again."""
+
+import itertools
+import re
+
+import drawn
+import jax
+import pytest
+
+from jaxkd import config as configs
+from jaxkd.config import component
+from jaxkd.derive import anchors, explain, recipes
+from jaxkd.derive import remarks as settings
+from jaxkd.derive import sizes as sizes_of
+from jaxkd.errors import ConfigError, DataError
+from jaxkd.loading import build, prepare
+from jaxkd.train import unused
+
+DATA = {
+    "train": component("data.coco", images="mine/images", annotations="mine/train.json"),
+    "val": component("data.coco", images="mine/images", annotations="mine/val.json"),
+}
+
+
+def source(name):
+    return {
+        "cells": lambda: drawn.scattered(240, sides=(60, 260), rare=0.07, rare_side=36),
+        "specks": lambda: drawn.scattered(60, sides=(8, 40), size=(300, 400), each=30),
+        "mixed": lambda: drawn.Drawn(
+            [
+                *drawn.scattered(300, sides=(20, 300)).records,
+                *drawn.scattered(300, sides=(20, 300), size=(640, 480)).records,
+            ]
+        ),
+    }[name]()
+
+
+def derive(train, **options):
+    return recipes.derive(train, drawn.Drawn(train.records[:50]), data=DATA, options=recipes.Options(**options))
+
+
+def numbers(derived):
+    """What is derived from data, of the student's recipe and then of its teacher's."""
+    alone, teacher = derived.recipes["alone"], derived.recipes["teacher"]
+    loader = alone.data.loader
+    return (
+        (loader.short[0], loader.long, loader.buckets, loader.max_objects),
+        (alone.student.anchors.sizes[0], alone.student.pooling.canonical_scale, alone.student.rpn.post_nms_test),
+        (alone.train.batch, alone.train.epochs, alone.train.evaluate_every, alone.optimizer.learning_rate),
+        (
+            teacher.student.backbone.depth,
+            teacher.student.neck.channels,
+            teacher.train.epochs,
+            teacher.data.loader.short,
+        ),
+        tuple(sorted(derived.recipes["taught"].distill)),
+    )
+
+
+GOLDEN = {
+    "cells": (
+        (160, 224, ((160, 224),), 20),
+        (14.25, 99.8, 160),
+        (8, 52, 156, 0.003),
+        (18, 64, 104, (160, 152, 144, 136)),
+        ("gkd", "tar"),
+    ),
+    "specks": (
+        (288, 384, ((288, 384),), 40),
+        (11.31, 79.2, 256),
+        (4, 80, 120, 0.00212),
+        (18, 64, 160, (288, 272, 256, 240)),
+        ("tar",),
+    ),
+    "mixed": (
+        (288, 384, ((288, 384), (384, 288)), 20),
+        (16.0, 112.0, 256),
+        (8, 39, 293, 0.003),
+        (18, 64, 78, (288, 272, 256, 240)),
+        ("gkd", "tar"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_numbers_golden(name):
+    assert numbers(derive(source(name))) == GOLDEN[name]
+
+
+OPTIONS = [
+    {},
+    {"student": "mobilenet", "size": "accurate", "platform": "gpu", "devices": 4, "method": "tar"},
+    {"student": "r18", "size": "fast", "method": "gkd", "epochs": 7, "seed": 3},
+    {"student": "small", "method": "mimic", "teacher": 'there\'s/a "teacher".pth'},
+    {"teacher": "retinanet.pth", "two_stage": False, "method": "tar+gkd", "platform": "tpu"},
+]
+
+
+@pytest.mark.parametrize(("name", "options"), [*itertools.product(GOLDEN, OPTIONS)])
+def test_the_file_gives_the_recipes_again(name, options, tmp_path):
+    derived = derive(source(name), **options)
+    file = tmp_path / "mine.py"
+    file.write_text(explain.module(derived), encoding="utf-8")
+    assert set(derived.recipes) == {"alone", "taught"} | ({"teacher"} if not options.get("teacher") else set())
+    for argument, recipe in derived.recipes.items():
+        assert configs.dump(configs.load_recipe(file, argument)) == configs.dump(recipe)
+        assert unused.sentences(recipe) == []
+        for part in (recipe.student, recipe.optimizer, recipe.train, *recipe.data.values(), *recipe.distill.values()):
+            configs.build(part)
+
+
+def test_every_number_of_the_file_has_a_reason_beside_or_above():
+    text = explain.module(derive(source("cells")))
+    assert re.findall(r"^(?:import|from) .*", text, re.MULTILINE) == ["from jaxkd.config import component, recipe"]
+    lines = text.split('"""')[2].splitlines()
+    with_numbers = [index for index, line in enumerate(lines) if re.search(r"[=:(] ?-?\d", line.partition("#")[0])]
+    assert len(with_numbers) > 25
+    for index in with_numbers:
+        assert "  # " in lines[index] or lines[index - 1].lstrip().startswith("# "), lines[index]
+    assert max(map(len, lines)) <= 120
+
+
+def test_reasons_are_of_settings_that_the_recipes_have():
+    derived = derive(source("cells"))
+    for setting, value, words in derived.reasons:
+        name, colon, path = setting.rpartition(":")
+        part = derived.recipes[name if colon else "taught"]
+        for key in path.split("."):
+            part = part[key]
+        assert words and not words.endswith("."), setting
+        if not isinstance(value, dict) and not hasattr(part, "keys") and path != "distill":
+            assert part == value, setting
+
+
+def test_a_derived_detector_can_be_built():
+    derived = derive(source("cells"))
+    for recipe in derived.recipes.values():
+        detector = build.detector(recipe.student, ("cell", "speck"))
+        shapes = jax.eval_shape(detector.init, jax.random.key(0))
+        assert shapes["rpn"]["logits"]["kernel"].shape[-1] == 2 * 3
+
+
+def test_a_teacher_that_is_given_has_no_recipe():
+    derived = derive(source("cells"), teacher="teacher.pth", two_stage=False)
+    taught = derived.recipes["taught"]
+    assert (taught.teacher, tuple(taught.distill)) == ("teacher.pth", ("tar",))
+    assert (taught.distill.tar.classification.weight, taught.distill.tar.box.weight) == (0.0, 0.0)
+
+
+def test_alone_and_taught_differ_in_the_teacher_alone():
+    derived = derive(source("cells"))
+    alone, taught = (derived.recipes[name].copy_and_resolve_references() for name in ("alone", "taught"))
+    with taught.unlocked():
+        taught.teacher, taught.distill = alone.teacher, alone.distill
+    assert configs.dump(taught) == configs.dump(alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": "huge"}, r"There is no size 'huge'; take fast, balanced and accurate\."),
+        ({"platform": "abacus"}, r"There is no platform 'abacus'; take cpu, gpu and tpu\."),
+        ({"method": "magic"}, r"There is no method 'magic'; take auto, tar, gkd, tar\+gkd and mimic\."),
+    ],
+)
+def test_options_that_there_are_not(options, words):
+    with pytest.raises(ConfigError, match=words):
+        derive(source("specks"), **options)
+
+
+def test_no_object():
+    with pytest.raises(DataError, match=r"None of the 1 training pictures has an object"):
+        derive(drawn.Drawn([drawn.record([])]))
+
+
+def test_derived_recipes_suit_their_data():
+    for name in GOLDEN:
+        train = source(name)
+        assert all(settings.remarks(train, recipe) == () for recipe in derive(train).recipes.values())
+
+
+def test_remarks_on_recipes_that_do_not_suit():
+    train = source("cells")
+    recipe = derive(train).recipes["alone"]
+    recipe.student.anchors.sizes = (2.0, 4.0, 8.0, 16.0)
+    recipe.train.epochs = 5
+    anchored, long = settings.remarks(train, recipe)
+    assert re.fullmatch(
+        r"Only \d+ % of the training objects have an anchor of IoU 0\.5; with student\.anchors\.sizes=\(.*\) it would "
+        r"be \d+ %\.",
+        anchored,
+    )
+    assert long == (
+        "The run is 5.0 epochs of 240 pictures long, and 52 are usual for so many: train.epochs=52 with train.steps=0."
+    )
+    recipe.initial = "finished/student"
+    assert settings.remarks(train, recipe) == (anchored,)
+
+
+def test_a_remark_on_pictures_that_hide_their_objects():
+    train = drawn.scattered(60, sides=(20, 60))
+    recipe = derive(train).recipes["alone"]
+    recipe.data.loader.short, recipe.data.loader.long = (96,), 128
+    assert any(
+        re.fullmatch(r"\d+ % of the training objects are below 16x16 pixels after the resize, and 0 % before; .*", line)
+        for line in settings.remarks(train, recipe)
+    )
+
+
+def real(name, folder):
+    """The sources of a shared set and their components."""
+
+    def voc(split, root, **fields):
+        return component("data.voc", root=str(folder / root), splits=(split,), **fields)
+
+    def coco(split, year=""):
+        annotations = folder / name / "annotations" / f"instances_{split}{year}.json"
+        return component("data.coco", images=str(folder / name / f"{split}{year}"), annotations=str(annotations))
+
+    makers = {
+        "bccd": lambda split: voc(f"BCCD/{split}", "bccd/VOCdevkit", classes=("RBC", "WBC", "Platelets")),
+        "minivoc": lambda split: voc(f"2012_{split}", "minivoc/VOCdevkit"),
+        "aquarium": coco,
+        "minicoco": lambda split: coco(split, "2017"),
+    }
+    data = {split: makers[name](split) for split in ("train", "val")}
+    return prepare.load_sources(data, warn=False), data
+
+
+REAL = {  # working size and canvases, padding of one to three, finest anchors and recalls at .5 and .7 of validation
+    ("bccd", "cpu"): ((160, 224), 1, (5,), 12.7, (99.8, 75.7)),
+    ("minivoc", "cpu"): ((160, 224), 2, (34, 8, 7), 20.16, (94.6, 77.5)),
+    ("aquarium", "cpu"): ((288, 384), 2, (27, 3, 1), 16.0, (94.7, 65.6)),
+    ("aquarium", "gpu"): ((320, 448), 2, (33, 6, 5), 16.0, (96.7, 65.5)),
+    ("minicoco", "cpu"): ((256, 384), 2, (39, 9, 6), 16.0, (78.4, 48.0)),
+    ("minicoco", "gpu"): ((416, 640), 2, (42, 11, 7), 22.63, (81.5, 59.8)),
+}
+
+
+@pytest.mark.parametrize(("name", "platform"), REAL)
+def test_real_sets_golden(shared, name, platform):
+    sources, data = real(name, shared / "data")
+    derived = recipes.derive(**sources, data=data, options=recipes.Options(platform=platform))
+    alone = derived.recipes["alone"]
+    size, canvases, padding, finest, recalls = REAL[name, platform]
+    assert (alone.data.loader.short[0], alone.data.loader.long) == size
+    assert len(alone.data.loader.buckets) == canvases
+    packings = sizes_of.best_packings(sources["train"].records, short=size[0], long=size[1])
+    assert tuple(int(100 * packing.padding + 0.5) for packing in packings) == padding
+    assert alone.student.anchors.sizes[0] == finest
+    grid = anchors.grid_of(alone.student.anchors.sizes, strides=recipes.STRIDES, octaves=recipes.OCTAVES)
+    objects = anchors.objects_in(sources["val"].records, configs.build(alone.data.loader))
+    assert tuple(round(100 * anchors.recall(objects, grid, iou=iou), 1) for iou in (0.5, 0.7)) == recalls

@@ -1,0 +1,87 @@
+"""Length, batch, rate and evaluations: golden numbers by the number of pictures."""
+
+import pytest
+
+from jaxkd.derive import schedule
+from jaxkd.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch", "epochs"),
+    [(205, 8, 55), (500, 8, 41), (8000, 16, 16), (20_000, 16, 12), (118_287, 16, 12), (61, 8, 80), (10, 1, 80)],
+)
+def test_epochs(pictures, batch, epochs):
+    assert schedule.epochs(pictures, batch=batch).value == epochs
+
+
+def test_a_run_has_600_steps():
+    choice = schedule.epochs(61, batch=16)
+    assert choice == (158, "600 steps at least")
+    assert schedule.steps_of(158, 61, batch=16) == 603
+
+
+def test_epochs_as_asked_for_and_of_a_teacher():
+    assert schedule.epochs(205, batch=8, wanted=3) == (3, "as asked for")
+    assert schedule.epochs(205, batch=8, times=2) == (110, "2 times the student's 55")
+
+
+@pytest.mark.parametrize(
+    ("pictures", "platform", "devices", "batch"),
+    [
+        (205, "cpu", 1, 8),
+        (205, "gpu", 1, 16),
+        (100, "gpu", 1, 8),
+        (61, "cpu", 1, 4),
+        (5, "cpu", 1, 1),
+        (205, "tpu", 3, 15),
+        (5, "gpu", 8, 8),
+    ],
+)
+def test_batches(pictures, platform, devices, batch):
+    assert schedule.batch(pictures, platform=platform, devices=devices).value == batch
+
+
+@pytest.mark.parametrize(
+    ("start", "batch", "dense", "kind", "learning_rate", "warmup"),
+    [
+        ("random", 8, False, "adamw", 0.003, 50),
+        ("random", 16, False, "adamw", 0.00424, 50),
+        ("pretrained", 8, False, "sgd", 0.02, 100),
+        ("pretrained", 16, True, "sgd", 0.02, 100),
+    ],
+)
+def test_rates(start, batch, dense, kind, learning_rate, warmup):
+    rate, words = schedule.rate(start, batch=batch, dense=dense)
+    assert (rate.kind, rate.learning_rate, rate.warmup_steps) == (kind, learning_rate, warmup)
+    assert rate.clip_norm == 10.0 and rate.schedule == "cosine"
+    assert "at a batch of 8" in words
+
+
+def test_the_moving_average_is_over_as_many_pictures():
+    assert schedule.ema(8).value == 0.998
+    assert schedule.ema(16).value ** 2 == pytest.approx(0.998, abs=1e-5)
+
+
+def test_evaluations_take_a_tenth_of_the_time():
+    assert schedule.evaluations(1000, step_seconds=0.1, evaluation_seconds=1.0).value == 100  # ten at most
+    assert schedule.evaluations(1000, step_seconds=0.1, evaluation_seconds=4.0).value == 500
+    assert schedule.evaluations(1000, step_seconds=0.1, evaluation_seconds=1e3).value == 1000  # the last one at least
+    assert schedule.assumed_seconds(87, batch=8) == {"step_seconds": 1.0, "evaluation_seconds": pytest.approx(11 / 3)}
+
+
+MEASURED = schedule.Measured(taught_step=0.1, alone_step=0.05, teacher_step=0.2, rest=120.0)
+
+
+def test_minutes():
+    choice = schedule.steps_in(60, MEASURED, pictures=205, batch=8)
+    assert choice.value == int((60 * 0.9 * 60 - 120) / (0.1 + 0.05 + 2 * 0.2)) == 5672
+    given = schedule.Measured(taught_step=0.1, alone_step=0.0, teacher_step=0.0, rest=0.0)
+    assert schedule.steps_in(10, given, pictures=205, batch=8).value == 5400
+
+
+def test_minutes_that_are_too_few():
+    with pytest.raises(ConfigError, match=r"In 3 minutes 76 steps can be made, which are less than 6 epochs of 205 pi"):
+        schedule.steps_in(3, MEASURED, pictures=205, batch=8)
+    assert schedule.steps_in(3, MEASURED, pictures=205, batch=8, anyway=True).value == 76
+    with pytest.raises(ConfigError, match=r"In 1 minutes 0 steps .*; 12 take 6 minutes\."):
+        schedule.steps_in(1, MEASURED, pictures=205, batch=8, anyway=True)

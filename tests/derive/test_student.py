@@ -1,0 +1,110 @@
+"""Networks by name, by the number of classes, and by a file of backbone weights."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxkd import config as configs
+from jaxkd.config import component
+from jaxkd.derive import student
+from jaxkd.errors import ConfigError, WeightsError
+from jaxkd.loading import build
+from jaxkd.weights.tree import flatten
+
+
+def network(name="auto", **fields):
+    return student.student(name, **({"classes": 3} | fields)).value
+
+
+@pytest.mark.parametrize(
+    ("classes", "width"), [(1, 8), (3, 8), (15, 8), (16, 16), (20, 16), (63, 16), (64, 32), (1203, 32)]
+)
+def test_the_width_goes_with_the_classes(classes, width):
+    found = network(classes=classes)
+    assert (found.backbone.depth, found.backbone.width, found.channels, found.hidden) == (
+        10,
+        width,
+        2 * width,
+        8 * width,
+    )
+    assert (found.backbone.norm, found.start, found.frozen_stages) == ("group", "random", -1)
+
+
+def test_the_student_of_blood_cells_is_that_of_its_recipe():
+    wanted = configs.load_recipe("bccd", "alone").student
+    found = network()
+    assert configs.dump(found.backbone) == configs.dump(wanted.backbone)
+    assert (found.channels, found.hidden) == (wanted.neck.channels, wanted.head.hidden)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "teacher"),
+    [
+        ("tiny", (10, 8), (18, 32)),
+        ("small", (10, 16), (18, 64)),
+        ("r18", (18, 64), (34, 64)),
+    ],
+)
+def test_residual_networks_and_their_teachers(name, backbone, teacher):
+    found = network(name)
+    larger = student.teacher(found).value
+    assert (found.backbone.depth, found.backbone.width) == backbone
+    assert (larger.backbone.depth, larger.backbone.width) == teacher
+    assert (larger.channels, larger.hidden) == (4 * found.channels, 4 * found.hidden)
+    assert larger.start == "random"
+
+
+def test_a_mobilenet_and_its_teacher():
+    found = network("mobilenet")
+    assert (found.backbone.name, found.backbone.norm, found.channels, found.hidden) == (
+        "nets.mobilenet",
+        "group",
+        64,
+        256,
+    )
+    assert student.teacher(found).value.backbone.depth == 34
+
+
+def weights_of(backbone, file):
+    detector = build.detector(component("detectors.faster_rcnn", backbone=backbone), ["cell"])
+    shapes = flatten(jax.eval_shape(detector.init, jax.random.key(0))["backbone"])
+    save_file({name: np.zeros(leaf.shape, np.float32) for name, leaf in shapes.items()}, file)
+    return str(file)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_the_network_of_a_file(tmp_path, depth):
+    file = weights_of(component("nets.resnet", depth=depth), tmp_path / "net.safetensors")
+    found = network(initial=file)
+    assert configs.dump(found.backbone) == configs.dump(component("nets.resnet", depth=depth))
+    assert (found.start, found.frozen_stages, found.initial) == ("pretrained", 1, file)
+    larger = student.teacher(found).value
+    assert (larger.backbone, larger.initial, larger.channels) == (found.backbone, file, 512)
+
+
+def test_a_teacher_from_a_file(tmp_path):
+    file = weights_of(component("nets.mobilenet"), tmp_path / "net.safetensors")
+    larger = student.teacher(network(), initial=file).value
+    assert configs.dump(larger.backbone) == configs.dump(component("nets.mobilenet"))
+    assert (larger.channels, larger.hidden, larger.start) == (64, 256, "pretrained")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("huge", {}, r"There is no student 'huge'; take auto, tiny, small, mobilenet and r18\."),
+        ("tiny", {"initial": "net.pth"}, r"The student tiny starts from random numbers, so net.pth is of no use; take"),
+    ],
+)
+def test_what_is_refused(name, fields, words):
+    with pytest.raises(ConfigError, match=words):
+        network(name, **fields)
+
+
+def test_files_of_no_known_network(tmp_path):
+    save_file({"layer1_0/conv1/kernel": np.zeros((3, 3, 8, 8), np.float32)}, tmp_path / "stub.safetensors")
+    with pytest.raises(ConfigError, match=r"stub.safetensors holds no backbone that a student is made of; give"):
+        network(initial=str(tmp_path / "stub.safetensors"))
+    with pytest.raises(WeightsError):
+        network(initial=str(tmp_path / "missing.pth"))
