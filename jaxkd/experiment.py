@@ -104,7 +104,7 @@ def compare(experiment: Experiment, *, pictures: int = 4, say: Say = print) -> C
     return comparison
 
 
-def trials(experiment: Experiment) -> dict[str, Trial]:
+def trials(experiment: Experiment, *, say: Say = print) -> dict[str, Trial]:
     """The time of each kind of run: a few steps of each in a folder that is removed again.
 
     What is compiled for them is kept where compiled programs are kept, so that the runs do not compile it again.
@@ -112,7 +112,11 @@ def trials(experiment: Experiment) -> dict[str, Trial]:
     scratch = experiment.workdir / "trial"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        return {name: _trial(recipe, folder) for name, recipe, folder in _short_runs(experiment, scratch)}
+        found = {}
+        for name, recipe, folder in _short_runs(experiment, scratch):
+            say(f"Compiling and timing {name}.")
+            found[name] = _trial(recipe, folder)
+        return found
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

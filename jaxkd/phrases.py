@@ -1,4 +1,4 @@
-"""Counts and lists of names as parts of a sentence."""
+"""Counts, lists of names and times as parts of a sentence."""
 
 from collections.abc import Sequence
 
@@ -25,3 +25,11 @@ def some(names: Sequence[str], *, most: int = 5) -> str:
     """The first names joined, and the number of the others: "a, b, c, d, e and 3 more"."""
     others = len(names) - most
     return f"{', '.join(names[:most])} and {others} more" if others > 0 else listed(names)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text, in s, min or h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     if recipe is not None and values.format:
         raise ConfigError("--format is for a folder; a recipe says itself what its data is.")
     data = recipe.data if recipe is not None else _recognised(Path(folders[0]), values.format)
-    return _data(data, Path(values.out), limit=values.pictures)
+    return _data(data, recipe, Path(values.out), limit=values.pictures)
 
 
 def _recognised(path: Path, format: str) -> configs.Recipe:
@@ -55,8 +55,8 @@ def _recognised(path: Path, format: str) -> configs.Recipe:
     return ConfigDict(kept | {"loader": configs.component("data.loader")})
 
 
-def _data(data: configs.Recipe, out: Path, *, limit: int) -> int:
-    """Counts and shows the sources "train" and, where there is one, "val" of a recipe's data."""
+def _data(data: configs.Recipe, recipe: configs.Recipe | None, out: Path, *, limit: int) -> int:
+    """Counts and shows the sources "train" and, where there is one, "val" of a recipe's data, or of a folder's."""
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.cli import data_page
     from jaxkd.data import loader, survey
@@ -74,10 +74,9 @@ def _data(data: configs.Recipe, out: Path, *, limit: int) -> int:
         splits["val"] = survey.count(sources["val"], loader_config, short=loader_config.short[0])
         shared = survey.overlap(sources["train"], sources["val"], limit=limit)
     samples = {name: survey.sample(source, limit=limit) for name, source in sources.items()}
-    remarks = (
-        *survey.remarks(splits, shared, samples, loader_config),
-        *settings.remarks(sources["train"], config),
-    )
+    remarks = survey.remarks(splits, shared, samples, loader_config)
+    if recipe is not None:
+        remarks = (*remarks, *settings.remarks(sources["train"], recipe))
     report = data_page.Report(splits=splits, shared=shared, samples=samples, remarks=remarks)
     data_page.show(report)
     data_page.write(out, report, sources)

@@ -12,6 +12,7 @@ from jaxkd.train import compile_cache
 
 COMMANDS = {
     "quickstart": "distil on the embedded blood cells, and see what it gains",
+    "distill": "distil on a folder of annotated pictures, and see what it gains",
     "inspect": "look at the data of a folder or recipe before training on it",
     "train": "train a detector, alone or taught",
     "evaluate": "score the student of a run",
@@ -22,8 +23,9 @@ COMMANDS = {
     "explain": "draw what the teacher teaches on one picture",
     "preflight": "see what a training step needs of a TPU or GPU, before there is one",
 }
-COMPILING = ("quickstart", "train", "evaluate", "predict", "compare", "export", "explain")
-TRAINING = ("quickstart", "train")
+COMPILING = ("quickstart", "distill", "train", "evaluate", "predict", "compare", "export", "explain")
+TRAINING = ("quickstart", "distill", "train")
+ALIASES = {"distil": "distill"}  # other spellings
 USAGE = 64
 
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"jaxkd {__version__}")
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name, rest = ALIASES.get(arguments[0], arguments[0]), arguments[1:]
     if name not in COMMANDS:
         print(f"jaxkd: there is no command '{name}'; there are {', '.join(COMMANDS)}.", file=sys.stderr)
         return USAGE

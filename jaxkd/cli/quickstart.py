@@ -42,6 +42,7 @@ def run(argv: Sequence[str]) -> int:
     comparison_table.show(experiment.compare(both))
     taught = both.folder(experiment.TAUGHT)
     print(f"{both.workdir / experiment.COMPARISON / 'index.html'} says where it gains and what it costs. To go on:")
+    print(f"  jaxkd evaluate --workdir={taught}")
     print(f"  jaxkd export --workdir={taught} --format=stablehlo --out={both.workdir / 'exported'}")
     return 0
 

@@ -28,8 +28,8 @@ TITLES: Mapping[str, str] = {
     "open_images": "Open Images",
 }
 WANTED = (
-    "a data.yaml, COCO's .json with images and annotations, Pascal VOC's .xml, Hugging Face's metadata.jsonl or parquet "
-    "files, Open Images' annotations-bbox.csv, or a .txt of boxes for each picture (YOLO)"
+    "a data.yaml, COCO's .json with images and annotations, Pascal VOC's .xml, Hugging Face's metadata.jsonl or "
+    "parquet files, Open Images' annotations-bbox.csv, or a .txt of boxes for each picture (YOLO)"
 )
 
 

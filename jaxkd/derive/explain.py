@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from jaxkd import config as configs
@@ -158,7 +158,26 @@ def _taught_function(derived: Derived) -> str:
         _Entry("teacher=", [_literal(recipe.teacher)], run.reason("teacher")),
         _Entry("distill=", _block("{", methods, "}", before=2 * len(INDENT)), run.reason("distill")),
     ]
-    return _function("taught", "", _block("alone(", entries, ")", before=WIDTH))
+    call = _block("alone(", entries, ")", before=WIDTH)
+    own = [
+        line
+        for path, value in _differences(recipe.train, derived.recipes["alone"].train)
+        for line in (
+            *textwrap.wrap(run.reason(f"train.{path}"), BESIDE, initial_indent="# ", subsequent_indent="# "),
+            f"config.train.{path} = {_literal(value)}",
+        )
+    ]
+    lines = [f"config = {call[0]}", *call[1:], *own, "return config"]
+    return "\n".join(["def taught():", *(f"{INDENT}{line}" for line in lines)])
+
+
+def _differences(train: configs.Recipe, other: configs.Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted names and values of the fields of one `train` component that another has otherwise."""
+    for name, value in train.items():
+        if hasattr(value, "items"):
+            yield from _differences(value, other[name], f"{prefix}{name}.")
+        elif value != other[name]:
+            yield f"{prefix}{name}", value
 
 
 def _shared_function(path: str, runs: Sequence[_Run], names: Sequence[str]) -> str:

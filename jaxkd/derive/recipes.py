@@ -7,8 +7,9 @@ from typing import Any
 from jaxkd import config as configs
 from jaxkd import phrases
 from jaxkd.config import component, recipe
+from jaxkd.data import presets
 from jaxkd.data.base import Source
-from jaxkd.derive import anchors, methods, regions, schedule, sizes
+from jaxkd.derive import anchors, augmentation, methods, regions, schedule, sizes
 from jaxkd.derive import student as networks
 from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError
@@ -17,8 +18,8 @@ STRIDES = (4, 8, 16, 32)  # of the derived detectors' levels
 OCTAVES = 2  # of their anchors
 SIZES = {"fast": (10.0, 0.5), "balanced": (16.0, 1.0), "accurate": (24.0, 2.0)}  # wanted side; factor on PIXELS
 PIXELS = {"cpu": 320**2, "gpu": 640**2, "tpu": 640**2}
-SHORTER = (18, 17, 16, 15)  # eighteenths of the short side among which a teacher's pictures vary
-SHORT_STEP = 8  # pixels
+BALANCE = 0.5  # of the detection loss's gradient, the most of a distillation term's
+BALANCED = "no term of distillation pulls harder than half of what the detection loss does"
 TEACHER = "teacher:"  # in front of settings of the teacher's recipe that differ from the student's
 
 
@@ -29,6 +30,7 @@ class Options:
     student: str = "auto"  # one of `student.NAMES`
     size: str = "balanced"  # a key of SIZES
     method: str = "auto"  # one of `methods.NAMES`
+    augment: presets.Name = "auto"  # how training pictures are varied
     platform: str = "cpu"  # a key of PIXELS
     devices: int = 1
     seed: int = 0
@@ -67,20 +69,23 @@ def derive(train: Source, val: Source, *, data: Mapping[str, configs.Recipe], op
     WeightsError for a file of weights of no known backbone.
     """
     notes = _Notes()
-    loader = _loader_fields(train, val, options, notes)
+    sizes_of_loader = _loader_fields(train, val, options, notes)
     network, words = networks.student(options.student, classes=len(train.classes), initial=options.initial)
     notes.take("student.backbone", Choice(network.backbone, words))
-    parts = _shared_parts(train, loader, notes)
+    parts = _shared_parts(train, sizes_of_loader, notes)
     run = _Run(len(train.records), len(val.records), options)
-    alone = _recipe(network, parts, {**data, "loader": component("data.loader", **loader)}, run, notes)
+    detector = _detector(network, parts, notes)
+    loader = sizes_of_loader | _augmentation(train, detector, options, notes)
+    alone = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, run, notes)
     recipes = {"alone": alone, "taught": _taught(alone, train, options, notes)}
     if not options.teacher:
         notes = notes.of_teacher()
         network, words = networks.teacher(network, initial=options.teacher_initial)
         notes.take("student.backbone", Choice(network.backbone, words))
-        loader = loader | {"short": notes.take("data.loader.short", _shorts(loader["short"][0]))}
+        detector = _detector(network, parts, notes)
+        loader = sizes_of_loader | _augmentation(train, detector, options, notes)
         run = dataclasses.replace(run, times=schedule.TEACHER_LENGTH)
-        teacher = _recipe(network, parts, {**data, "loader": component("data.loader", **loader)}, run, notes)
+        teacher = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, run, notes)
         recipes = {"teacher": teacher} | recipes
     return Derived(recipes, tuple(notes.reasons), {"train": run.pictures, "val": run.scored}, len(train.classes))
 
@@ -144,29 +149,34 @@ def _optimizer(start: schedule.Start, batch: int, notes: _Notes) -> configs.Reci
     return component("train.optimizer", **fields)
 
 
-def _recipe(
-    network: networks.Network, parts: dict[str, Any], data: Mapping[str, configs.Recipe], run: _Run, notes: _Notes
-) -> configs.Recipe:
-    """The recipe of a run without a teacher."""
+def _detector(network: networks.Network, parts: dict[str, Any], notes: _Notes) -> configs.Recipe:
+    """The component of the detector with this network."""
     channels, hidden = network.channels, network.hidden
     notes.take("student.neck", Choice(channels, "channels in proportion to the backbone's; four levels are enough"))
     notes.take("student.head", Choice(hidden, "width in proportion to the pyramid's"))
     if network.initial:
-        notes.take("initial", Choice(network.initial, "the backbone's weights"))
         notes.take("student.frozen_stages", Choice(network.frozen_stages, "the first stages are good as they are"))
-    return recipe(
-        student=component(
-            "detectors.faster_rcnn",
-            backbone=network.backbone,
-            neck=component("nets.fpn", channels=channels, extra="none"),
-            head={"hidden": hidden},
-            frozen_stages=network.frozen_stages,
-            **parts,
-        ),
-        initial=network.initial,
-        data=data,
-        **run.fields(network, notes),
+    return component(
+        "detectors.faster_rcnn",
+        backbone=network.backbone,
+        neck=component("nets.fpn", channels=channels, extra="none"),
+        head={"hidden": hidden},
+        frozen_stages=network.frozen_stages,
+        **parts,
     )
+
+
+def _recipe(
+    network: networks.Network,
+    detector: configs.Recipe,
+    data: Mapping[str, configs.Recipe],
+    run: _Run,
+    notes: _Notes,
+) -> configs.Recipe:
+    """The recipe of a run without a teacher."""
+    if network.initial:
+        notes.take("initial", Choice(network.initial, "the backbone's weights"))
+    return recipe(student=detector, initial=network.initial, data=data, **run.fields(network, notes))
 
 
 def _loader_fields(train: Source, val: Source, options: Options, notes: _Notes) -> dict[str, Any]:
@@ -180,20 +190,13 @@ def _loader_fields(train: Source, val: Source, options: Options, notes: _Notes) 
         "long": notes.take("data.loader.long", Choice(long, "the long side of most pictures, rounded up to 32")),
         "buckets": notes.take("data.loader.buckets", sizes.buckets(pictures, short=short, long=long)),
         "max_objects": notes.take("data.loader.max_objects", sizes.max_objects(train.records)),
-        **_augmentation(train, options, notes),
     }
 
 
-def _augmentation(train: Source, options: Options, notes: _Notes) -> dict[str, Any]:
-    """The fields of `data.loader` that vary training pictures: the place for a preset by the number of pictures."""
-    del train, options, notes
-    return {}
-
-
-def _shorts(short: int) -> Choice:
-    """Short sides among which a teacher's pictures vary."""
-    value = tuple(SHORT_STEP * round(share * short / SHORTER[0] / SHORT_STEP) for share in SHORTER)
-    return Choice(tuple(dict.fromkeys(value)), "pictures of several sizes, for a large network learns few by heart")
+def _augmentation(train: Source, detector: configs.Recipe, options: Options, notes: _Notes) -> dict[str, Any]:
+    """The fields of `data.loader` that vary training pictures."""
+    choices = augmentation.fields(options.augment, train, detector)
+    return {name: notes.take(f"data.loader.{name}", choice) for name, choice in choices.items()}
 
 
 def _shared_parts(train: Source, loader: Mapping[str, Any], notes: _Notes) -> dict[str, Any]:
@@ -226,9 +229,30 @@ def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Note
     words = "as given" if options.teacher else "where the one that is trained here will be"
     with out.unlocked():
         out.teacher = notes.take("teacher", Choice(options.teacher or options.teacher_folder, words))
+        out.train.balance.target = notes.take("train.balance.target", Choice(BALANCE, BALANCED))
         for name in names:
             method, reasons = methods.of(name, setting)
             out.distill[name] = method
             for field, choice in reasons.items():
                 notes.take(f"distill.{name}.{field}", choice)
     return out.lock()
+
+
+def with_steps(derived: Derived, choice: Choice) -> Derived:
+    """The same recipes with so many steps of a student's run in place of its epochs; a teacher has a multiple."""
+    out = {}
+    for name, derived_recipe in derived.recipes.items():
+        changed = derived_recipe.copy_and_resolve_references()
+        train, pictures = changed.train, derived.pictures["train"]
+        steps = choice.value * (schedule.TEACHER_LENGTH if name == "teacher" else 1)
+        before = schedule.steps_of(train.epochs, pictures, batch=train.batch)
+        train.update(steps=steps, epochs=0, evaluate_every=max(round(steps * train.evaluate_every / before), 1))
+        out[name] = changed.lock()
+    words = {"train.steps": choice.words, "train.epochs": "the steps say it"}
+    reasons = tuple(
+        reason._replace(words=words[reason.setting.removeprefix(TEACHER)])
+        if reason.setting.removeprefix(TEACHER) in words
+        else reason
+        for reason in derived.reasons
+    )
+    return dataclasses.replace(derived, recipes=out, reasons=reasons)

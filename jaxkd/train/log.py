@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from jaxkd import json_values, storage
+from jaxkd import json_values, phrases, storage
 from jaxkd.errors import StorageError
 from jaxkd.train.sinks.base import Sink
 from jaxkd.train.sinks.threaded import ThreadedSink
@@ -84,7 +84,7 @@ class Log:
         line = {"step": step, "step_seconds": step_seconds, "data_wait_share": wait_share, **values}
         self._append(line)
         note = f"loss {values['loss']:.3f}  {step_seconds * 1e3:.0f} ms/step  waiting for data {wait_share:.0%}"
-        note += "" if left is None else f"  about {duration(left)} left"
+        note += "" if left is None else f"  about {phrases.duration(left)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=note)
         elif not self._quiet:
@@ -179,14 +179,6 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
         if name not in ("step", "scores", "refreshed")
     }
     return {name: value for name, value in (scores | others).items() if value is not None}
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text, in s, min or h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def read(workdir: Path) -> list[dict]:

@@ -1,0 +1,240 @@
+"""From a folder of annotated pictures to a student that is compared alone and taught: all that `jaxkd distill` does."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from jaxkd import config as configs
+from jaxkd import experiment, json_values, phrases, storage
+from jaxkd.comparison.records import Comparison
+from jaxkd.data import recognise, split, survey
+from jaxkd.data.base import Source
+from jaxkd.derive import explain, recipes, schedule
+from jaxkd.derive.base import Choice, Reason
+from jaxkd.errors import ConfigError, DataError, StorageError
+from jaxkd.experiment import ALONE, TAUGHT, TEACHER, Experiment, Trial
+from jaxkd.loading import build, prepare
+
+RECIPE = "recipe.py"  # in the workdir: the derived recipes, which may be edited before anything is trained
+OPTIONS = "options.json"  # in the workdir: what recipe.py was derived from
+SPLIT = "split.json"  # in the workdir: the division of data without a validation split
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be chosen; everything else follows from the data."""
+
+    settings: recipes.Options = field(default_factory=recipes.Options)
+    """Student, picture size, method, teacher, start and seed."""
+    format: str = ""
+    """Layout of the data; "" for the one that is found."""
+    val: str = ""
+    """Folder of validation pictures; "" for the split that the data have, or one that is made."""
+    minutes: float = 0.0
+    """Time for all runs; 0 for as long as the data ask for."""
+    seeds: int = 1
+    """Runs of the student, alone and taught, each."""
+    anyway: bool = False
+    """Go on with a weak teacher, or with very few epochs."""
+
+    def __post_init__(self):
+        if self.minutes < 0 or self.seeds < 1:
+            raise ConfigError(f"minutes={self.minutes:g} and seeds={self.seeds} have to be 0 or more, and 1 or more.")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a folder, recognised and loaded."""
+
+    format: str
+    components: Mapping[str, configs.Recipe]  # "train" and "val", and "test" where there is one
+    sources: Mapping[str, Source]  # "train" and "val"
+    sentences: tuple[str, ...]  # what was assumed, passed over or decided
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be run, and why."""
+
+    data: Data
+    experiment: Experiment
+    reasons: tuple[Reason, ...]  # () where the recipe of an earlier start is taken as it is
+    trials: Mapping[str, Trial]  # by run; empty where nothing was timed
+
+    @property
+    def file(self) -> Path:
+        """The file with the recipes."""
+        return self.experiment.workdir / RECIPE
+
+    def steps(self, name: str) -> int:
+        """The steps of a run."""
+        return steps_of(self.experiment.recipes[name], len(self.data.sources["train"].records))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The time that each run is going to take, by its name; all seeds together."""
+        out = {}
+        for name, trial in self.trials.items():
+            times = 1 if name == TEACHER else len(self.experiment.seeds)
+            out[name] = times * (trial.starting + self.steps(name) * trial.step / (1 - schedule.EVALUATION_SHARE))
+        return out
+
+
+@dataclass(frozen=True)
+class Result:
+    """The trained students, held against each other."""
+
+    plan: Plan
+    comparison: Comparison
+    gains: tuple[float, ...]  # AP of taught minus alone of each seed, from 0 to 1
+
+
+def steps_of(recipe: configs.Recipe, pictures: int) -> int:
+    """The steps of a recipe on so many training pictures."""
+    if recipe.train.epochs:
+        return schedule.steps_of(recipe.train.epochs, pictures, batch=recipe.train.batch)
+    return recipe.train.steps
+
+
+def load(folder: str, options: Options, workdir: Path) -> Data:
+    """The data of a folder; where it has no validation split, one is made and kept in the workdir.
+
+    Raises:
+      DataError: where no layout is recognised, or the data cannot be trained on.
+    """
+    found = recognise.recognise(Path(folder).absolute(), format=options.format)
+    components, sentences = dict(found.splits), list(found.assumptions)
+    if "train" not in components:
+        raise DataError(
+            f"{folder} has {phrases.listed(list(components))} and no training pictures; give a folder with both."
+        )
+    if options.val:
+        other = recognise.recognise(Path(options.val).absolute(), format=options.format).splits
+        components["val"] = other.get("val") or next(iter(other.values()))
+    if "val" not in components:
+        file, whole = workdir / SPLIT, components["train"]
+        division = split.load_or_plan(file, prepare.load_source(whole), seed=options.settings.seed)
+        sentences += division.sentences()
+        for part in ("train", "val"):
+            components[part] = configs.component("data.split", source=whole, file=str(file.absolute()), part=part)
+    sources = prepare.load_sources({name: components[name] for name in ("train", "val")}, warn=False)
+    for source in sources.values():
+        sentences += [f"{source.repairs.title}: {sentence}" for sentence in source.repairs.sentences()]
+    survey.refuse_unreadable({name: survey.sample(source, limit=8) for name, source in sources.items()})
+    return Data(found.format, components, sources, tuple(sentences))
+
+
+def plan(folder: str, options: Options, workdir: Path, *, timed: bool = True, say: Say = print) -> Plan:
+    """The recipes for the data of a folder, derived or, where the workdir has some already, as they are there.
+
+    With `timed`, a few steps of each run are made, to know how long it takes; `options.minutes` is kept then, and the
+    recipes are written into the workdir.
+
+    Raises:
+      ConfigError: where the workdir was begun with other options.
+      DataError: as `load`.
+    """
+    data = load(folder, options, workdir)
+    seeds = range(options.settings.seed, options.settings.seed + options.seeds)
+    begun = Plan(data, Experiment({}, workdir, seeds), (), {})
+    if begun.file.is_file():
+        _check_options(workdir, folder, options)
+        trained = not options.settings.teacher
+        return replace(begun, experiment=replace(begun.experiment, recipes=_reopened(begun.file, trained=trained)))
+    derived = derive(data, options, workdir)
+    if not timed:
+        return _of(begun, derived, {})
+    timings = experiment.trials(_of(begun, derived, {}).experiment, say=say)
+    if options.minutes:
+        derived = recipes.with_steps(derived, _steps_within(derived, timings, options))
+    storage.write(begun.file, explain.module(derived, file=RECIPE))
+    storage.write(workdir / OPTIONS, _as_text(folder, options))
+    return _of(begun, derived, timings)
+
+
+def derive(data: Data, options: Options, workdir: Path) -> recipes.Derived:
+    """The recipes that follow of the data."""
+    settings = options.settings
+    if not settings.teacher:
+        settings = replace(settings, teacher_folder=str(workdir / TEACHER / build.STUDENT))
+    elif "box_predictions" not in prepare.load_detector(settings.teacher).detector.traits.capabilities:
+        settings = replace(settings, two_stage=False)
+    components = {name: data.components[name] for name in ("train", "val")}
+    return recipes.derive(data.sources["train"], data.sources["val"], data=components, options=settings)
+
+
+def explanation(folder: str, options: Options, workdir: Path) -> str:
+    """The derived recipes as the text of a Python file."""
+    return explain.module(derive(load(folder, options, workdir), options, workdir))
+
+
+def _of(begun: Plan, derived: recipes.Derived, timings: Mapping[str, Trial]) -> Plan:
+    with_recipes = replace(begun.experiment, recipes=derived.recipes)
+    return replace(begun, experiment=with_recipes, reasons=derived.reasons, trials=timings)
+
+
+def distill(plan: Plan, *, anyway: bool = False, say: Say = print) -> Result:
+    """Runs all that a plan has and that is not done yet, compares it, and writes the page.
+
+    Raises:
+      WeightsError: where a given teacher is too weak to learn from, and not `anyway`.
+      JaxkdError: what a run raises.
+    """
+    taught = plan.experiment.recipes[TAUGHT]
+    if TEACHER not in plan.experiment.recipes:
+        experiment.check_teacher(taught, plan.data.sources["val"], anyway=anyway, say=say)
+    runs = experiment.train(plan.experiment, say=say)
+    ap = {folder: result.evaluation.scores.summary["AP"] for folder, result in runs.items()}
+    gains = [
+        ap[plan.experiment.folder(TAUGHT, seed)] - ap[plan.experiment.folder(ALONE, seed)]
+        for seed in plan.experiment.seeds
+    ]
+    return Result(plan, experiment.compare(plan.experiment, say=say), tuple(gains))
+
+
+def _steps_within(derived: recipes.Derived, timings: Mapping[str, Trial], options: Options) -> Choice:
+    """The steps of the student's runs with which all runs end within the minutes."""
+    each = {name: trial.step for name, trial in timings.items()}
+    measured = schedule.Measured(
+        taught_step=each[TAUGHT] * options.seeds,
+        alone_step=each[ALONE] * options.seeds,
+        teacher_step=each.get(TEACHER, 0.0),
+        rest=2 * sum(trial.starting for trial in timings.values()),
+    )
+    pictures, batch = derived.pictures["train"], derived.recipes[ALONE].train.batch
+    return schedule.steps_in(options.minutes, measured, pictures=pictures, batch=batch, anyway=options.anyway)
+
+
+def _reopened(file: Path, *, trained: bool) -> dict[str, configs.Recipe]:
+    """The recipes of a workdir's recipe.py, with the teacher's where one is `trained` here."""
+    names = (TEACHER, ALONE, TAUGHT) if trained else (ALONE, TAUGHT)
+    return {name: configs.load_recipe(file, name) for name in names}
+
+
+def _as_text(folder: str, options: Options) -> str:
+    chosen = dataclasses.asdict(options) | {"folder": str(Path(folder).absolute())}
+    return json_values.dumps(chosen, indent=1) + "\n"
+
+
+def _check_options(workdir: Path, folder: str, options: Options) -> None:
+    """Raises ConfigError where the recipe of a workdir was derived from other options or data."""
+    file = workdir / OPTIONS
+    try:
+        begun = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{file} does not say what {RECIPE} was derived from ({error}); give another --workdir."
+        ) from error
+    now = json.loads(_as_text(folder, options))
+    free = ("seeds", "anyway")
+    flat = [{**values, **values.pop("settings", {})} for values in (begun, now)]
+    for name in flat[1]:
+        if name not in free and flat[0].get(name) != flat[1][name]:
+            raise ConfigError(
+                f"{workdir} was begun with {name}={flat[0].get(name)!r}, not {flat[1][name]!r}; give the same, or "
+                "another --workdir."
+            )
