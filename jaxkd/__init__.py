@@ -13,3 +13,19 @@ def load(path, *, classes=()):
     from jaxkd import predictor  # late: jax is slow to load, and `jaxkd --help` and `--version` do not need it
 
     return predictor.load(path, classes=classes)
+
+
+def distill_folder(folder, *, workdir="", minutes=0.0, seeds=1, format="", val="", anyway=False, **settings):
+    """From a folder of annotated pictures to a student that is taught and compared, as `jaxkd distill` does it.
+
+    The same call again goes on where it was stopped. `settings` are the fields of `jaxkd.derive.recipes.Options`:
+    teacher, student, size, method, augment, initial, teacher_initial, epochs and seed. Returns a
+    `jaxkd.distillation.Result`: the comparison, and the gain in AP of each seed.
+    """
+    from pathlib import Path  # late, with what follows: jax is slow to load, and `jaxkd --version` does not need it
+
+    from jaxkd import distillation
+
+    options = distillation.options(settings, minutes=minutes, seeds=seeds, format=format, val=val, anyway=anyway)
+    place = Path(workdir or Path("runs") / Path(folder).absolute().name)
+    return distillation.distill(distillation.plan(str(folder), options, place), anyway=anyway)

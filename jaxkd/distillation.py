@@ -5,6 +5,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from jaxkd import config as configs
 from jaxkd import experiment, json_values, phrases, storage
@@ -44,6 +47,12 @@ class Options:
     def __post_init__(self):
         if self.minutes < 0 or self.seeds < 1:
             raise ConfigError(f"minutes={self.minutes:g} and seeds={self.seeds} have to be 0 or more, and 1 or more.")
+
+
+def options(settings: Mapping[str, Any], **others: Any) -> Options:
+    """The options with these fields of `recipes.Options`, for the devices of this machine."""
+    here = {"platform": jax.default_backend(), "devices": jax.device_count()}
+    return Options(recipes.Options(**{**here, **settings}), **others)
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,7 @@ def _check_options(workdir: Path, folder: str, options: Options) -> None:
             f"{file} does not say what {RECIPE} was derived from ({error}); give another --workdir."
         ) from error
     now = json.loads(_as_text(folder, options))
-    free = ("seeds", "anyway")
+    free = ("seeds", "anyway", "platform", "devices")
     flat = [{**values, **values.pop("settings", {})} for values in (begun, now)]
     for name in flat[1]:
         if name not in free and flat[0].get(name) != flat[1][name]:

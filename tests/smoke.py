@@ -159,6 +159,8 @@ def small(words):
         return [*words, "--check=2", *(["--calibration=2"] if "--int8" in words else [])]
     if words[1] == "quickstart":
         return [*words, "--steps=4"]
+    if words[1] == "distill":
+        return [*words, "--epochs=1", "--anyway", "--augment=none", "--size=fast"]
     if words[1] == "compare":
         return [*words, "--resamples=100"]
     return words

@@ -21,6 +21,9 @@ CHOICES = {  # of flags, the default first
     "method": (("auto", "tar", "gkd", "tar+gkd", "mimic"), "What the teacher teaches by."),
     "augment": (("auto", "none", "light", "strong"), "How training pictures are varied."),
 }
+SETTINGS = (  # flags that are fields of `derive.recipes.Options`
+    "student", "size", "method", "augment", "seed", "epochs", "initial", "teacher", "teacher_initial",
+)  # fmt: skip
 SHOWN = (  # of the derived settings; the file has all of them
     "data.loader.short", "data.loader.buckets", "data.loader.augment", "student.backbone", "student.anchors",
     "train.batch", "train.epochs", "train.steps", "optimizer.learning_rate", "distill", "teacher",
@@ -78,33 +81,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _options(values: flags.FlagValues) -> "Options":
-    # Late, as in `run`.
-    import jax
+    from jaxkd import distillation  # late, as in `run`
 
-    from jaxkd import distillation
-    from jaxkd.derive import recipes
-
-    settings = recipes.Options(
-        student=values.student,
-        size=values.size,
-        method=values.method,
-        augment=values.augment,
-        platform=jax.default_backend(),
-        devices=jax.device_count(),
-        seed=values.seed,
-        initial=values.initial,
-        teacher=values.teacher,
-        teacher_initial=values.teacher_initial,
-        epochs=values.epochs,
-    )
-    return distillation.Options(
-        settings,
-        format=values.format,
-        val=values.val,
-        minutes=values.minutes,
-        seeds=values.seeds,
-        anyway=values.anyway,
-    )
+    settings = {name: values[name].value for name in SETTINGS}
+    others = {name: values[name].value for name in ("format", "val", "minutes", "seeds", "anyway")}
+    return distillation.options(settings, **others)
 
 
 def _show_plan(plan: "Plan") -> None:
