@@ -17,6 +17,7 @@ from turns import alternated, machine
 
 from jaxkd.data import coco, crops, cutout, loader, mosaic, paste
 from jaxkd.data.augment import Augmenter, Config, Request, draw
+from jaxkd.data.base import Source
 from jaxkd.data.colour import adjust
 from jaxkd.data.crops import Window
 from jaxkd.data.labelled import Labelled
@@ -27,7 +28,7 @@ REPEATS = 20  # calls in a turn
 ALL = Config(scale=(0.5, 1.5), crop=0.3, mosaic=0.5, paste=0.3, colour=0.8, hue=6.0, cutout=0.2)
 
 
-def transforms_of(source: coco.CocoSource, config: loader.Config) -> dict[str, Callable[[], Any]]:
+def transforms_of(source: Source, config: loader.Config) -> dict[str, Callable[[], Any]]:
     """Calls that each do one thing to one picture; those after "whole" read it too."""
     reader = Reader(source, config, short=config.short[0], skip_limit=0.0)
     cached = Reader(source, config, short=config.short[0], skip_limit=0.0, cache=True)

@@ -19,13 +19,14 @@ from turns import machine
 
 from jaxkd import paths
 from jaxkd.data import coco, loader, pictures, transforms
+from jaxkd.data.base import Source
 from jaxkd.data.transforms import Sample
 
 LIMIT, WHOLE = "limit: OpenCV decodes and resizes", "batches of the training run"
 NO_BOXES = np.zeros((0, 4), np.float32)
 
 
-def measure(source: coco.CocoSource, folder: Path, config: loader.Config, *, batch: int, rounds: int) -> dict:
+def measure(source: Source, folder: Path, config: loader.Config, *, batch: int, rounds: int) -> dict:
     """Milliseconds of processor time a picture, by what is done; the stages of ours are on their own."""
     files = [folder / record.file for record in source.records]
     contents = [file.read_bytes() for file in files]

@@ -5,7 +5,9 @@ import json
 import projects
 import pytest
 
+import jaxkd
 from jaxkd import config as configs
+from jaxkd.errors import ConfigError, DataError
 
 
 def distill(project, workdir, *flags):
@@ -32,6 +34,13 @@ def test_folders_that_are_refused(refused, tmp_path):
     refused(projects.call("distill", tmp_path / "none"), 65, "none", command="distill")
     (tmp_path / "empty").mkdir()
     refused(projects.call("distill", tmp_path / "empty"), 65, "data.yaml", "empty", command="distill")
+
+
+def test_from_python_it_is_the_same(tmp_path):
+    with pytest.raises(DataError, match="none"):
+        jaxkd.distill_folder(tmp_path / "none", workdir=tmp_path / "run")
+    with pytest.raises(ConfigError, match="huge"):
+        jaxkd.distill_folder(tmp_path, size="huge")
 
 
 def test_explain_prints_a_recipe_and_trains_nothing(project, tmp_path):
