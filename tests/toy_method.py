@@ -22,8 +22,8 @@ class Config:
     """See `distill.decay`."""
 
 
-def sharing(config):
-    return (base.Sharing(),)
+def region_sources(config):
+    return (base.RegionSource(),)
 
 
 def needs(config):

@@ -3,7 +3,7 @@
 A method is a module in this folder with
 
 * `Config`: a frozen dataclass; its field `decay` is a `distill.decay` component;
-* `sharing(config)`: the sets of regions for which both detectors make predictions;
+* `region_sources(config)`: the sets of regions for which both detectors make predictions;
 * `needs(config)`: a `Needs`, the outputs of either detector that it uses; `distill.fit` compares them with what the
   detectors give (`Traits.capabilities`) before anything is compiled;
 * `init(config, key, student, teacher)`: the method's parameters (adapters), {} if it has none; raises ConfigError where
@@ -44,15 +44,15 @@ Source = Literal["neck", "backbone"]
 Who = Literal["student", "teacher"]
 Need = Literal[
     Capability,
-    "shared_logits",  # class logits of both heads for the regions of `sharing`
-    "shared_deltas",  # box deltas of both heads for the regions of `sharing`
+    "shared_logits",  # class logits of both heads for the regions of `region_sources`
+    "shared_deltas",  # box deltas of both heads for the regions of `region_sources`
 ]
 
 
-class Sharing(NamedTuple):
+class RegionSource(NamedTuple):
     """A set of regions: of which detector, and whether the sampled ones or the best proposals."""
 
-    source: Who = "student"
+    detector: Who = "student"
     stage: Literal["sampled", "proposals"] = "sampled"
 
 

@@ -66,7 +66,7 @@ def check(methods: Mapping[str, Any], student: Party, teacher: Party) -> None:
 def gaps(config: Any, student: Party, teacher: Party) -> tuple[Gap, ...]:
     """What a method needs of the two detectors and does not get, as far as `Traits` say it."""
     module = module_of(config)
-    needs, sources = module.needs(config), {sharing.source for sharing in module.sharing(config)}
+    needs, sources = module.needs(config), {source.detector for source in module.region_sources(config)}
     found = []
     for one, wanted in ((student, needs.student), (teacher, needs.teacher)):
         for need in sorted(wanted):

@@ -146,10 +146,10 @@ class Levels(NamedTuple):
     teacher: list[Float[Array, "b h w _"]]
 
 
-def sharing(config: Config) -> tuple[base.Sharing, ...]:
+def region_sources(config: Config) -> tuple[base.RegionSource, ...]:
     """The regions sampled for the student's detection loss."""
     del config
-    return (base.Sharing(),)
+    return (base.RegionSource(),)
 
 
 def needs(config: Config) -> base.Needs:

@@ -33,10 +33,10 @@ class Config:
     """Factor on the terms over the run; see `distill.decay`."""
 
 
-def sharing(config: Config) -> tuple[base.Sharing, ...]:
+def region_sources(config: Config) -> tuple[base.RegionSource, ...]:
     """The student's regions, which the term does not use."""
     del config
-    return (base.Sharing(),)
+    return (base.RegionSource(),)
 
 
 def needs(config: Config) -> base.Needs:

@@ -139,11 +139,11 @@ class Config:
     """Schedule of the factor on all terms; see `distill.decay`."""
 
 
-def sharing(config: Config) -> tuple[base.Sharing, ...]:
+def region_sources(config: Config) -> tuple[base.RegionSource, ...]:
     """One set of regions, or two where their source is "both"."""
     stage = "proposals" if config.sharing.stage == "rpn_topk" else "sampled"
     sources = ("student", "teacher") if config.sharing.source == "both" else (config.sharing.source,)
-    return tuple(base.Sharing(source, stage) for source in sources)
+    return tuple(base.RegionSource(source, stage) for source in sources)
 
 
 def needs(config: Config) -> base.Needs:

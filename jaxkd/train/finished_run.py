@@ -51,7 +51,7 @@ class FinishedRun:
             inputs = with_teacher_outputs(self.pair, StepInputs(batch, teacher_params, key=key))
             features = self.pair.student.features(params, batch)
             keys = image_keys(inputs)
-            outputs = on_regions(self.pair, params, features, inputs, sharing=STUDENT_REGIONS, keys=keys)
+            outputs = on_regions(self.pair, params, features, inputs, source=STUDENT_REGIONS, keys=keys)
             explanations = {}
             for name, config in self.pair.methods.items():
                 module = configs.module_of(config)

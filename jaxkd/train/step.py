@@ -39,7 +39,7 @@ from jaxkd.types import (
     Traits,
 )
 
-STUDENT_REGIONS = base.Sharing()  # the regions sampled for the student's detection loss
+STUDENT_REGIONS = base.RegionSource()  # the regions sampled for the student's detection loss
 Counts = dict[str, jax.Array]  # by name of a term, the count by which it is divided
 
 
@@ -201,7 +201,7 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
 
             return jax.grad(loss, has_aux=True)(trainable)
 
-        grads, (losses, squares) = in_parts(gradient, batch, parts=pair.accumulate)
+        grads, (losses, squares) = over_micro_batches(gradient, batch, parts=pair.accumulate)
         grads, losses = lax.psum((grads, losses), AXIS)
         opt_state: Any
         rate = scheduled.learning_rate
@@ -225,7 +225,7 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
     return jax.jit(over_batch(step, mesh, replicated=3), donate_argnums=0)
 
 
-def in_parts(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> Tree:
+def over_micro_batches(function: Callable[[Batch], Tree], batch: Batch, *, parts: int) -> Tree:
     """The sum of `function` over `parts` equal micro-batches, computed one after another.
 
     Micro-batch i has the pictures i, i + parts, i + 2 parts, ..., so that it does not depend on the number of devices.
@@ -303,16 +303,16 @@ def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, key
     `shared` has the outputs of both detectors on the regions of the student's detection loss.
     """
     student_features = shared.student.features
-    by_sharing: dict[base.Sharing, Inputs] = {STUDENT_REGIONS: shared}
+    by_source: dict[base.RegionSource, Inputs] = {STUDENT_REGIONS: shared}
     terms, metrics = {}, {}
     for index, (name, config) in enumerate(pair.methods.items()):
         module, key, outcomes = module_of(config), jax.random.fold_in(inputs.key, index), []
-        for sharing in module.sharing(config):
-            if sharing not in by_sharing:  # when first needed: this keeps the order in which gradients are summed
-                by_sharing[sharing] = on_regions(
-                    pair, params["detector"], student_features, inputs, sharing=sharing, keys=keys
+        for source in module.region_sources(config):
+            if source not in by_source:  # when first needed: this keeps the order in which gradients are summed
+                by_source[source] = on_regions(
+                    pair, params["detector"], student_features, inputs, source=source, keys=keys
                 )
-            method_inputs = by_sharing[sharing].replace(memory=inputs.memory.get(name), key=key)
+            method_inputs = by_source[source].replace(memory=inputs.memory.get(name), key=key)
             method_inputs = method_inputs.replace(reliability=_reliability(pair, config, method_inputs, inputs.memory))
             outcomes.append(module.losses(config, params["distill"][name], method_inputs))
         losses, factor = base.summed(outcomes), inputs.decay[name]
@@ -334,7 +334,7 @@ def on_regions(
     student_features: Features,
     inputs: StepInputs,
     *,
-    sharing: base.Sharing,
+    source: base.RegionSource,
     keys: Key[Array, "b"],
 ) -> Inputs:
     """The outputs of both detectors on a set of regions; memory, key and reliability of a method are still to be set.
@@ -344,19 +344,19 @@ def on_regions(
       student_params: parameters of the student.
       student_features: its feature maps of the batch.
       inputs: all other arguments, with the teacher's outputs.
-      sharing: the detector that proposes the regions, and whether they are sampled.
+      source: the detector that proposes the regions, and whether they are sampled.
       keys: of `image_keys`.
     """
     student = pair.student
-    if sharing.source == "teacher":
+    if source.detector == "teacher":
         owner = pair.teacher_traits
-        regions = _teacher_regions(pair, inputs, stage=sharing.stage, keys=keys)
+        regions = _teacher_regions(pair, inputs, stage=source.stage, keys=keys)
     else:
         owner = student.traits
-        regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=sharing.stage)
+        regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=source.stage)
     regions = lax.stop_gradient(regions)
     # A teacher's label of background is its own number of classes.
-    if sharing.source == "teacher" and pair.teacher_columns:
+    if source.detector == "teacher" and pair.teacher_columns:
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
     predictions = None
     if base.can_predict(student.traits, owner):
@@ -438,7 +438,7 @@ def whole_batch_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:
         return {name: count for name, count in counts(all_params, part).items() if not depends_on_params[name]}
 
     # XLA removes both forward passes as dead code.
-    return lax.psum(in_parts(constant_counts, inputs.batch, parts=pair.accumulate), AXIS)
+    return lax.psum(over_micro_batches(constant_counts, inputs.batch, parts=pair.accumulate), AXIS)
 
 
 def micro_batch_counts(losses: Losses, batch_counts: Counts) -> Counts:

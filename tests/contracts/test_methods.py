@@ -95,10 +95,10 @@ def test_the_folder_holds_methods():
 @every_method
 def test_has_the_parts_of_the_protocol(name):
     module = MODULES[name]
-    assert all(callable(getattr(module, part)) for part in ("Config", "sharing", "needs", "init", "losses"))
+    assert all(callable(getattr(module, part)) for part in ("Config", "region_sources", "needs", "init", "losses"))
     assert isinstance(module.Config().decay, decay.Config)
-    shared = module.sharing(module.Config())
-    assert shared and all(isinstance(one, base.Sharing) for one in shared)
+    shared = module.region_sources(module.Config())
+    assert shared and all(isinstance(one, base.RegionSource) for one in shared)
     assert build(component(f"distill.{name}")) == module.Config()
     needs = module.needs(module.Config())
     assert isinstance(needs, base.Needs) and needs.student | needs.teacher <= set(get_args(base.Need))

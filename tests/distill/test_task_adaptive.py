@@ -317,7 +317,9 @@ def test_batch_normaliser_two_devices_equal_one():
     ],
 )
 def test_sharing(source, stage, expected):
-    assert tar.sharing(tar.Config(sharing=tar.Sharing(source, stage))) == tuple(base.Sharing(*one) for one in expected)
+    assert tar.region_sources(tar.Config(sharing=tar.Sharing(source, stage))) == tuple(
+        base.RegionSource(*one) for one in expected
+    )
 
 
 def test_sharing_both_sets_averages_their_losses():

@@ -163,8 +163,8 @@ def test_regions_of_either_detector_are_on_the_canvas_of_each(kind):
     inputs = with_teacher_outputs(pair, StepInputs(batch, params, key=jax.random.key(0)))
     features = detector.features(params, batch)
     for source in ("student", "teacher"):
-        sharing = base.Sharing(source)
-        found = on_regions(pair, params, features, inputs, sharing=sharing, keys=image_keys(inputs))
+        chosen = base.RegionSource(source)
+        found = on_regions(pair, params, features, inputs, source=chosen, keys=image_keys(inputs))
         np.testing.assert_allclose(found.regions.boxes, batch.boxes, rtol=1e-6)
         np.testing.assert_allclose(found.student.predictions.deltas[:, :, 0], batch.boxes, rtol=1e-6)
         seen = batch.as_teacher_sees().boxes
