@@ -240,7 +240,7 @@ def _check_options(workdir: Path, folder: str, options: Options) -> None:
         ) from error
     now = json.loads(_as_text(folder, options))
     free = ("seeds", "anyway", "platform", "devices")
-    flat = [{**values, **values.pop("settings", {})} for values in (begun, now)]
+    flat = [values.pop("settings", {}) | values for values in (begun, now)]
     for name in flat[1]:
         if name not in free and flat[0].get(name) != flat[1][name]:
             raise ConfigError(

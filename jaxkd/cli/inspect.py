@@ -18,7 +18,7 @@ def define(values: flags.FlagValues) -> None:
     """Defines the flags beside --config."""
     define_path("out", "inspected", "Folder for index.html and data_report.json.", values=values)
     flags.DEFINE_integer("pictures", 12, "Pictures of each source to open.", flag_values=values, lower_bound=1)
-    flags.DEFINE_string("format", "", "Format of the data in a folder, where it has several.", flag_values=values)
+    flags.DEFINE_string("format", "", "Format of the data, where there are several.", flag_values=values)
 
 
 def run(argv: Sequence[str]) -> int:

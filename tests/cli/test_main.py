@@ -48,7 +48,7 @@ def test_unknown_flags(name, refused, project):
     refused(
         projects.call(name, *config, "--wrokdir=there"), 64, "no flag --wrokdir; the closest is 'workdir'", command=name
     )
-    if name not in ("predict", "explain"):  # which take pictures
+    if name not in ("predict", "explain", "distill"):  # which take pictures, or a folder
         refused(projects.call(name, *config, "stray"), 64, "'stray' is not a flag", command=name)
 
 
