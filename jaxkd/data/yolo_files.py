@@ -236,8 +236,9 @@ def _names(content: Mapping[str, Any], file: Path) -> Mapping[int, str]:
         return {number: str(number) for number in range(count)} if count and 0 < count <= MAX_CLASSES else {}
     else:
         raise DataError(f"{file}: names is {short_repr(value)}; write a list, or a number and a name a line.")
-    _check_count(content.get("nc"), names, file, key="nc")
-    return _checked_names(names, file)
+    checked = _checked_names(names, file)
+    _check_count(content.get("nc"), checked, file, key="nc")
+    return checked
 
 
 def _id_of(key: str, file: Path) -> int:

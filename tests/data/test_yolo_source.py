@@ -280,6 +280,7 @@ def test_without_names_classes_are_numbers(load):
         ("train: images\nnames: [cat, cat]\n", "'cat' twice"),
         ("train: images\nnames: [cat, '']\n", "the class 1 the name ''"),
         ("train: images\nnames: [cat, [dog]]\n", "the class 1 the name ['dog']"),
+        ("train: images\nnc: 1\nnames: [[dog]]\n", "the class 0 the name ['dog']"),
         ("train: images\nnames: {a: cat}\n", "has the key 'a'"),
         ("train: images\nnames: {1: cat, 01: dog}\n", "two names"),
         ("train: images\nnames: cat\n", "names is 'cat'"),
