@@ -22,10 +22,8 @@ def distill_folder(folder, *, workdir="", minutes=0.0, seeds=1, format="", val="
     teacher, student, size, method, augment, initial, teacher_initial, epochs and seed. Returns a
     `jaxkd.distillation.Result`: the comparison, and the gain in AP of each seed.
     """
-    from pathlib import Path  # late, with what follows: jax is slow to load, and `jaxkd --version` does not need it
-
-    from jaxkd import distillation
+    from jaxkd import distillation  # late, as in `load`
 
     options = distillation.options(settings, minutes=minutes, seeds=seeds, format=format, val=val, anyway=anyway)
-    place = Path(workdir or Path("runs") / Path(folder).absolute().name)
+    place = distillation.workdir_of(str(folder), str(workdir))
     return distillation.distill(distillation.plan(str(folder), options, place), anyway=anyway)

@@ -19,6 +19,7 @@ from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError, DataError, StorageError
 from jaxkd.experiment import ALONE, TAUGHT, TEACHER, Experiment, Trial
 from jaxkd.loading import build, prepare
+from jaxkd.paths import absolute
 
 RECIPE = "recipe.py"  # in the workdir: the derived recipes, which may be edited before anything is trained
 OPTIONS = "options.json"  # in the workdir: what recipe.py was derived from
@@ -102,6 +103,11 @@ class Result:
     gains: tuple[float, ...]  # AP of taught minus alone of each seed, from 0 to 1
 
 
+def workdir_of(folder: str, workdir: str = "") -> Path:
+    """The given workdir, or runs/NAME of the data's folder."""
+    return Path(workdir or Path("runs") / Path(folder).absolute().name)
+
+
 def steps_of(recipe: configs.Recipe, pictures: int) -> int:
     """The steps of a recipe on so many training pictures."""
     if recipe.train.epochs:
@@ -137,11 +143,11 @@ def load(folder: str, options: Options, workdir: Path) -> Data:
     return Data(found.format, components, sources, tuple(sentences))
 
 
-def plan(folder: str, options: Options, workdir: Path, *, timed: bool = True, say: Say = print) -> Plan:
+def plan(folder: str, options: Options, workdir: Path, *, say: Say = print) -> Plan:
     """The recipes for the data of a folder, derived or, where the workdir has some already, as they are there.
 
-    With `timed`, a few steps of each run are made, to know how long it takes; `options.minutes` is kept then, and the
-    recipes are written into the workdir.
+    A few steps of each derived run are made, to know how long it takes and to keep `options.minutes`; then the recipes
+    are written into the workdir.
 
     Raises:
       ConfigError: where the workdir was begun with other options.
@@ -155,21 +161,20 @@ def plan(folder: str, options: Options, workdir: Path, *, timed: bool = True, sa
         trained = not options.settings.teacher
         return replace(begun, experiment=replace(begun.experiment, recipes=_reopened(begun.file, trained=trained)))
     derived = derive(data, options, workdir)
-    if not timed:
-        return _of(begun, derived, {})
     timings = experiment.trials(_of(begun, derived, {}).experiment, say=say)
     if options.minutes:
         derived = recipes.with_steps(derived, _steps_within(derived, timings, options))
-    storage.write(begun.file, explain.module(derived, file=RECIPE))
-    storage.write(workdir / OPTIONS, _as_text(folder, options))
+    storage.write(workdir / OPTIONS, _as_text(folder, options))  # first: without the recipes, all is derived anew
+    storage.write(begun.file, explain.module(derived, file=str(begun.file)))
     return _of(begun, derived, timings)
 
 
 def derive(data: Data, options: Options, workdir: Path) -> recipes.Derived:
     """The recipes that follow of the data."""
-    settings = options.settings
+    given = {name: absolute(getattr(options.settings, name)) for name in ("teacher", "initial", "teacher_initial")}
+    settings = replace(options.settings, **given)
     if not settings.teacher:
-        settings = replace(settings, teacher_folder=str(workdir / TEACHER / build.STUDENT))
+        settings = replace(settings, teacher_folder=absolute(str(workdir / TEACHER / build.STUDENT)))
     elif "box_predictions" not in prepare.load_detector(settings.teacher).detector.traits.capabilities:
         settings = replace(settings, two_stage=False)
     components = {name: data.components[name] for name in ("train", "val")}

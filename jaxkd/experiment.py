@@ -74,7 +74,6 @@ class Trial:
 
     starting: float  # seconds before the first step and for the first evaluation: mostly compilation
     step: float  # seconds of a step
-    compilations: int  # of the step, one for each bucket of picture sizes that came up
 
 
 def train(
@@ -138,7 +137,6 @@ def _trial(recipe: configs.Recipe, folder: Path) -> Trial:
     return Trial(
         starting=time.monotonic() - began - result.seconds,
         step=result.seconds / max(result.steps, 1),
-        compilations=result.compilations,
     )
 
 

@@ -3,7 +3,6 @@
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -58,10 +57,10 @@ def run(argv: Sequence[str]) -> int:
     if len(places) != 1:
         raise ConfigError("Name one folder of annotated pictures: jaxkd distill FOLDER.")
     folder = places[0]
-    workdir = Path(values.workdir or Path("runs") / Path(folder).absolute().name)
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd import distillation
 
+    workdir = distillation.workdir_of(folder, values.workdir)
     if values.explain:
         print(distillation.explanation(folder, _options(values), workdir), end="")
         return 0
@@ -139,4 +138,4 @@ def _show_commands(plan: "Plan") -> None:
     print(f"The page is {plan.experiment.workdir / 'comparison' / 'index.html'}. To go on:")
     print(f"  jaxkd predict --workdir={taught} PICTURE --out=found")
     print(f"  jaxkd explain --workdir={taught} PICTURE --out=explained")
-    print(f"  jaxkd train --config={plan.file}:taught --workdir=runs/mine")
+    print(f"  jaxkd train --config={plan.file}:taught --workdir=runs/edited")

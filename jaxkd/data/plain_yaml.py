@@ -28,4 +28,4 @@ def parse(text: str, *, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise DataError(f"{where} is no YAML that is read{line}: {reason}; write plain keys and lists.") from error
+        raise DataError(f"{where} is no YAML that is read here{line}: {reason}; write plain keys and lists.") from error

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from jaxkd.data import plain_text
+from jaxkd.data import plain_text, plain_yaml
 from jaxkd.data.base import check_text, short_repr
 from jaxkd.data.ids import as_int
 from jaxkd.data.layouts.base import SPLITS, WORDS, Tree, base, join, split_of, walk
@@ -192,24 +190,9 @@ def _spellings(text: str, bases: Sequence[Path], *, without_first: bool) -> Iter
         yield from (place / short.partition("/")[2] for place in bases)
 
 
-class _PlainLoader(yaml.BaseLoader):
-    """Takes every value as the text that it is written as, so that a class `no` is no False, and refuses aliases."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name)")
-        return super().compose_node(parent, index)
-
-
 def _read_yaml(file: Path) -> dict[str, Any]:
     """The mapping of a yaml; all values are text, lists and dicts."""
-    try:
-        content = yaml.load(plain_text.read(file), Loader=_PlainLoader)  # only text, lists and dicts are made
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise DataError(f"{file} is no YAML that is read here{where}: {reason}; write plain keys and lists.") from error
+    content = plain_yaml.parse(plain_text.read(file), where=str(file))
     if not isinstance(content, dict):
         raise DataError(f"{file} holds no keys; a data.yaml has 'train', 'val' and 'names'.")
     return content

@@ -16,7 +16,7 @@ BESIDE = 100  # characters up to which a reason stands beside its value, without
 FUNCTIONS = {"student": "detector", "data.loader": "data", "optimizer": "optimizer", "train": "train"}  # of the file
 
 
-def module(derived: Derived, *, file: str = "mine.py") -> str:
+def module(derived: Derived, *, file: str = "recipe.py") -> str:
     """The text of a Python module whose `get_config(arg)` gives the derived recipes by their names.
 
     `file` is the name under which its head says how to train it.
@@ -124,13 +124,12 @@ def _head(derived: Derived, file: str) -> str:
     """The run card."""
     train, val = derived.pictures["train"], derived.pictures["val"]
     classes = phrases.counted(derived.classes, "class")
-    name = file.removesuffix(".py")
     whose = "A student and its teacher" if "teacher" in derived.recipes else "A student"
     return f'''"""{whose} for {classes}: settings that follow of the data, each with its reason.
 
 Run card
   data      {phrases.counted(train, "picture")} to learn from, {val} to validate on
-  command   jaxkd train --config={name}:taught --workdir=runs/taught
+  command   jaxkd train --config={file}:taught --workdir=runs/taught
   arguments {", ".join(derived.recipes)}
 """'''
 

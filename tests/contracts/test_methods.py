@@ -151,8 +151,6 @@ def test_nothing_to_learn_from_gives_zero(name, kind):
 @every_method
 def test_a_term_that_is_zero_has_a_reason(name):
     """And no metric has: a run takes the names with a reason for those of terms."""
-    if not hasattr(MODULES[name], "zero_reasons"):
-        pytest.skip("says no reasons")
     outcome, _ = compiled(name)(params(name), scenes.without_anything(scene("two_stage")))
     metrics = {part: float(term.mean()) for part, term in outcome.metrics.items()}
     reasons = MODULES[name].zero_reasons(MODULES[name].Config(), metrics)

@@ -108,6 +108,13 @@ def test_the_file_gives_the_recipes_again(name, options, tmp_path):
             configs.build(part)
 
 
+def test_the_command_of_its_run_card_names_a_file_that_is_found(tmp_path):
+    file = tmp_path / "recipe.py"
+    file.write_text(explain.module(derive(source("cells")), file=str(file)), encoding="utf-8")
+    name, argument = re.search(r"--config=(\S+):(\w+)", file.read_text()).groups()
+    assert configs.load_recipe(name, argument).distill
+
+
 def has_reason_above(lines, index):
     """Whether a comment stands above the line, or above the part that it belongs to."""
     indents = [len(line) - len(line.lstrip()) for line in lines]
