@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 
 from jaxkd.config import closest
 from jaxkd.data import coco_file, pictures
 from jaxkd.data.base import Record, check_boxes, coco_objects, coco_truth, short_repr
-from jaxkd.data.folder import PictureFile, PictureFolder
+from jaxkd.data.folder import FolderSource, PictureFile, PictureFolder
 from jaxkd.data.ids import Ids
 from jaxkd.data.relabelled import Relabelled
 from jaxkd.data.repairs import Repairs
@@ -70,7 +69,7 @@ def load(config: Config) -> "CocoSource | Relabelled":
     return Relabelled(source, config.classes)
 
 
-class CocoSource:
+class CocoSource(FolderSource):
     """The records of a COCO file; its classes are in the order of their category ids."""
 
     def __init__(self, content: dict, *, config: Config, file: Path, folder: Path):
@@ -95,14 +94,6 @@ class CocoSource:
         self._truth = self._clipped(truth, files)
         self.records: Sequence[Record] = self._make_records(files, ids.numbers)
         self._count_oddities()
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB picture of a record; raises as `PictureFolder.read` does."""
-        return self._folder.read(self.records[index])
-
-    def content(self, index: int) -> bytes:
-        """The bytes of a record's file; raises as `pictures.read_bytes` does."""
-        return self._folder.content(self.records[index])
 
     def annotations(self) -> dict:
         """The ground truth as a COCO dict with the ids and areas of the file; segmentations are left out."""

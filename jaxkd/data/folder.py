@@ -161,3 +161,18 @@ class PictureFolder:
         return PictureFile(
             file, comparison.size, (comparison.size[0] / picture.size[0], comparison.size[1] / picture.size[1])
         )
+
+
+class FolderSource:
+    """What sources have in common whose pictures are the files of one folder."""
+
+    _folder: PictureFolder
+    records: Sequence[Record]
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """The RGB picture of a record; raises as `PictureFolder.read` does."""
+        return self._folder.read(self.records[index])
+
+    def content(self, index: int) -> bytes:
+        """The bytes of a record's file; raises as `pictures.read_bytes` does."""
+        return self._folder.content(self.records[index])

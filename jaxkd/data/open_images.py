@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from jaxkd.data import formats, pictures
 from jaxkd.data.base import Record, check_distinct, check_file_name, check_text, short_repr
-from jaxkd.data.folder import PictureFile, PictureFolder
+from jaxkd.data.folder import FolderSource, PictureFile, PictureFolder
 from jaxkd.data.objects import Objects, from_lists
 from jaxkd.data.repairs import Repairs
 from jaxkd.errors import DataError
@@ -77,7 +76,7 @@ class Row(NamedTuple):
     denied: bool
 
 
-class OpenImagesSource:
+class OpenImagesSource(FolderSource):
     """The records of the pictures that exist, in the order of the file; image ids count from 1."""
 
     def __init__(self, config: Config, folder: Path):
@@ -104,14 +103,6 @@ class OpenImagesSource:
         self.records: Sequence[Record] = self._objects.to_records(
             [measured[index] for index in indices], list(range(1, len(indices) + 1))
         )
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB picture of a record; raises as `PictureFolder.read` does."""
-        return self._folder.read(self.records[index])
-
-    def content(self, index: int) -> bytes:
-        """The bytes of a record's file; raises as `pictures.read_bytes` does."""
-        return self._folder.content(self.records[index])
 
     def annotations(self) -> dict:
         """The ground truth as a COCO dict; the area of an object is that of its box."""

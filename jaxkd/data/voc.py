@@ -9,7 +9,6 @@ from typing import Literal
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from jaxtyping import UInt8
 
 from jaxkd.class_lists import VOC
 from jaxkd.config import closest
@@ -23,7 +22,7 @@ from jaxkd.data.base import (
     coco_objects,
     coco_truth,
 )
-from jaxkd.data.folder import PictureFile, PictureFolder
+from jaxkd.data.folder import FolderSource, PictureFile, PictureFolder
 from jaxkd.data.repairs import Repairs
 from jaxkd.data.sizes import AnnotatedPicture
 from jaxkd.data.voc_files import Listed
@@ -84,7 +83,7 @@ def load(config: Config) -> "VocSource":
     return VocSource(config, root=root)
 
 
-class VocSource:
+class VocSource(FolderSource):
     """The records of the union of the splits, in the order of the lists; image ids count from 1."""
 
     def __init__(self, config: Config, *, root: Path):
@@ -110,14 +109,6 @@ class VocSource:
         self.records: Sequence[Record] = tuple(
             self._record(index, *both) for index, both in enumerate(zip(self._annotations, files, strict=True))
         )
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB picture of a record; raises as `PictureFolder.read` does."""
-        return self._folder.read(self.records[index])
-
-    def content(self, index: int) -> bytes:
-        """The bytes of a record's file; raises as `pictures.read_bytes` does."""
-        return self._folder.content(self.records[index])
 
     def annotations(self) -> dict:
         """The ground truth as a COCO dict; COCO's AP ignores difficult objects as VOC's does, even if trained on."""

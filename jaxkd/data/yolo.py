@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from jaxkd.config import closest
 from jaxkd.data import pictures, yolo_files, yolo_labels, yolo_lists
 from jaxkd.data.base import Record, check_boxes, check_file_name, check_links, coco_objects, coco_truth
-from jaxkd.data.folder import PictureFile, PictureFolder
+from jaxkd.data.folder import FolderSource, PictureFile, PictureFolder
 from jaxkd.data.repairs import Repairs
 from jaxkd.data.yolo_files import Description
 from jaxkd.data.yolo_labels import Rows
@@ -65,7 +64,7 @@ def load(config: Config) -> "YoloSource":
     return YoloSource(config, description)
 
 
-class YoloSource:
+class YoloSource(FolderSource):
     """The records of a split, in the order of its folders and lists; image ids count from 1."""
 
     def __init__(self, config: Config, description: Description):
@@ -98,14 +97,6 @@ class YoloSource:
         names = self._names(rows, label_files)
         self.classes, self.category_ids = tuple(names.values()), tuple(names)
         self.records: Sequence[Record] = self._make_records(list(files.values()), rows, label_files)
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB picture of a record; raises as `PictureFolder.read` does."""
-        return self._folder.read(self.records[index])
-
-    def content(self, index: int) -> bytes:
-        """The bytes of a record's file; raises as `pictures.read_bytes` does."""
-        return self._folder.content(self.records[index])
 
     def annotations(self) -> dict:
         """The ground truth as a COCO dict; the area of an object is that of its box."""
