@@ -62,10 +62,11 @@ class Experiment:
                     recipe.teacher = str(self.folder(TEACHER) / build.STUDENT)
                 yield name, recipe, self.folder(name, seed)
 
-    @property
-    def entries(self) -> list[Entry]:
-        """The first seed's students, for a comparison."""
-        return [_entry(name, self.folder(name)) for name in STUDENTS]
+    def entries(self, seed: int) -> tuple[Entry, Entry]:
+        """A seed's students, for a comparison."""
+        suffix = "" if seed == self.seeds[0] else f", seed {seed}"
+        alone, taught = (_entry(f"{name}{suffix}", self.folder(name, seed)) for name in STUDENTS)
+        return alone, taught
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def train(
 
 def compare(experiment: Experiment, *, pictures: int = 4, say: Say = print) -> Comparison:
     """Scores and times alone, taught and teacher on all validation pictures; writes the page and PICTURES."""
-    entries = experiment.entries
+    entries, *repeats = (experiment.entries(seed) for seed in experiment.seeds)
     source = gather.validation_source(entries)
-    comparison = gather.gather(entries, source, gather.Options(), say=say)
+    comparison = gather.gather(entries, source, gather.Options(), repeats=repeats, say=say)
     page.write(experiment.workdir / COMPARISON, comparison, source, most=pictures)
     side_by_side.write(experiment.workdir / PICTURES, comparison, source)
     return comparison

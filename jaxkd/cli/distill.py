@@ -1,6 +1,5 @@
 """`jaxkd distill FOLDER`: from a folder of annotated pictures to a student that is taught, compared and exported."""
 
-import statistics
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -128,9 +127,6 @@ def _show_result(result: "Result") -> None:
     from jaxkd.cli import comparison_table  # late, as in `run`
 
     comparison_table.show(result.comparison)
-    if len(result.gains) > 1:
-        points, mean = ", ".join(f"{100 * gain:+.1f}" for gain in result.gains), statistics.mean(result.gains)
-        print(f"Over {len(result.gains)} seeds the gain is {points} AP, {100 * mean:+.1f} on average.")
 
 
 def _show_commands(plan: "Plan") -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jaxkd import config as configs
 from jaxkd import phrases
@@ -14,7 +15,7 @@ from jaxkd.comparison import costs, curves, tables
 from jaxkd.comparison.records import BATCHES, SCORE, ComparedDetector, Comparison, Entry, Gains, Role
 from jaxkd.data.base import PictureError, Record, Source, digest
 from jaxkd.errors import ConfigError, DataError, JaxkdError
-from jaxkd.evaluation import bootstrap, errors, matches
+from jaxkd.evaluation import bootstrap, errors, matches, seeds
 from jaxkd.evaluation.run import Evaluation
 from jaxkd.loading import build, prepare
 from jaxkd.paths import path_of
@@ -103,16 +104,30 @@ def _validation(entry: Entry, data: configs.Recipe) -> Source:
 
 
 def gather(
-    entries: Sequence[Entry], source: Source, options: Options, *, say: Callable[[str], None] = print
+    entries: Sequence[Entry],
+    source: Source,
+    options: Options,
+    *,
+    repeats: Sequence[tuple[Entry, Entry]] = (),
+    say: Callable[[str], None] = print,
 ) -> Comparison:
     """The comparison of the detectors on the pictures of `validation_source`.
+
+    Args:
+      entries: the detectors; the first is the reference.
+      source: the pictures.
+      options: how they are compared.
+      repeats: the reference and the detector in focus again, as other seeds have trained them.
+      say: is told what is done.
 
     Raises DataError where the pictures have no object.
     """
     teachers, remarks = _teachers(entries, source) if options.teacher else ([], [])
     remarks += _training_differences(entries)
     participants = [_participant(entry, entries) for entry in entries] + teachers
-    scored = _scored(participants, source, options, say)
+    others = [_participant(entry, entries) for pair in repeats for entry in pair]
+    scored = _scored([*participants, *others], source, options, say)
+    scored, repeated = scored[: len(participants)], scored[len(participants) :]
     say("The time that each takes is measured.")
     subjects = {participant.entry.name: participant.subject for participant in participants}
     times = {batch: costs.costs_of(subjects, source, batch=batch) for batch in BATCHES}
@@ -135,9 +150,11 @@ def gather(
             f"The pictures have no object of {phrases.some(absent)}, whose AP is not known; AP is the mean over the "
             "other classes."
         )
+    focus = _focus(detectors[: len(entries)])
+    focused = next(index for index, detector in enumerate(detectors) if detector.name == focus)
     return Comparison(
         detectors=tuple(detectors),
-        focus=_focus(detectors[: len(entries)]),
+        focus=focus,
         images=scored[0].matches.images,
         objects=dict(zip(names, objects["all"], strict=True)),
         sizes={size: sum(objects[size]) for size in matches.SIZES.values()},
@@ -145,7 +162,15 @@ def gather(
         seed=options.seed,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
         remarks=tuple(remarks),
+        over_seeds=_over_seeds([scored[0], scored[focused], *repeated]) if repeated else None,
     )
+
+
+def _over_seeds(scored: Sequence[_Scored]) -> seeds.OverSeeds:
+    """The gain over several seeds, from the results of reference and detector in focus of each."""
+    resampled = [results.resampled for results in scored]
+    ap = np.stack([one.summary["AP"] for one in resampled])
+    return seeds.over_seeds(ap[1::2] - ap[::2], few="AP" in resampled[0].few)
 
 
 def _difference(source: Source, other: Source) -> str:

@@ -19,6 +19,11 @@ AP = (
     "0.5 to 0.95), and how few boxes are wrong. AP50 and AP75 ask for overlaps of 0.5 and 0.75 alone."
 )
 
+_SEEDS = (
+    "The interval of the gain over all seeds adds the variance of their mean to that of resampling, with Student's t "
+    "by Welch and Satterthwaite. "
+)
+
 
 def write(folder: Path, comparison: Comparison, source: Source, *, most: int) -> None:
     """Writes FILES, with at most `most` pictures of the largest gains and as many of the largest losses."""
@@ -71,6 +76,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "reference": comparison.reference.name,
         "focus": comparison.focus,
         "bootstrap": {"resamples": comparison.resamples, "seed": comparison.seed, "interval": SHARE / 100},
+        "over_seeds": json_values.plain(comparison.over_seeds),
         "score": SCORE,
         "remarks": list(comparison.remarks),
         "detectors": {detector.name: json_values.plain(_record(detector)) for detector in comparison.detectors},
@@ -109,6 +115,6 @@ def _provenance(comparison: Comparison) -> str:
         f"Differences are those to {comparison.reference.name}. For their intervals as many pictures as there are "
         f"({len(comparison.images)}) are drawn {comparison.resamples} times with replacement (seed {comparison.seed}), "
         f"the same ones for all detectors, and AP is taken anew; {SHARE:g} % of the differences lie in the interval. "
-        "All numbers are in comparison.json, the tables in comparison.md."
+        f"{_SEEDS if comparison.over_seeds else ''}All numbers are in comparison.json, the tables in comparison.md."
     )
     return section("How this was made", explanation, f'<ul class="made">\n{"".join(items)}</ul>', name="making")

@@ -11,6 +11,7 @@ from jaxkd.evaluation import coco, voc
 from jaxkd.evaluation.bootstrap import Interval
 from jaxkd.evaluation.cost import Cost
 from jaxkd.evaluation.errors import Confusion, Errors
+from jaxkd.evaluation.seeds import OverSeeds
 from jaxkd.loading import build
 
 SCORE = 0.5  # lowest score of a detection that is drawn, or counted as confident
@@ -87,6 +88,15 @@ class Comparison:
     seed: int
     machine: str
     remarks: tuple[str, ...]
+    over_seeds: OverSeeds | None = None  # of the detector in focus, where it was trained from several seeds
+
+    @property
+    def gain(self) -> Interval:
+        """The gain in AP of the detector in focus: over all seeds where there are several."""
+        if self.over_seeds:
+            return self.over_seeds.mean
+        assert self.focused.gains is not None
+        return self.focused.gains.summary["AP"]
 
     @property
     def reference(self) -> ComparedDetector:

@@ -95,7 +95,6 @@ def _gain(comparison: Comparison, name: str, key: str) -> Interval:
 
 
 def _gained(comparison: Comparison) -> tuple[str, str]:
-    gain = _gain(comparison, comparison.focus, "AP").difference
     names = {
         detector.name: tables.points(detector.scores.summary["AP"])
         for detector in (comparison.focused, comparison.reference)
@@ -103,14 +102,20 @@ def _gained(comparison: Comparison) -> tuple[str, str]:
     if comparison.teacher:
         names[comparison.teacher.name] = tables.points(comparison.teacher.scores.summary["AP"])
     aps = phrases.listed([f"{value} for {name}" for name, value in names.items()])
-    return f"{100 * gain:+.1f} AP", f"{aps}, on a scale to 100."
+    of_seed = " with the first seed" if comparison.over_seeds else ""
+    return f"{100 * comparison.gain.difference:+.1f} AP", f"{aps}{of_seed}, on a scale to 100."
 
 
 def _chance(comparison: Comparison) -> tuple[str, str]:
-    gain = _gain(comparison, comparison.focus, "AP")
+    gain, over = comparison.gain, comparison.over_seeds
     if not gain.known:
         return "Too few pictures to say", f"Fewer than {FEW} pictures have an object."
     answer = "Not certain" if not gain.clear else "Yes" if gain.low > 0 else "Yes, a loss"
+    if over:
+        return answer, (
+            f"The gain is {tables.seeds(over)}. With other seeds and other pictures it lies, with {SHARE:g} %, between "
+            f"{100 * gain.low:+.1f} and {100 * gain.high:+.1f}."
+        )
     return answer, (
         f"In {SHARE:g} of 100 resamples of these pictures it is between {100 * gain.low:+.1f} and "
         f"{100 * gain.high:+.1f}. That says nothing of other seeds of training."

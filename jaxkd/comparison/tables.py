@@ -9,6 +9,7 @@ from jaxkd.evaluation.bootstrap import FEW, SHARE, Interval
 from jaxkd.evaluation.cost import Cost
 from jaxkd.evaluation.errors import KINDS
 from jaxkd.evaluation.matches import SIZES
+from jaxkd.evaluation.seeds import OverSeeds
 from jaxkd.version import VERSION
 
 Row = Mapping[str, str]
@@ -47,16 +48,26 @@ def million(parameters: int) -> str:
 def verdict(comparison: Comparison) -> str:
     """A sentence on the gain in AP."""
     reference, focused = comparison.reference, comparison.focused
-    assert focused.gains is not None
-    gain, pictures = focused.gains.summary["AP"], phrases.counted(len(comparison.images), "picture")
+    gain, pictures = comparison.gain, phrases.counted(len(comparison.images), "picture")
     sentence = f"{focused.name} has {100 * gain.difference:+.1f} AP against {reference.name} on {pictures}"
     if not gain.known:
         return f"{sentence}; fewer than {FEW} pictures have an object, too few to say how much of it may be chance."
     meaning = "which does not hold 0" if gain.clear else "which holds 0, so there may be no difference"
+    if comparison.over_seeds:
+        return (
+            f"{sentence}, the mean of {seeds(comparison.over_seeds)}; the interval of {SHARE:g} % for other seeds and "
+            f"pictures is [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], {meaning}."
+        )
     return (
         f"{sentence}; {SHARE:g} % of {comparison.resamples} resamples of them lie in "
         f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], {meaning}."
     )
+
+
+def seeds(over: OverSeeds) -> str:
+    """The gains of the seeds, as a part of a sentence."""
+    gains = phrases.listed([f"{100 * gain:+.1f}" for gain in over.gains])
+    return f"{gains} over {phrases.counted(len(over.gains), 'seed')}"
 
 
 def headline(comparison: Comparison) -> list[Row]:

@@ -70,9 +70,12 @@ def test_a_teacher_at_hand_to_a_compared_student_and_on_again(runs, project, tmp
         *("alone", "comparison", "options.json", "pictures.png", "recipe.py", "taught")
     ]
     recipe = (tmp_path / "run" / "recipe.py").read_text()
-    again = distill(project, tmp_path / "run", *flags)
+    again = distill(project, tmp_path / "run", *flags, "--seeds=2")
     assert again.code == 0, again
-    assert "as an earlier start left it" in again.out
+    assert "as an earlier start left it" in again.out and "too few to say" in again.out
+    over = json.loads((tmp_path / "run" / "comparison" / "comparison.json").read_text())["over_seeds"]
+    first = content["detectors"]["taught"]["difference"]["summary"]["AP"]["difference"]
+    assert over["gains"][0] == first and len(over["gains"]) == 2
     assert (tmp_path / "run" / "recipe.py").read_text() == recipe
     assert (
         json.loads((tmp_path / "run" / "comparison" / "comparison.json").read_text())["detectors"]["taught"]["scores"]

@@ -17,6 +17,7 @@ from jaxkd.comparison.records import BATCHES, Series
 from jaxkd.evaluation.bootstrap import Interval
 from jaxkd.evaluation.cost import Cost
 from jaxkd.evaluation.errors import Confusion
+from jaxkd.evaluation.seeds import OverSeeds
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,15 @@ def test_answers_where_nothing_is_clear_and_where_something_is_lost(comparison):
         gained, chance, _ = cards(page.page(other, compared.source(), most=0))
         assert chance[1] == said
     assert gained[1] == "\N{MINUS SIGN}2.0\N{NO-BREAK SPACE}AP"
+
+
+def test_the_gain_of_several_seeds_takes_the_place_of_one(comparison):
+    over = OverSeeds((0.02, 0.05), Interval(0.035, 0.01, 0.06))
+    text = page.page(dataclasses.replace(comparison, over_seeds=over), compared.source(), most=0)
+    gained, chance, _ = cards(text)
+    assert (gained[1], chance[1]) == ("+3.5\N{NO-BREAK SPACE}AP", "Yes")
+    assert "The gain is +2.0 and +5.0 over 2 seeds." in chance[2].replace("\N{NO-BREAK SPACE}", " ")
+    assert "Welch" in text and page.as_json(dataclasses.replace(comparison, over_seeds=over))["over_seeds"]
 
 
 def test_a_detector_that_costs_more(comparison):

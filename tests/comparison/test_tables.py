@@ -11,6 +11,7 @@ from jaxkd.comparison.tables import Unclear, difference, points
 from jaxkd.evaluation import voc
 from jaxkd.evaluation.bootstrap import Interval
 from jaxkd.evaluation.errors import KINDS
+from jaxkd.evaluation.seeds import OverSeeds
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,14 @@ def test_the_verdict(comparison):
     assert tables.verdict(compared.changed(comparison, "taught", gains=gains)) == (
         "taught has +80.0 AP against alone on 12 pictures; fewer than 5 pictures have an object, too few to say how "
         "much of it may be chance."
+    )
+
+
+def test_the_verdict_over_seeds(comparison):
+    over = OverSeeds((0.02, 0.05), Interval(0.035, -0.01, 0.08))
+    assert tables.verdict(dataclasses.replace(comparison, over_seeds=over)) == (
+        "taught has +3.5 AP against alone on 12 pictures, the mean of +2.0 and +5.0 over 2 seeds; the interval of 95 % "
+        "for other seeds and pictures is [-1.0, +8.0], which holds 0, so there may be no difference."
     )
 
 
