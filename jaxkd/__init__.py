@@ -20,7 +20,7 @@ def distill_folder(folder, *, workdir="", minutes=0.0, seeds=1, format="", val="
 
     The same call again goes on where it was stopped. `settings` are the fields of `jaxkd.derive.recipes.Options`:
     teacher, student, size, method, augment, initial, teacher_initial, epochs and seed. Returns a
-    `jaxkd.distillation.Result`: the plan and the comparison.
+    `jaxkd.distillation.Result`: the plan and the comparisons.
     """
     from jaxkd import distillation  # late, as in `load`
 

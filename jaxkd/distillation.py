@@ -100,6 +100,7 @@ class Result:
 
     plan: Plan
     comparison: Comparison
+    test: Comparison | None  # on the test split, where the data have one
 
 
 def workdir_of(folder: str, workdir: str = "") -> Path:
@@ -201,7 +202,8 @@ def distill(plan: Plan, *, anyway: bool = False, say: Say = print) -> Result:
     if TEACHER not in plan.experiment.recipes:
         experiment.check_teacher(taught, plan.data.sources["val"], anyway=anyway, say=say)
     experiment.train(plan.experiment, say=say)
-    return Result(plan, experiment.compare(plan.experiment, say=say))
+    comparison, test = experiment.compare(plan.experiment, say=say), plan.data.components.get("test")
+    return Result(plan, comparison, experiment.compare_on_test(plan.experiment, test, say=say) if test else None)
 
 
 def _steps_within(derived: recipes.Derived, timings: Mapping[str, Trial], options: Options) -> Choice:

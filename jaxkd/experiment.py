@@ -21,7 +21,7 @@ from jaxkd.train.training import RunResult
 
 TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
 STUDENTS = (ALONE, TAUGHT)
-COMPARISON = "comparison"  # in the workdir: the folder of the page
+COMPARISON, TEST = "comparison", "comparison_test"  # in the workdir: the folders of the pages
 PICTURES = "pictures.png"  # in the workdir: truth and detections on some validation pictures
 TRIAL_STEPS = 6  # of a run that is only timed
 TRIAL_PICTURES = 16  # that it is scored on
@@ -96,12 +96,30 @@ def train(
 
 def compare(experiment: Experiment, *, pictures: int = 4, say: Say = print) -> Comparison:
     """Scores and times alone, taught and teacher on all validation pictures; writes the page and PICTURES."""
-    entries, *repeats = (experiment.entries(seed) for seed in experiment.seeds)
+    entries, repeats = _entries(experiment)
     source = gather.validation_source(entries)
     comparison = gather.gather(entries, source, gather.Options(), repeats=repeats, say=say)
     page.write(experiment.workdir / COMPARISON, comparison, source, most=pictures)
     side_by_side.write(experiment.workdir / PICTURES, comparison, source)
     return comparison
+
+
+def compare_on_test(experiment: Experiment, test: configs.Recipe, *, pictures: int = 4, say: Say = print) -> Comparison:
+    """The same on the pictures of a test split, which have decided nothing; writes a page of its own.
+
+    Raises what reading the split raises, and DataError where it has no object.
+    """
+    entries, repeats = _entries(experiment)
+    source = prepare.load_source(test, classes=entries[0].loaded.detector.classes, whose="the student", split="test")
+    comparison = gather.gather(entries, source, gather.Options(split="test"), repeats=repeats, say=say)
+    page.write(experiment.workdir / TEST, comparison, source, most=pictures)
+    return comparison
+
+
+def _entries(experiment: Experiment) -> tuple[tuple[Entry, Entry], list[tuple[Entry, Entry]]]:
+    """The students of the first seed, and those of the others."""
+    first, *others = (experiment.entries(seed) for seed in experiment.seeds)
+    return first, others
 
 
 def trials(experiment: Experiment, *, say: Say = print) -> dict[str, Trial]:

@@ -24,9 +24,10 @@ ADDRESS = "https://colab.research.google.com/github/jaxkd/jaxkd/blob/main/colabs
 PATIENCE = 960  # seconds of a cell, and of a core for a whole notebook; a quarter of that on a machine of today
 WHOLE = bool(os.environ.get("JAXKD_WHOLE_NOTEBOOKS"))  # run them as they are
 SHORTER = (  # what is written in a notebook, and what the tests run in its place
-    (r'("steps": |^STEPS = )400\b', r"\g<1>60"),
-    (r"^( *)config\.train\.devices = 1\b", r"\g<1>config.train.evaluate_limit = 16\n\g<0>"),
-    (r"^recipe\.train\.steps = 120$", "recipe.train.steps = 60"),
+    (r'("steps": |^STEPS = )400\b', r"\g<1>20"),
+    (r"^( *)config\.train\.devices = 1\b", r"\g<1>config.train.evaluate_limit = 8\n\g<0>"),
+    (r"^recipe\.train\.steps = 120$", "recipe.train.steps = 20"),
+    (r"^config\.train\.steps = 40\b", "config.train.steps = 10"),
     (r'"val": 60\b', '"val": 24'),
 )
 LINES = {  # what is to be installed on a machine with each kind of chip

@@ -8,7 +8,9 @@ from jaxkd.comparison.records import Comparison
 
 def show(comparison: Comparison) -> None:
     """Prints it."""
-    terminal.show(tables.headline(comparison), title=phrases.counted(len(comparison.images), "validation picture"))
+    terminal.show(
+        tables.headline(comparison), title=phrases.counted(len(comparison.images), f"{comparison.split} picture")
+    )
     for remark in comparison.remarks:
         print(f"- {remark}")
     print(tables.verdict(comparison))

@@ -56,6 +56,8 @@ def run(argv: Sequence[str]) -> int:
     if len(places) != 1:
         raise ConfigError("Name one folder of annotated pictures: jaxkd distill FOLDER.")
     folder = places[0]
+    if not values.explain:
+        print(f"Reading {folder}.", flush=True)
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd import distillation
 
@@ -123,10 +125,12 @@ def _confirm() -> None:
 
 
 def _show_result(result: "Result") -> None:
-    """Prints the table, what the teacher gained and whether that is more than chance."""
+    """Prints the table, what the teacher gained and whether that is more than chance; that of the test split last."""
     from jaxkd.cli import comparison_table  # late, as in `run`
 
     comparison_table.show(result.comparison)
+    if result.test:
+        comparison_table.show(result.test)
 
 
 def _show_commands(plan: "Plan") -> None:

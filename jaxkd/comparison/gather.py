@@ -30,6 +30,7 @@ class Options:
     resamples: int = 1000
     seed: int = 0
     batch: int = 8  # pictures per batch while scoring
+    split: str = "validation"  # what the pictures are called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +162,7 @@ def gather(
         resamples=options.resamples,
         seed=options.seed,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
+        split=options.split,
         remarks=tuple(remarks),
         over_seeds=_over_seeds([scored[0], scored[focused], *repeated]) if repeated else None,
     )
@@ -293,7 +295,8 @@ def _scored(
     """The results of each detector, all resampled with the same draws."""
     truth, devices, evaluations = source.annotations(), mesh.make_mesh(), []
     for participant in participants:
-        say(f"{participant.entry.name} is scored on {phrases.counted(len(source.records), 'validation picture')}.")
+        pictures = phrases.counted(len(source.records), f"{options.split} picture")
+        say(f"{participant.entry.name} is scored on {pictures}.")
         detector, params, loader_config = (
             participant.subject.detector,
             participant.subject.params,
@@ -304,7 +307,7 @@ def _scored(
         )
     only = _readable(source, evaluations)
     if not any(item["image_id"] in only for item in truth["annotations"]):
-        raise DataError("None of the validation pictures has an object, so there is nothing to compare.")
+        raise DataError(f"None of the {options.split} pictures has an object, so there is nothing to compare.")
     counts = bootstrap.draws(len(only), resamples=options.resamples, seed=options.seed)
     scored = []
     for evaluation in evaluations:

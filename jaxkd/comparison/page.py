@@ -41,7 +41,7 @@ def page(comparison: Comparison, source: Source, *, most: int) -> str:
     reference, focused = comparison.reference, comparison.focused
     others = [detector.name for detector in comparison.detectors if detector not in (reference, focused)]
     lead = (
-        f"On {phrases.counted(len(comparison.images), 'validation picture')} with "
+        f"On {phrases.counted(len(comparison.images), f'{comparison.split} picture')} with "
         f"{phrases.counted(sum(comparison.objects.values()), 'object')} of "
         f"{phrases.counted(len(comparison.objects), 'class')}"
         f"{f', with {phrases.listed(others)} beside them' if others else ''}."

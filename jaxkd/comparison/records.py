@@ -88,6 +88,7 @@ class Comparison:
     seed: int
     machine: str
     remarks: tuple[str, ...]
+    split: str = "validation"  # what the pictures are called
     over_seeds: OverSeeds | None = None  # of the detector in focus, where it was trained from several seeds
 
     @property

@@ -145,7 +145,7 @@ def _optimizer(start: schedule.Start, batch: int, notes: _Notes) -> configs.Reci
     from_where = {"random": "all weights start from random numbers", "pretrained": "the backbone is pretrained"}
     reasons = {"kind": from_where[start], "learning_rate": words}
     for name, value in fields.items():
-        notes.take(f"optimizer.{name}", Choice(value, reasons.get(name, "as measured with this rate on blood cells")))
+        notes.take(f"optimizer.{name}", Choice(value, reasons.get(name, "as measured with this rate")))
     return component("train.optimizer", **fields)
 
 

