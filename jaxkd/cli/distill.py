@@ -23,7 +23,7 @@ SETTINGS = (  # flags that are fields of `derive.recipes.Options`
     "student", "size", "method", "augment", "seed", "epochs", "initial", "teacher", "teacher_initial",
 )  # fmt: skip
 SHOWN = (  # of the derived settings; the file has all of them
-    "data.loader.short", "data.loader.buckets", "data.loader.augment", "student.backbone", "student.anchors",
+    "data.loader.short", "data.loader.buckets", "data.loader.augment", "student.backbone", "initial", "student.anchors",
     "train.batch", "train.epochs", "train.steps", "optimizer.learning_rate", "distill", "teacher",
     "teacher:student.backbone", "teacher:train.epochs",
 )  # fmt: skip
@@ -104,9 +104,10 @@ def _show_plan(plan: "Plan") -> None:
         print(f"The recipe is {plan.file}, as an earlier start left it.")
         return
     for reason in plan.reasons:
-        if reason.setting in SHOWN and reason.value:
-            value = "" if hasattr(reason.value, "items") else f" {_text(reason.value)}:"  # the words name a part
-            print(f"- {reason.setting}{value} {reason.words}.")
+        if reason.setting in SHOWN and (reason.value or reason.setting == "initial"):
+            in_words = not reason.value or hasattr(reason.value, "items")  # a part is named by its words
+            value = "" if in_words else f" {_text(reason.value)}"
+            print(f"- {reason.setting}{value}: {reason.words}.")
     others = sum(reason.setting not in SHOWN for reason in plan.reasons)
     print(f"- {others} more settings, each with its reason, are in {plan.file}.")
     for name, seconds in plan.seconds.items():

@@ -174,9 +174,8 @@ def _recipe(
     notes: _Notes,
 ) -> configs.Recipe:
     """The recipe of a run without a teacher."""
-    if network.initial:
-        notes.take("initial", Choice(network.initial, "the backbone's weights"))
-    return recipe(student=detector, initial=network.initial, data=data, **run.fields(network, notes))
+    initial = notes.take("initial", networks.start(network.initial, pictures=run.pictures))
+    return recipe(student=detector, initial=initial, data=data, **run.fields(network, notes))
 
 
 def _loader_fields(train: Source, val: Source, options: Options, notes: _Notes) -> dict[str, Any]:
@@ -248,11 +247,10 @@ def with_steps(derived: Derived, choice: Choice) -> Derived:
         before = schedule.steps_of(train.epochs, pictures, batch=train.batch)
         train.update(steps=steps, epochs=0, evaluate_every=max(round(steps * train.evaluate_every / before), 1))
         out[name] = changed.lock()
-    words = {"train.steps": choice.words, "train.epochs": "the steps say it"}
-    reasons = tuple(
-        reason._replace(words=words[reason.setting.removeprefix(TEACHER)])
-        if reason.setting.removeprefix(TEACHER) in words
-        else reason
-        for reason in derived.reasons
-    )
-    return dataclasses.replace(derived, recipes=out, reasons=reasons)
+    reasons = []
+    for reason in derived.reasons:
+        prefix = TEACHER if reason.setting.startswith(TEACHER) else ""
+        name, train = reason.setting.removeprefix(prefix), out["teacher" if prefix else "alone"].train
+        words = {"train.steps": choice.words, "train.epochs": "the steps say it"}.get(name)
+        reasons.append(reason._replace(value=train[name.removeprefix("train.")], words=words) if words else reason)
+    return dataclasses.replace(derived, recipes=out, reasons=tuple(reasons))

@@ -19,6 +19,8 @@ NARROWEST, WIDEST = 8, 32  # of the ResNet-10 that the number of classes decides
 FULL_WIDTH = 64  # of published residual networks
 GROUPS = 8  # of group norm in narrow networks
 LARGER = 4  # times the channels of a student's pyramid and head are its teacher's
+FEW = 1000  # pictures below which weights of a backbone are worth most
+HELPFUL = "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"  # trained on ImageNet
 NAMES = ("auto", "tiny", "small", "mobilenet", "r18")
 PUBLISHED = ("mobilenet", "r18")  # those for which backbone weights are published
 
@@ -41,6 +43,16 @@ class Network:
     def frozen_stages(self) -> int:
         """Stages of the backbone that are not trained: of a pretrained one the stem and the first."""
         return 1 if self.initial else -1
+
+
+def start(initial: str, *, pictures: int) -> Choice:
+    """The file of backbone weights, with what would help where none is given."""
+    if initial:
+        return Choice(initial, "the backbone's weights")
+    words = "all weights start from random numbers"
+    if pictures < FEW:
+        words += f"; with {pictures} pictures, weights from ImageNet help: --initial=FILE with the file at {HELPFUL}"
+    return Choice("", words)
 
 
 def student(name: str, *, classes: int, initial: str = "") -> Choice:

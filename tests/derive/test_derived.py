@@ -12,6 +12,7 @@ from jaxkd.config import component
 from jaxkd.derive import anchors, explain, recipes
 from jaxkd.derive import remarks as settings
 from jaxkd.derive import sizes as sizes_of
+from jaxkd.derive.base import Choice
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.loading import build, prepare
 from jaxkd.train import unused
@@ -158,6 +159,21 @@ def test_a_teacher_that_is_given_has_no_recipe():
     taught = derived.recipes["taught"]
     assert (taught.teacher, tuple(taught.distill)) == ("teacher.pth", ("tar",))
     assert (taught.distill.tar.classification.weight, taught.distill.tar.box.weight) == (0.0, 0.0)
+
+
+def test_steps_in_place_of_epochs():
+    shorter = recipes.with_steps(derive(source("cells")), Choice(100, "what the minutes hold"))
+    lengths = {name: (one.train.steps, one.train.epochs) for name, one in shorter.recipes.items()}
+    assert lengths == {"teacher": (200, 0), "alone": (100, 0), "taught": (100, 0)}
+    said = {reason.setting: (reason.value, reason.words) for reason in shorter.reasons}
+    assert said["train.steps"] == (100, "what the minutes hold")
+    assert said["teacher:train.steps"] == (200, "what the minutes hold")
+    assert said["train.epochs"] == said["teacher:train.epochs"] == (0, "the steps say it")
+
+
+def test_what_would_help_a_start_from_random_numbers_is_said():
+    (words,) = (reason.words for reason in derive(source("cells")).reasons if reason.setting == "initial")
+    assert "with 240 pictures" in words and "mobilenet_v2" in words and "--initial=FILE" in words
 
 
 def test_alone_and_taught_differ_in_the_teacher_and_its_balance_alone():
