@@ -130,14 +130,18 @@ def load(folder: str, options: Options, workdir: Path) -> Data:
     if options.val:
         other = recognise.recognise(Path(options.val).absolute(), format=options.format).splits
         components["val"] = other.get("val") or next(iter(other.values()))
-    if "val" not in components:
+    if "val" in components:
+        sources = prepare.load_sources({name: components[name] for name in ("train", "val")}, warn=False)
+        loaded = list(sources.values())
+    else:
         file, whole = workdir / SPLIT, components["train"]
-        division = split.load_or_plan(file, prepare.load_source(whole), seed=options.settings.seed)
+        loaded = [prepare.load_source(whole, warn=False)]
+        division = split.load_or_plan(file, loaded[0], seed=options.settings.seed)
         sentences += division.sentences()
-        for part in ("train", "val"):
+        sources: dict[str, Source] = {part: split.part_of(loaded[0], division, part=part) for part in split.PARTS}
+        for part in split.PARTS:
             components[part] = configs.component("data.split", source=whole, file=str(file.absolute()), part=part)
-    sources = prepare.load_sources({name: components[name] for name in ("train", "val")}, warn=False)
-    for source in sources.values():
+    for source in loaded:
         sentences += [f"{source.repairs.title}: {sentence}" for sentence in source.repairs.sentences()]
     survey.refuse_unreadable({name: survey.sample(source, limit=8) for name, source in sources.items()})
     return Data(found.format, components, sources, tuple(sentences))

@@ -1,6 +1,7 @@
 """The folder of a source's pictures: finds their files, compares their sizes with the annotations, and reads them."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from jaxkd.data.sizes import AnnotatedPicture, Comparison
 from jaxkd.errors import DataError
 
 SAMPLE = 256  # pictures whose headers are read first; all are, where one of these differs from its annotated size
-THREADS = 8  # threads that read headers
+THREADS, BLOCK = 8, 256  # threads that read headers, and how many headers one reads at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,17 +138,23 @@ class PictureFolder:
     def _headers(self, files: Sequence[str], indices: Iterable[int]) -> dict[int, pictures.Header]:
         """The headers of the pictures at these indices, by index, without those that cannot be read."""
 
-        def read_header(index: int) -> tuple[int, pictures.Header | None]:
+        def read_header(index: int) -> pictures.Header | None:
             path = self._folder / files[index]
             try:
                 if not self._allow_links:
                     check_links(path, folder=self._folder)
-                return index, pictures.read_header(path, name=files[index])
+                return pictures.read_header(path, name=files[index])
             except DataError:
-                return index, None
+                return None
 
+        def read_some(some: Sequence[int]) -> list[pictures.Header | None]:
+            return [read_header(index) for index in some]
+
+        listed = list(indices)
+        blocks = [listed[start : start + BLOCK] for start in range(0, len(listed), BLOCK)]
         with ThreadPoolExecutor(THREADS) as pool:
-            return {index: header for index, header in pool.map(read_header, indices) if header is not None}
+            headers = itertools.chain.from_iterable(pool.map(read_some, blocks))
+            return {index: header for index, header in zip(listed, headers, strict=True) if header is not None}
 
     def _picture_file(self, picture: AnnotatedPicture, file: str, comparison: Comparison | None) -> PictureFile:
         if comparison is None:

@@ -27,6 +27,8 @@ LEAST_SHARE, GREATEST_SHARE = 0.1, 0.25
 LEAST, MOST = 40, 2000  # pictures for validation
 MAX_BYTES = 2**28  # of split.json; a million names take a tenth of it
 NOTHING = -1  # stands for the class of a picture without an object
+Part = Literal["train", "val"]
+PARTS: tuple[Part, ...] = ("train", "val")
 AGAIN = "delete the file to have the data split again"
 
 
@@ -38,7 +40,7 @@ class Config:
     """The data source that is divided, a component."""
     file: PathText = "split.json"
     """The file that names the pictures of both parts, as `load_or_plan` writes it."""
-    part: Literal["train", "val"] = "train"
+    part: Part = "train"
     """The part to take."""
     limit: Natural = 0
     """Only the first pictures of the part; 0 for all."""
@@ -86,9 +88,14 @@ def load(config: Config) -> Subset:
     file = path_of(config.file)
     split, source = read(file), loaded(config.source)
     _check_names(split, [record.file for record in source.records], file)
-    chosen = set(split.train if config.part == "train" else split.val)
+    return part_of(source, split, part=config.part, limit=config.limit)
+
+
+def part_of(source: Source, split: Split, *, part: Part, limit: int = 0) -> Subset:
+    """The pictures of one part, the first `limit` of them, or with 0 all."""
+    chosen = set(split.train if part == "train" else split.val)
     indices = [index for index, record in enumerate(source.records) if record.file in chosen]
-    return Subset(source, indices[: config.limit] if config.limit else indices)
+    return Subset(source, indices[:limit] if limit else indices)
 
 
 def load_or_plan(file: Path, source: Source, *, seed: int) -> Split:

@@ -44,15 +44,21 @@ def load_sources(data: configs.Recipe, *, warn: bool = True) -> dict[str, Source
 
 
 def load_source(
-    config: configs.Recipe, *, classes: Sequence[str] = (), whose: str = "the detector", split: str = "validation"
+    config: configs.Recipe,
+    *,
+    classes: Sequence[str] = (),
+    whose: str = "the detector",
+    split: str = "validation",
+    warn: bool = True,
 ) -> Source:
     """The data source of a recipe's component, with these classes; () for the source's.
 
-    What it left out, repaired or guessed is logged as warnings. Raises ConfigError where it has objects of other
-    classes; `whose` and `split` name the owner of the classes and the data in the message.
+    What it left out, repaired or guessed is logged as warnings, where `warn`. Raises ConfigError where it has objects
+    of other classes; `whose` and `split` name the owner of the classes and the data in the message.
     """
     source = _load(config)
-    return _warned(_with_classes(source, config, tuple(classes), whose, split) if classes else source)
+    source = _with_classes(source, config, tuple(classes), whose, split) if classes else source
+    return _warned(source) if warn else source
 
 
 def _load(config: configs.Recipe, **fields: Any) -> Source:
