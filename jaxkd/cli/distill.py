@@ -22,11 +22,6 @@ CHOICES = {  # of flags, the default first
 SETTINGS = (  # flags that are fields of `derive.recipes.Options`
     "student", "size", "method", "augment", "seed", "epochs", "initial", "teacher", "teacher_initial",
 )  # fmt: skip
-SHOWN = (  # of the derived settings; the file has all of them
-    "data.loader.short", "data.loader.buckets", "data.loader.augment", "student.backbone", "initial", "student.anchors",
-    "train.batch", "train.epochs", "train.steps", "optimizer.learning_rate", "distill", "teacher",
-    "teacher:student.backbone", "teacher:train.epochs",
-)  # fmt: skip
 LONG = 4 * 3600  # seconds from which on a run at a terminal is confirmed
 
 
@@ -90,7 +85,8 @@ def _options(values: flags.FlagValues) -> "Options":
 
 def _show_plan(plan: "Plan") -> None:
     """Prints what the data are, what was assumed, what follows of them, and how long it takes."""
-    from jaxkd.data import recognise  # late, as in `run`
+    from jaxkd.cli import derived_settings  # late, as in `run`
+    from jaxkd.data import recognise
 
     counts = ", ".join(
         f"{phrases.counted(len(source.records), 'picture')} to {name}" for name, source in plan.data.sources.items()
@@ -103,20 +99,11 @@ def _show_plan(plan: "Plan") -> None:
     if not plan.reasons:
         print(f"The recipe is {plan.file}, as an earlier start left it.")
         return
-    for reason in plan.reasons:
-        if reason.setting in SHOWN and (reason.value or reason.setting == "initial"):
-            in_words = not reason.value or hasattr(reason.value, "items")  # a part is named by its words
-            value = "" if in_words else f" {_text(reason.value)}"
-            print(f"- {reason.setting}{value}: {reason.words}.")
-    others = sum(reason.setting not in SHOWN for reason in plan.reasons)
-    print(f"- {others} more settings, each with its reason, are in {plan.file}.")
+    derived_settings.show(plan.reasons)
+    print(f"- All settings, each with its reason, are in {plan.file}.")
     for name, seconds in plan.seconds.items():
         print(f"  {name:<7}  {plan.steps(name)} steps, {phrases.duration(seconds)}")
     print(f"In all {phrases.duration(sum(plan.seconds.values()))}, beside other work longer.", flush=True)
-
-
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _confirm() -> None:

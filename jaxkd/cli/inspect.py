@@ -1,7 +1,8 @@
 """`jaxkd inspect data FOLDER` or `--config=FILE[:ARG]`, with --out=DIR: counts and shows data before training on it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -10,7 +11,12 @@ from jaxkd import phrases
 from jaxkd.cli.flags import choice, define_path, parse
 from jaxkd.errors import ConfigError
 
+if TYPE_CHECKING:
+    from jaxkd.data.base import Source
+    from jaxkd.derive.recipes import Derived
+
 WHAT = "data"  # the only thing to inspect so far
+_OF_TEACHING = ("distill", "teacher")
 USAGE = f"jaxkd inspect {WHAT} FOLDER, or jaxkd inspect {WHAT} --config=FILE[:ARG]"
 
 
@@ -51,20 +57,31 @@ def _recognised(path: Path, format: str) -> configs.Recipe:
     print(f"{path} is {recognise.TITLES[dataset.format]} data with {phrases.listed(list(dataset.splits))}.")
     for sentence in dataset.assumptions:
         print(f"- {sentence}")
-    kept = {name: source for name, source in dataset.splits.items() if name in ("train", "val")}
-    return ConfigDict(kept | {"loader": configs.component("data.loader")})
+    return ConfigDict({name: source for name, source in dataset.splits.items() if name in ("train", "val")})
+
+
+def _derived(sources: "Mapping[str, Source]") -> "Derived":
+    """The recipes that `jaxkd distill` would derive from a folder's sources."""
+    from jaxkd import distillation  # late, as below
+    from jaxkd.derive import recipes
+
+    train, val = sources["train"], sources.get("val", sources["train"])
+    unnamed = {name: configs.component("data.coco") for name in ("train", "val")}
+    return recipes.derive(train, val, data=unnamed, options=distillation.options({}).settings)
 
 
 def _data(data: configs.Recipe, recipe: configs.Recipe | None, out: Path, *, limit: int) -> int:
     """Counts and shows the sources "train" and, where there is one, "val" of a recipe's data, or of a folder's."""
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
-    from jaxkd.cli import data_page
+    from jaxkd.cli import data_page, derived_settings
     from jaxkd.data import loader, survey
     from jaxkd.derive import remarks as settings
     from jaxkd.loading import prepare
 
     sources = prepare.load_sources(data, warn=False)  # the remarks say it
-    loader_config: loader.Config = configs.build(data.loader)
+    derived = _derived(sources) if recipe is None else None
+    of_loader = derived.recipes["alone"].data.loader if derived else data.loader
+    loader_config: loader.Config = configs.build(of_loader)
     # Raise what training would raise.
     loader.train_batches(sources["train"], loader_config, seed=0, steps=1, batch=1).close()
     splits = {"train": survey.count(sources["train"], loader_config, short=max(loader_config.short))}
@@ -79,6 +96,9 @@ def _data(data: configs.Recipe, recipe: configs.Recipe | None, out: Path, *, lim
         remarks = (*remarks, *settings.remarks(sources["train"], recipe))
     report = data_page.Report(splits=splits, shared=shared, samples=samples, remarks=remarks)
     data_page.show(report)
+    if derived:
+        print("jaxkd distill would take these settings; the table is for these sizes:")
+        derived_settings.show([reason for reason in derived.reasons if reason.setting not in _OF_TEACHING])
     data_page.write(out, report, sources)
     print(f"index.html and data_report.json are in {out}.")
     survey.refuse_unreadable(samples)

@@ -175,6 +175,8 @@ def test_a_folder_is_recognised_and_inspected(tmp_path, out):
     assert f"- '../train/images' is not there as it is written; {tmp_path}/set/train/images is taken." in others
     content = json.loads((out / "data_report.json").read_text())
     assert {name: split["objects"] for name, split in content["splits"].items()} == {"train": 3, "val": 2}
+    assert "jaxkd distill would take these settings; the table is for these sizes:" in others
+    assert any(line.startswith("- student.anchors ") and line.endswith(".") for line in others)
 
 
 def test_a_folder_without_validation_data(tmp_path, out):
