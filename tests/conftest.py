@@ -44,6 +44,14 @@ def _signals_are_heard():
             signal.signal(number, handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _times_are_taken_briefly():
+    """What is compiled here is slow, and nobody reads how slow."""
+    from jaxkd.evaluation import cost  # late: jaxtyping's hook has to be there first
+
+    cost.SECONDS = 0.1
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real pictures and published weights beside the repository."""

@@ -12,6 +12,7 @@ from jaxkd.types import Batch, Detections
 
 WARMUP_CALLS = 3  # calls before the measurement
 MIN_CALLS = 3  # measured calls, however long they take
+SECONDS = 5.0  # after which no further call begins
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,23 @@ class Cost:
 
 
 def measure(
-    detect: Callable[[Any, Batch], Detections], params: Any, batch: Batch, *, repeats: int = 30, seconds: float = 30.0
+    detect: Callable[[Any, Batch], Detections],
+    params: Any,
+    batch: Batch,
+    *,
+    repeats: int = 30,
+    seconds: float | None = None,
 ) -> Cost:
     """The cost of `detect(params, batch)` on the default device, all pictures of the batch at once.
 
-    Of `repeats` calls, those after `seconds` are left out.
+    Of `repeats` calls, those after `seconds`, or with None after SECONDS, are left out.
     """
+    limit = SECONDS if seconds is None else seconds
     compiled = jax.jit(detect).lower(params, batch).compile()
     analysis = compiled.cost_analysis() or {}
     pictures, durations = len(batch.ids), []
     for call in range(WARMUP_CALLS + repeats):
-        if call >= WARMUP_CALLS + MIN_CALLS and sum(durations) > seconds:
+        if call >= WARMUP_CALLS + MIN_CALLS and sum(durations) > limit:
             break
         start = time.perf_counter()
         jax.block_until_ready(compiled(params, batch))
