@@ -119,7 +119,7 @@ def gather(
       source: the pictures.
       options: how they are compared.
       repeats: the reference and the detector in focus again, as other seeds have trained them.
-      say: is told what is done.
+      say: takes each message on the progress.
 
     Raises DataError where the pictures have no object.
     """
