@@ -62,7 +62,7 @@ class Data:
 
     format: str
     components: Mapping[str, configs.Recipe]  # "train" and "val", and "test" where there is one
-    sources: Mapping[str, Source]  # "train" and "val"
+    sources: Mapping[str, Source]  # "train" and "val", and "test" where there is one with objects
     sentences: tuple[str, ...]  # what was assumed, passed over or decided
 
 
@@ -141,6 +141,16 @@ def load(folder: str, options: Options, workdir: Path) -> Data:
         sources: dict[str, Source] = {part: split.part_of(loaded[0], division, part=part) for part in split.PARTS}
         for part in split.PARTS:
             components[part] = configs.component("data.split", source=whole, file=str(file.absolute()), part=part)
+    if "test" in components:
+        train = sources["train"]
+        test = prepare.load_source(
+            components["test"], classes=train.classes, whose="the training data", split="test", warn=False
+        )
+        if any((~record.crowd).any() for record in test.records):
+            sources = {**sources, "test": test}
+            loaded.append(test)
+        else:
+            sentences.append("The test split has no object, so nothing is compared on it.")
     for source in loaded:
         sentences += [f"{source.repairs.title}: {sentence}" for sentence in source.repairs.sentences()]
     survey.refuse_unreadable({name: survey.sample(source, limit=8) for name, source in sources.items()})
@@ -206,8 +216,8 @@ def distill(plan: Plan, *, anyway: bool = False, say: Say = print) -> Result:
     if TEACHER not in plan.experiment.recipes:
         experiment.check_teacher(taught, plan.data.sources["val"], anyway=anyway, say=say)
     experiment.train(plan.experiment, say=say)
-    comparison, test = experiment.compare(plan.experiment, say=say), plan.data.components.get("test")
-    return Result(plan, comparison, experiment.compare_on_test(plan.experiment, test, say=say) if test else None)
+    comparison, test = experiment.compare(plan.experiment, say=say), plan.data.sources.get("test")
+    return Result(plan, comparison, experiment.compare(plan.experiment, test=test, say=say) if test else None)
 
 
 def _steps_within(derived: recipes.Derived, timings: Mapping[str, Trial], options: Options) -> Choice:

@@ -94,25 +94,18 @@ def train(
     return results
 
 
-def compare(experiment: Experiment, *, pictures: int = 4, say: Say = print) -> Comparison:
-    """Scores and times alone, taught and teacher on all validation pictures; writes the page and PICTURES."""
-    entries, repeats = _entries(experiment)
-    source = gather.validation_source(entries)
-    comparison = gather.gather(entries, source, gather.Options(), repeats=repeats, say=say)
-    page.write(experiment.workdir / COMPARISON, comparison, source, most=pictures)
-    side_by_side.write(experiment.workdir / PICTURES, comparison, source)
-    return comparison
+def compare(experiment: Experiment, *, test: Source | None = None, pictures: int = 4, say: Say = print) -> Comparison:
+    """Scores and times alone, taught and teacher on all validation pictures; writes the page and PICTURES.
 
-
-def compare_on_test(experiment: Experiment, test: configs.Recipe, *, pictures: int = 4, say: Say = print) -> Comparison:
-    """The same on the pictures of a test split, which have decided nothing; writes a page of its own.
-
-    Raises what reading the split raises, and DataError where it has no object.
+    With `test`, on these pictures of a test split instead, which have decided nothing; writes a page of its own.
     """
     entries, repeats = _entries(experiment)
-    source = prepare.load_source(test, classes=entries[0].loaded.detector.classes, whose="the student", split="test")
-    comparison = gather.gather(entries, source, gather.Options(split="test"), repeats=repeats, say=say)
-    page.write(experiment.workdir / TEST, comparison, source, most=pictures)
+    source = test or gather.validation_source(entries)
+    options = gather.Options(split="test" if test else "validation")
+    comparison = gather.gather(entries, source, options, repeats=repeats, say=say)
+    page.write(experiment.workdir / (TEST if test else COMPARISON), comparison, source, most=pictures)
+    if not test:
+        side_by_side.write(experiment.workdir / PICTURES, comparison, source)
     return comparison
 
 

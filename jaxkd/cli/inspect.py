@@ -60,14 +60,14 @@ def _recognised(path: Path, format: str) -> configs.Recipe:
     return ConfigDict({name: source for name, source in dataset.splits.items() if name in ("train", "val")})
 
 
-def _derived(sources: "Mapping[str, Source]") -> "Derived":
+def _derived(data: configs.Recipe, sources: "Mapping[str, Source]") -> "Derived":
     """The recipes that `jaxkd distill` would derive from a folder's sources."""
     from jaxkd import distillation  # late, as below
     from jaxkd.derive import recipes
 
-    train, val = sources["train"], sources.get("val", sources["train"])
-    unnamed = {name: configs.component("data.coco") for name in ("train", "val")}
-    return recipes.derive(train, val, data=unnamed, options=distillation.options({}).settings)
+    val = "val" if "val" in sources else "train"
+    components = {"train": data["train"], "val": data[val]}
+    return recipes.derive(sources["train"], sources[val], data=components, options=distillation.options({}).settings)
 
 
 def _data(data: configs.Recipe, recipe: configs.Recipe | None, out: Path, *, limit: int) -> int:
@@ -79,7 +79,7 @@ def _data(data: configs.Recipe, recipe: configs.Recipe | None, out: Path, *, lim
     from jaxkd.loading import prepare
 
     sources = prepare.load_sources(data, warn=False)  # the remarks say it
-    derived = _derived(sources) if recipe is None else None
+    derived = _derived(data, sources) if recipe is None else None
     of_loader = derived.recipes["alone"].data.loader if derived else data.loader
     loader_config: loader.Config = configs.build(of_loader)
     # Raise what training would raise.

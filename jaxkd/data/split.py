@@ -86,9 +86,8 @@ def load(config: Config) -> Subset:
     if loaded is None:
         raise ConfigError(f"The source of data.split is {short_repr(config.source)}; give a data source's component.")
     file = path_of(config.file)
-    split, source = read(file), loaded(config.source)
-    _check_names(split, [record.file for record in source.records], file)
-    return part_of(source, split, part=config.part, limit=config.limit)
+    source = loaded(config.source)
+    return part_of(source, _read_for(source, file), part=config.part, limit=config.limit)
 
 
 def part_of(source: Source, split: Split, *, part: Part, limit: int = 0) -> Subset:
@@ -98,15 +97,22 @@ def part_of(source: Source, split: Split, *, part: Part, limit: int = 0) -> Subs
     return Subset(source, indices[:limit] if limit else indices)
 
 
+def _read_for(source: Source, file: Path) -> Split:
+    """The split in a file; DataError where it names other pictures than the source has."""
+    split = read(file)
+    _check_names(split, [record.file for record in source.records], file)
+    return split
+
+
 def load_or_plan(file: Path, source: Source, *, seed: int) -> Split:
     """The split in a file, as it is; where there is no file, one is planned from all pictures and written.
 
     Raises:
-      DataError: where the file is no split, or no picture can be held out.
+      DataError: where the file is no split, or names other pictures than the source has, or none can be held out.
       StorageError: where the file cannot be written.
     """
     if file.exists():
-        return read(file)
+        return _read_for(source, file)
     split = plan_split(source.records, near_duplicates.thumbnails(source), seed=seed, classes=source.classes)
     write(file, split)
     return split

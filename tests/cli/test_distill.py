@@ -7,6 +7,7 @@ import pytest
 
 import jaxkd
 from jaxkd import config as configs
+from jaxkd import distillation
 from jaxkd.errors import ConfigError, DataError
 
 
@@ -86,3 +87,12 @@ def test_a_teacher_at_hand_to_a_compared_student_and_on_again(runs, project, tmp
     refused(
         distill(project, tmp_path / "run", *flags, "--size=fast"), 64, "size='balanced'", "'fast'", command="distill"
     )
+
+
+def test_a_test_split_without_objects_is_left_out_and_said(project, tmp_path):
+    content = json.loads((project.folder / "val.json").read_text())
+    crowds = [item | {"iscrowd": 1} for item in content["annotations"]]
+    (project.folder / "test.json").write_text(json.dumps(content | {"annotations": crowds}))
+    data = distillation.load(str(project.folder), distillation.options({}), tmp_path)
+    assert list(data.sources) == ["train", "val"]
+    assert "The test split has no object, so nothing is compared on it." in data.sentences

@@ -165,6 +165,8 @@ def test_a_split_is_made_once(drawn, monkeypatch):
     assert again == made
     split.write(file, dataclasses.replace(made, train=made.val, val=made.train))
     assert split.load_or_plan(file, source, seed=3).val == made.train
+    with pytest.raises(DataError, match="that the data does not have"):
+        split.load_or_plan(file, shapes.load(shapes.Config(count=11)), seed=3)
 
 
 def test_a_part_is_a_source_of_its_own_pictures(drawn):
