@@ -17,7 +17,7 @@ from jaxkd.evaluation.coco import Scores
 from jaxkd.loading import build, prepare
 from jaxkd.train import evaluate, loop, mesh
 from jaxkd.train.sinks.base import Sink
-from jaxkd.train.training import RunResult
+from jaxkd.train.training import LEAST_SHARE, RunResult
 
 TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
 STUDENTS = (ALONE, TAUGHT)
@@ -172,12 +172,14 @@ def check_teacher(recipe: configs.Recipe, source: Source, *, anyway: bool, say: 
     )
     scores = evaluation.scores
     ap, ap50 = scores.summary["AP"], scores.summary["AP50"]
+    expected_ap = 0.0 if columns else teacher.scores.get("AP", 0.0)
     pictures = phrases.counted(evaluation.pictures, "validation picture")
-    say(f"The teacher scores AP {100 * ap:.1f}, AP50 {100 * ap50:.1f} on {pictures}.")
-    if ap50 < LEAST_AP50 and not anyway:
+    elsewhere = f"; AP {100 * expected_ap:.1f} where it was trained" if expected_ap else ""
+    say(f"The teacher scores AP {100 * ap:.1f}, AP50 {100 * ap50:.1f} on {pictures}{elsewhere}.")
+    if (ap50 < LEAST_AP50 or ap < LEAST_SHARE * expected_ap) and not anyway:
         raise WeightsError(
-            f"The teacher's AP50 is {100 * ap50:.1f} on {pictures}, so there is little to learn from it; check its "
-            "classes and picture sizes, or give --anyway."
+            f"The teacher's AP is {100 * ap:.1f}, its AP50 {100 * ap50:.1f} on {pictures}{elsewhere}, so there is little "
+            "to learn from it; check its classes and picture sizes, or give --anyway."
         )
     return scores
 

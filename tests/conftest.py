@@ -20,6 +20,7 @@ CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+KEPT = 3 << 30  # bytes that a process may hold before its compiled programs are dropped
 settings.register_profile(
     "fuzz", max_examples=500, deadline=None
 )  # pytest --hypothesis-profile=fuzz, for more examples
@@ -50,6 +51,21 @@ def _times_are_taken_briefly():
     from jaxkd.evaluation import cost  # late: jaxtyping's hook has to be there first
 
     cost.SECONDS = 0.1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_dropped():
+    """A process that holds the programs and traces of many files is let go of them: they slow down all that follows."""
+    yield
+    if _resident() > KEPT:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _resident() -> int:
+    """Bytes of memory that the process holds."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
 @pytest.fixture(scope="session")

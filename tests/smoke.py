@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ROOT / ".smoke" / "programs"  # what XLA compiled, for all environments
 # What a command of README needs beyond the declared dependencies, by a word of it.
 NEEDS = {
+    "git": "a network",
     "make": "the repository, and is what calls this",
     "pip": "the repository",
     "launch/tpu_pod.sh": "a cloud",

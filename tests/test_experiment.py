@@ -1,9 +1,20 @@
-"""The runs of an experiment: their order, folders, seeds and teachers, without training any."""
+"""The runs of an experiment: their order, folders, seeds and teachers, and which teacher is refused."""
 
+import contextlib
+import functools
+from types import SimpleNamespace
+
+import pytest
 import tiny
+import toy_teachers
 
 from jaxkd.config import component
-from jaxkd.experiment import Experiment
+from jaxkd.data import shapes
+from jaxkd.errors import WeightsError
+from jaxkd.evaluation import coco
+from jaxkd.experiment import Experiment, check_teacher
+from jaxkd.loading import build, prepare
+from jaxkd.train import evaluate
 
 
 def experiment(workdir, *, teacher, seeds=(3,)):
@@ -34,3 +45,24 @@ def test_the_given_recipes_are_not_changed(tmp_path):
     made = experiment(tmp_path, teacher=True, seeds=(5,))
     list(made.runs())
     assert (made.recipes["alone"].train.seed, made.recipes["taught"].teacher) == (0, "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("ap", "ap50", "own", "weak"),
+    ((0.2, 0.4, 0.3, False), (0.2, 0.4, 0.0, False), (0.05, 0.1, 0.0, True), (0.2, 0.4, 0.45, True)),
+)
+def test_a_teacher_that_finds_little_here_is_refused(ap, ap50, own, weak, monkeypatch):
+    source, said = shapes.load(shapes.Config(count=1)), []
+    loaded = build.Loaded(toy_teachers.FinalDetections(source.classes), {}, None, {"AP": own} if own else {}, {})
+    scores = coco.Scores({"AP": ap, "AP50": ap50}, {})
+    found = SimpleNamespace(scores=scores, pictures=64)
+    monkeypatch.setattr(prepare, "load_teacher", lambda recipe: loaded)
+    monkeypatch.setattr(evaluate, "evaluate_source", lambda *_, **__: found)
+    check = functools.partial(check_teacher, tiny.run(), source, say=said.append)
+    assert check(anyway=True) is found.scores
+    assert said == [
+        f"The teacher scores AP {100 * ap:.1f}, AP50 {100 * ap50:.1f} on 64 validation pictures"
+        + (f"; AP {100 * own:.1f} where it was trained." if own else ".")
+    ]
+    with pytest.raises(WeightsError, match="--anyway") if weak else contextlib.nullcontext():
+        check(anyway=False)

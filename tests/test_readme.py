@@ -6,6 +6,7 @@ from pathlib import Path
 import distill_scene as scenes
 
 from jaxkd.config import build, component, load_recipe, module_of
+from jaxkd.distill import base
 from jaxkd.types import Term
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -19,6 +20,8 @@ def test_the_method_of_ones_own_works(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     config = build(component("mymethods.logits", weight=0.5))
     scene = scenes.scene()
+    scenes.check(config, scene.student.traits, scene.teacher.traits)
+    assert module_of(config).region_sources(config) == (base.RegionSource(),)
     outcome = scenes.ask(module_of(config), config, {}, scene)
     assert isinstance(outcome.terms["logits"], Term)
     assert outcome.terms["logits"].mean() > 0

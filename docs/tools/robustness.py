@@ -10,8 +10,7 @@ INTRODUCTION = """\
 
 Faults that a run survives, and faulty inputs with what is done about them. Each row names the tests that show it, below
 `tests/`; another test fails if a row has none. Codes are the exit codes of the commands: 0 where the command
-goes on, 64 for the recipe or a flag, 65 for the data, 66 for weights, 70 for too little memory or a fault of the
-program, 74 for storage, 75 for a run that was stopped and can go on, 76 for one that diverged, 77 for a lost host.
+goes on, and otherwise [those of the table of exit codes](pods.md#exit-codes).
 
 Four rules apply to all rows:
 

@@ -36,7 +36,8 @@ def define(values: flags.FlagValues) -> None:
         flags.DEFINE_enum(name, choices[0], list(choices), words, flag_values=values)
     flags.DEFINE_string("format", "", "Layout of the data, where there are several.", flag_values=values)
     flags.DEFINE_float("minutes", 0, "Time for all runs; 0 for as long as the data ask for.", 0, flag_values=values)
-    flags.DEFINE_integer("epochs", 0, "Epochs of each run; 0 for as many as the data ask for.", 0, flag_values=values)
+    words = "Epochs of a student's run, of which a teacher has twice as many; 0 for as many as the data ask for."
+    flags.DEFINE_integer("epochs", 0, words, 0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Initial weights, order of data and sampling.", 0, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "Seeds, from --seed on, of the student alone and taught.", 1, flag_values=values)
     flags.DEFINE_string("export", "stablehlo", "Format of the exported student; empty for none.", flag_values=values)

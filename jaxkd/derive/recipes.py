@@ -229,6 +229,9 @@ def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Note
     with out.unlocked():
         out.teacher = notes.take("teacher", Choice(options.teacher or options.teacher_folder, words))
         out.train.balance.target = notes.take("train.balance.target", Choice(BALANCE, BALANCED))
+        if options.teacher:
+            words = "jaxkd distill scores the teacher before anything is trained"
+            out.train.teacher_check = notes.take("train.teacher_check", Choice(0, words))
         for name in names:
             method, reasons = methods.of(name, setting)
             out.distill[name] = method

@@ -64,7 +64,7 @@ def rate(start: Start, *, batch: int) -> tuple[Rate, str]:
     """The optimizer's fields, and the reason of the learning rate.
 
     AdamW, from random numbers as measured on blood cells, from a pretrained backbone as measured on an aquarium, where
-    the SGD of published recipes learned a third as much in eight epochs (docs/derived.md).
+    SGD learned less in eight epochs (docs/derived.md).
     """
     measured, warmup_steps = RATES[start]
     value = Rate("adamw", _short(measured * math.sqrt(batch / MEASURED_BATCH)), 0.05, warmup_steps)

@@ -33,6 +33,7 @@ from jaxkd.train.stop import Stop
 from jaxkd.types import Batch
 
 UNSCORED = -1.0  # stands for an AP that was not measured
+LEAST_SHARE = 0.5  # of the AP that a teacher had on its own data; with less, data or picture sizes are wrong
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,7 @@ def _check_teacher(log: Log, expected_ap: float | None, evaluation: Evaluation) 
     measured = evaluation.scores.summary["AP"]
     elsewhere = f", {100 * expected_ap:.1f} where it was trained" if expected_ap is not None else ""
     log.say(f"The teacher scores AP {100 * measured:.1f} on {evaluation.pictures} validation pictures{elsewhere}.")
-    if expected_ap is not None and measured < 0.5 * expected_ap:
+    if expected_ap is not None and measured < LEAST_SHARE * expected_ap:
         raise WeightsError(
             f"The teacher scores AP {100 * measured:.1f} on this data and {100 * expected_ap:.1f} where it was "
             "trained; check data and picture sizes, or set config.train.teacher_check=0 to go on."
