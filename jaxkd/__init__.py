@@ -18,12 +18,14 @@ def load(path, *, classes=()):
 def distill_folder(folder, *, workdir="", minutes=0.0, seeds=1, format="", val="", anyway=False, **settings):
     """From a folder of annotated pictures to a student that is taught and compared, as `jaxkd distill` does it.
 
-    The same call again goes on where it was stopped. `settings` are the fields of `jaxkd.derive.recipes.Options`:
-    teacher, student, size, method, augment, initial, teacher_initial, epochs and seed. Returns a
-    `jaxkd.distillation.Result`: the plan and the comparisons.
+    It prints what it does, and does not export the student. The same call again goes on where it stopped. `settings`
+    are the fields of `jaxkd.derive.recipes.Options`: teacher, student, size, method, augment, initial, teacher_initial,
+    epochs and seed. Returns a `jaxkd.distillation.Result`: the plan and the comparisons.
     """
     from jaxkd import distillation  # late, as in `load`
+    from jaxkd.train import compile_cache
 
-    options = distillation.options(settings, minutes=minutes, seeds=seeds, format=format, val=val, anyway=anyway)
-    place = distillation.workdir_of(str(folder), str(workdir))
-    return distillation.distill(distillation.plan(str(folder), options, place), anyway=anyway)
+    compile_cache.use()
+    chosen = {"minutes": minutes, "seeds": seeds, "format": format, "val": str(val), "anyway": anyway}
+    options = distillation.options(str(folder), settings, **chosen)
+    return distillation.run(options, distillation.workdir_of(str(folder), str(workdir)))

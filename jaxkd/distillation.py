@@ -1,8 +1,10 @@
 """From a folder of annotated pictures to a student that is compared alone and taught: all that `jaxkd distill` does."""
 
 import dataclasses
+import inspect
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +14,30 @@ import jax
 from jaxkd import config as configs
 from jaxkd import experiment, json_values, phrases, storage
 from jaxkd.comparison.records import Comparison
-from jaxkd.data import recognise, split, survey
-from jaxkd.data.base import Source
-from jaxkd.derive import explain, recipes, schedule
+from jaxkd.data import recognise
+from jaxkd.derive import duration, explain, recipes, schedule, screen
 from jaxkd.derive.base import Choice, Reason
-from jaxkd.errors import ConfigError, DataError, StorageError
-from jaxkd.experiment import ALONE, TAUGHT, TEACHER, Experiment, Trial
-from jaxkd.loading import build, prepare
+from jaxkd.errors import ConfigError, StorageError
+from jaxkd.experiment import ALONE, STUDENTS, TAUGHT, TEACHER, Experiment
+from jaxkd.loading import build, folder, prepare
 from jaxkd.paths import absolute
 
 RECIPE = "recipe.py"  # in the workdir: the derived recipes, which may be edited before anything is trained
 OPTIONS = "options.json"  # in the workdir: what recipe.py was derived from
 SPLIT = "split.json"  # in the workdir: the division of data without a validation split
+REPORT = "report"  # the name of what follows the runs, in a plan's times
+BEFORE = "before-"  # in front of the names of these three, where they were made with other options
+FREE = ("seeds", "anyway", "platform", "devices")  # options that may change while a workdir's runs go on
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen; everything else follows from the data."""
+    """What can be chosen; everything else follows from the data. Raises ConfigError for what excludes each other."""
 
+    folder: str
+    """Folder of annotated pictures."""
     settings: recipes.Options = field(default_factory=recipes.Options)
     """Student, picture size, method, teacher, start and seed."""
     format: str = ""
@@ -48,50 +54,113 @@ class Options:
     def __post_init__(self):
         if self.minutes < 0 or self.seeds < 1:
             raise ConfigError(f"minutes={self.minutes:g} and seeds={self.seeds} have to be 0 or more, and 1 or more.")
+        if self.minutes and self.settings.epochs:
+            raise ConfigError("Both minutes and epochs say how long runs are; give one of them.")
+        if self.settings.teacher and self.settings.teacher_initial:
+            raise ConfigError("teacher_initial is for a teacher that is trained, and one is given; leave one out.")
 
 
-def options(settings: Mapping[str, Any], **others: Any) -> Options:
-    """The options with these fields of `recipes.Options`, for the devices of this machine."""
+def options(data: str, settings: Mapping[str, Any], *, val: str = "", **others: Any) -> Options:
+    """The options for a folder with these fields of `recipes.Options`, for the devices of this machine.
+
+    Raises ConfigError for a name that there is not.
+    """
+    known = inspect.signature(recipes.Options).parameters
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"There is no option {name!r}{configs.closest(name, set(known))}.")
     here = {"platform": jax.default_backend(), "devices": jax.device_count()}
-    return Options(recipes.Options(**{**here, **settings}), **others)
-
-
-@dataclass(frozen=True)
-class Data:
-    """The data of a folder, recognised and loaded."""
-
-    format: str
-    components: Mapping[str, configs.Recipe]  # "train" and "val", and "test" where there is one
-    sources: Mapping[str, Source]  # "train" and "val", and "test" where there is one with objects
-    sentences: tuple[str, ...]  # what was assumed, passed over or decided
+    return Options(absolute(data), recipes.Options(**{**here, **settings}), val=absolute(val), **others)
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is going to be run, and why."""
 
-    data: Data
+    options: Options
+    data: folder.Data
     experiment: Experiment
-    reasons: tuple[Reason, ...]  # () where the recipe of an earlier start is taken as it is
-    trials: Mapping[str, Trial]  # by run; empty where nothing was timed
+    derived: recipes.Derived | None  # None where the recipe of an earlier start is taken as it is
+    begun: bool  # whether a run has been begun
+    started: float  # of the clock `time.monotonic`, when the data began to be read
+    timings: Mapping[str, duration.Timing] = field(default_factory=dict)  # by run, once they are measured
 
     @property
     def file(self) -> Path:
         """The file with the recipes."""
         return self.experiment.workdir / RECIPE
 
-    def steps(self, name: str) -> int:
-        """The steps of a run."""
-        return steps_of(self.experiment.recipes[name], len(self.data.sources["train"].records))
+    def lines(self) -> Iterator[str]:
+        """What the data are, what was assumed, what follows of them and what to consider, for a screen."""
+        sources = self.data.sources
+        counts = ", ".join(
+            f"{phrases.counted(len(source.records), 'picture')} to {name}" for name, source in sources.items()
+        )
+        classes = sources["train"].classes
+        title = recognise.TITLES[self.data.format]
+        yield f"{title}: {phrases.counted(len(classes), 'class')} ({phrases.some(classes)}), {counts}."
+        loader_config = configs.build(self.experiment.recipes[ALONE].data.loader)
+        for sentence in (*self.data.sentences, *folder.remarks(self.data, loader_config)):
+            yield f"- {sentence}"
+        if self.derived is None:
+            yield f"The recipe is {self.file}, as an earlier start left it."
+        else:
+            yield from screen.lines(self._known_reasons)
+            yield f"- All settings, each with its reason, are going to be in {self.file}."
+
+    def time_lines(self) -> Iterator[str]:
+        """How long everything takes, for a screen; nothing where nothing was timed."""
+        seconds = self.seconds()
+        for name, duration_of in seconds.items():
+            steps = f"{self.steps(name)} steps, " if name != REPORT else ""
+            yield f"  {name:<7}  {steps}{phrases.duration(duration_of)}"
+        if seconds:
+            yield f"In all {phrases.duration(sum(seconds.values()))}, and longer beside other work on this machine."
 
     @property
-    def seconds(self) -> dict[str, float]:
-        """The time that each run is going to take, by its name; all seeds together."""
-        out = {}
-        for name, trial in self.trials.items():
-            times = 1 if name == TEACHER else len(self.experiment.seeds)
-            out[name] = times * (trial.starting + self.steps(name) * trial.step / (1 - schedule.EVALUATION_SHARE))
-        return out
+    def _known_reasons(self) -> Sequence[Reason]:
+        """Those of the derived settings; with `minutes`, the length is known once steps were timed."""
+        assert self.derived
+        of_length = ("train.epochs", "train.steps") if self.options.minutes and not self.timings else ()
+        return [reason for reason in self.derived.reasons if not reason.setting.endswith(of_length)]
+
+    def steps(self, name: str) -> int:
+        """The steps of a run."""
+        train = self.experiment.recipes[name].train
+        if not train.epochs:
+            return train.steps
+        return schedule.steps_of(train.epochs, len(self.data.sources["train"].records), batch=train.batch)
+
+    def seconds(self, steps: int = 0) -> dict[str, float]:
+        """The time of each kind of run, all seeds together, and of the report; empty where nothing was timed.
+
+        `steps` are those of a student's run, 0 for those of its recipe.
+        """
+        if not self.timings:
+            return {}
+        steps = steps or self.steps(ALONE)
+        return {**{name: runs.seconds(steps, **self._scored) for name, runs in self._runs()}, REPORT: self._report()}
+
+    @property
+    def _scored(self) -> dict[str, int]:
+        """The pictures of an evaluation, and the batch."""
+        return {"pictures": len(self.data.sources["val"].records), "batch": self.experiment.recipes[ALONE].train.batch}
+
+    def _runs(self) -> Iterator[tuple[str, duration.Runs]]:
+        for name, timing in self.timings.items():
+            is_teacher = name == TEACHER
+            number = 1 if is_teacher else len(self.experiment.seeds)
+            yield name, duration.Runs(timing, number, schedule.TEACHER_LENGTH if is_teacher else 1)
+
+    def _report(self) -> float:
+        """Seconds of comparing on each split, and of the export."""
+        seconds = duration.EXPORTED
+        for name in ("val", "test"):
+            if source := self.data.sources.get(name):
+                for _, runs in self._runs():
+                    detect = runs.evaluation(len(source.records), batch=self._scored["batch"])
+                    seconds += runs.number * detect + duration.COMPARED
+        return seconds
 
 
 @dataclass(frozen=True)
@@ -103,88 +172,67 @@ class Result:
     test: Comparison | None  # on the test split, where the data have one
 
 
-def workdir_of(folder: str, workdir: str = "") -> Path:
+def workdir_of(data: str, workdir: str = "") -> Path:
     """The given workdir, or runs/NAME of the data's folder."""
-    return Path(workdir or Path("runs") / Path(folder).absolute().name)
+    return Path(workdir or Path("runs") / Path(absolute(data)).name)
 
 
-def steps_of(recipe: configs.Recipe, pictures: int) -> int:
-    """The steps of a recipe on so many training pictures."""
-    if recipe.train.epochs:
-        return schedule.steps_of(recipe.train.epochs, pictures, batch=recipe.train.batch)
-    return recipe.train.steps
+def run(
+    options: Options, workdir: Path, *, say: Say = print, confirm: Callable[[Plan], None] = lambda plan: None
+) -> Result:
+    """From a folder to compared students: says what is going to be done, does it, or goes on with it.
+
+    `confirm` is called before anything is trained, and may raise. Raises JaxkdError for what a user can put right.
+    """
+    whole = plan(options, workdir)
+    for line in whole.lines():
+        say(line)
+    check_teacher(whole, say=say)
+    whole = timed(whole, say=say)
+    for line in whole.time_lines():
+        say(line)
+    confirm(whole)
+    return distill(whole, say=say)
 
 
-def load(folder: str, options: Options, workdir: Path) -> Data:
-    """The data of a folder; where it has no validation split, one is made and kept in the workdir.
+def plan(options: Options, workdir: Path) -> Plan:
+    """The recipes for the data of a folder, derived or, where the workdir has some for these options, as they are.
 
     Raises:
-      DataError: where no layout is recognised, or the data cannot be trained on.
+      ConfigError: where the workdir has runs that were begun with other options.
+      DataError: as `loading.folder.load`.
     """
-    found = recognise.recognise(Path(folder).absolute(), format=options.format)
-    components, sentences = dict(found.splits), list(found.assumptions)
-    if "train" not in components:
-        raise DataError(
-            f"{folder} has {phrases.listed(list(components))} and no training pictures; give a folder with both."
-        )
-    if options.val:
-        other = recognise.recognise(Path(options.val).absolute(), format=options.format).splits
-        components["val"] = other.get("val") or next(iter(other.values()))
-    if "val" in components:
-        sources = prepare.load_sources({name: components[name] for name in ("train", "val")}, warn=False)
-        loaded = list(sources.values())
-    else:
-        file, whole = workdir / SPLIT, components["train"]
-        loaded = [prepare.load_source(whole, warn=False)]
-        division = split.load_or_plan(file, loaded[0], seed=options.settings.seed)
-        sentences += division.sentences()
-        sources: dict[str, Source] = {part: split.part_of(loaded[0], division, part=part) for part in split.PARTS}
-        for part in split.PARTS:
-            components[part] = configs.component("data.split", source=whole, file=str(file.absolute()), part=part)
-    if "test" in components:
-        train = sources["train"]
-        test = prepare.load_source(
-            components["test"], classes=train.classes, whose="the training data", split="test", warn=False
-        )
-        if any((~record.crowd).any() for record in test.records):
-            sources = {**sources, "test": test}
-            loaded.append(test)
-        else:
-            sentences.append("The test split has no object, so nothing is compared on it.")
-    for source in loaded:
-        sentences += [f"{source.repairs.title}: {sentence}" for sentence in source.repairs.sentences()]
-    survey.refuse_unreadable({name: survey.sample(source, limit=8) for name, source in sources.items()})
-    return Data(found.format, components, sources, tuple(sentences))
+    started, file = time.monotonic(), workdir / RECIPE
+    begun = any((workdir / name).exists() for name in (TEACHER, *STUDENTS))
+    kept = file.is_file() and _is_kept(workdir, options, begun=begun)
+    data = _load(options, workdir)
+    derived = None if kept else derive(data, options, workdir)
+    found = derived.recipes if derived else _reopened(file, trained=not options.settings.teacher)
+    first = found[ALONE].train.seed
+    seeds = range(first, first + options.seeds)
+    return Plan(options, data, Experiment(found, workdir, seeds), derived, begun, started)
 
 
-def plan(folder: str, options: Options, workdir: Path, *, say: Say = print) -> Plan:
-    """The recipes for the data of a folder, derived or, where the workdir has some already, as they are there.
+def timed(plan: Plan, *, say: Say = print) -> Plan:
+    """The plan with the time that each run takes, of which a few steps are made, within the minutes that there are.
 
-    A few steps of each derived run are made, to know how long it takes and to keep `options.minutes`; then the recipes
-    are written into the workdir.
-
-    Raises:
-      ConfigError: where the workdir was begun with other options.
-      DataError: as `load`.
+    Derived recipes are written into the workdir. A plan whose runs have been begun stays as it is.
     """
-    data = load(folder, options, workdir)
-    seeds = range(options.settings.seed, options.settings.seed + options.seeds)
-    begun = Plan(data, Experiment({}, workdir, seeds), (), {})
-    if begun.file.is_file():
-        _check_options(workdir, folder, options)
-        trained = not options.settings.teacher
-        return replace(begun, experiment=replace(begun.experiment, recipes=_reopened(begun.file, trained=trained)))
-    derived = derive(data, options, workdir)
-    timings = experiment.trials(_of(begun, derived, {}).experiment, say=say)
-    if options.minutes:
-        derived = recipes.with_steps(derived, _steps_within(derived, timings, options))
-    storage.write(workdir / OPTIONS, _as_text(folder, options))  # first: without the recipes, all is derived anew
-    storage.write(begun.file, explain.module(derived, file=str(begun.file)))
-    return _of(begun, derived, timings)
+    if plan.begun:
+        return plan
+    plan = replace(plan, timings=experiment.timings(plan.experiment, say=say))
+    derived, workdir = plan.derived, plan.experiment.workdir
+    if derived is None:
+        return plan
+    if plan.options.minutes:
+        derived = derive(plan.data, plan.options, workdir, steps=_steps_in_minutes(plan))
+    storage.write(workdir / OPTIONS, _as_text(plan.options))  # first: without the recipes, all is derived anew
+    storage.write(plan.file, explain.module(derived, file=str(plan.file)))
+    return replace(plan, derived=derived, experiment=replace(plan.experiment, recipes=derived.recipes))
 
 
-def derive(data: Data, options: Options, workdir: Path) -> recipes.Derived:
-    """The recipes that follow of the data."""
+def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice | None = None) -> recipes.Derived:
+    """The recipes that follow of the data, with so many steps of a student's run, or as many as the data ask for."""
     given = {name: absolute(getattr(options.settings, name)) for name in ("teacher", "initial", "teacher_initial")}
     settings = replace(options.settings, **given)
     if not settings.teacher:
@@ -192,45 +240,55 @@ def derive(data: Data, options: Options, workdir: Path) -> recipes.Derived:
     elif "box_predictions" not in prepare.load_detector(settings.teacher).detector.traits.capabilities:
         settings = replace(settings, two_stage=False)
     components = {name: data.components[name] for name in ("train", "val")}
-    return recipes.derive(data.sources["train"], data.sources["val"], data=components, options=settings)
+    train, val = data.sources["train"], data.sources["val"]
+    return recipes.derive(train, val, data=components, options=settings, steps=steps)
 
 
-def explanation(folder: str, options: Options, workdir: Path) -> str:
-    """The derived recipes as the text of a Python file."""
-    return explain.module(derive(load(folder, options, workdir), options, workdir))
+def explanation(options: Options, workdir: Path, *, file: str = RECIPE) -> str:
+    """The derived recipes as the text of a Python file of this name.
 
-
-def _of(begun: Plan, derived: recipes.Derived, timings: Mapping[str, Trial]) -> Plan:
-    with_recipes = replace(begun.experiment, recipes=derived.recipes)
-    return replace(begun, experiment=with_recipes, reasons=derived.reasons, trials=timings)
-
-
-def distill(plan: Plan, *, anyway: bool = False, say: Say = print) -> Result:
-    """Runs all that a plan has and that is not done yet, compares it, and writes the page.
-
-    Raises:
-      WeightsError: where a given teacher is too weak to learn from, and not `anyway`.
-      JaxkdError: what a run raises.
+    Raises ConfigError for `minutes`, which only timed steps tell.
     """
-    taught = plan.experiment.recipes[TAUGHT]
-    if TEACHER not in plan.experiment.recipes:
-        experiment.check_teacher(taught, plan.data.sources["val"], anyway=anyway, say=say)
+    if options.minutes:
+        raise ConfigError("How many steps fit into minutes is known once some were timed; with explain, give epochs.")
+    return explain.module(derive(_load(options, workdir), options, workdir), file=file)
+
+
+def check_teacher(plan: Plan, *, say: Say = print) -> None:
+    """Scores a given teacher before anything is trained, and says what it finds.
+
+    Raises WeightsError where it is too weak to learn from, unless the options say `anyway`.
+    """
+    if TEACHER not in plan.experiment.recipes and not plan.begun:
+        source, anyway = plan.data.sources["val"], plan.options.anyway
+        experiment.check_teacher(plan.experiment.recipes[TAUGHT], source, anyway=anyway, say=say)
+
+
+def distill(plan: Plan, *, say: Say = print) -> Result:
+    """Runs all that a plan has and that is not done yet, compares it, and writes the pages.
+
+    Raises what a run raises.
+    """
     experiment.train(plan.experiment, say=say)
     comparison, test = experiment.compare(plan.experiment, say=say), plan.data.sources.get("test")
     return Result(plan, comparison, experiment.compare(plan.experiment, test=test, say=say) if test else None)
 
 
-def _steps_within(derived: recipes.Derived, timings: Mapping[str, Trial], options: Options) -> Choice:
-    """The steps of the student's runs with which all runs end within the minutes."""
-    each = {name: trial.step for name, trial in timings.items()}
-    measured = schedule.Measured(
-        taught_step=each[TAUGHT] * options.seeds,
-        alone_step=each[ALONE] * options.seeds,
-        teacher_step=each.get(TEACHER, 0.0),
-        rest=2 * sum(trial.starting for trial in timings.values()),
+def _load(options: Options, workdir: Path) -> folder.Data:
+    seed, split_file = options.settings.seed, workdir / SPLIT
+    return folder.load(options.folder, format=options.format, val=options.val, seed=seed, split_file=split_file)
+
+
+def _steps_in_minutes(plan: Plan) -> Choice:
+    """The steps of the student's runs with which everything ends within the minutes."""
+    spent = time.monotonic() - plan.started
+    return duration.steps_in(
+        plan.options.minutes,
+        lambda steps: spent + sum(plan.seconds(steps).values()),
+        pictures=len(plan.data.sources["train"].records),
+        batch=plan.experiment.recipes[ALONE].train.batch,
+        anyway=plan.options.anyway,
     )
-    pictures, batch = derived.pictures["train"], derived.recipes[ALONE].train.batch
-    return schedule.steps_in(options.minutes, measured, pictures=pictures, batch=batch, anyway=options.anyway)
 
 
 def _reopened(file: Path, *, trained: bool) -> dict[str, configs.Recipe]:
@@ -239,26 +297,31 @@ def _reopened(file: Path, *, trained: bool) -> dict[str, configs.Recipe]:
     return {name: configs.load_recipe(file, name) for name in names}
 
 
-def _as_text(folder: str, options: Options) -> str:
-    chosen = dataclasses.asdict(options) | {"folder": str(Path(folder).absolute())}
-    return json_values.dumps(chosen, indent=1) + "\n"
+def _as_text(options: Options) -> str:
+    return json_values.dumps(dataclasses.asdict(options), indent=1) + "\n"
 
 
-def _check_options(workdir: Path, folder: str, options: Options) -> None:
-    """Raises ConfigError where the recipe of a workdir was derived from other options or data."""
+def _is_kept(workdir: Path, options: Options, *, begun: bool) -> bool:
+    """Whether the recipe of a workdir was derived from these options.
+
+    Where it was not and no run has been begun, it and what belongs to it are renamed; else ConfigError.
+    """
     file = workdir / OPTIONS
     try:
-        begun = json.loads(file.read_text(encoding="utf-8"))
+        before = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{file} does not say what {RECIPE} was derived from ({error}); give another --workdir."
         ) from error
-    now = json.loads(_as_text(folder, options))
-    free = ("seeds", "anyway", "platform", "devices")
-    flat = [values.pop("settings", {}) | values for values in (begun, now)]
-    for name in flat[1]:
-        if name not in free and flat[0].get(name) != flat[1][name]:
-            raise ConfigError(
-                f"{workdir} was begun with {name}={flat[0].get(name)!r}, not {flat[1][name]!r}; give the same, or "
-                "another --workdir."
-            )
+    before, now = (values.pop("settings", {}) | values for values in (before, json.loads(_as_text(options))))
+    for name in now:
+        if name not in FREE and before.get(name) != now[name]:
+            if begun:
+                raise ConfigError(
+                    f"{workdir} was begun with {name}={before.get(name)!r}, not {now[name]!r}; give the same, or "
+                    "another --workdir."
+                )
+            for made in filter(Path.exists, (workdir / RECIPE, workdir / SPLIT, file)):
+                made.replace(workdir / f"{BEFORE}{made.name}")
+            return False
+    return True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,20 +12,22 @@ from jaxkd import config as configs
 from jaxkd import phrases
 from jaxkd.comparison import gather, page, side_by_side
 from jaxkd.comparison.records import Comparison, Entry
-from jaxkd.data.base import Source
+from jaxkd.data.base import Source, Subset, evenly_spaced
+from jaxkd.derive.duration import Timing
 from jaxkd.errors import WeightsError
 from jaxkd.evaluation.coco import Scores
 from jaxkd.loading import build, prepare
-from jaxkd.train import evaluate, loop, mesh
+from jaxkd.train import evaluate, log, loop, mesh
 from jaxkd.train.sinks.base import Sink
 from jaxkd.train.training import LEAST_SHARE, RunResult
 
 TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
 STUDENTS = (ALONE, TAUGHT)
 COMPARISON, TEST = "comparison", "comparison_test"  # in the workdir: the folders of the pages
+PICTURES_OF_PAGE = 4  # with the largest gains, and as many with the largest losses
 PICTURES = "pictures.png"  # in the workdir: truth and detections on some validation pictures
-TRIAL_STEPS = 6  # of a run that is only timed
-TRIAL_PICTURES = 16  # that it is scored on
+TIMED_STEPS = 8  # of a run that is only timed
+TIMED_PICTURES = 16  # that it is scored on
 CHECKED = 64  # validation pictures that a given teacher is scored on before anything is trained
 LEAST_AP50 = 0.2  # of a teacher that is worth learning from
 
@@ -50,6 +53,10 @@ class Experiment:
         first = seed is None or seed == self.seeds[0]
         return self.workdir / (name if first else f"{name}-{seed}")
 
+    def page(self, *, test: bool = False) -> Path:
+        """The page of the comparison on validation pictures, or on those of the test split."""
+        return self.workdir / (TEST if test else COMPARISON) / "index.html"
+
     def runs(self) -> Iterator[tuple[str, configs.Recipe, Path]]:
         """Name, recipe and workdir of every run, in their order."""
         if TEACHER in self.recipes:
@@ -69,14 +76,6 @@ class Experiment:
         return alone, taught
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The time that a run takes, from a few of its steps."""
-
-    starting: float  # seconds before the first step and for the first evaluation: mostly compilation
-    step: float  # seconds of a step
-
-
 def train(
     experiment: Experiment, *, say: Say = print, sinks_of: Callable[[Path], Sequence[Sink]] = lambda folder: ()
 ) -> dict[Path, RunResult]:
@@ -94,7 +93,7 @@ def train(
     return results
 
 
-def compare(experiment: Experiment, *, test: Source | None = None, pictures: int = 4, say: Say = print) -> Comparison:
+def compare(experiment: Experiment, *, test: Source | None = None, say: Say = print) -> Comparison:
     """Scores and times alone, taught and teacher on all validation pictures; writes the page and PICTURES.
 
     With `test`, on these pictures of a test split instead, which have decided nothing; writes a page of its own.
@@ -103,7 +102,7 @@ def compare(experiment: Experiment, *, test: Source | None = None, pictures: int
     source = test or gather.validation_source(entries)
     options = gather.Options(split="test" if test else "validation")
     comparison = gather.gather(entries, source, options, repeats=repeats, say=say)
-    page.write(experiment.workdir / (TEST if test else COMPARISON), comparison, source, most=pictures)
+    page.write(experiment.page(test=bool(test)).parent, comparison, source, most=PICTURES_OF_PAGE)
     if not test:
         side_by_side.write(experiment.workdir / PICTURES, comparison, source)
     return comparison
@@ -115,7 +114,7 @@ def _entries(experiment: Experiment) -> tuple[tuple[Entry, Entry], list[tuple[En
     return first, others
 
 
-def trials(experiment: Experiment, *, say: Say = print) -> dict[str, Trial]:
+def timings(experiment: Experiment, *, say: Say = print) -> dict[str, Timing]:
     """The time of each kind of run: a few steps of each in a folder that is removed again.
 
     What is compiled for them is kept where compiled programs are kept, so that the runs do not compile it again.
@@ -126,7 +125,7 @@ def trials(experiment: Experiment, *, say: Say = print) -> dict[str, Trial]:
         found = {}
         for name, recipe, folder in _short_runs(experiment, scratch):
             say(f"Compiling and timing {name}.")
-            found[name] = _trial(recipe, folder)
+            found[name] = _timing(recipe, folder)
         return found
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -137,19 +136,18 @@ def _short_runs(experiment: Experiment, scratch: Path) -> Iterator[tuple[str, co
     for name, recipe, folder in short.runs():
         recipe = recipe.copy_and_resolve_references()
         recipe.train.update(
-            steps=TRIAL_STEPS, epochs=0, report_every=TRIAL_STEPS, evaluate_every=0, evaluate_limit=TRIAL_PICTURES,
+            steps=TIMED_STEPS, epochs=0, report_every=1, evaluate_every=0, evaluate_limit=TIMED_PICTURES,
             checkpoint_every=0, probe_every=0, teacher_check=0,
         )  # fmt: skip
         yield name, recipe, folder
 
 
-def _trial(recipe: configs.Recipe, folder: Path) -> Trial:
+def _timing(recipe: configs.Recipe, folder: Path) -> Timing:
     began = time.monotonic()
     result = loop.run(recipe, folder, quiet=True)
-    return Trial(
-        starting=time.monotonic() - began - result.seconds,
-        step=result.seconds / max(result.steps, 1),
-    )
+    starting = time.monotonic() - began - result.seconds
+    steps = [line["step_seconds"] for line in log.read(folder) if "step_seconds" in line]
+    return Timing(starting, step=statistics.median(steps[1:]))  # the first one waits for the first pictures
 
 
 def check_teacher(recipe: configs.Recipe, source: Source, *, anyway: bool, say: Say = print) -> Scores | None:
@@ -167,8 +165,9 @@ def check_teacher(recipe: configs.Recipe, source: Source, *, anyway: bool, say: 
         return None
     detector = evaluate.RelabelledDetector(teacher.detector, columns) if columns else teacher.detector
     config = configs.build(recipe.data.loader)
+    chosen = Subset(source, evenly_spaced(len(source.records), CHECKED))
     evaluation = evaluate.evaluate_source(
-        detector, teacher.params, source, config, mesh.make_mesh(1), batch=8, limit=CHECKED, teacher=True
+        detector, teacher.params, chosen, config, mesh.make_mesh(1), batch=8, teacher=True
     )
     scores = evaluation.scores
     ap, ap50 = scores.summary["AP"], scores.summary["AP50"]
@@ -178,8 +177,8 @@ def check_teacher(recipe: configs.Recipe, source: Source, *, anyway: bool, say: 
     say(f"The teacher scores AP {100 * ap:.1f}, AP50 {100 * ap50:.1f} on {pictures}{elsewhere}.")
     if (ap50 < LEAST_AP50 or ap < LEAST_SHARE * expected_ap) and not anyway:
         raise WeightsError(
-            f"The teacher's AP is {100 * ap:.1f}, its AP50 {100 * ap50:.1f} on {pictures}{elsewhere}, so there is little "
-            "to learn from it; check its classes and picture sizes, or give --anyway."
+            f"The teacher's AP is {100 * ap:.1f}, its AP50 {100 * ap50:.1f} on {pictures}{elsewhere}, so there is "
+            "little to learn from it; check its classes and picture sizes, or give --anyway."
         )
     return scores
 

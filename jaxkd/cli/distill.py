@@ -9,6 +9,7 @@ from absl import flags
 from jaxkd import phrases
 from jaxkd.cli.flags import define_path, parse
 from jaxkd.errors import ConfigError
+from jaxkd.export import FORMATS
 
 if TYPE_CHECKING:
     from jaxkd.distillation import Options, Plan, Result
@@ -40,7 +41,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("epochs", 0, words, 0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Initial weights, order of data and sampling.", 0, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "Seeds, from --seed on, of the student alone and taught.", 1, flag_values=values)
-    flags.DEFINE_string("export", "stablehlo", "Format of the exported student; empty for none.", flag_values=values)
+    formats = ["auto", "none", *FORMATS]
+    words = "Format of the exported student; auto is onnx where its extra is installed, and else stablehlo."
+    flags.DEFINE_enum("export", "auto", formats, words, flag_values=values)
     flags.DEFINE_bool("explain", False, "Print the recipe as a Python file, and train nothing.", flag_values=values)
     flags.DEFINE_bool("anyway", False, "Go on with a weak teacher, or with very few epochs.", flag_values=values)
     flags.DEFINE_bool("yes", False, "Ask nothing before a long run.", flag_values=values)
@@ -57,60 +60,53 @@ def run(argv: Sequence[str]) -> int:
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd import distillation
 
-    workdir = distillation.workdir_of(folder, values.workdir)
+    workdir, options = distillation.workdir_of(folder, values.workdir), _options(folder, values)
     if values.explain:
-        print(distillation.explanation(folder, _options(values), workdir), end="")
+        print(distillation.explanation(options, workdir, file="FILE"), end="")
         return 0
-    plan = distillation.plan(folder, _options(values), workdir)
-    _show_plan(plan)
-    if sum(plan.seconds.values()) > LONG and not values.yes and sys.stdin.isatty():
-        _confirm()
-    result = distillation.distill(plan, anyway=values.anyway)
+    format = _export_format(values.export)
+    result = distillation.run(options, workdir, confirm=lambda plan: None if values.yes else _confirm(plan))
     _show_result(result)
-    if values.export:
+    taught = result.plan.experiment.folder("taught")
+    if format:
         from jaxkd.cli import export  # late, as above
 
-        student = f"--workdir={plan.experiment.folder('taught')}"
-        export.run([student, f"--format={values.export}", f"--out={workdir / 'exported'}"])
-    _show_commands(plan)
+        export.run([f"--workdir={taught}", f"--format={format}", f"--out={workdir / 'exported'}"])
+    _show_commands(result)
     return 0
 
 
-def _options(values: flags.FlagValues) -> "Options":
+def _options(folder: str, values: flags.FlagValues) -> "Options":
     from jaxkd import distillation  # late, as in `run`
 
     settings = {name: values[name].value for name in SETTINGS}
-    others = {name: values[name].value for name in ("format", "val", "minutes", "seeds", "anyway")}
-    return distillation.options(settings, **others)
+    others = {name: values[name].value for name in ("format", "minutes", "seeds", "anyway")}
+    return distillation.options(folder, settings, val=values.val, **others)
 
 
-def _show_plan(plan: "Plan") -> None:
-    """Prints what the data are, what was assumed, what follows of them, and how long it takes."""
-    from jaxkd.cli import derived_settings  # late, as in `run`
-    from jaxkd.data import recognise
+def _export_format(name: str) -> str:
+    """The format of the exported student, "" for none; raises ConfigError where it needs what is not installed."""
+    from jaxkd.export import base, folder  # late, as in `run`
 
-    counts = ", ".join(
-        f"{phrases.counted(len(source.records), 'picture')} to {name}" for name, source in plan.data.sources.items()
-    )
-    classes = plan.data.sources["train"].classes
-    title = recognise.TITLES[plan.data.format]
-    print(f"{title}: {phrases.counted(len(classes), 'class')} ({phrases.some(classes)}), {counts}.")
-    for sentence in plan.data.sentences:
-        print(f"- {sentence}")
-    if not plan.reasons:
-        print(f"The recipe is {plan.file}, as an earlier start left it.")
+    if name == "auto":
+        return "onnx" if base.installed(folder.module_of("onnx").NEEDS) else "stablehlo"
+    if name == "none":
+        return ""
+    module = folder.module_of(name)
+    base.require(name, extra=module.EXTRA, modules=module.NEEDS)
+    return name
+
+
+def _confirm(plan: "Plan") -> None:
+    """Asks at a terminal before a long run whether to go on; ConfigError for no."""
+    if sum(plan.seconds().values()) <= LONG or not sys.stdin.isatty():
         return
-    derived_settings.show(plan.reasons)
-    print(f"- All settings, each with its reason, are in {plan.file}.")
-    for name, seconds in plan.seconds.items():
-        print(f"  {name:<7}  {plan.steps(name)} steps, {phrases.duration(seconds)}")
-    print(f"In all {phrases.duration(sum(plan.seconds.values()))}, beside other work longer.", flush=True)
-
-
-def _confirm() -> None:
-    """Asks whether to go on; ConfigError for no."""
-    if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise ConfigError("Nothing was trained; --minutes=M sets the time, and --yes asks nothing.")
+    try:
+        answer = input("Go on? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise ConfigError("Nothing was trained. --minutes=M sets the time, and --yes asks nothing.")
 
 
 def _show_result(result: "Result") -> None:
@@ -122,9 +118,11 @@ def _show_result(result: "Result") -> None:
         comparison_table.show(result.test)
 
 
-def _show_commands(plan: "Plan") -> None:
-    taught = plan.experiment.folder("taught")
-    print(f"The page is {plan.experiment.workdir / 'comparison' / 'index.html'}. To go on:")
+def _show_commands(result: "Result") -> None:
+    experiment = result.plan.experiment
+    pages = [experiment.page()] + ([experiment.page(test=True)] if result.test else [])
+    taught = experiment.folder("taught")
+    print(f"{phrases.listed([str(page) for page in pages])} say{'s' if len(pages) == 1 else ''} more. To go on:")
     print(f"  jaxkd predict --workdir={taught} PICTURE --out=found")
     print(f"  jaxkd explain --workdir={taught} PICTURE --out=explained")
-    print(f"  jaxkd train --config={plan.file}:taught --workdir=runs/edited")
+    print(f"  jaxkd train --config={result.plan.file}:taught --workdir=runs/edited")

@@ -67,15 +67,17 @@ def _derived(data: configs.Recipe, sources: "Mapping[str, Source]") -> "Derived"
 
     val = "val" if "val" in sources else "train"
     components = {"train": data["train"], "val": data[val]}
-    return recipes.derive(sources["train"], sources[val], data=components, options=distillation.options({}).settings)
+    options = distillation.options("", {}).settings
+    return recipes.derive(sources["train"], sources[val], data=components, options=options)
 
 
 def _data(data: configs.Recipe, recipe: configs.Recipe | None, out: Path, *, limit: int) -> int:
     """Counts and shows the sources "train" and, where there is one, "val" of a recipe's data, or of a folder's."""
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
-    from jaxkd.cli import data_page, derived_settings
+    from jaxkd.cli import data_page
     from jaxkd.data import loader, survey
     from jaxkd.derive import remarks as settings
+    from jaxkd.derive import screen
     from jaxkd.loading import prepare
 
     sources = prepare.load_sources(data, warn=False)  # the remarks say it
@@ -98,7 +100,8 @@ def _data(data: configs.Recipe, recipe: configs.Recipe | None, out: Path, *, lim
     data_page.show(report)
     if derived:
         print("jaxkd distill would take these settings; the table is for these sizes:")
-        derived_settings.show([reason for reason in derived.reasons if reason.setting not in _OF_TEACHING])
+        for line in screen.lines([reason for reason in derived.reasons if reason.setting not in _OF_TEACHING]):
+            print(line)
     data_page.write(out, report, sources)
     print(f"index.html and data_report.json are in {out}.")
     survey.refuse_unreadable(samples)

@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     experiment.train(both, sinks_of=lambda folder: [TensorBoard(folder / "tensorboard")] if values.tensorboard else [])
     comparison_table.show(experiment.compare(both))
     taught = both.folder(experiment.TAUGHT)
-    print(f"{both.workdir / experiment.COMPARISON / 'index.html'} says where it gains and what it costs. To go on:")
+    print(f"{both.page()} says where it gains and what it costs. To go on:")
     print(f"  jaxkd evaluate --workdir={taught}")
     print(f"  jaxkd export --workdir={taught} --format=stablehlo --out={both.workdir / 'exported'}")
     return 0

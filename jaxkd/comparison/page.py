@@ -70,6 +70,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "jaxkd": VERSION,
         "machine": comparison.machine,
+        "split": comparison.split,
         "pictures": list(comparison.images),
         "objects": dict(comparison.objects),
         "objects_by_size": dict(comparison.sizes),

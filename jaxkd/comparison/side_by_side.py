@@ -20,7 +20,9 @@ def write(file: Path, comparison: Comparison, source: Source) -> None:
         for detector in comparison.detectors
     }
     rows = []
-    for index in np.linspace(0, len(source.records) - 1, PICTURES + 2, dtype=int)[1:-1]:
-        record, image = source.records[index], source.read(int(index))
+    index_of = {record.image_id: record.index for record in source.records}  # pictures that were read have results
+    indices = [index_of[image_id] for image_id in comparison.images]
+    for position in np.linspace(0, len(indices) - 1, PICTURES + 2, dtype=int)[1:-1]:
+        record, image = source.records[indices[position]], source.read(indices[position])
         rows.append([draw.boxes_on(image, boxes.get(record.image_id, []), names=False) for boxes in columns.values()])
     draw.table(rows, list(columns)).save(file)

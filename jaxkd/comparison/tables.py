@@ -48,7 +48,7 @@ def million(parameters: int) -> str:
 def verdict(comparison: Comparison) -> str:
     """A sentence on the gain in AP."""
     reference, focused = comparison.reference, comparison.focused
-    gain, pictures = comparison.gain, phrases.counted(len(comparison.images), "picture")
+    gain, pictures = comparison.gain, phrases.counted(len(comparison.images), f"{comparison.split} picture")
     sentence = f"{focused.name} has {100 * gain.difference:+.1f} AP against {reference.name} on {pictures}"
     if not gain.known:
         return f"{sentence}; fewer than {FEW} pictures have an object, too few to say how much of it may be chance."

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxkd import config as configs
 from jaxkd import phrases
-from jaxkd.derive.recipes import TEACHER, Derived
+from jaxkd.derive.recipes import OF_TEACHER, Derived
 
 WIDTH = 120
 INDENT = "    "
@@ -64,7 +64,7 @@ class _Run:
 
     def reason(self, path: str) -> str:
         """The reason of a setting; "" where it has none of its own."""
-        of_teacher = self._words.get(f"{TEACHER}{path}") if self.name == "teacher" else None
+        of_teacher = self._words.get(f"{OF_TEACHER}{path}") if self.name == "teacher" else None
         return " ".join((of_teacher or self._words.get(path, "")).split())
 
     @functools.cached_property

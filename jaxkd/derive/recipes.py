@@ -20,7 +20,8 @@ SIZES = {"fast": (10.0, 0.5), "balanced": (16.0, 1.0), "accurate": (24.0, 2.0)} 
 PIXELS = {"cpu": 320**2, "gpu": 640**2, "tpu": 640**2}
 BALANCE = 0.5  # of the detection loss's gradient, the most of a distillation term's
 BALANCED = "no term of distillation pulls harder than half of what the detection loss does"
-TEACHER = "teacher:"  # in front of settings of the teacher's recipe that differ from the student's
+TEACHER_KNOWN = "the teacher is scored before anything learns from it"
+OF_TEACHER = "teacher:"  # in front of settings of the teacher's recipe that differ from the student's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +58,21 @@ class Derived:
     classes: int
 
 
-def derive(train: Source, val: Source, *, data: Mapping[str, configs.Recipe], options: Options) -> Derived:
+def derive(
+    train: Source,
+    val: Source,
+    *,
+    data: Mapping[str, configs.Recipe],
+    options: Options,
+    steps: Choice | None = None,
+) -> Derived:
     """The recipes for these sources.
 
     Args:
       train, val: the sources, with one list of classes.
       data: their components, under "train" and "val".
       options: what is asked for.
+      steps: those of a student's run, in place of its epochs.
 
     Raises DataError where no training picture has an object, ConfigError for options that there are not, and
     WeightsError for a file of weights of no known backbone.
@@ -73,10 +82,10 @@ def derive(train: Source, val: Source, *, data: Mapping[str, configs.Recipe], op
     network, words = networks.student(options.student, classes=len(train.classes), initial=options.initial)
     notes.take("student.backbone", Choice(network.backbone, words))
     parts = _shared_parts(train, sizes_of_loader, notes)
-    run = _Run(len(train.records), len(val.records), options)
+    length = _Length(len(train.records), len(val.records), options, steps)
     detector = _detector(network, parts, notes)
     loader = sizes_of_loader | _augmentation(train, detector, options, notes)
-    alone = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, run, notes)
+    alone = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, length, notes)
     recipes = {"alone": alone, "taught": _taught(alone, train, options, notes)}
     if not options.teacher:
         notes = notes.of_teacher()
@@ -84,10 +93,10 @@ def derive(train: Source, val: Source, *, data: Mapping[str, configs.Recipe], op
         notes.take("student.backbone", Choice(network.backbone, words))
         detector = _detector(network, parts, notes)
         loader = sizes_of_loader | _augmentation(train, detector, options, notes)
-        run = dataclasses.replace(run, times=schedule.TEACHER_LENGTH)
-        teacher = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, run, notes)
+        length = dataclasses.replace(length, times=schedule.TEACHER_LENGTH)
+        teacher = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, length, notes)
         recipes = {"teacher": teacher} | recipes
-    return Derived(recipes, tuple(notes.reasons), {"train": run.pictures, "val": run.scored}, len(train.classes))
+    return Derived(recipes, tuple(notes.reasons), {"train": length.pictures, "val": length.scored}, len(train.classes))
 
 
 class _Notes:
@@ -98,7 +107,7 @@ class _Notes:
 
     def of_teacher(self) -> "_Notes":
         """The same reasons, to which those of the teacher's recipe are added."""
-        return _Notes(self.reasons, TEACHER)
+        return _Notes(self.reasons, OF_TEACHER)
 
     def take(self, setting: str, choice: Choice) -> Any:
         """The value of a choice, whose reason is noted."""
@@ -107,12 +116,13 @@ class _Notes:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class _Length:
     """What the length of a run and its evaluations follow of."""
 
     pictures: int
     scored: int  # pictures of an evaluation
     options: Options
+    steps: Choice | None  # of a student's run, in place of its epochs
     times: int = 1  # as long as the student's run
 
     def fields(self, network: networks.Network, notes: _Notes) -> dict[str, configs.Recipe]:
@@ -120,23 +130,30 @@ class _Run:
         options = self.options
         batch = schedule.batch(self.pictures, platform=options.platform, devices=options.devices)
         notes.take("train.batch", batch)
-        epochs = schedule.epochs(self.pictures, batch=batch.value, wanted=options.epochs, times=self.times)
-        steps = schedule.steps_of(epochs.value, self.pictures, batch=batch.value)
-        seconds = schedule.assumed_seconds(self.scored, batch=batch.value)
-        every = schedule.evaluations(steps, **seconds)
+        steps, epochs = self._steps_and_epochs(batch.value)
+        number = steps.value or schedule.steps_of(epochs.value, self.pictures, batch=batch.value)
+        every = schedule.evaluations(number, pictures=self.scored, batch=batch.value)
         return {
             "optimizer": _optimizer(network.start, batch.value, notes),
             "train": component(
                 "train.loop",
                 seed=notes.take("train.seed", Choice(options.seed, "decides weights, order and sampling")),
                 batch=batch.value,
-                steps=notes.take("train.steps", Choice(0, f"the epochs say it: {steps} steps")),
+                steps=notes.take("train.steps", steps),
                 epochs=notes.take("train.epochs", epochs),
                 evaluate_every=notes.take("train.evaluate_every", every),
                 evaluate_batch=notes.take("train.evaluate_batch", Choice(batch.value, "as in training")),
                 ema_decay=notes.take("train.ema_decay", schedule.ema(batch.value)),
             ),
         }
+
+    def _steps_and_epochs(self, batch: int) -> tuple[Choice, Choice]:
+        """Both fields, one of which is 0 and left to the other."""
+        if self.steps:
+            return Choice(self.steps.value * self.times, self.steps.words), Choice(0, "the steps say it")
+        epochs = schedule.epochs(self.pictures, batch=batch, wanted=self.options.epochs, times=self.times)
+        steps = schedule.steps_of(epochs.value, self.pictures, batch=batch)
+        return Choice(0, f"the epochs say it: {steps} steps"), epochs
 
 
 def _optimizer(start: schedule.Start, batch: int, notes: _Notes) -> configs.Recipe:
@@ -170,12 +187,12 @@ def _recipe(
     network: networks.Network,
     detector: configs.Recipe,
     data: Mapping[str, configs.Recipe],
-    run: _Run,
+    length: _Length,
     notes: _Notes,
 ) -> configs.Recipe:
     """The recipe of a run without a teacher."""
-    initial = notes.take("initial", networks.start(network.initial, pictures=run.pictures))
-    return recipe(student=detector, initial=initial, data=data, **run.fields(network, notes))
+    initial = notes.take("initial", networks.start(network.initial, pictures=length.pictures))
+    return recipe(student=detector, initial=initial, data=data, **length.fields(network, notes))
 
 
 def _loader_fields(train: Source, val: Source, options: Options, notes: _Notes) -> dict[str, Any]:
@@ -220,7 +237,7 @@ def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Note
     names = notes.take("distill", methods.chosen(options.method, pictures=len(train.records), two_stage=two_stage))
     setting = methods.Setting(
         scales=anchors.canonical_scales(alone.student.anchors.sizes[0], stride=STRIDES[0]),
-        epochs=alone.train.epochs,
+        epochs=alone.train.epochs or max(alone.train.steps * alone.train.batch // len(train.records), 1),
         least_side=methods.least_side(train.records),
         two_stage=two_stage,
         alike=not options.teacher,
@@ -229,31 +246,10 @@ def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Note
     with out.unlocked():
         out.teacher = notes.take("teacher", Choice(options.teacher or options.teacher_folder, words))
         out.train.balance.target = notes.take("train.balance.target", Choice(BALANCE, BALANCED))
-        if options.teacher:
-            words = "jaxkd distill scores the teacher before anything is trained"
-            out.train.teacher_check = notes.take("train.teacher_check", Choice(0, words))
+        out.train.teacher_check = notes.take("train.teacher_check", Choice(0, TEACHER_KNOWN))
         for name in names:
             method, reasons = methods.of(name, setting)
             out.distill[name] = method
             for field, choice in reasons.items():
                 notes.take(f"distill.{name}.{field}", choice)
     return out.lock()
-
-
-def with_steps(derived: Derived, choice: Choice) -> Derived:
-    """The same recipes with so many steps of a student's run in place of its epochs; a teacher has a multiple."""
-    out = {}
-    for name, derived_recipe in derived.recipes.items():
-        changed = derived_recipe.copy_and_resolve_references()
-        train, pictures = changed.train, derived.pictures["train"]
-        steps = choice.value * (schedule.TEACHER_LENGTH if name == "teacher" else 1)
-        before = schedule.steps_of(train.epochs, pictures, batch=train.batch)
-        train.update(steps=steps, epochs=0, evaluate_every=max(round(steps * train.evaluate_every / before), 1))
-        out[name] = changed.lock()
-    reasons = []
-    for reason in derived.reasons:
-        prefix = TEACHER if reason.setting.startswith(TEACHER) else ""
-        name, train = reason.setting.removeprefix(prefix), out["teacher" if prefix else "alone"].train
-        words = {"train.steps": choice.words, "train.epochs": "the steps say it"}.get(name)
-        reasons.append(reason._replace(value=train[name.removeprefix("train.")], words=words) if words else reason)
-    return dataclasses.replace(derived, recipes=out, reasons=tuple(reasons))

@@ -5,7 +5,6 @@ import math
 from typing import Literal
 
 from jaxkd.derive.base import Choice, rounded_up
-from jaxkd.errors import ConfigError
 
 COCO_EPOCHS, COCO_LIKE = 12, 20_000  # the 1x schedule, and from how many pictures on it is enough
 MOST_EPOCHS, LEAST_STEPS = 80, 600
@@ -13,9 +12,9 @@ MEASURED_BATCH = 8  # at which the learning rates and the moving average were me
 BATCH = {"cpu": 8, "gpu": 16, "tpu": 16}
 LEAST_BATCHES = 8  # of an epoch
 EVALUATIONS, EVALUATION_SHARE = 10, 0.1  # most of a run, and most of its time
-FORWARD_SHARE = 1 / 3  # time of detecting on a batch, where nothing was measured, of a training step
+FORWARD_SHARE = 1 / 3  # of a training step's time, that of detecting on a batch
 TEACHER_LENGTH = 2  # a teacher that is trained here learns for so many times the steps of its student
-USABLE, LEAST_EPOCHS, ENOUGH_EPOCHS = 0.9, 6, 12  # of the minutes; of a run that fits into them; of a good one
+LEAST_EPOCHS, ENOUGH_EPOCHS = 6, 12  # of a run that fits into given minutes; of a good one
 
 Start = Literal["random", "pretrained"]
 RATES: dict[Start, tuple[float, int]] = {"random": (0.003, 50), "pretrained": (0.001, 100)}  # AdamW, warm-up steps
@@ -79,43 +78,14 @@ def ema(batch: int) -> Choice:
     )
 
 
-def evaluations(steps: int, *, step_seconds: float, evaluation_seconds: float) -> Choice:
-    """Steps between two evaluations: up to ten of a run, in at most a tenth of its time."""
-    number = int(EVALUATION_SHARE * steps * step_seconds / evaluation_seconds)
-    number = min(max(number, 1), EVALUATIONS)
-    return Choice(rounded_up(steps / number, 1), f"{number} evaluations, which take at most a tenth of the time")
+def evaluations(steps: int, *, pictures: int, batch: int) -> Choice:
+    """Steps between two evaluations on so many pictures: up to ten of a run, in at most a tenth of its time.
 
-
-def assumed_seconds(pictures: int, *, batch: int) -> dict[str, float]:
-    """Seconds for `evaluations` where nothing was measured: a step takes 1, and to detect on a batch a third of it."""
-    return {"step_seconds": 1.0, "evaluation_seconds": FORWARD_SHARE * rounded_up(pictures / batch, 1)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """Seconds that were measured on this machine; a step's are 0 where that run is not made."""
-
-    taught_step: float
-    alone_step: float
-    teacher_step: float
-    rest: float  # compiling, the teacher's check, evaluations and export
-
-
-def steps_in(minutes: int | float, measured: Measured, *, pictures: int, batch: int, anyway: bool = False) -> Choice:
-    """The steps of the student's runs so that all runs end in so many minutes.
-
-    Raises ConfigError where these are less than 6 epochs, unless `anyway`, and where not a step is left.
+    To detect on a batch is taken to last FORWARD_SHARE of a training step.
     """
-    each = measured.taught_step + measured.alone_step + TEACHER_LENGTH * measured.teacher_step
-    steps = int((60 * USABLE * minutes - measured.rest) / each)
-    needed = steps_of(LEAST_EPOCHS, pictures, batch=batch)
-    if steps < (1 if anyway else needed):
-        enough = (steps_of(ENOUGH_EPOCHS, pictures, batch=batch) * each + measured.rest) / (60 * USABLE)
-        raise ConfigError(
-            f"In {minutes:g} minutes {max(steps, 0)} steps can be made, which are less than {LEAST_EPOCHS} epochs of "
-            f"{pictures} pictures; {ENOUGH_EPOCHS} take {math.ceil(enough)} minutes."
-        )
-    return Choice(steps, f"what {minutes:g} minutes hold, at {each:.2g} s for a step of every run")
+    evaluation = FORWARD_SHARE * math.ceil(pictures / batch)
+    number = min(max(int(EVALUATION_SHARE * steps / evaluation), 1), EVALUATIONS)
+    return Choice(rounded_up(steps / number, 1), f"{number} evaluations, which take at most a tenth of the time")
 
 
 def _short(number: float) -> float:

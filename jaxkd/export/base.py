@@ -141,11 +141,19 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
     }
 
 
+def installed(modules: Sequence[str]) -> bool:
+    """Whether all of these modules are there."""
+    return not _missing(modules)
+
+
 def require(kind: str, *, extra: str, modules: Sequence[str]) -> None:
     """Raises ConfigError, with the command that installs them, where one of the modules is missing."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := _missing(modules):
         raise ConfigError(f"The format {kind} needs {', '.join(missing)}: {_installs(extra, missing)}.")
+
+
+def _missing(modules: Sequence[str]) -> list[str]:
+    return [name for name in modules if importlib.util.find_spec(name) is None]
 
 
 def import_failure(kind: str, error: ImportError, *, extra: str, modules: Sequence[str]) -> ConfigError:

@@ -127,8 +127,8 @@ class Training:
             batch = mesh.put_batch(clock.next_batch(batches), self.devices)
             scheduled = self.schedules.at(done).replace(balance=self.balancer.scheduled())
             arguments = (teacher_params, scheduled, batch)
-            ratios = clock.paused("probing", self._ratios, state, *arguments) if done in self.probed else {}
             with _memory_advice(done + 1, batch.images.shape, self.devices.size):
+                ratios = clock.paused("probing", self._ratios, state, *arguments) if done in self.probed else {}
                 if batch.images.shape not in self.programs:
                     clock.paused("compiling", self._compile, state, arguments, batches, done, start)
                 state, metrics = self.programs[batch.images.shape](state, *arguments)
@@ -167,9 +167,10 @@ class Training:
         scheduled = self.schedules.at(done)
         scheduled = jax.tree.map(np.ones_like, scheduled)  # gradients as they are without decay and warm-up
         alike = [batch for batch in upcoming if batch.images.shape == upcoming[0].images.shape]
-        ratios = [
-            self._ratios(state, teacher_params, scheduled, mesh.put_batch(batch, self.devices)) for batch in alike
-        ]
+        with _memory_advice(done + 1, upcoming[0].images.shape, self.devices.size):
+            ratios = [
+                self._ratios(state, teacher_params, scheduled, mesh.put_batch(batch, self.devices)) for batch in alike
+            ]
         self.balancer.measure(done, ratios)
 
     def _check_terms(self, done: int, scheduled: Scheduled, values: Mapping[str, Any]) -> None:

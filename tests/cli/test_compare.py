@@ -50,7 +50,7 @@ def test_what_is_printed_and_written(copies):
         "AP - alone",
         "copy",
         "taught",
-        "AP against alone on 2 pictures; fewer than 5 pictures have an object",
+        "AP against alone on 2 validation pictures; fewer than 5 pictures have an object",
     ):
         assert words in outcome.out
     assert "…" not in outcome.out

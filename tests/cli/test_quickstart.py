@@ -52,7 +52,7 @@ def test_four_steps(tmp_path, method, detector, monkeypatch):
     assert taught["difference"]["summary"]["AP"]["difference"] == pytest.approx(ap["taught"] - ap["alone"])
     parameters = {name: detector["cost"]["batch_1"]["parameters"] for name, detector in report["detectors"].items()}
     assert parameters["teacher"] > parameters["taught"] == parameters["alone"] > 0
-    assert "taught has" in outcome.out and "AP against alone on 24 pictures" in outcome.out
+    assert "taught has" in outcome.out and "AP against alone on 24 validation pictures" in outcome.out
     assert f"jaxkd export --workdir={tmp_path / 'taught'}" in outcome.out
     with Image.open(tmp_path / "pictures.png") as picture:
         assert picture.width > picture.height > 100

@@ -73,23 +73,23 @@ def test_a_row_for_each_kind_of_error(comparison):
 def test_the_verdict(comparison):
     said = tables.verdict(comparison)
     assert said.startswith("taught has +")
-    assert "against alone on 12 pictures; 95 % of 50 resamples of them lie in" in said
+    assert "against alone on 12 validation pictures; 95 % of 50 resamples of them lie in" in said
     assert said.endswith("which does not hold 0.")
     gains = dataclasses.replace(comparison.focused.gains, summary={"AP": Interval(0.01, -0.01, 0.03)})
     unclear = compared.changed(comparison, "taught", gains=gains)
     assert tables.verdict(unclear).endswith("[-1.0, +3.0], which holds 0, so there may be no difference.")
     gains = dataclasses.replace(gains, summary={"AP": Interval(0.8, math.nan, math.nan)})
     assert tables.verdict(compared.changed(comparison, "taught", gains=gains)) == (
-        "taught has +80.0 AP against alone on 12 pictures; fewer than 5 pictures have an object, too few to say how "
-        "much of it may be chance."
+        "taught has +80.0 AP against alone on 12 validation pictures; fewer than 5 pictures have an object, too few to "
+        "say how much of it may be chance."
     )
 
 
 def test_the_verdict_over_seeds(comparison):
     over = OverSeeds((0.02, 0.05), Interval(0.035, -0.01, 0.08))
     assert tables.verdict(dataclasses.replace(comparison, over_seeds=over)) == (
-        "taught has +3.5 AP against alone on 12 pictures, the mean of +2.0 and +5.0 over 2 seeds; the interval of 95 % "
-        "for other seeds and pictures is [-1.0, +8.0], which holds 0, so there may be no difference."
+        "taught has +3.5 AP against alone on 12 validation pictures, the mean of +2.0 and +5.0 over 2 seeds; the "
+        "interval of 95 % for other seeds and pictures is [-1.0, +8.0], which holds 0, so there may be no difference."
     )
 
 

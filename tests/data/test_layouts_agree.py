@@ -14,6 +14,7 @@ import pytest
 from jaxkd import config as configs
 from jaxkd import distillation
 from jaxkd.data import loader
+from jaxkd.loading import folder as folders
 
 PICTURES = Path(distillation.__file__).parent / "assets" / "bccd"
 SPLITS = {"train": 20, "val": 6}
@@ -111,8 +112,8 @@ def imagefolder(root):
 def derived(layout, folder):
     """The recipes without their data, and the first batches of training."""
     layout(folder)
-    options = distillation.options({"method": "tar"})
-    data = distillation.load(str(folder), options, folder / "run")
+    options = distillation.options(str(folder), {"method": "tar"})
+    data = folders.load(str(folder), split_file=folder / "run" / "split.json")
     recipes = distillation.derive(data, options, Path("run")).recipes
     config = configs.build(recipes["alone"].data.loader)
     batches = loader.train_batches(data.sources["train"], config, seed=0, steps=100, batch=4)

@@ -36,8 +36,9 @@ def source(name):
     }[name]()
 
 
-def derive(train, **options):
-    return recipes.derive(train, drawn.Drawn(train.records[:50]), data=DATA, options=recipes.Options(**options))
+def derive(train, *, steps=None, **options):
+    val = drawn.Drawn(train.records[:50])
+    return recipes.derive(train, val, data=DATA, options=recipes.Options(**options), steps=steps)
 
 
 def numbers(derived):
@@ -162,13 +163,14 @@ def test_a_teacher_that_is_given_has_no_recipe():
 
 
 def test_steps_in_place_of_epochs():
-    shorter = recipes.with_steps(derive(source("cells")), Choice(100, "what the minutes hold"))
+    shorter = derive(source("cells"), steps=Choice(300, "what the minutes hold"))
     lengths = {name: (one.train.steps, one.train.epochs) for name, one in shorter.recipes.items()}
-    assert lengths == {"teacher": (200, 0), "alone": (100, 0), "taught": (100, 0)}
+    assert lengths == {"teacher": (600, 0), "alone": (300, 0), "taught": (300, 0)}
     said = {reason.setting: (reason.value, reason.words) for reason in shorter.reasons}
-    assert said["train.steps"] == (100, "what the minutes hold")
-    assert said["teacher:train.steps"] == (200, "what the minutes hold")
+    assert said["train.steps"] == (300, "what the minutes hold")
+    assert said["teacher:train.steps"] == (600, "what the minutes hold")
     assert said["train.epochs"] == said["teacher:train.epochs"] == (0, "the steps say it")
+    assert shorter.recipes["taught"].distill.gkd.start_epoch == 1  # of 10 epochs
 
 
 def test_what_would_help_a_start_from_random_numbers_is_said():
@@ -176,12 +178,12 @@ def test_what_would_help_a_start_from_random_numbers_is_said():
     assert "with 240 pictures" in words and "mobilenet_v2" in words and "--initial=FILE" in words
 
 
-def test_alone_and_taught_differ_in_the_teacher_and_its_balance_alone():
+def test_alone_and_taught_differ_only_in_the_teacher_its_check_and_its_balance():
     derived = derive(source("cells"))
     alone, taught = (derived.recipes[name].copy_and_resolve_references() for name in ("alone", "taught"))
     with taught.unlocked():
         taught.teacher, taught.distill = alone.teacher, alone.distill
-        taught.train.balance = alone.train.balance
+        taught.train.balance, taught.train.teacher_check = alone.train.balance, alone.train.teacher_check
     assert configs.dump(taught) == configs.dump(alone)
 
 

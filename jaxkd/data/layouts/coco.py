@@ -43,12 +43,14 @@ def evidence(tree: Tree) -> Dataset | None:
     else:
         candidates = _by_split([name for name in tree.with_suffix(".json") if _looks_right(tree, name)])
     notes: list[str] = []
+    unnamed = candidates.pop("", [])
     files = {split: file for split in candidates if (file := _choose(tree, candidates[split], notes))}
-    if "" in files and len(files) > 1:
-        notes.append(f"{files.pop('').name} belongs to no split by its name, so it is passed over.")
-    if not files:
+    if files:
+        notes += [f"{name} belongs to no split by its name, so it is passed over." for name in unnamed]
+    elif file := _choose(tree, unnamed, notes):
+        files = {"train": file}
+    else:
         return None
-    files = {split or "train": file for split, file in files.items()}
     folders = {split: _folder(tree, file, split) for split, file in files.items()}
     classes = _union([files[split].classes for split in SPLITS if split in files])
     differ = any(set(file.classes) != set(classes) for file in files.values())

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from jaxkd.config import component
-from jaxkd.data import plain_xml
+from jaxkd.data import plain_text, plain_xml
 from jaxkd.data.layouts.base import SPLITS, Dataset, Tree, base, join, parent, split_of
 from jaxkd.data.voc_files import ANNOTATIONS, LISTS
 from jaxkd.errors import DataError
@@ -37,7 +37,7 @@ def evidence(tree: Tree) -> Dataset | None:
     root, notes = parents[0], []
     splits: dict[str, list[str]] = {}
     for folder in folders:
-        for split, name in _splits(folder, notes).items():
+        for split, name in _splits(tree, folder, notes).items():
             splits.setdefault(split, []).append(name if name.endswith("/") else _as_listed(folder.name, name))
     if "" in splits:
         unsorted = splits.pop("")
@@ -76,12 +76,15 @@ def _folders(tree: Tree) -> list[_Folder]:
     return sorted(found, key=lambda folder: folder.name)
 
 
-def _splits(folder: _Folder, notes: list[str]) -> dict[str, str]:
+def _splits(tree: Tree, folder: _Folder, notes: list[str]) -> dict[str, str]:
     """The list of each split of a folder; of a folder without lists all of it, "" where its name tells no split."""
     below = f"{base(folder.name)}/" if folder.name else "./"
     if not folder.lists:
         return {split_of(folder.name): below}
     splits = {split: split for split in SPLITS if split in folder.lists}
+    if "test" in splits and not _has_annotations(tree, folder, splits["test"]):
+        notes.append(f"No picture of {below}{LISTS}/test.txt has an annotation, so there is no test.")
+        del splits["test"]
     if "trainval" in folder.lists and not {"train", "val"} <= splits.keys():
         splits = {split: name for split, name in splits.items() if split == "test"} | {"train": "trainval"}
     if not splits:
@@ -89,6 +92,13 @@ def _splits(folder: _Folder, notes: list[str]) -> dict[str, str]:
         notes.append(f"The lists of {below} ({named}) tell no split, so all its annotations are taken.")
         return {split_of(folder.name): below}
     return splits
+
+
+def _has_annotations(tree: Tree, folder: _Folder, listed: str) -> bool:
+    """Whether a picture of a list has an annotation; those of VOC's test lists are not always published."""
+    text = plain_text.read(tree.path(join(folder.name, f"{LISTS}/{listed}.txt")))
+    stems = {base(file)[: -len(".xml")] for file in folder.annotations}
+    return any(words[0] in stems for words in map(str.split, text.splitlines()) if words)
 
 
 def _as_listed(folder: str, name: str) -> str:

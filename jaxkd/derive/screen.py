@@ -1,6 +1,6 @@
-"""Derived settings in the terminal: those that users look for first, each with its value and its reason."""
+"""Derived settings as lines for a screen: those that users look for first, each with its value and its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jaxkd.derive.base import Reason
 
@@ -11,13 +11,13 @@ SHOWN = (
 )  # fmt: skip
 
 
-def show(reasons: Sequence[Reason]) -> None:
-    """Prints a line for each."""
+def lines(reasons: Sequence[Reason]) -> Iterator[str]:
+    """A line for each."""
     for reason in reasons:
         if reason.setting in SHOWN and (reason.value or reason.setting == "initial"):
             in_words = not reason.value or hasattr(reason.value, "items")  # a part is named by its words
             value = "" if in_words else f" {_text(reason.value)}"
-            print(f"- {reason.setting}{value}: {reason.words}.")
+            yield f"- {reason.setting}{value}: {reason.words}."
 
 
 def _text(value: object) -> str:
