@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
         print(distillation.explanation(options, workdir, file="FILE"), end="")
         return 0
     format = _export_format(values.export)
-    result = distillation.run(options, workdir, confirm=lambda plan: None if values.yes else _confirm(plan))
+    result = distillation.run(options, workdir, confirm=lambda plan: None if values.yes else confirm(plan))
     _show_result(result)
     taught = result.plan.experiment.folder("taught")
     if format:
@@ -97,7 +97,7 @@ def _export_format(name: str) -> str:
     return name
 
 
-def _confirm(plan: "Plan") -> None:
+def confirm(plan: "Plan") -> None:
     """Asks at a terminal before a long run whether to go on; ConfigError for no."""
     if sum(plan.seconds().values()) <= LONG or not sys.stdin.isatty():
         return

@@ -1,14 +1,19 @@
 """From a folder to a compared student: what the command derives, says, refuses, and leaves; and that it goes on."""
 
 import json
+import re
+from pathlib import Path
 
 import projects
 import pytest
 
 import jaxkd
 from jaxkd import config as configs
-from jaxkd import distillation
+from jaxkd import distillation, experiment
+from jaxkd.cli import distill as command
+from jaxkd.derive import duration
 from jaxkd.errors import ConfigError, DataError
+from jaxkd.loading import folder as folders
 
 
 def distill(project, workdir, *flags):
@@ -60,7 +65,7 @@ def test_explain_prints_a_recipe_and_trains_nothing(project, tmp_path):
 
 def test_a_teacher_at_hand_to_a_compared_student_and_on_again(runs, project, tmp_path, refused):
     (project.folder / "test.json").write_bytes((project.folder / "val.json").read_bytes())
-    flags = [f"--teacher={runs.alone}", "--epochs=1", "--method=tar", "--augment=none", "--export=", "--anyway"]
+    flags = [f"--teacher={runs.alone}", "--epochs=1", "--method=tar", "--augment=none", "--export=none", "--anyway"]
     outcome = distill(project, tmp_path / "run", *flags)
     assert outcome.code == 0, outcome
     for words in ("COCO", "2 classes (square and bar), 8 pictures to train, 2 pictures to val", "data.loader.short"):
@@ -93,6 +98,98 @@ def test_a_test_split_without_objects_is_left_out_and_said(project, tmp_path):
     content = json.loads((project.folder / "val.json").read_text())
     crowds = [item | {"iscrowd": 1} for item in content["annotations"]]
     (project.folder / "test.json").write_text(json.dumps(content | {"annotations": crowds}))
-    data = distillation.load(str(project.folder), distillation.options({}), tmp_path)
+    data = folders.load(str(project.folder), split_file=tmp_path / "split.json")
     assert list(data.sources) == ["train", "val"]
     assert "The test split has no object, so nothing is compared on it." in data.sentences
+
+
+def test_what_excludes_each_other_is_refused(refused, project, tmp_path):
+    run = tmp_path / "run"
+    for flags, words in (
+        (["--minutes=5", "--epochs=3"], ("minutes", "epochs")),
+        (["--teacher=large", "--teacher_initial=weights.npz"], ("teacher_initial",)),
+        (["--minutes=5", "--explain"], ("minutes", "explain", "epochs")),
+        (["--export=paper"], ("paper", "stablehlo")),
+    ):
+        refused(distill(project, run, *flags), 64, *words, command="distill")
+    with pytest.raises(ConfigError, match="no option 'epoch'; the closest is 'epochs'"):
+        jaxkd.distill_folder(project.folder, epoch=3)
+    assert not run.exists()
+
+
+def planned(project, workdir, **settings):
+    return distillation.plan(distillation.options(str(project.folder), {"method": "tar", **settings}), workdir)
+
+
+@pytest.fixture
+def without_timing(monkeypatch):
+    """Runs are not timed: each kind takes 20 s to start and .1 s a step."""
+
+    def timings(experiment, *, say):
+        return dict.fromkeys(experiment.recipes, duration.Timing(20.0, 0.1))
+
+    monkeypatch.setattr(experiment, "timings", timings)
+
+
+def test_before_anything_is_trained_other_options_derive_anew(project, tmp_path, without_timing):
+    workdir = tmp_path / "run"
+    first = distillation.timed(planned(project, workdir, epochs=3), say=str)
+    recipe = first.file.read_text()
+    again = distillation.timed(planned(project, workdir, epochs=3), say=str)
+    assert again.derived is None and again.seconds() == pytest.approx(first.seconds())
+    assert first.file.read_text() == recipe
+    assert "as an earlier start left it" in "\n".join(again.lines())
+    other = distillation.timed(planned(project, workdir, epochs=5), say=str)
+    assert other.derived and other.steps("alone") == 5 * 2 and other.file.read_text() != recipe
+    assert (workdir / "before-recipe.py").read_text() == recipe
+    (workdir / "teacher").mkdir()
+    with pytest.raises(ConfigError, match="epochs=5, not 3"):
+        planned(project, workdir, epochs=3)
+    assert not distillation.timed(planned(project, workdir, epochs=5), say=str).timings
+
+
+def test_an_edited_recipe_is_taken(project, tmp_path, without_timing):
+    file = distillation.timed(planned(project, tmp_path, epochs=3), say=str).file
+    edited = re.sub(r"    return component\(\n        \"train.loop\",", "\\g<0>\n        seed=7,", file.read_text())
+    file.write_text(edited.replace("epochs=3,", "epochs=4,"))
+    plan = planned(project, tmp_path, epochs=3)
+    assert plan.steps("alone") == 4 * 2
+    assert [recipe.train.seed for _, recipe, _ in plan.experiment.runs()][1:] == [7, 7]
+
+
+def test_minutes_decide_steps_and_what_follows_of_them(project, tmp_path, without_timing):
+    options = distillation.options(str(project.folder), {"method": "gkd"}, minutes=8.0, seeds=2)
+    begun = distillation.plan(options, tmp_path)
+    assert not any("train.steps" in line for line in begun.lines())
+    plan = distillation.timed(begun, say=str)
+    taught, steps = plan.experiment.recipes["taught"], plan.steps("alone")
+    assert sum(plan.seconds().values()) <= 8 * 60 * duration.USABLE < sum(plan.seconds(steps + 1).values()) + 2
+    assert (taught.train.steps, plan.steps("teacher")) == (steps, 2 * steps)
+    assert taught.distill.gkd.start_epoch == round(steps / 2 / 11)
+    assert any(f"{steps} steps" in line for line in plan.time_lines())
+    assert f"steps={steps}," in plan.file.read_text()
+
+
+def test_the_question_before_a_long_run(project, tmp_path, without_timing, monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    plan = distillation.timed(planned(project, tmp_path, epochs=10**5), say=str)
+    for answer in ("n", "", EOFError):
+
+        def reply(question, answer=answer):
+            assert question == "Go on? [y/N] "
+            if answer is EOFError:
+                raise EOFError
+            return answer
+
+        monkeypatch.setattr("builtins.input", reply)
+        with pytest.raises(ConfigError, match="Nothing was trained"):
+            command.confirm(plan)
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    command.confirm(plan)
+
+
+def test_a_folder_is_named_by_its_whole_path(monkeypatch, tmp_path):
+    (tmp_path / "mine" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine" / "inner")
+    assert distillation.workdir_of("..") == Path("runs/mine")
+    assert distillation.options("../../mine", {}) == distillation.options(str(tmp_path / "mine"), {})

@@ -1,9 +1,9 @@
 """The first steps of shipped recipes have the losses that they had when these were recorded.
 
-Bits are the same on one machine alone. Elsewhere sums are added up in another order, and the differences grow: on another
-processor than the one that recorded them they were at most 7e-6 of a term's greatest value in the first five steps of any
-run, 2e-2 in the seventh of `bccd:gkd`, and once other proposals are sampled a term of few regions changes wholly. The loss
-of all terms stayed within 12 % for 20 steps.
+Bits are the same on one machine alone. Elsewhere sums are added up in another order, and the differences grow: on a
+processor of another kind they were at most 7e-6 of a term's greatest value in the first five steps of any run and 2e-2
+in the seventh of `bccd:gkd`, and once other proposals are sampled a term of few regions changes wholly. The loss of all
+terms stayed within 12 % for 20 steps.
 """
 
 import golden_losses
