@@ -10,6 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 EXTRAS ?= onnx tflite tensorboard wandb tpu
 
 QUICK := $(addprefix tests/,ops nets detectors distill data evaluation weights loading export contracts)
@@ -26,10 +27,10 @@ quickstart: .venv/.core
 	$(BIN)/jaxkd quickstart
 
 test: .venv/.test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q $(WORKERS)
 
 test-quick: .venv/.test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(FIRST) -k '$(ONE)'
+	$(BIN)/python -m pytest -q $(WORKERS) $(FIRST) -k '$(ONE)'
 
 smoke:
 	rm -rf .smoke
@@ -50,7 +51,7 @@ oldest newest:
 	.smoke/$@/bin/uv pip install --quiet --python .smoke/$@/bin/python \
 	  --resolution $(if $(filter oldest,$@),lowest-direct,highest) '.[test]'
 	.smoke/$@/bin/uv pip list --python .smoke/$@/bin/python
-	.smoke/$@/bin/python -m pytest -q -n 2 --dist loadfile $(QUICK)
+	.smoke/$@/bin/python -m pytest -q $(WORKERS) $(QUICK)
 	set -e; for extra in onnx tflite; do $(PYTHON) tests/smoke.py .smoke/$@/bin/python $$extra; done
 
 notebooks: .venv/.test

@@ -20,10 +20,22 @@ CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+# Files that take more than 50 s on a core, the longest first.
+LONG = (
+    *("test_colabs", "test_overfit", "test_two_processes", "test_golden_losses", "test_loop", "test_recipes"),
+    *("test_formats", "test_quickstart", "test_roi_align", "test_taught_steps", "test_published", "test_distill"),
+    *("test_docs", "test_step", "test_operations", "test_refresh"),
+)
 KEPT = 3 << 30  # bytes that a process may hold before its compiled programs are dropped
 settings.register_profile(
     "fuzz", max_examples=500, deadline=None
 )  # pytest --hypothesis-profile=fuzz, for more examples
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes come first, so that no worker waits for one at the end."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_collection_finish(session):

@@ -15,10 +15,10 @@ from jaxkd.evaluation.cost import Cost
 def source(count: int = 12, *, classes: Sequence[str] = ()):
     """Drawn pictures; with other `classes` the objects are of these in turn."""
     drawn = shapes.load(shapes.Config(count=count, size=(48, 64)))
-    return RelabelledDetector(drawn, tuple(classes)) if classes else drawn
+    return RelabelledShapes(drawn, tuple(classes)) if classes else drawn
 
 
-class RelabelledDetector:
+class RelabelledShapes:
     """Drawn pictures whose objects are said to be of other classes."""
 
     def __init__(self, drawn, classes: tuple[str, ...]):

@@ -235,7 +235,7 @@ def test_files(comparison, tmp_path):
     page.write(tmp_path / "new" / "folder", comparison, compared.source(), most=1)
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(page.FILES)
     content = json.loads((tmp_path / "new" / "folder" / "comparison.json").read_text())
-    assert (content["reference"], content["focus"]) == ("alone", "taught")
+    assert (content["reference"], content["focus"], content["split"]) == ("alone", "taught", "validation")
     assert content["bootstrap"] == {"resamples": 50, "seed": 0, "interval": 0.95}
     taught = content["detectors"]["taught"]
     gain = comparison.focused.gains.summary["AP"]

@@ -216,6 +216,14 @@ def test_voc_with_one_list_for_both_is_all_training(tmp_path):
     }
 
 
+def test_a_test_list_of_voc_without_annotations_is_left_out(tmp_path):
+    drawn_layouts.voc_standard(tmp_path)
+    (tmp_path / "pets/Annotations/f.xml").unlink()
+    dataset = recognise(tmp_path)
+    assert list(dataset.splits) == ["train", "val"]
+    assert "No picture of pets/ImageSets/Main/test.txt has an annotation, so there is no test." in dataset.assumptions
+
+
 # ---- Several formats ----
 
 
@@ -292,10 +300,19 @@ def test_two_coco_files_of_one_split(tmp_path):
     refused(tmp_path, "labels.json", "more.json", "both are COCO files of one split")
 
 
+def test_coco_files_of_no_split_beside_others_are_passed_over(tmp_path):
+    drawn_layouts.generic_coco(tmp_path)
+    for name in ("old/a.json", "old/b.json"):
+        write(tmp_path / name, drawn_layouts.coco_text(DRAWN["train"]))
+    dataset = recognise(tmp_path)
+    assert list(dataset.splits) == ["train", "val", "test"]
+    for name in ("old/a.json", "old/b.json"):
+        assert f"{name} belongs to no split by its name, so it is passed over." in dataset.assumptions
+
+
 def test_coco_whose_pictures_are_elsewhere(tmp_path):
     drawn_layouts.generic_coco(tmp_path)
     (tmp_path / "val/data/e.png").unlink()
-    refused(tmp_path, "the first 2 file names", "data has 50% of them") if False else None
     with pytest.raises(
         DataError, match=r"are not found: of its first 2 file names, such as 'd.png', .*val/data has 50%"
     ):
