@@ -126,10 +126,7 @@ class Plan:
 
     def steps(self, name: str) -> int:
         """The steps of a run."""
-        train = self.experiment.recipes[name].train
-        if not train.epochs:
-            return train.steps
-        return schedule.steps_of(train.epochs, len(self.data.sources["train"].records), batch=train.batch)
+        return schedule.length(self.experiment.recipes[name].train, len(self.data.sources["train"].records))
 
     def seconds(self, steps: int = 0) -> dict[str, float]:
         """The time of each kind of run, all seeds together, and of the report; empty where nothing was timed.

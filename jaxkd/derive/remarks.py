@@ -66,7 +66,7 @@ def _small(records: Sequence[Record], objects: anchors.Objects, loader_config: l
 def _short(pictures: int, recipe: configs.Recipe) -> str:
     """What is to be said of the length of the run, or ""; a run that starts from finished weights may be short."""
     train = recipe.train
-    steps = schedule.steps_of(train.epochs, pictures, batch=train.batch) if train.epochs else train.steps
+    steps = schedule.length(train, pictures)
     epochs, usual = steps * train.batch / pictures, schedule.epochs(pictures, batch=train.batch).value
     if recipe.initial or steps < TRIAL or epochs >= FEW * usual:
         return ""

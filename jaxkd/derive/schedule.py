@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from jaxkd import config as configs
 from jaxkd.derive.base import Choice, rounded_up
 
 COCO_EPOCHS, COCO_LIKE = 12, 20_000  # the 1x schedule, and from how many pictures on it is enough
@@ -43,8 +44,13 @@ def epochs(pictures: int, *, batch: int, wanted: int = 0, times: int = 1) -> Cho
 
 
 def steps_of(epochs: int, pictures: int, *, batch: int) -> int:
-    """The steps of so many epochs, as `train.length` resolves them."""
+    """The steps of so many epochs."""
     return math.ceil(epochs * pictures / batch)
+
+
+def length(train: configs.Recipe, pictures: int) -> int:
+    """The steps that a recipe's component "train" says by its epochs or steps."""
+    return steps_of(train.epochs, pictures, batch=train.batch) if train.epochs else train.steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,6 @@ class OverSeeds:
     gains: tuple[float, ...]  # of each seed, from 0 to 1
     mean: Interval  # their mean, with the interval for other seeds and other pictures
 
-    @property
-    def spread(self) -> float:
-        """The standard deviation of the gains."""
-        return float(np.std(self.gains, ddof=1))
-
 
 def over_seeds(differences: Float[np.ndarray, "s r"], *, few: bool = False) -> OverSeeds:
     """The mean over seeds of differences in AP on resampled pictures.

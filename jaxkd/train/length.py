@@ -1,9 +1,8 @@
 """The length of a run: steps as the recipe says them, or those of its epochs once the pictures are counted."""
 
-import math
-
 from jaxkd import config as configs
 from jaxkd import phrases
+from jaxkd.derive import schedule
 from jaxkd.errors import ConfigError
 
 
@@ -23,7 +22,7 @@ def resolved(recipe: configs.Recipe, *, pictures: int) -> tuple[configs.Recipe, 
     train = recipe.train
     if not train.epochs:
         return recipe, ""
-    steps = math.ceil(train.epochs * pictures / train.batch)
+    steps = schedule.length(train, pictures)
     unsaid = configs.component(train.name).steps  # what a recipe has that says nothing about steps
     if train.steps not in (0, unsaid, steps):
         raise ConfigError(

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import projects
 import pytest
@@ -11,7 +12,8 @@ import jaxkd
 from jaxkd import config as configs
 from jaxkd import distillation, experiment
 from jaxkd.cli import distill as command
-from jaxkd.derive import duration
+from jaxkd.data import presets
+from jaxkd.derive import duration, methods, recipes, student
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.loading import folder as folders
 
@@ -115,6 +117,16 @@ def test_what_excludes_each_other_is_refused(refused, project, tmp_path):
     with pytest.raises(ConfigError, match="no option 'epoch'; the closest is 'epochs'"):
         jaxkd.distill_folder(project.folder, epoch=3)
     assert not run.exists()
+
+
+def test_the_flags_offer_what_can_be_derived():
+    offered = {name: set(choices) for name, (choices, _) in command.CHOICES.items()}
+    assert offered == {
+        "student": set(student.NAMES),
+        "size": set(recipes.SIZES),
+        "method": set(methods.NAMES),
+        "augment": set(get_args(presets.Name)),
+    }
 
 
 def planned(project, workdir, **settings):
