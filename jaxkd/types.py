@@ -55,6 +55,7 @@ class Batch(struct.PyTreeNode):
     scales: Array  # [b 2] float32: (y, x) factors from the original picture to this one
     real: Array  # [b] bool: False for a repeated picture that fills the last batch of an evaluation
     teacher: TeacherView | None = None  # None where the teacher sees the same canvas
+    detections: Any = None  # Detections with the teacher's labels, of a teacher that is a file of them; else None
 
     def as_teacher_sees(self) -> "Batch":
         """The batch on the teacher's canvas, with truth in its pixels; this one where that is the same canvas."""
@@ -67,6 +68,7 @@ class Batch(struct.PyTreeNode):
             boxes=view.from_student(self.boxes),
             scales=self.scales * view.scales,
             teacher=None,
+            detections=self.detections and self.detections.replace(boxes=view.from_student(self.detections.boxes)),
         )
 
 

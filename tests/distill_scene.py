@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from jaxkd.distill import fit
 from jaxkd.ops import boxes as box_ops
-from jaxkd.types import Batch, DetectorOutputs, Features, Inputs, Losses, Predictions, Regions, Traits
+from jaxkd.types import Batch, Detections, DetectorOutputs, Features, Inputs, Losses, Predictions, Regions, Traits
 
 SIDE = 128
 CLASSES = ("red", "white", "blue")
@@ -69,7 +69,17 @@ def scene(seed=0, *, student=3, teacher=5, kind="two_stage"):
     views = (
         _view(rng, traits(width, **KINDS[kind]), regions, noise) for width, noise in ((student, 1.5), (teacher, 1.2))
     )
-    return Scene(*views, regions, batch)
+    student_view, teacher_view = views
+    return Scene(student_view, teacher_view.replace(detections=_detections(batch, seed)), regions, batch)
+
+
+def _detections(batch, seed):
+    """Of each truth one detection near it, some of another class, and one that is not valid."""
+    rng = np.random.default_rng((seed, 1))
+    boxes = batch.boxes + jnp.array(rng.uniform(-3, 3, batch.boxes.shape), jnp.float32)
+    labels = batch.labels.at[1, 1].set(0)
+    scores = jnp.array(rng.uniform(0.3, 1, labels.shape), jnp.float32)
+    return Detections(boxes=boxes, scores=scores, labels=labels, valid=batch.valid)
 
 
 def _regions(rng, batch):

@@ -229,6 +229,7 @@ class Augmenter:
             crowd=picture.crowd,
             scales=np.array(drawn.factors, np.float32),
             teacher=teacher,
+            teacher_boxes=picture.teacher_boxes,
         )
 
     def _working(self, picture: Labelled, request: Request) -> tuple[int, int]:

@@ -26,6 +26,18 @@ class PictureError(DataError):
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherBoxes:
+    """The teacher's detections on a picture, best first, where they are read from a file."""
+
+    boxes: Float32[np.ndarray, "n 4"]  # as those of the ground truth
+    labels: Int32[np.ndarray, "n"]  # index into the teacher's classes
+    scores: Float32[np.ndarray, "n"]  # in [0, 1]
+
+
+NO_BOXES = TeacherBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
     """One picture and its ground truth. Boxes are (x0, y0, x1, y1) in pixels of the original picture, half-open."""
 
@@ -37,6 +49,7 @@ class Record:
     boxes: Float32[np.ndarray, "n 4"]
     labels: Int32[np.ndarray, "n"]  # index into the source's classes
     crowd: Bool[np.ndarray, "n"]  # regions in which nothing counts as background
+    teacher_boxes: TeacherBoxes | None = None  # None unless the teacher is a file of detections
 
 
 @runtime_checkable

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from jaxkd.data import transforms
-from jaxkd.data.labelled import Labelled, areas, cut
+from jaxkd.data.labelled import Labelled, areas, cut, with_boxes
 from jaxkd.data.transforms import Sample
 
 TRIES = 20  # windows that are drawn until one is taken
@@ -33,9 +32,12 @@ def crop(picture: Labelled, window: Window, *, size: tuple[int, int], detail: fl
     """
     top, left, height, width = window
     view = picture.sample.image[top : top + height, left : left + width]
-    boxes = picture.sample.boxes - np.array([left, top, left, top], np.float32)
-    sample = transforms.resize(Sample(view, boxes), height=size[0], width=size[1])
-    return cut(Labelled(sample, picture.labels, picture.crowd), detail=detail)
+    corner = np.array([left, top, left, top], np.float32)
+    teacher_boxes = with_boxes(picture.teacher_boxes, picture.teacher_boxes.boxes - corner)
+    part = Labelled(
+        Sample(view, picture.sample.boxes - corner), picture.labels, picture.crowd, teacher_boxes=teacher_boxes
+    )
+    return cut(part.resized(*size), detail=detail)
 
 
 def framed(

@@ -1,11 +1,13 @@
 """A picture with its ground truth, and the one rule for the boxes that a transform cuts."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from jaxkd.data import transforms
+from jaxkd.data.base import NO_BOXES, TeacherBoxes
 from jaxkd.data.transforms import Sample
 
 OBJECT = 0.4  # share of an object's area that has to be left for it to stay an object
@@ -21,6 +23,7 @@ class Labelled:
     sample: Sample
     labels: Int32[np.ndarray, "n"]
     crowd: Bool[np.ndarray, "n"]
+    teacher_boxes: TeacherBoxes = dataclasses.field(default=NO_BOXES, kw_only=True)  # go where the picture goes
 
     @property
     def size(self) -> tuple[int, int]:
@@ -35,11 +38,26 @@ class Labelled:
 
     def resized(self, height: int, width: int) -> "Labelled":
         """The picture of another size."""
-        return dataclasses.replace(self, sample=transforms.resize(self.sample, height=height, width=width))
+        boxes = transforms.resize_boxes(self.teacher_boxes.boxes, self.size, height=height, width=width)
+        sample = transforms.resize(self.sample, height=height, width=width)
+        return dataclasses.replace(self, sample=sample, teacher_boxes=with_boxes(self.teacher_boxes, boxes))
 
     def flipped(self) -> "Labelled":
         """The picture mirrored left to right."""
-        return dataclasses.replace(self, sample=transforms.flip(self.sample))
+        boxes = transforms.flip_boxes(self.teacher_boxes.boxes, width=self.size[1])
+        teacher_boxes = with_boxes(self.teacher_boxes, boxes)
+        return dataclasses.replace(self, sample=transforms.flip(self.sample), teacher_boxes=teacher_boxes)
+
+
+def with_boxes(of: TeacherBoxes, boxes: Float32[np.ndarray, "n 4"]) -> TeacherBoxes:
+    """The same detections with other boxes."""
+    return dataclasses.replace(of, boxes=boxes)
+
+
+def joined(parts: Sequence[TeacherBoxes]) -> TeacherBoxes:
+    """All detections of several parts of a picture."""
+    columns = zip(*((part.boxes, part.labels, part.scores) for part in parts), strict=True)
+    return TeacherBoxes(*map(np.concatenate, columns))
 
 
 def largest(boxes: Float32[np.ndarray, "n 4"], limit: int) -> Int[np.ndarray, "m"]:
@@ -71,5 +89,17 @@ def cut(picture: Labelled, *, detail: float = 1.0) -> Labelled:
     whole = left >= WHOLE
     is_object = whole | (left >= OBJECT) | ((left >= LARGE) & (shorter >= LARGE_SIDE))
     keep = whole | (((left >= CROWD) | picture.crowd) & (shorter >= 1))
-    result = Labelled(Sample(picture.sample.image, inside), picture.labels, picture.crowd | ~is_object)
+    result = Labelled(
+        Sample(picture.sample.image, inside),
+        picture.labels,
+        picture.crowd | ~is_object,
+        teacher_boxes=_cut_boxes(picture.teacher_boxes, (height, width)),
+    )
     return result.selected(keep)
+
+
+def _cut_boxes(of: TeacherBoxes, size: tuple[int, int]) -> TeacherBoxes:
+    """Detections cut to a picture of this size; of which less than .4 of the area is left, left out."""
+    inside = np.clip(of.boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
+    keep = areas(inside) >= np.maximum(OBJECT * areas(of.boxes), np.finfo(np.float32).tiny)
+    return TeacherBoxes(inside[keep], of.labels[keep], of.scores[keep])

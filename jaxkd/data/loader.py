@@ -16,7 +16,7 @@ from jaxkd.data.base import Record, Source
 from jaxkd.data.canvas import Sizes, View
 from jaxkd.data.plan import AUGMENT, plan
 from jaxkd.data.reader import Reader
-from jaxkd.data.rows import to_row
+from jaxkd.data.rows import Canvas, to_row
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.ranges import Natural, Share
 from jaxkd.types import Batch
@@ -146,7 +146,7 @@ def train_batches(
         )
     _count_dropped_boxes(source, config)
     run_plan = plan(source, config, seed=seed, steps=steps, batch=batch, repeat_threshold=config.repeat_threshold)
-    augmented = Augmenter(source.records, config, reader.original)
+    augmented, canvases = Augmenter(source.records, config, reader.original), _canvases(source, config)
 
     def make_row(slot: int) -> Batch:
         step, row = slot // rows, process * rows + slot % rows
@@ -160,7 +160,7 @@ def train_batches(
         else:
             index, picture = reader.resized(index, bucket=bucket, short=short)
             picture = picture.flipped() if mirrored else picture
-        return to_row(picture, config.canvas(bucket), index=index, real=True)
+        return to_row(picture, canvases[bucket], index=index, real=True)
 
     loader = Loader(make_row, buckets=run_plan.buckets, rows=rows, config=config, skipped=reader.skipped)
     if start:
@@ -200,13 +200,14 @@ def eval_batches(
         batches.append(np.resize(members, (count, batch)))
         real.append(np.arange(count * batch).reshape(count, batch) < len(members))
         buckets.append(np.full(count, bucket))
+    canvases = _canvases(source, config, teacher=teacher)
     records, bucket_indices, is_real = np.concatenate(batches), np.concatenate(buckets), np.concatenate(real)
 
     def make_row(slot: int) -> Batch:
         step, row = slot // rows, process * rows + slot % rows
         index, bucket = int(records[step, row]), int(bucket_indices[step])
         shown, picture = reader.resized(index, bucket=bucket, short=config.short[0])
-        return to_row(picture, config.canvas(bucket), index=shown, real=shown == index and bool(is_real[step, row]))
+        return to_row(picture, canvases[bucket], index=shown, real=shown == index and bool(is_real[step, row]))
 
     return Loader(make_row, buckets=bucket_indices, rows=rows, config=config, skipped=reader.skipped)
 
@@ -232,6 +233,14 @@ def first_unlike(source: Source, config: Config) -> str:
     if config.teacher_view.on and config.augment.moves:
         return "data.loader.augment scales, crops or joins pictures, each canvas by its own factor"
     return canvas.first_unlike(source, config)
+
+
+def _canvases(source: Source, config: Config, *, teacher: bool = True) -> list[Canvas]:
+    """The canvas of each bucket; with the teacher's detections where the source has them and `teacher` sees them."""
+    has_boxes = teacher and any(record.teacher_boxes is not None for record in source.records)
+    return [
+        dataclasses.replace(config.canvas(bucket), teacher_boxes=has_boxes) for bucket in range(len(config.buckets))
+    ]
 
 
 def _count_dropped_boxes(source: Source, config: Config) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxkd.data.crops import Window, crop, framed
-from jaxkd.data.labelled import Labelled
+from jaxkd.data.labelled import Labelled, joined, with_boxes
 from jaxkd.data.transforms import Sample
 
 FIRST_CUT, LAST_CUT = 0.3, 0.7  # place of the cuts as a share of the canvas
@@ -36,7 +36,7 @@ def mosaic(
     shares = FIRST_CUT + (LAST_CUT - FIRST_CUT) * numbers[:2]
     middle = [int(side * share + 0.5) for side, share in zip(canvas, shares, strict=True)]
     image = np.zeros((*canvas, 3), np.uint8)
-    boxes, labels, crowd, factors = [], [], [], []
+    boxes, labels, crowd, teacher_boxes, factors = [], [], [], [], []
     for place, (picture, size, draws) in enumerate(
         zip(pictures, working, numbers[2:].reshape(4, 3).tolist(), strict=True)
     ):
@@ -48,9 +48,12 @@ def mosaic(
         window, _ = framed(Window(0, 0, *picture.size), scaled=scaled, frame=frame, corner=draws[1:])
         part = crop(picture, window, size=frame, detail=detail)
         image[top : top + frame[0], left : left + frame[1]] = part.sample.image
-        boxes.append(part.sample.boxes + np.array([left, top, left, top], np.float32))
+        corner = np.array([left, top, left, top], np.float32)
+        boxes.append(part.sample.boxes + corner)
+        teacher_boxes.append(with_boxes(part.teacher_boxes, part.teacher_boxes.boxes + corner))
         labels.append(part.labels)
         crowd.append(part.crowd)
         factors.append((frame[0] / window.height, frame[1] / window.width))
     sample = Sample(image, np.concatenate(boxes))
-    return Labelled(sample, np.concatenate(labels), np.concatenate(crowd)), factors[0]
+    whole = Labelled(sample, np.concatenate(labels), np.concatenate(crowd), teacher_boxes=joined(teacher_boxes))
+    return whole, factors[0]

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxkd.data.base import PictureError, Source
+from jaxkd.data.base import NO_BOXES, PictureError, Source
 from jaxkd.data.canvas import Sizes, buckets_of, resized
 from jaxkd.data.labelled import Labelled
 from jaxkd.data.rows import ResizedPicture, clipped, with_largest
@@ -109,4 +109,5 @@ class Reader:
         if self._cache is not None and cached is None:
             self._cache[index] = image
         record = clipped(self._source.records[index], image)
-        return Labelled(Sample(image, record.boxes), record.labels, record.crowd)
+        teacher_boxes = record.teacher_boxes or NO_BOXES
+        return Labelled(Sample(image, record.boxes), record.labels, record.crowd, teacher_boxes=teacher_boxes)

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxkd.data import transforms
-from jaxkd.data.base import Record
+from jaxkd.data.base import Record, TeacherBoxes
 from jaxkd.data.labelled import Labelled, largest
-from jaxkd.types import Batch, TeacherView
+from jaxkd.types import Batch, Detections, TeacherView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class ResizedPicture(Labelled):
     def flipped(self) -> "ResizedPicture":
         """The picture mirrored left to right, on both canvases."""
         teacher = None if self.teacher is None else transforms.flip_image(self.teacher)
-        return dataclasses.replace(self, sample=transforms.flip(self.sample), teacher=teacher)
+        flipped = super().flipped()
+        return dataclasses.replace(self, sample=flipped.sample, teacher_boxes=flipped.teacher_boxes, teacher=teacher)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Canvas:
     bucket: tuple[int, int]  # height and width
     objects: int  # ground truth boxes
     teacher: tuple[int, int] = (0, 0)  # height and width of the teacher's own canvas
+    teacher_boxes: bool = False  # whether rows have the teacher's detections, as many as ground truth boxes
 
 
 def to_row(resized: ResizedPicture, canvas: Canvas, *, index: int, real: bool) -> Batch:
@@ -57,7 +59,20 @@ def to_row(resized: ResizedPicture, canvas: Canvas, *, index: int, real: bool) -
             sizes=size,
             scales=(size / np.array(image.shape[:2])).astype(np.float32),
         )
+    if canvas.teacher_boxes:
+        fields["detections"] = _detections(resized.teacher_boxes, limit)
     return Batch(**fields)
+
+
+def _detections(teacher_boxes: TeacherBoxes, limit: int) -> Detections:
+    """The `limit` best detections, padded."""
+    best = np.argsort(-teacher_boxes.scores, kind="stable")[:limit]
+    return Detections(
+        boxes=_padded(teacher_boxes.boxes[best], limit),
+        scores=_padded(teacher_boxes.scores[best], limit),
+        labels=_padded(teacher_boxes.labels[best], limit),
+        valid=_padded(np.ones(len(best), bool), limit),
+    )
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

@@ -12,7 +12,6 @@ from jaxkd.data.base import PictureError, Record, Source, Stored, evenly_spaced
 from jaxkd.errors import DataError
 
 SMALL, LARGE = 32**2, 96**2  # COCO's limits between small, medium and large objects, in square pixels
-FEW_OBJECTS = 10  # of a class, below which it is hardly learned
 HARD_SIDE = 16.0  # pixels; objects below the area of this side are rarely detected
 
 
@@ -200,14 +199,6 @@ def remarks(
             sentences.append(f"Classes with objects, but none in {name}: {_first_names(absent)}.")
         sentences += _box_remarks(name, split, loader_config)
         sentences += picture_remarks(name, samples[name])
-    few = {
-        class_name: counts.objects
-        for class_name, counts in splits["train"].classes.items()
-        if 0 < counts.objects < FEW_OBJECTS
-    }
-    if few:
-        listed = _first_names([f"{class_name} ({number})" for class_name, number in few.items()])
-        sentences.append(f"Classes with fewer than {FEW_OBJECTS} objects to learn from: {listed}.")
     without_objects = [
         class_name
         for class_name in splits["train"].classes

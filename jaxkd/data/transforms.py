@@ -55,8 +55,14 @@ def resize(sample: Sample, *, height: int, width: int) -> Sample:
     if (old_height, old_width) == (height, width):
         return sample
     image = resize_image(sample.image, height=height, width=width)
-    factors = np.array([width / old_width, height / old_height] * 2, np.float32)
-    return Sample(image=image, boxes=sample.boxes * factors)
+    return Sample(image, resize_boxes(sample.boxes, (old_height, old_width), height=height, width=width))
+
+
+def resize_boxes(
+    boxes: Float32[np.ndarray, "n 4"], size: tuple[int, int], *, height: int, width: int
+) -> Float32[np.ndarray, "n 4"]:
+    """Boxes of a picture of `size` (height, width) that is resized, scaled by the exact factor of each side."""
+    return boxes * np.array([width / size[1], height / size[0]] * 2, np.float32)
 
 
 def resize_image(image: UInt8[np.ndarray, "h w 3"], *, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -68,10 +74,13 @@ def resize_image(image: UInt8[np.ndarray, "h w 3"], *, height: int, width: int) 
 
 def flip(sample: Sample) -> Sample:
     """The sample mirrored left to right."""
-    width = sample.image.shape[1]
-    x0, y0, x1, y1 = sample.boxes.T
-    boxes = np.stack([width - x1, y0, width - x0, y1], -1).astype(np.float32)
-    return Sample(image=flip_image(sample.image), boxes=boxes)
+    return Sample(flip_image(sample.image), flip_boxes(sample.boxes, width=sample.image.shape[1]))
+
+
+def flip_boxes(boxes: Float32[np.ndarray, "n 4"], *, width: int) -> Float32[np.ndarray, "n 4"]:
+    """Boxes of a picture of this width that is mirrored left to right."""
+    x0, y0, x1, y1 = boxes.T
+    return np.stack([width - x1, y0, width - x0, y1], -1).astype(np.float32)
 
 
 def flip_image(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

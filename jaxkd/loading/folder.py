@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxkd import config as configs
+from jaxkd import phrases
 from jaxkd.data import loader, near_duplicates, recognise, split, survey
 from jaxkd.data.base import Source
 from jaxkd.loading import prepare
 
 SAMPLED = 8  # pictures of each split that are opened
+FEW = 10  # objects of a class, below which it is hardly learned
 COMPARED = 1000  # pictures up to which those to validate on are compared with those to learn from
 
 
@@ -77,6 +79,10 @@ def remarks(data: Data, loader_config: loader.Config) -> tuple[str, ...]:
     }
     samples = {name: survey.sample(data.sources[name], limit=SAMPLED) for name in splits}
     found = list(survey.remarks(splits, survey.NO_OVERLAP, samples, loader_config))
+    few = {name: counts.objects for name, counts in splits["train"].classes.items() if 0 < counts.objects < FEW}
+    if few:
+        listed = phrases.some([f"{name} ({number})" for name, number in few.items()])
+        found.append(f"Classes with fewer than {FEW} objects to learn from: {listed}.")
     if not data.divided and len(train.records) + len(val.records) <= COMPARED:
         found += filter(None, [near_duplicates.remark(near_duplicates.near_copies(train, val))])
     return tuple(found)

@@ -15,7 +15,7 @@ from jaxkd.data.relabelled import Relabelled
 from jaxkd.data.repairs import Repairs
 from jaxkd.distill.classes import LACKING, columns
 from jaxkd.errors import ConfigError
-from jaxkd.loading import build, published
+from jaxkd.loading import build, published, stored_teacher
 from jaxkd.paths import path_of
 from jaxkd.weights import parts
 
@@ -111,10 +111,10 @@ def _with_classes(source: Source, config: configs.Recipe, classes: tuple[str, ..
     return Relabelled(source, classes) if source.classes != classes else source
 
 
-def load_teacher(recipe: configs.Recipe) -> build.Loaded | None:
+def load_teacher(recipe: configs.Recipe, source: Source | None = None) -> build.Loaded | None:
     """The recipe's teacher, from a folder or a published file, with every leaf matched; None where it names none.
 
-    It computes in the dtype of the student.
+    It computes in the dtype of the student. A file of detections needs the source whose pictures it is about.
 
     Raises ConfigError where methods lack a teacher, or nothing would use it; WeightsError where its weights do not fit.
     """
@@ -131,6 +131,8 @@ def load_teacher(recipe: configs.Recipe) -> build.Loaded | None:
             f"Nothing would use the teacher {recipe.teacher}: the recipe has no distillation method and inherits no "
             "part. Take a recipe with a method (such as --config=RECIPE:tar), or leave --config.teacher out."
         )
+    if source is not None and stored_teacher.is_one(path_of(recipe.teacher)):
+        return stored_teacher.load(path_of(recipe.teacher), source)
     return match_dtype(load_detector(recipe.teacher), recipe.student)
 
 

@@ -17,7 +17,7 @@ from jaxkd.data.base import Source, digest
 from jaxkd.detectors.base import Detector
 from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
-from jaxkd.loading import build, initial, prepare
+from jaxkd.loading import build, initial, prepare, stored_teacher
 from jaxkd.ranges import Count, Natural, PartShare, Seed
 from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, unused, view
 from jaxkd.train.balance import Balance
@@ -103,9 +103,13 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         config = configs.build(recipe.train)
         facts = _agreed_facts(recipe, workdir, sources)
         classes = sources["train"].classes
-        student, loaded = build.detector(recipe.student, classes), prepare.load_teacher(recipe)
+        student = build.detector(recipe.student, classes)
+        loaded = prepare.load_teacher(recipe, sources["train"])
         teacher = loaded if recipe.distill else None  # without a method, a teacher only serves `inherit`
         loader_config = loader_config_of(recipe, taught=teacher is not None)
+        matched: tuple[str, ...] = ()
+        if teacher is not None:
+            sources, matched = stored_teacher.with_detections(teacher, sources, limit=loader_config.max_objects)
         batches = _train_batches(config, loader_config, sources["train"])
         stack.callback(batches.close)
         pair = make_pair(recipe, config, student, teacher)
@@ -128,6 +132,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             log.say(sentence)
         if teacher is not None and (note := prepare.class_columns(teacher.detector.classes, classes)[1]):
             log.say(note)
+        for sentence in matched:
+            log.say(sentence)
         if teacher is None and configs.build(recipe.data.loader).teacher_view.on:
             log.say("There is no teacher to teach, so data.loader.teacher_view has no effect.")
         if not pair.methods and config.balance.target:
@@ -159,7 +165,9 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")
         elif teacher is not None and config.teacher_check and not resumed:
             detects = "detections" in teacher.detector.traits.capabilities
-            if _shares_classes(pair) or not detects:  # without detections, it only says so
+            if teacher.stored and not stored_teacher.covers(sources["val"]):
+                log.say("The teacher's file has detections on few validation pictures, so it is not scored.")
+            elif _shares_classes(pair) or not detects:  # without detections, it only says so
                 training.check_teacher(teacher)
         if hosts.is_first():
             ownership.claim(workdir, recipe)

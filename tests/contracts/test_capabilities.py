@@ -32,9 +32,10 @@ TEACHERS = {
     "detections_only": toy_teachers.FinalDetections(shapes.CLASSES),
 }
 METHODS = {
-    name: configs.build(component(f"distill.{name}")) for name in ("mimic", "task_adaptive", "global_knowledge")
+    name: configs.build(component(f"distill.{name}"))
+    for name in ("mimic", "task_adaptive", "global_knowledge", "detections")
 } | {"toy_method": toy_method.Config()}
-MIMIC, NONE = "take mimic.", "no shipped method fits these two detectors."
+MIMIC, DETECTIONS, EITHER = "take mimic.", "take detections.", "take detections or mimic."
 ANCHORS = "the teacher (detectors.retinanet) predicts for its own anchors only, which the student's regions are not"
 BACKGROUND = (
     "the background column of the student (detectors.retinanet) is None, that of the teacher (detectors.faster_rcnn) 3 "
@@ -45,41 +46,49 @@ NO_PREDICTIONS = "the teacher (toy_teachers) gives no predictions"
 NO_DETECTIONS = "the teacher (toy_teachers) gives no detections"
 NO_BOXES = "the student (detectors.retinanet) does not predict for any boxes"
 BOTH = "set classification.weight and box.weight to 0, or"
-ALL = "take global_knowledge or mimic or task_adaptive."
+ALL = "take detections or global_knowledge or mimic or task_adaptive."
 # The end of the sentence by (method, student, teacher); "" where the method fits.
 TABLE = {
     ("mimic", "faster_rcnn", "faster_rcnn"): "",
     ("mimic", "faster_rcnn", "retinanet"): "",
     ("mimic", "faster_rcnn", "features_only"): "",
-    ("mimic", "faster_rcnn", "detections_only"): f"{NO_MAPS}: {NONE}",
+    ("mimic", "faster_rcnn", "detections_only"): f"{NO_MAPS}: {DETECTIONS}",
     ("mimic", "retinanet", "faster_rcnn"): "",
     ("mimic", "retinanet", "retinanet"): "",
     ("mimic", "retinanet", "features_only"): "",
-    ("mimic", "retinanet", "detections_only"): f"{NO_MAPS}: {NONE}",
+    ("mimic", "retinanet", "detections_only"): f"{NO_MAPS}: {DETECTIONS}",
     ("task_adaptive", "faster_rcnn", "faster_rcnn"): "",
-    ("task_adaptive", "faster_rcnn", "retinanet"): f"{ANCHORS}: {BOTH} {MIMIC}",
+    ("task_adaptive", "faster_rcnn", "retinanet"): f"{ANCHORS}: {BOTH} {EITHER}",
     ("task_adaptive", "faster_rcnn", "features_only"): f"{NO_PREDICTIONS}: {BOTH} {MIMIC}",
-    ("task_adaptive", "faster_rcnn", "detections_only"): f"{NO_MAPS} and {NO_PREDICTIONS}: {NONE}",
-    ("task_adaptive", "retinanet", "faster_rcnn"): f"{BACKGROUND}: set classification.weight to 0, or {MIMIC}",
+    ("task_adaptive", "faster_rcnn", "detections_only"): f"{NO_MAPS} and {NO_PREDICTIONS}: {DETECTIONS}",
+    ("task_adaptive", "retinanet", "faster_rcnn"): f"{BACKGROUND}: set classification.weight to 0, or {EITHER}",
     ("task_adaptive", "retinanet", "retinanet"): "",
     ("task_adaptive", "retinanet", "features_only"): f"{NO_PREDICTIONS}: {BOTH} {MIMIC}",
-    ("task_adaptive", "retinanet", "detections_only"): f"{NO_MAPS} and {NO_PREDICTIONS}: {NONE}",
+    ("task_adaptive", "retinanet", "detections_only"): f"{NO_MAPS} and {NO_PREDICTIONS}: {DETECTIONS}",
     ("global_knowledge", "faster_rcnn", "faster_rcnn"): "",
-    ("global_knowledge", "faster_rcnn", "retinanet"): f"{ANCHORS}: set soft.weight to 0, or {MIMIC}",
+    ("global_knowledge", "faster_rcnn", "retinanet"): f"{ANCHORS}: set soft.weight to 0, or {EITHER}",
     ("global_knowledge", "faster_rcnn", "features_only"): f"{NO_PREDICTIONS}: set soft.weight to 0, or {MIMIC}",
-    ("global_knowledge", "faster_rcnn", "detections_only"): f"{NO_MAPS} and {NO_PREDICTIONS}: {NONE}",
-    ("global_knowledge", "retinanet", "faster_rcnn"): f"{BACKGROUND}: set soft.weight to 0, or {MIMIC}",
+    ("global_knowledge", "faster_rcnn", "detections_only"): f"{NO_MAPS} and {NO_PREDICTIONS}: {DETECTIONS}",
+    ("global_knowledge", "retinanet", "faster_rcnn"): f"{BACKGROUND}: set soft.weight to 0, or {EITHER}",
     ("global_knowledge", "retinanet", "retinanet"): "",
     ("global_knowledge", "retinanet", "features_only"): f"{NO_PREDICTIONS}: set soft.weight to 0, or {MIMIC}",
-    ("global_knowledge", "retinanet", "detections_only"): f"{NO_MAPS} and {NO_PREDICTIONS}: {NONE}",
+    ("global_knowledge", "retinanet", "detections_only"): f"{NO_MAPS} and {NO_PREDICTIONS}: {DETECTIONS}",
     ("toy_method", "faster_rcnn", "faster_rcnn"): "",
     ("toy_method", "faster_rcnn", "retinanet"): "",
     ("toy_method", "faster_rcnn", "features_only"): f"{NO_DETECTIONS}: {MIMIC}",
     ("toy_method", "faster_rcnn", "detections_only"): "",
-    ("toy_method", "retinanet", "faster_rcnn"): f"{NO_BOXES}: {MIMIC}",
+    ("toy_method", "retinanet", "faster_rcnn"): f"{NO_BOXES}: {EITHER}",
     ("toy_method", "retinanet", "retinanet"): f"{NO_BOXES}: {ALL}",
     ("toy_method", "retinanet", "features_only"): f"{NO_BOXES} and {NO_DETECTIONS}: {MIMIC}",
-    ("toy_method", "retinanet", "detections_only"): f"{NO_BOXES}: {NONE}",
+    ("toy_method", "retinanet", "detections_only"): f"{NO_BOXES}: {DETECTIONS}",
+    ("detections", "faster_rcnn", "faster_rcnn"): "",
+    ("detections", "faster_rcnn", "retinanet"): "",
+    ("detections", "faster_rcnn", "features_only"): f"{NO_DETECTIONS}: {MIMIC}",
+    ("detections", "faster_rcnn", "detections_only"): "",
+    ("detections", "retinanet", "faster_rcnn"): "",
+    ("detections", "retinanet", "retinanet"): "",
+    ("detections", "retinanet", "features_only"): f"{NO_DETECTIONS}: {MIMIC}",
+    ("detections", "retinanet", "detections_only"): "",
 }
 
 

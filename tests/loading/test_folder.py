@@ -42,4 +42,4 @@ def test_remarks(tmp_path):
     drawn_layouts.yolo_ultralytics(tmp_path / "pets")
     (tmp_path / "pets/labels/train/b.txt").unlink()
     said = folder.remarks(load(tmp_path / "pets"), LOADER)
-    assert "Classes with fewer than 10 objects to learn from: cat (1), dog (1)." in said
+    assert "Classes with fewer than 10 objects to learn from: cat (1) and dog (1)." in said

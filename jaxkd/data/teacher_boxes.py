@@ -1,0 +1,199 @@
+"""Detections of any program in a file, matched to the pictures of a source."""
+
+import dataclasses
+import math
+import re
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int, Int64
+
+from jaxkd import phrases
+from jaxkd.data import json_stream
+from jaxkd.data.base import NO_BOXES, Record, Source, Subset, TeacherBoxes, short_repr
+from jaxkd.data.ids import as_int
+from jaxkd.errors import WeightsError
+
+LEAST_SCORE = 0.05  # of a detection that is kept
+WANTED = "a list of {image_id, category_id, bbox, score} (COCO's results), or what jaxkd predict writes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """The detections of a file."""
+
+    file: Path
+    names: Mapping[int, str]  # file names of pictures by their id; {} where the file has none
+    categories: Mapping[int, str]  # names of classes by their id; {} where the file has none
+    image_ids: Int64[np.ndarray, "n"]
+    category_ids: Int64[np.ndarray, "n"]
+    boxes: Float32[np.ndarray, "n 4"]  # (x0, y0, x1, y1) in pixels of the original picture
+    scores: Float32[np.ndarray, "n"]
+    sentences: tuple[str, ...]  # what was left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """A source whose records have the detections of a file, where there are any of their picture."""
+
+    source: Source
+    pictures: int  # that have a detection
+    sentences: tuple[str, ...]  # what was matched and what was left out
+
+
+def read(file: Path) -> Detections:
+    """The detections of a file, in bounded memory; boxes without an area and scores below LEAST_SCORE are left out.
+
+    Raises WeightsError where it is no such file, or a score is no probability.
+    """
+    rows, names, categories = _Rows(file), {}, {}
+    for key, item in json_stream.items(file):
+        if key in ("", "annotations"):
+            rows.add(item)
+        elif key in ("images", "categories") and isinstance(item, dict) and as_int(item.get("id")) is not None:
+            name = item.get("file_name" if key == "images" else "name")
+            if isinstance(name, str):
+                (names if key == "images" else categories)[as_int(item["id"])] = name
+    if not rows.count:
+        raise WeightsError(f"{file} has no detection; wanted is {WANTED}.")
+    return rows.detections(names, categories)
+
+
+class _Rows:
+    """Rows of a file, collected in arrays."""
+
+    def __init__(self, file: Path):
+        self.count, self._file, self._left_out = 0, file, Counter()
+        self._ids, self._numbers = array("q"), array("f")
+
+    def add(self, row: Any) -> None:
+        """Checks a row and keeps it."""
+        self.count += 1
+        try:
+            image_id, category_id = as_int(row["image_id"]), as_int(row["category_id"])
+            x, y, width, height = (float(value) for value in row["bbox"])
+            score = float(row["score"])
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            lacking = f" (it lacks {error})" if isinstance(error, KeyError) else ""
+            raise self._error(row, f"is no detection{lacking}; wanted is {WANTED}") from error
+        if image_id is None or category_id is None:
+            raise self._error(row, "has no whole number as image_id or category_id")
+        if score > 1 or score < 0:
+            raise self._error(row, f"has the score {score:g}; wanted are scores from 0 to 1")
+        numbers = (x, y, x + width, y + height, score)
+        if not all(map(math.isfinite, numbers)) or width <= 0 or height <= 0:
+            self._left_out["boxes without an area or with a number that is not finite"] += 1
+        elif score < LEAST_SCORE:
+            self._left_out[f"scores below {LEAST_SCORE:g}"] += 1
+        else:
+            self._ids.extend((image_id, category_id))
+            self._numbers.extend(numbers)
+
+    def _error(self, row: Any, words: str) -> WeightsError:
+        return WeightsError(f"{self._file}: detection {self.count}, {short_repr(row)}, {words}.")
+
+    def detections(self, names: Mapping[int, str], categories: Mapping[int, str]) -> Detections:
+        """All of them."""
+        ids = np.array(self._ids, np.int64).reshape(-1, 2)
+        numbers = np.array(self._numbers, np.float32).reshape(-1, 5)
+        sentences = [f"{self._file.name}: {name}, left out: {count}." for name, count in self._left_out.items()]
+        columns = ids[:, 0], ids[:, 1], numbers[:, :4], numbers[:, 4]
+        return Detections(self._file, names, categories, *columns, tuple(sentences))
+
+
+def classes_of(detections: Detections, source: Source) -> dict[int, str]:
+    """The names of the classes that are detected, by their ids: those of the file, or of the source without them.
+
+    Raises WeightsError where no id is known.
+    """
+    names = detections.categories or dict(zip(source.category_ids, source.classes, strict=True))
+    detected = np.unique(detections.category_ids).tolist()
+    known = {number: names[number] for number in sorted(names) if number in detected}
+    if not known:
+        raise WeightsError(
+            f"{detections.file} detects categories {', '.join(map(str, detected[:5]))}, and known are "
+            f"{', '.join(map(str, list(names)[:5]))}; give a file with categories."
+        )
+    return known
+
+
+def match(detections: Detections, source: Source, *, limit: int, whole: bool = True) -> Matched:
+    """The source with the detections on its pictures, which are matched by file name, or else by id.
+
+    Args:
+      detections: of a file.
+      source: any.
+      limit: most detections of a picture, of which those with the highest scores are kept.
+      whole: whether the file has to have a picture of the source.
+
+    Raises WeightsError where it has none and is to have one.
+    """
+    labels = {number: label for label, number in enumerate(classes_of(detections, source))}
+    known = np.isin(detections.category_ids, list(labels))
+    index_of = _indices(detections, source.records)
+    rows_of = _rows_by_image(detections.image_ids, np.flatnonzero(known))
+    left_out = Counter({"of unknown categories": int((~known).sum())})
+    boxes: dict[int, TeacherBoxes] = {}
+    for number, rows in rows_of.items():
+        if number not in index_of:
+            left_out["on pictures that the data does not have"] += len(rows)
+            continue
+        record = source.records[index_of[number]]
+        edges = np.array([record.width, record.height] * 2, np.float32)
+        rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
+        clipped = np.clip(detections.boxes[rows], 0, edges)
+        inside = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(-1))
+        left_out["outside of their picture"] += len(rows) - len(inside)
+        left_out[f"beyond the {limit} best of a picture"] += max(len(inside) - limit, 0)
+        rows, clipped = rows[inside[:limit]], clipped[inside[:limit]]
+        classes = np.array([labels[category] for category in detections.category_ids[rows].tolist()], np.int32)
+        boxes[record.index] = TeacherBoxes(clipped, classes, detections.scores[rows])
+    if not boxes and whole:
+        number = int(detections.image_ids[0])
+        raise WeightsError(
+            f"{detections.file} has no picture of the data: it has {detections.names.get(number, number)}, and the "
+            f"data {source.records[0].file}; they are matched by file name, or by id where the file has no names."
+        )
+    file, without = detections.file.name, len(source.records) - len(boxes)
+    sentences = [f"{file}: detections {words}, left out: {count}." for words, count in left_out.items() if count]
+    sentences += [f"{file}: {phrases.counted(without, 'picture')} of the data have no detection."] if without else []
+    return Matched(_WithTeacherBoxes(source, boxes), len(boxes), (*detections.sentences, *sentences))
+
+
+class _WithTeacherBoxes(Subset):
+    """All pictures of a source, with the detections of some."""
+
+    def __init__(self, source: Source, boxes: Mapping[int, TeacherBoxes]):
+        super().__init__(source, range(len(source.records)))
+        self.records: Sequence[Record] = tuple(
+            dataclasses.replace(record, teacher_boxes=boxes.get(record.index, NO_BOXES)) for record in self.records
+        )
+
+
+def _indices(detections: Detections, records: Sequence[Record]) -> dict[int, int]:
+    """The position of the record of each picture of the file that is one, by the picture's id in the file."""
+    if not detections.names:
+        return {record.image_id: record.index for record in records}
+    by_file = {record.file: record.index for record in records}
+    counts = Counter(_last(record.file) for record in records)
+    by_last = {_last(record.file): record.index for record in records if counts[_last(record.file)] == 1}
+    found = {number: by_file.get(name, by_last.get(_last(name))) for number, name in detections.names.items()}
+    return {number: index for number, index in found.items() if index is not None}
+
+
+def _last(file: str) -> str:
+    """The last part of a path with either kind of slash."""
+    return re.split(r"[/\\]", file)[-1]
+
+
+def _rows_by_image(image_ids: Int64[np.ndarray, "n"], rows: Int[np.ndarray, "m"]) -> dict[int, Int[np.ndarray, "k"]]:
+    """Those of the rows that belong to each picture, by its id."""
+    if not len(rows):
+        return {}
+    rows = rows[np.argsort(image_ids[rows], kind="stable")]
+    numbers, starts = np.unique(image_ids[rows], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True))

@@ -1,0 +1,85 @@
+"""A teacher that is a file of detections: it computes nothing, and says what the file says of each picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxkd.data import teacher_boxes
+from jaxkd.data.base import Source
+from jaxkd.detectors.base import Params
+from jaxkd.loading.build import Loaded
+from jaxkd.types import Batch, Detections, Traits
+
+SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class StoredDetections:
+    """A `detectors.base.Teacher` whose detections are in the batch."""
+
+    classes: tuple[str, ...]
+
+    @property
+    def traits(self) -> Traits:
+        """It gives detections, and nothing else."""
+        return Traits(
+            classes=self.classes,
+            capabilities=frozenset({"detections"}),
+            strides=(),
+            channels=(),
+            backbone_strides=(),
+            backbone_channels=(),
+            box_weights=(),
+            background=None,
+        )
+
+    def init(self, key: Any) -> Params:
+        """It has no parameters."""
+        del key
+        return {}
+
+    def detect(self, params: Params, batch: Batch) -> Detections:
+        """The detections of the file on the pictures of a batch."""
+        del params
+        assert batch.detections is not None, "the source has no detections"
+        return batch.detections
+
+
+def is_one(path: Path) -> bool:
+    """Whether a path is that of a file of detections."""
+    return path.suffix.lower() == SUFFIX and path.is_file()
+
+
+def load(path: Path, source: Source) -> Loaded:
+    """The teacher of a file; classes that the file does not name are those of the source.
+
+    Raises WeightsError where the file has no detections, or none of a known class.
+    """
+    stored = teacher_boxes.read(path)
+    classes = tuple(teacher_boxes.classes_of(stored, source).values())
+    return Loaded(StoredDetections(classes), {}, ConfigDict(), {}, {}, stored=stored)
+
+
+def with_detections(
+    loaded: Loaded, sources: dict[str, Source], *, limit: int
+) -> tuple[dict[str, Source], tuple[str, ...]]:
+    """The sources with the teacher's detections on their pictures, and sentences on what was matched.
+
+    Without a file of detections they stay as they are. Raises WeightsError where no training picture is in the file.
+    """
+    if loaded.stored is None:
+        return sources, ()
+    matched = {
+        name: teacher_boxes.match(loaded.stored, source, limit=limit, whole=name == "train")
+        for name, source in sources.items()
+    }
+    said = [sentence for name in matched for sentence in matched[name].sentences]
+    return {name: one.source for name, one in matched.items()}, tuple(dict.fromkeys(said))
+
+
+def covers(source: Source) -> bool:
+    """Whether the file has detections on most pictures of a source, so that the teacher can be scored there."""
+    known = [record.teacher_boxes is not None and len(record.teacher_boxes.boxes) > 0 for record in source.records]
+    return 2 * sum(known) > len(known)
