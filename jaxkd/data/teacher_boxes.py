@@ -5,18 +5,17 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
-from jaxkd import phrases
 from jaxkd.data import json_stream
 from jaxkd.data.base import NO_BOXES, Record, Source, Subset, TeacherBoxes, short_repr
 from jaxkd.data.ids import as_int
-from jaxkd.errors import WeightsError
+from jaxkd.errors import DataError, WeightsError
 
 LEAST_SCORE = 0.05  # of a detection that is kept
 WANTED = "a list of {image_id, category_id, bbox, score} (COCO's results), or what jaxkd predict writes"
@@ -41,8 +40,8 @@ class Matched:
     """A source whose records have the detections of a file, where there are any of their picture."""
 
     source: Source
-    pictures: int  # that have a detection
-    sentences: tuple[str, ...]  # what was matched and what was left out
+    images: frozenset[int]  # ids in the file of the pictures that were matched
+    sentences: tuple[str, ...]  # what was left out
 
 
 def read(file: Path) -> Detections:
@@ -51,7 +50,7 @@ def read(file: Path) -> Detections:
     Raises WeightsError where it is no such file, or a score is no probability.
     """
     rows, names, categories = _Rows(file), {}, {}
-    for key, item in json_stream.items(file):
+    for key, item in _items(file):
         if key in ("", "annotations"):
             rows.add(item)
         elif key in ("images", "categories") and isinstance(item, dict) and as_int(item.get("id")) is not None:
@@ -61,6 +60,13 @@ def read(file: Path) -> Detections:
     if not rows.count:
         raise WeightsError(f"{file} has no detection; wanted is {WANTED}.")
     return rows.detections(names, categories)
+
+
+def _items(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        yield from json_stream.items(file)
+    except DataError as error:
+        raise WeightsError(str(error)) from error
 
 
 class _Rows:
@@ -140,7 +146,6 @@ def match(detections: Detections, source: Source, *, limit: int, whole: bool = T
     boxes: dict[int, TeacherBoxes] = {}
     for number, rows in rows_of.items():
         if number not in index_of:
-            left_out["on pictures that the data does not have"] += len(rows)
             continue
         record = source.records[index_of[number]]
         edges = np.array([record.width, record.height] * 2, np.float32)
@@ -158,10 +163,9 @@ def match(detections: Detections, source: Source, *, limit: int, whole: bool = T
             f"{detections.file} has no picture of the data: it has {detections.names.get(number, number)}, and the "
             f"data {source.records[0].file}; they are matched by file name, or by id where the file has no names."
         )
-    file, without = detections.file.name, len(source.records) - len(boxes)
+    file = detections.file.name
     sentences = [f"{file}: detections {words}, left out: {count}." for words, count in left_out.items() if count]
-    sentences += [f"{file}: {phrases.counted(without, 'picture')} of the data have no detection."] if without else []
-    return Matched(_WithTeacherBoxes(source, boxes), len(boxes), (*detections.sentences, *sentences))
+    return Matched(_WithTeacherBoxes(source, boxes), frozenset(rows_of) & frozenset(index_of), tuple(sentences))
 
 
 class _WithTeacherBoxes(Subset):

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxkd import phrases
 from jaxkd.data import teacher_boxes
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
@@ -48,8 +49,8 @@ class StoredDetections:
 
 
 def is_one(path: Path) -> bool:
-    """Whether a path is that of a file of detections."""
-    return path.suffix.lower() == SUFFIX and path.is_file()
+    """Whether a path is that of a file of detections, which may be missing."""
+    return path.suffix.lower() == SUFFIX and not path.is_dir()
 
 
 def load(path: Path, source: Source) -> Loaded:
@@ -75,7 +76,13 @@ def with_detections(
         name: teacher_boxes.match(loaded.stored, source, limit=limit, whole=name == "train")
         for name, source in sources.items()
     }
-    said = [sentence for name in matched for sentence in matched[name].sentences]
+    said = [*loaded.stored.sentences, *(sentence for one in matched.values() for sentence in one.sentences)]
+    file, images = loaded.stored.file.name, set(loaded.stored.image_ids.tolist())
+    if strange := images.difference(*(one.images for one in matched.values())):
+        said.append(f"{file}: {phrases.counted(len(strange), 'picture')} that the data does not have, passed over.")
+    for name, source in sources.items():
+        if without := len(source.records) - len(matched[name].images):
+            said.append(f"{file}: no detection on {phrases.counted(without, 'picture')} to {name}.")
     return {name: one.source for name, one in matched.items()}, tuple(dict.fromkeys(said))
 
 
