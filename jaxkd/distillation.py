@@ -19,8 +19,8 @@ from jaxkd.derive import duration, explain, recipes, schedule, screen
 from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError, StorageError
 from jaxkd.experiment import ALONE, STUDENTS, TAUGHT, TEACHER, Experiment
-from jaxkd.loading import build, folder, prepare
-from jaxkd.paths import absolute
+from jaxkd.loading import build, folder, prepare, stored_teacher
+from jaxkd.paths import absolute, path_of
 
 RECIPE = "recipe.py"  # in the workdir: the derived recipes, which may be edited before anything is trained
 OPTIONS = "options.json"  # in the workdir: what recipe.py was derived from
@@ -234,8 +234,11 @@ def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice 
     settings = replace(options.settings, **given)
     if not settings.teacher:
         settings = replace(settings, teacher_folder=absolute(str(workdir / TEACHER / build.STUDENT)))
-    elif "box_predictions" not in prepare.load_detector(settings.teacher).detector.traits.capabilities:
-        settings = replace(settings, two_stage=False)
+    elif stored_teacher.is_one(path_of(settings.teacher)):
+        settings = replace(settings, teacher_capabilities=("detections",))
+    else:
+        capabilities = prepare.load_detector(settings.teacher).detector.traits.capabilities
+        settings = replace(settings, teacher_capabilities=tuple(sorted(capabilities)))
     components = {name: data.components[name] for name in ("train", "val")}
     train, val = data.sources["train"], data.sources["val"]
     return recipes.derive(train, val, data=components, options=settings, steps=steps)

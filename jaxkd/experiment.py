@@ -16,7 +16,7 @@ from jaxkd.data.base import Source, Subset, evenly_spaced
 from jaxkd.derive.duration import Timing
 from jaxkd.errors import WeightsError
 from jaxkd.evaluation.coco import Scores
-from jaxkd.loading import build, prepare
+from jaxkd.loading import build, prepare, stored_teacher
 from jaxkd.train import evaluate, log, loop, mesh
 from jaxkd.train.sinks.base import Sink
 from jaxkd.train.training import LEAST_SHARE, RunResult
@@ -156,8 +156,13 @@ def check_teacher(recipe: configs.Recipe, source: Source, *, anyway: bool, say: 
     None where it knows none of the classes, or gives no detections. Raises WeightsError where it is too weak to learn
     from, unless `anyway`.
     """
-    teacher = prepare.load_teacher(recipe)
+    teacher = prepare.load_teacher(recipe, source)
     assert teacher is not None
+    matched, _ = stored_teacher.with_detections(teacher, {"val": source}, limit=recipe.data.loader.max_objects)
+    source = matched["val"]
+    if teacher.stored and not stored_teacher.covers(source):
+        say("The teacher's file has detections on few validation pictures, so it is not scored.")
+        return None
     columns, note = prepare.class_columns(teacher.detector.classes, source.classes)
     if note:
         say(note)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHOICES = {  # of flags, the default first
     "student": (("auto", "tiny", "small", "mobilenet", "r18"), "What the student is."),
     "size": (("balanced", "fast", "accurate"), "Size of the pictures."),
-    "method": (("auto", "tar", "gkd", "tar+gkd", "mimic"), "What the teacher teaches by."),
+    "method": (("auto", "tar", "gkd", "tar+gkd", "mimic", "detections"), "What the teacher teaches by."),
     "augment": (("auto", "none", "light", "strong"), "How training pictures are varied."),
 }
 SETTINGS = (  # flags that are fields of `derive.recipes.Options`
@@ -29,7 +29,12 @@ LONG = 4 * 3600  # seconds from which on a run at a terminal is confirmed
 def define(values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_path("workdir", "", "Folder of all runs and the report; runs/NAME of FOLDER by default.", values=values)
-    define_path("teacher", "", "A run, a folder of weights or a published file; empty to train one.", values=values)
+    define_path(
+        "teacher",
+        "",
+        "A run, a folder of weights, a published file or a file of detections; empty to train one.",
+        values=values,
+    )
     define_path("initial", "", "File of backbone weights that the student starts from.", values=values)
     define_path("teacher_initial", "", "The same for a teacher that is trained.", values=values)
     define_path("val", "", "Folder of validation pictures, in place of those of FOLDER.", values=values)

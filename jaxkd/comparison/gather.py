@@ -233,11 +233,14 @@ def _teachers(entries: Sequence[Entry], source: Source) -> tuple[list[_Participa
             students.setdefault(path, student)
     for student in students.values():
         try:
-            loaded = prepare.load_teacher(student.recipe)
+            loaded = prepare.load_teacher(student.recipe, source)
         except JaxkdError as error:
             remarks.append(f"The teacher of {student.name} is not shown: {error}")
             continue
         assert loaded is not None
+        if loaded.stored:
+            remarks.append(f"The teacher of {student.name} is not shown: it is a file of detections.")
+            continue
         columns, notice = prepare.class_columns(loaded.detector.classes, source.classes)
         if notice and not columns:
             remarks.append(f"The teacher of {student.name} is not shown: it knows none of the classes by name.")

@@ -1,7 +1,7 @@
 """Distillation methods with the weights and scales that small detectors want."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from jaxkd.config import component
 from jaxkd.data.base import Record
 from jaxkd.derive.base import Choice
 from jaxkd.errors import ConfigError
+from jaxkd.types import Capability
 
-NAMES = ("auto", "tar", "gkd", "tar+gkd", "mimic")
+NAMES = ("auto", "tar", "gkd", "tar+gkd", "mimic", "detections")
 OFF, LECUN = {"weight": 0.0}, {"init": "lecun"}
 MEASURED, NO_REGIONS = "measured on blood cells", "the teacher does not predict for the student's regions"
 FEATURE_WEIGHT, ANSWER_WEIGHT = 0.1, 2.0  # of TAR on blood cells, where the paper's would drown the detection loss
@@ -22,8 +23,10 @@ REFRESHES = 11  # selections of prototypes in a run
 MIN_SIDE = 30.0  # of GKD's paper, in pixels of the original picture
 
 
-def chosen(name: str, *, pictures: int, two_stage: bool) -> Choice:
+def chosen(name: str, *, pictures: int, capabilities: Collection[Capability]) -> Choice:
     """The methods of a name such as "tar+gkd"; "auto" is TAR, with GKD for two detectors of two stages.
+
+    A teacher that gives nothing but detections teaches by these. `capabilities` are the teacher's.
 
     Raises ConfigError for another name.
     """
@@ -31,6 +34,9 @@ def chosen(name: str, *, pictures: int, two_stage: bool) -> Choice:
         raise ConfigError(f"There is no method {name!r}; take {phrases.listed(NAMES)}.")
     if name != "auto":
         return Choice(tuple(name.split("+")), "as asked for")
+    if "features" not in capabilities:
+        return Choice(("detections",), "the teacher gives detections and no feature maps")
+    two_stage = "box_predictions" in capabilities
     if two_stage and pictures >= ENOUGH:
         return Choice(("tar", "gkd"), f"both detectors have two stages, and there are {ENOUGH} pictures or more")
     words = f"fewer than {ENOUGH} pictures" if two_stage else "the teacher is no detector of two stages"
@@ -50,7 +56,7 @@ class Setting:
 
 def of(name: str, setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
     """The component of one method, and the reasons of its fields."""
-    return {"tar": _tar, "gkd": _gkd, "mimic": _mimic}[name](setting)
+    return {"tar": _tar, "gkd": _gkd, "mimic": _mimic, "detections": _detections}[name](setting)
 
 
 def _tar(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
@@ -94,6 +100,12 @@ def _mimic(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
     del setting
     fields = {"adapter": LECUN, "weight": FEATURE_WEIGHT}
     return component("distill.mimic", **fields), _reasons(fields, {"weight": MEASURED})
+
+
+def _detections(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
+    """Detections as targets."""
+    del setting
+    return component("distill.detections"), {}
 
 
 def _reasons(fields: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Choice]:

@@ -13,6 +13,7 @@ from jaxkd.derive import anchors, augmentation, methods, regions, schedule, size
 from jaxkd.derive import student as networks
 from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError
+from jaxkd.types import Capability
 
 STRIDES = (4, 8, 16, 32)  # of the derived detectors' levels
 OCTAVES = 2  # of their anchors
@@ -21,6 +22,7 @@ PIXELS = {"cpu": 320**2, "gpu": 640**2, "tpu": 640**2}
 BALANCE = 0.5  # of the detection loss's gradient, the most of a distillation term's
 BALANCED = "no term of distillation pulls harder than half of what the detection loss does"
 TEACHER_KNOWN = "the teacher is scored before anything learns from it"
+TWO_STAGE: tuple[Capability, ...] = ("features", "box_predictions", "detections")
 OF_TEACHER = "teacher:"  # in front of settings of the teacher's recipe that differ from the student's
 
 
@@ -40,7 +42,7 @@ class Options:
     teacher: str = ""  # a teacher's folder or file; empty for one that is trained on the same data
     teacher_initial: str = ""  # file of weights of the backbone of a teacher that is trained
     teacher_folder: str = "runs/teacher/student"  # where a teacher that is trained will be
-    two_stage: bool = True  # whether the teacher is a detector of two stages; one that is trained is
+    teacher_capabilities: tuple[Capability, ...] = TWO_STAGE  # of the given teacher; one that is trained has these
 
     def __post_init__(self):
         for name, choices in (("size", SIZES), ("platform", PIXELS)):
@@ -233,13 +235,14 @@ def _shared_parts(train: Source, loader: Mapping[str, Any], notes: _Notes) -> di
 def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Notes) -> configs.Recipe:
     """The student's recipe with a teacher and methods."""
     out = alone.copy_and_resolve_references()
-    two_stage = options.two_stage or not options.teacher
-    names = notes.take("distill", methods.chosen(options.method, pictures=len(train.records), two_stage=two_stage))
+    capabilities = options.teacher_capabilities if options.teacher else TWO_STAGE
+    chosen = methods.chosen(options.method, pictures=len(train.records), capabilities=capabilities)
+    names = notes.take("distill", chosen)
     setting = methods.Setting(
         scales=anchors.canonical_scales(alone.student.anchors.sizes[0], stride=STRIDES[0]),
         epochs=alone.train.epochs or max(alone.train.steps * alone.train.batch // len(train.records), 1),
         least_side=methods.least_side(train.records),
-        two_stage=two_stage,
+        two_stage="box_predictions" in capabilities,
         alike=not options.teacher,
     )
     words = "as given" if options.teacher else "where the one that is trained here will be"

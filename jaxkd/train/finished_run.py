@@ -11,7 +11,7 @@ from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.data.base import Source, Subset
 from jaxkd.errors import ConfigError
-from jaxkd.loading import build, prepare
+from jaxkd.loading import build, prepare, stored_teacher
 from jaxkd.train import checkpoint, loop, mesh
 from jaxkd.train.refresh import Objects, Refresh
 from jaxkd.train.state import State
@@ -80,9 +80,11 @@ def open_finished(recipe: configs.Recipe, workdir: Path) -> FinishedRun:
     config = configs.build(recipe.train)
     sources = prepare.load_sources(recipe.data)
     classes = sources["train"].classes
-    teacher = prepare.load_teacher(recipe)
+    teacher = prepare.load_teacher(recipe, sources["train"])
     if teacher is None or not recipe.distill:
         raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
+    loader_config: loader.Config = configs.build(recipe.data.loader)
+    sources, _ = stored_teacher.with_detections(teacher, sources, limit=loader_config.max_objects)
     student = build.detector(recipe.student, classes)
     pair = loop.make_pair(recipe, config, student, teacher)
     folder, key = workdir / loop.CHECKPOINTS, jax.random.key(config.seed)
@@ -90,4 +92,4 @@ def open_finished(recipe: configs.Recipe, workdir: Path) -> FinishedRun:
     if latest is None:
         raise ConfigError(f"The run in {workdir} has no checkpoint yet.")
     state = checkpoint.restore(folder, latest, initial_state(pair, student.init(key), key))
-    return FinishedRun(pair, state, teacher.params, sources, configs.build(recipe.data.loader), mesh.make_mesh(1))
+    return FinishedRun(pair, state, teacher.params, sources, loader_config, mesh.make_mesh(1))

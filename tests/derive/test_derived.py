@@ -36,6 +36,9 @@ def source(name):
     }[name]()
 
 
+ONE_STAGE = ("features", "anchor_predictions", "detections")  # what a teacher of one stage gives
+
+
 def derive(train, *, steps=None, **options):
     val = drawn.Drawn(train.records[:50])
     return recipes.derive(train, val, data=DATA, options=recipes.Options(**options), steps=steps)
@@ -93,7 +96,12 @@ OPTIONS = [
     {"student": "mobilenet", "size": "accurate", "platform": "gpu", "devices": 4, "method": "tar"},
     {"student": "r18", "size": "fast", "method": "gkd", "epochs": 7, "seed": 3},
     {"student": "small", "method": "mimic", "teacher": 'there\'s/a "teacher".pth'},
-    {"teacher": "retinanet.pth", "two_stage": False, "method": "tar+gkd", "platform": "tpu"},
+    {
+        "teacher": "retinanet.pth",
+        "teacher_capabilities": ("features", "anchor_predictions", "detections"),
+        "method": "tar+gkd",
+        "platform": "tpu",
+    },
 ]
 
 
@@ -156,10 +164,17 @@ def test_a_derived_detector_can_be_built():
 
 
 def test_a_teacher_that_is_given_has_no_recipe():
-    derived = derive(source("cells"), teacher="teacher.pth", two_stage=False)
+    derived = derive(
+        source("cells"), teacher="teacher.pth", teacher_capabilities=("features", "anchor_predictions", "detections")
+    )
     taught = derived.recipes["taught"]
     assert (taught.teacher, tuple(taught.distill)) == ("teacher.pth", ("tar",))
     assert (taught.distill.tar.classification.weight, taught.distill.tar.box.weight) == (0.0, 0.0)
+
+
+def test_a_teacher_of_detections_alone_teaches_by_them():
+    derived = derive(source("cells"), teacher="found.json", teacher_capabilities=("detections",))
+    assert list(derived.recipes["taught"].distill) == ["detections"]
 
 
 def test_steps_in_place_of_epochs():
@@ -192,7 +207,7 @@ def test_alone_and_taught_differ_only_in_the_teacher_its_check_and_its_balance()
     [
         ({"size": "huge"}, r"There is no size 'huge'; take fast, balanced and accurate\."),
         ({"platform": "abacus"}, r"There is no platform 'abacus'; take cpu, gpu and tpu\."),
-        ({"method": "magic"}, r"There is no method 'magic'; take auto, tar, gkd, tar\+gkd and mimic\."),
+        ({"method": "magic"}, r"There is no method 'magic'; take auto, tar, gkd, tar\+gkd, mimic and"),
     ],
 )
 def test_options_that_there_are_not(options, words):

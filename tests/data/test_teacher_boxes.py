@@ -1,0 +1,170 @@
+"""Detections of any program: read, matched to pictures and classes, and carried along with the pictures."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxkd import config as configs
+from jaxkd.config import component
+from jaxkd.data import loader, shapes, teacher_boxes
+from jaxkd.data.base import Subset, TeacherBoxes
+from jaxkd.errors import WeightsError
+
+SIZE = (48, 64)
+ROW = {"image_id": 1, "category_id": 1, "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.9}
+
+
+@pytest.fixture
+def source():
+    return shapes.load(shapes.Config(count=4, size=SIZE))
+
+
+def write(file, content):
+    file.write_text(json.dumps(content))
+    return file
+
+
+def rows_of(source, *, classes=True):
+    """The truth as a program would find it, with lower scores one after the other."""
+    ids = source.category_ids if classes else {label: label + 11 for label in range(len(source.classes))}
+    return [
+        {
+            "image_id": record.image_id,
+            "category_id": ids[label],
+            "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
+            "score": round(0.9 - 0.1 * place, 2),
+        }
+        for record in source.records
+        for place, (box, label) in enumerate(zip(record.boxes, record.labels.tolist(), strict=True))
+    ]
+
+
+def match(file, source, **options):
+    return teacher_boxes.match(teacher_boxes.read(file), source, **({"limit": 100} | options))
+
+
+def test_results_are_matched_by_id(tmp_path, source):
+    matched = match(write(tmp_path / "found.json", rows_of(source)), source)
+    assert matched.sentences == () and len(matched.images) == 4
+    for record, original in zip(matched.source.records, source.records, strict=True):
+        found = record.teacher_boxes
+        np.testing.assert_allclose(found.boxes, original.boxes, atol=1e-4)
+        present = sorted({label for one in source.records for label in one.labels.tolist()})
+        assert [present[label] for label in found.labels] == original.labels.tolist()
+        assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+
+
+def test_a_file_with_names_is_matched_by_these(tmp_path, source):
+    images = [{"id": 50 - record.index, "file_name": f"elsewhere\\{record.file}"} for record in source.records]
+    of = {record.image_id: 50 - record.index for record in source.records}
+    rows = [row | {"image_id": of[row["image_id"]]} for row in rows_of(source, classes=False)]
+    categories = [{"id": 11 + label, "name": f"a {name}"} for label, name in enumerate(source.classes)]
+    content = {"categories": categories, "annotations": rows, "images": images}
+    file = write(tmp_path / "predictions.json", content)
+    matched = match(file, source)
+    assert len(matched.images) == 4
+    detected = teacher_boxes.classes_of(teacher_boxes.read(file), source)
+    assert all(name.startswith("a ") for name in detected.values())
+    for record, original in zip(matched.source.records, source.records, strict=True):
+        np.testing.assert_allclose(record.teacher_boxes.boxes, original.boxes, atol=1e-4)
+
+
+def test_what_is_left_out_is_counted(tmp_path, source):
+    rows = [
+        ROW | {"image_id": source.records[0].image_id, "bbox": [60.0, 40.0, 10.0, 20.0]},
+        ROW | {"image_id": source.records[0].image_id, "bbox": [70.0, 50.0, 10.0, 20.0]},
+        ROW | {"image_id": source.records[0].image_id, "score": 0.8},
+        ROW | {"bbox": [1.0, 2.0, 0.0, 20.0]},
+        ROW | {"bbox": [1.0, 2.0, float("nan"), 20.0]},
+        ROW | {"score": 0.01},
+        ROW | {"category_id": 99},
+    ]
+    file = write(tmp_path / "found.json", rows)
+    detections = teacher_boxes.read(file)
+    assert detections.sentences == (
+        "found.json: boxes without an area or with a number that is not finite, left out: 2.",
+        "found.json: scores below 0.05, left out: 1.",
+    )
+    matched = teacher_boxes.match(detections, source, limit=1)
+    assert matched.sentences == (
+        "found.json: detections of unknown categories, left out: 1.",
+        "found.json: detections outside of their picture, left out: 1.",
+        "found.json: detections beyond the 1 best of a picture, left out: 1.",
+    )
+    assert matched.source.records[0].teacher_boxes.boxes.tolist() == [[60.0, 40.0, 64.0, 48.0]]
+    assert len(matched.source.records[1].teacher_boxes.boxes) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([], "has no detection"),
+        ({"images": []}, "has no detection"),
+        ([{"image_id": 1}], "detection 1, .*it lacks 'category_id'"),
+        ([ROW, 3], "detection 2, 3, is no detection"),
+        ([ROW | {"bbox": [1, 2]}], "is no detection"),
+        ([ROW | {"score": 87.3}], "has the score 87.3; wanted are scores from 0 to 1"),
+        ([ROW | {"image_id": "one"}], "no whole number"),
+        ("text", "neither a list nor an object"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, content, words):
+    with pytest.raises(WeightsError, match=words):
+        teacher_boxes.read(write(tmp_path / "found.json", content))
+
+
+def test_files_that_do_not_fit_the_data(tmp_path, source):
+    with pytest.raises(WeightsError, match="cannot be read"):
+        teacher_boxes.read(tmp_path / "none.json")
+    with pytest.raises(WeightsError, match="detects categories 77"):
+        match(write(tmp_path / "found.json", [ROW | {"category_id": 77}]), source)
+    file = write(tmp_path / "found.json", [ROW | {"image_id": 999}])
+    with pytest.raises(
+        WeightsError, match=f"no picture of the data: it has 999, and the data {source.records[0].file}"
+    ):
+        match(file, source)
+    assert match(file, source, whole=False).images == frozenset()
+
+
+def with_truth(source):
+    """The source with its truth as the teacher's detections."""
+    out = Subset(source, range(len(source.records)))
+    out.records = tuple(
+        dataclasses.replace(
+            record, teacher_boxes=TeacherBoxes(record.boxes, record.labels, np.ones(len(record.labels), np.float32))
+        )
+        for record in out.records
+    )
+    return out
+
+
+def batches(source, **fields):
+    settings = {"buckets": (SIZE,), "short": (48,), "long": 64, "max_objects": 60, "threads": 0} | fields
+    config = configs.build(component("data.loader", **settings))
+    return list(loader.train_batches(source, config, seed=1, steps=6, batch=2))
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [{}, {"scale": (0.5, 1.5)}, {"crop": 1.0}, {"mosaic": 1.0}, {"paste": 1.0}, {"cutout": 1.0, "colour": 1.0}],
+)
+def test_the_boxes_go_where_the_picture_goes(source, augment):
+    config = component("data.augment", close_share=0.0, **augment)
+    plain, taught = batches(source, augment=config), batches(with_truth(source), augment=config)
+    for without, batch in zip(plain, taught, strict=True):
+        np.testing.assert_array_equal(batch.images, without.images)
+        np.testing.assert_array_equal(batch.boxes, without.boxes)
+        assert without.detections is None
+        for row in range(2):
+            boxes = batch.detections.boxes[row][batch.detections.valid[row]]
+            truth = batch.boxes[row][batch.valid[row]]
+            assert len(boxes) and all(np.abs(boxes - box).max(-1).min() < 1e-3 for box in truth)
+
+
+def test_a_students_evaluation_does_not_see_them(source):
+    config = configs.build(component("data.loader", buckets=(SIZE,), short=(48,), long=64, max_objects=12))
+    for teacher in (False, True):
+        batch = next(loader.eval_batches(with_truth(source), config, batch=2, teacher=teacher))
+        assert (batch.detections is not None) == teacher
