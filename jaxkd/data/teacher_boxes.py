@@ -5,7 +5,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,14 @@ def classes_of(detections: Detections, source: Source) -> dict[int, str]:
     return known
 
 
-def match(detections: Detections, source: Source, *, limit: int, whole: bool = True) -> Matched:
+def match(
+    detections: Detections,
+    source: Source,
+    *,
+    limit: int,
+    whole: bool = True,
+    ambiguous: Collection[str] = (),
+) -> Matched:
     """The source with the detections on its pictures, which are matched by file name, or else by id.
 
     Args:
@@ -135,12 +142,13 @@ def match(detections: Detections, source: Source, *, limit: int, whole: bool = T
       source: any.
       limit: most detections of a picture, of which those with the highest scores are kept.
       whole: whether the file has to have a picture of the source.
+      ambiguous: file names without folders that several sources have, by which nothing is matched.
 
     Raises WeightsError where it has none and is to have one.
     """
     labels = {number: label for label, number in enumerate(classes_of(detections, source))}
     known = np.isin(detections.category_ids, list(labels))
-    index_of = _indices(detections, source.records)
+    index_of = _indices(detections, source.records, ambiguous)
     rows_of = _rows_by_image(detections.image_ids, np.flatnonzero(known))
     left_out = Counter({"of unknown categories": int((~known).sum())})
     boxes: dict[int, TeacherBoxes] = {}
@@ -159,9 +167,11 @@ def match(detections: Detections, source: Source, *, limit: int, whole: bool = T
         boxes[record.index] = TeacherBoxes(clipped, classes, detections.scores[rows])
     if not boxes and whole:
         number = int(detections.image_ids[0])
+        shared = " Names that two splits have tell nothing: a file without names is matched by id." if ambiguous else ""
         raise WeightsError(
             f"{detections.file} has no picture of the data: it has {detections.names.get(number, number)}, and the "
             f"data {source.records[0].file}; they are matched by file name, or by id where the file has no names."
+            f"{shared}"
         )
     file = detections.file.name
     sentences = [f"{file}: detections {words}, left out: {count}." for words, count in left_out.items() if count]
@@ -178,18 +188,22 @@ class _WithTeacherBoxes(Subset):
         )
 
 
-def _indices(detections: Detections, records: Sequence[Record]) -> dict[int, int]:
+def _indices(detections: Detections, records: Sequence[Record], ambiguous: Collection[str]) -> dict[int, int]:
     """The position of the record of each picture of the file that is one, by the picture's id in the file."""
     if not detections.names:
         return {record.image_id: record.index for record in records}
-    by_file = {record.file: record.index for record in records}
-    counts = Counter(_last(record.file) for record in records)
-    by_last = {_last(record.file): record.index for record in records if counts[_last(record.file)] == 1}
-    found = {number: by_file.get(name, by_last.get(_last(name))) for number, name in detections.names.items()}
+    by_file = {record.file: record.index for record in records if record.file not in ambiguous}
+    counts = Counter(last_part(record.file) for record in records)
+    by_last = {
+        name: record.index
+        for record in records
+        if counts[name := last_part(record.file)] == 1 and name not in ambiguous
+    }
+    found = {number: by_file.get(name, by_last.get(last_part(name))) for number, name in detections.names.items()}
     return {number: index for number, index in found.items() if index is not None}
 
 
-def _last(file: str) -> str:
+def last_part(file: str) -> str:
     """The last part of a path with either kind of slash."""
     return re.split(r"[/\\]", file)[-1]
 

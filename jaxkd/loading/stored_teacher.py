@@ -68,22 +68,28 @@ def with_detections(
 ) -> tuple[dict[str, Source], tuple[str, ...]]:
     """The sources with the teacher's detections on their pictures, and sentences on what was matched.
 
-    Without a file of detections they stay as they are. Raises WeightsError where no training picture is in the file.
+    A file without names of pictures is about those of "train": ids may occur again in another split. Without a file of
+    detections the sources stay as they are. Raises WeightsError where no training picture is in the file.
     """
     if loaded.stored is None:
         return sources, ()
+    last_parts = [{teacher_boxes.last_part(record.file) for record in source.records} for source in sources.values()]
+    shared = set.intersection(*last_parts) if len(last_parts) > 1 and loaded.stored.names else set()
     matched = {
-        name: teacher_boxes.match(loaded.stored, source, limit=limit, whole=name == "train")
+        name: teacher_boxes.match(loaded.stored, source, limit=limit, whole=name == "train", ambiguous=shared)
         for name, source in sources.items()
+        if name == "train" or loaded.stored.names
     }
     said = [*loaded.stored.sentences, *(sentence for one in matched.values() for sentence in one.sentences)]
+    if shared:
+        said.append(f"{loaded.stored.file.name}: {phrases.counted(len(shared), 'name')} in two splits, passed over.")
     file, images = loaded.stored.file.name, set(loaded.stored.image_ids.tolist())
     if strange := images.difference(*(one.images for one in matched.values())):
         said.append(f"{file}: {phrases.counted(len(strange), 'picture')} that the data does not have, passed over.")
-    for name, source in sources.items():
-        if without := len(source.records) - len(matched[name].images):
+    for name, one in matched.items():
+        if without := len(one.source.records) - len(one.images):
             said.append(f"{file}: no detection on {phrases.counted(without, 'picture')} to {name}.")
-    return {name: one.source for name, one in matched.items()}, tuple(dict.fromkeys(said))
+    return sources | {name: one.source for name, one in matched.items()}, tuple(dict.fromkeys(said))
 
 
 def covers(source: Source) -> bool:
