@@ -5,7 +5,7 @@ Run card
   data      BCCD, 205 pictures to learn from, 87 to validate on; comes with the package
   hardware  2 CPU cores, one to three minutes
   command   jaxkd train --config=bccd:tar --workdir=runs/tar
-  arguments alone, mimic, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class, tar_box, tar_no_decay,
+  arguments alone, mimic, detections, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class, tar_box, tar_no_decay,
             tar_no_gates; after "retinanet-" a RetinaNet student, to which the Faster R-CNN teacher shows features only
 """
 
@@ -67,8 +67,13 @@ def mimic(**options):
     return component("distill.mimic", adapter={"init": "lecun"}, weight=TAR["feature"]["weight"], **options)
 
 
+def detections():
+    return component("distill.detections")
+
+
 METHODS = {
     "mimic": mimic,
+    "detections": detections,
     "tar": tar,
     "gkd": gkd,
     "tar_feature": lambda: tar(classification=OFF, box=OFF),
@@ -78,7 +83,7 @@ METHODS = {
     "tar_no_gates": lambda: tar(classification={"gate": "none"}, box={"gate": "none"}),
 }
 # The terms of each method for which a two-stage teacher and a dense student fit.
-FEATURES = {"mimic": {}, "tar": {"classification": OFF, "box": OFF}, "gkd": {"soft": OFF}}
+FEATURES = {"mimic": {}, "detections": {}, "tar": {"classification": OFF, "box": OFF}, "gkd": {"soft": OFF}}
 
 
 def backbone():
