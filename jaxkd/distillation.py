@@ -27,7 +27,7 @@ OPTIONS = "options.json"  # in the workdir: what recipe.py was derived from
 SPLIT = "split.json"  # in the workdir: the division of data without a validation split
 REPORT = "report"  # the name of what follows the runs, in a plan's times
 BEFORE = "before-"  # in front of the names of these three, where they were made with other options
-FREE = ("seeds", "anyway", "platform", "devices")  # options that may change while a workdir's runs go on
+FREE = {"seeds", "anyway", "platform", "devices"}  # options that may change while a workdir's runs go on
 
 Say = Callable[[str], None]
 
@@ -200,7 +200,7 @@ def plan(options: Options, workdir: Path) -> Plan:
       DataError: as `loading.folder.load`.
     """
     started, file = time.monotonic(), workdir / RECIPE
-    begun = any((workdir / name).exists() for name in (TEACHER, *STUDENTS))
+    begun = file.is_file() and any((workdir / name).exists() for name in (TEACHER, *STUDENTS))
     kept = file.is_file() and _is_kept(workdir, options, begun=begun)
     data = _load(options, workdir)
     derived = None if kept else derive(data, options, workdir)
@@ -314,8 +314,9 @@ def _is_kept(workdir: Path, options: Options, *, begun: bool) -> bool:
             f"{file} does not say what {RECIPE} was derived from ({error}); give another --workdir."
         ) from error
     before, now = (values.pop("settings", {}) | values for values in (before, json.loads(_as_text(options))))
+    free = FREE if begun or not options.minutes else FREE - {"seeds"}  # the minutes are for all seeds
     for name in now:
-        if name not in FREE and before.get(name) != now[name]:
+        if name not in free and before.get(name) != now[name]:
             if begun:
                 raise ConfigError(
                     f"{workdir} was begun with {name}={before.get(name)!r}, not {now[name]!r}; give the same, or "

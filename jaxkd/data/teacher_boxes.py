@@ -15,6 +15,7 @@ from jaxtyping import Float32, Int, Int64
 from jaxkd.data import json_stream
 from jaxkd.data.base import NO_BOXES, Record, Source, Subset, TeacherBoxes, short_repr
 from jaxkd.data.ids import as_int
+from jaxkd.data.labelled import joined
 from jaxkd.errors import DataError, WeightsError
 
 LEAST_SCORE = 0.05  # of a detection that is kept
@@ -131,22 +132,26 @@ def match(
     detections: Detections,
     source: Source,
     *,
+    classes: Sequence[str],
     limit: int,
     whole: bool = True,
     ambiguous: Collection[str] = (),
 ) -> Matched:
     """The source with the detections on its pictures, which are matched by file name, or else by id.
 
+    Those that the source has already, of another file, stay.
+
     Args:
       detections: of a file.
       source: any.
+      classes: the teacher's, with those that the file detects.
       limit: most detections of a picture, of which those with the highest scores are kept.
       whole: whether the file has to have a picture of the source.
       ambiguous: file names without folders that several sources have, by which nothing is matched.
 
     Raises WeightsError where it has none and is to have one.
     """
-    labels = {number: label for label, number in enumerate(classes_of(detections, source))}
+    labels = {number: list(classes).index(name) for number, name in classes_of(detections, source).items()}
     known = np.isin(detections.category_ids, list(labels))
     index_of = _indices(detections, source.records, ambiguous)
     rows_of = _rows_by_image(detections.image_ids, np.flatnonzero(known))
@@ -163,8 +168,8 @@ def match(
         left_out["outside of their picture"] += len(rows) - len(inside)
         left_out[f"beyond the {limit} best of a picture"] += max(len(inside) - limit, 0)
         rows, clipped = rows[inside[:limit]], clipped[inside[:limit]]
-        classes = np.array([labels[category] for category in detections.category_ids[rows].tolist()], np.int32)
-        boxes[record.index] = TeacherBoxes(clipped, classes, detections.scores[rows])
+        of_rows = np.array([labels[category] for category in detections.category_ids[rows].tolist()], np.int32)
+        boxes[record.index] = TeacherBoxes(clipped, of_rows, detections.scores[rows])
     if not boxes and whole:
         number = int(detections.image_ids[0])
         shared = " Names that two splits have tell nothing: a file without names is matched by id." if ambiguous else ""
@@ -179,13 +184,23 @@ def match(
 
 
 class _WithTeacherBoxes(Subset):
-    """All pictures of a source, with the detections of some."""
+    """All pictures of a source, with the detections of some beside those that it has."""
 
     def __init__(self, source: Source, boxes: Mapping[int, TeacherBoxes]):
         super().__init__(source, range(len(source.records)))
         self.records: Sequence[Record] = tuple(
-            dataclasses.replace(record, teacher_boxes=boxes.get(record.index, NO_BOXES)) for record in self.records
+            dataclasses.replace(record, teacher_boxes=_joined(record.teacher_boxes, boxes.get(record.index, NO_BOXES)))
+            for record in self.records
         )
+
+
+def _joined(before: TeacherBoxes | None, more: TeacherBoxes) -> TeacherBoxes:
+    """The detections of two files, best first."""
+    if before is None:
+        return more
+    both = joined([before, more])
+    order = np.argsort(-both.scores, kind="stable")
+    return TeacherBoxes(both.boxes[order], both.labels[order], both.scores[order])
 
 
 def _indices(detections: Detections, records: Sequence[Record], ambiguous: Collection[str]) -> dict[int, int]:

@@ -39,7 +39,7 @@ class Loaded:
     sizes: dict[str, Any]  # the fields SIZES of `data.loader` that it was trained with
     reading: pictures.Config = pictures.PLAIN  # how picture files were decoded in training
     notes: tuple[str, ...] = ()  # sentences on what was assumed for the file of another library
-    stored: teacher_boxes.Detections | None = None  # of a teacher that is a file of detections
+    stored: tuple[teacher_boxes.Detections, ...] = ()  # of a teacher that is a file of detections, or several
 
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:

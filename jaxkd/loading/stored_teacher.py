@@ -1,5 +1,6 @@
-"""A teacher that is a file of detections: it computes nothing, and says what the file says of each picture."""
+"""A teacher that is a file of detections, or several: it computes nothing, and says what the file says of a picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from jaxkd import phrases
 from jaxkd.data import teacher_boxes
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
-from jaxkd.loading.build import Loaded
+from jaxkd.loading import build
 from jaxkd.types import Batch, Detections, Traits
 
 SUFFIX = ".json"
@@ -49,47 +50,69 @@ class StoredDetections:
 
 
 def is_one(path: Path) -> bool:
-    """Whether a path is that of a file of detections, which may be missing."""
-    return path.suffix.lower() == SUFFIX and not path.is_dir()
+    """Whether a path is that of a file of detections, which may be missing, or of a folder of such files alone."""
+    return path.suffix.lower() == SUFFIX if not path.is_dir() else bool(files_of(path)) and not _holds_a_detector(path)
 
 
-def load(path: Path, source: Source) -> Loaded:
-    """The teacher of a file; classes that the file does not name are those of the source.
+def files_of(path: Path) -> list[Path]:
+    """The file, or those of a folder, sorted."""
+    return sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
 
-    Raises WeightsError where the file has no detections, or none of a known class.
+
+def _holds_a_detector(folder: Path) -> bool:
+    return any(build.file_of(folder, name).exists() for name in (build.ABOUT, build.WEIGHTS, build.RECIPE))
+
+
+def load(path: Path, source: Source) -> build.Loaded:
+    """The teacher of a file, or of several in a folder; classes that a file does not name are those of the source.
+
+    Raises WeightsError where a file has no detections, or none of a known class.
     """
-    stored = teacher_boxes.read(path)
-    classes = tuple(teacher_boxes.classes_of(stored, source).values())
-    return Loaded(StoredDetections(classes), {}, ConfigDict(), {}, {}, stored=stored)
+    stored = tuple(map(teacher_boxes.read, files_of(path)))
+    names = [name for one in stored for name in teacher_boxes.classes_of(one, source).values()]
+    return build.Loaded(StoredDetections(tuple(dict.fromkeys(names))), {}, ConfigDict(), {}, {}, stored=stored)
 
 
 def with_detections(
-    loaded: Loaded, sources: dict[str, Source], *, limit: int
+    loaded: build.Loaded, sources: dict[str, Source], *, limit: int
 ) -> tuple[dict[str, Source], tuple[str, ...]]:
     """The sources with the teacher's detections on their pictures, and sentences on what was matched.
 
     A file without names of pictures is about those of "train": ids may occur again in another split. Without a file of
-    detections the sources stay as they are. Raises WeightsError where no training picture is in the file.
+    detections the sources stay as they are. Raises WeightsError where no training picture is in a file.
     """
-    if loaded.stored is None:
-        return sources, ()
+    said: list[str] = []
+    for stored in loaded.stored:
+        sources = _with_file(stored, sources, classes=loaded.detector.classes, limit=limit, said=said)
+    return sources, tuple(dict.fromkeys(said))
+
+
+def _with_file(
+    stored: teacher_boxes.Detections,
+    sources: dict[str, Source],
+    *,
+    classes: Sequence[str],
+    limit: int,
+    said: list[str],
+) -> dict[str, Source]:
+    """The sources with the detections of one file; sentences on what was matched are added to `said`."""
     last_parts = [{teacher_boxes.last_part(record.file) for record in source.records} for source in sources.values()]
-    shared = set.intersection(*last_parts) if len(last_parts) > 1 and loaded.stored.names else set()
+    shared = set.intersection(*last_parts) if len(last_parts) > 1 and stored.names else set()
     matched = {
-        name: teacher_boxes.match(loaded.stored, source, limit=limit, whole=name == "train", ambiguous=shared)
+        name: teacher_boxes.match(stored, source, classes=classes, limit=limit, whole=name == "train", ambiguous=shared)
         for name, source in sources.items()
-        if name == "train" or loaded.stored.names
+        if name == "train" or stored.names
     }
-    said = [*loaded.stored.sentences, *(sentence for one in matched.values() for sentence in one.sentences)]
+    file, images = stored.file.name, set(stored.image_ids.tolist())
+    said += [*stored.sentences, *(sentence for one in matched.values() for sentence in one.sentences)]
     if shared:
-        said.append(f"{loaded.stored.file.name}: {phrases.counted(len(shared), 'name')} in two splits, passed over.")
-    file, images = loaded.stored.file.name, set(loaded.stored.image_ids.tolist())
+        said.append(f"{file}: {phrases.counted(len(shared), 'name')} in two splits, passed over.")
     if strange := images.difference(*(one.images for one in matched.values())):
         said.append(f"{file}: {phrases.counted(len(strange), 'picture')} that the data does not have, passed over.")
     for name, one in matched.items():
         if without := len(one.source.records) - len(one.images):
             said.append(f"{file}: no detection on {phrases.counted(without, 'picture')} to {name}.")
-    return sources | {name: one.source for name, one in matched.items()}, tuple(dict.fromkeys(said))
+    return sources | {name: one.source for name, one in matched.items()}
 
 
 def covers(source: Source) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from jaxkd import config as configs
 from jaxkd import storage
 from jaxkd.errors import ConfigError, DataError, StorageError
-from jaxkd.loading import build
+from jaxkd.loading import build, stored_teacher
 from jaxkd.paths import path_of
 from jaxkd.weights import parts
 
@@ -81,10 +81,17 @@ def teacher_digest(recipe: configs.Recipe) -> str:
     if not recipe.teacher:
         return ""
     path, _ = parts.split(path_of(recipe.teacher))
+    if stored_teacher.is_one(path) and path.is_dir():
+        digests = [_digest(file) for file in stored_teacher.files_of(path)]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
     if path.is_dir():
         path = build.file_of(build.folder_of(path), build.WEIGHTS)
     if not path.is_file():
         return ""  # `prepare.load_teacher` raises for it
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -42,7 +42,9 @@ def rows_of(source, *, classes=True):
 
 
 def match(file, source, **options):
-    return teacher_boxes.match(teacher_boxes.read(file), source, **({"limit": 100} | options))
+    detections = teacher_boxes.read(file)
+    classes = tuple(teacher_boxes.classes_of(detections, source).values())
+    return teacher_boxes.match(detections, source, **({"limit": 100, "classes": classes} | options))
 
 
 def test_results_are_matched_by_id(tmp_path, source):
@@ -87,7 +89,7 @@ def test_what_is_left_out_is_counted(tmp_path, source):
         "found.json: boxes without an area or with a number that is not finite, left out: 2.",
         "found.json: scores below 0.05, left out: 1.",
     )
-    matched = teacher_boxes.match(detections, source, limit=1)
+    matched = teacher_boxes.match(detections, source, classes=source.classes, limit=1)
     assert matched.sentences == (
         "found.json: detections of unknown categories, left out: 1.",
         "found.json: detections outside of their picture, left out: 1.",

@@ -11,7 +11,7 @@ from jaxkd.data import shapes
 from jaxkd.data.base import Subset
 from jaxkd.errors import WeightsError
 from jaxkd.loading import prepare, stored_teacher
-from jaxkd.train import log, loop
+from jaxkd.train import log, loop, ownership
 
 
 def results(source):
@@ -107,6 +107,30 @@ def test_names_of_two_splits_tell_nothing(tmp_path):
     assert [len(record.teacher_boxes.boxes) > 0 for record in matched["val"].records] == [False, False, True]
     with pytest.raises(WeightsError, match="Names that two splits have tell nothing"):
         stored_teacher.with_detections(loaded, {"train": whole, "val": whole}, limit=20)
+
+
+def test_several_files_in_a_folder_are_one_teacher(tmp_path):
+    whole = shapes.load(shapes.Config(count=3, size=tiny.SIZE))
+    content = predictions(whole)
+    renamed = [category | {"name": f"other {category['name']}"} for category in content["categories"]]
+    lower = [row | {"score": 0.5} for row in content["annotations"]]
+    folder = tmp_path / "found"
+    folder.mkdir()
+    (folder / "a.json").write_text(json.dumps(content))
+    (folder / "b.json").write_text(json.dumps(content | {"annotations": lower, "categories": renamed}))
+    assert stored_teacher.is_one(folder) and not stored_teacher.is_one(tmp_path)
+    loaded = stored_teacher.load(folder, whole)
+    count = len(loaded.detector.classes) // 2
+    assert loaded.detector.classes[count:] == tuple(f"other {name}" for name in loaded.detector.classes[:count])
+    matched, _ = stored_teacher.with_detections(loaded, {"train": whole}, limit=50)
+    for record, original in zip(matched["train"].records, whole.records, strict=True):
+        scores = record.teacher_boxes.scores
+        assert len(scores) == 2 * len(original.boxes) and (np.diff(scores) <= 0).all()
+        assert set(record.teacher_boxes.labels[scores < 0.6].tolist()) <= set(range(count, 2 * count))
+    recipe = tiny.run(teacher=str(folder))
+    before = ownership.teacher_digest(recipe)
+    (folder / "b.json").write_text(json.dumps(content))
+    assert before and ownership.teacher_digest(recipe) != before
 
 
 def test_files_that_do_not_fit(recipe, tmp_path):
