@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
+from jaxkd import phrases
 from jaxkd.data import json_stream
 from jaxkd.data.base import NO_BOXES, Record, Source, Subset, TeacherBoxes, short_repr
 from jaxkd.data.ids import as_int
@@ -28,6 +29,7 @@ class Detections:
 
     file: Path
     names: Mapping[int, str]  # file names of pictures by their id; {} where the file has none
+    sizes: Mapping[int, tuple[int, int]]  # width and height of pictures by their id, as far as the file has them
     categories: Mapping[int, str]  # names of classes by their id; {} where the file has none
     image_ids: Int64[np.ndarray, "n"]
     category_ids: Int64[np.ndarray, "n"]
@@ -50,17 +52,22 @@ def read(file: Path) -> Detections:
 
     Raises WeightsError where it is no such file, or a score is no probability.
     """
-    rows, names, categories = _Rows(file), {}, {}
+    rows, names, sizes, categories = _Rows(file), {}, {}, {}
     for key, item in _items(file):
         if key in ("", "annotations"):
             rows.add(item)
-        elif key in ("images", "categories") and isinstance(item, dict) and as_int(item.get("id")) is not None:
-            name = item.get("file_name" if key == "images" else "name")
-            if isinstance(name, str):
-                (names if key == "images" else categories)[as_int(item["id"])] = name
+            continue
+        number = as_int(item.get("id")) if isinstance(item, dict) else None
+        if key == "categories" and number is not None and isinstance(item.get("name"), str):
+            categories[number] = item["name"]
+        if key == "images" and number is not None and isinstance(item.get("file_name"), str):
+            names[number] = item["file_name"]
+            width, height = as_int(item.get("width")), as_int(item.get("height"))
+            if width and height and width > 0 and height > 0:
+                sizes[number] = width, height
     if not rows.count:
         raise WeightsError(f"{file} has no detection; wanted is {WANTED}.")
-    return rows.detections(names, categories)
+    return rows.detections(names, sizes, categories)
 
 
 def _items(file: Path) -> Iterator[tuple[str, Any]]:
@@ -103,13 +110,15 @@ class _Rows:
     def _error(self, row: Any, words: str) -> WeightsError:
         return WeightsError(f"{self._file}: detection {self.count}, {short_repr(row)}, {words}.")
 
-    def detections(self, names: Mapping[int, str], categories: Mapping[int, str]) -> Detections:
+    def detections(
+        self, names: Mapping[int, str], sizes: Mapping[int, tuple[int, int]], categories: Mapping[int, str]
+    ) -> Detections:
         """All of them."""
         ids = np.array(self._ids, np.int64).reshape(-1, 2)
         numbers = np.array(self._numbers, np.float32).reshape(-1, 5)
         sentences = [f"{self._file.name}: {name}, left out: {count}." for name, count in self._left_out.items()]
         columns = ids[:, 0], ids[:, 1], numbers[:, :4], numbers[:, 4]
-        return Detections(self._file, names, categories, *columns, tuple(sentences))
+        return Detections(self._file, names, sizes, categories, *columns, tuple(sentences))
 
 
 def classes_of(detections: Detections, source: Source) -> dict[int, str]:
@@ -157,19 +166,15 @@ def match(
     rows_of = _rows_by_image(detections.image_ids, np.flatnonzero(known))
     left_out = Counter({"of unknown categories": int((~known).sum())})
     boxes: dict[int, TeacherBoxes] = {}
-    for number, rows in rows_of.items():
-        if number not in index_of:
-            continue
+    scaled = 0
+    for number in rows_of.keys() & index_of.keys():
         record = source.records[index_of[number]]
-        edges = np.array([record.width, record.height] * 2, np.float32)
-        rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-        clipped = np.clip(detections.boxes[rows], 0, edges)
-        inside = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(-1))
-        left_out["outside of their picture"] += len(rows) - len(inside)
-        left_out[f"beyond the {limit} best of a picture"] += max(len(inside) - limit, 0)
-        rows, clipped = rows[inside[:limit]], clipped[inside[:limit]]
+        size = (record.width, record.height)
+        rows, clipped = _on_picture(detections, rows_of[number], size, detections.sizes.get(number, size), left_out)
+        scaled += detections.sizes.get(number, size) != size
+        left_out[f"beyond the {limit} best of a picture"] += max(len(rows) - limit, 0)
         of_rows = np.array([labels[category] for category in detections.category_ids[rows].tolist()], np.int32)
-        boxes[record.index] = TeacherBoxes(clipped, of_rows, detections.scores[rows])
+        boxes[record.index] = TeacherBoxes(clipped[:limit], of_rows[:limit], detections.scores[rows[:limit]])
     if not boxes and whole:
         number = int(detections.image_ids[0])
         shared = " Names that two splits have tell nothing: a file without names is matched by id." if ambiguous else ""
@@ -180,7 +185,29 @@ def match(
         )
     file = detections.file.name
     sentences = [f"{file}: detections {words}, left out: {count}." for words, count in left_out.items() if count]
+    if scaled:
+        pictures = phrases.counted(scaled, "picture")
+        sentences.append(f"{file}: {pictures} of another size than the data's, whose boxes were scaled.")
     return Matched(_WithTeacherBoxes(source, boxes), frozenset(rows_of) & frozenset(index_of), tuple(sentences))
+
+
+def _on_picture(
+    detections: Detections,
+    rows: Int[np.ndarray, "n"],
+    size: tuple[int, int],
+    own_size: tuple[int, int],
+    left_out: Counter,
+) -> tuple[Int[np.ndarray, "m"], Float32[np.ndarray, "m 4"]]:
+    """The rows of one picture whose boxes are inside of it, best first, and these boxes.
+
+    `size` is the width and height of the picture, `own_size` that which the program saw.
+    """
+    edges = np.array(size * 2, np.float32)
+    rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
+    clipped = np.clip(detections.boxes[rows] * (edges / np.array(own_size * 2, np.float32)), 0, edges)
+    inside = (clipped[:, 2:] > clipped[:, :2]).all(-1)
+    left_out["outside of their picture"] += int((~inside).sum())
+    return rows[inside], clipped[inside]
 
 
 class _WithTeacherBoxes(Subset):

@@ -73,6 +73,21 @@ def test_a_file_with_names_is_matched_by_these(tmp_path, source):
         np.testing.assert_allclose(record.teacher_boxes.boxes, original.boxes, atol=1e-4)
 
 
+def test_boxes_of_pictures_of_another_size_are_scaled(tmp_path, source):
+    rows = [row | {"bbox": (2 * np.array(row["bbox"])).tolist()} for row in rows_of(source)]
+    images = [
+        {"id": record.image_id, "file_name": record.file, "width": 128, "height": 96} for record in source.records
+    ]
+    categories = [
+        {"id": number, "name": name} for number, name in zip(source.category_ids, source.classes, strict=True)
+    ]
+    content = {"images": images, "annotations": rows, "categories": categories}
+    matched = match(write(tmp_path / "found.json", content), source)
+    assert matched.sentences == ("found.json: 4 pictures of another size than the data's, whose boxes were scaled.",)
+    for record, original in zip(matched.source.records, source.records, strict=True):
+        np.testing.assert_allclose(record.teacher_boxes.boxes, original.boxes, atol=1e-4)
+
+
 def test_what_is_left_out_is_counted(tmp_path, source):
     rows = [
         ROW | {"image_id": source.records[0].image_id, "bbox": [60.0, 40.0, 10.0, 20.0]},
