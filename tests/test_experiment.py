@@ -56,7 +56,7 @@ def test_a_teacher_that_finds_little_here_is_refused(ap, ap50, own, weak, monkey
     loaded = build.Loaded(toy_teachers.FinalDetections(source.classes), {}, None, {"AP": own} if own else {}, {})
     scores = coco.Scores({"AP": ap, "AP50": ap50}, {})
     found = SimpleNamespace(scores=scores, pictures=64)
-    monkeypatch.setattr(prepare, "load_teacher", lambda recipe: loaded)
+    monkeypatch.setattr(prepare, "load_teacher", lambda recipe, source=None: loaded)
     monkeypatch.setattr(evaluate, "evaluate_source", lambda *_, **__: found)
     check = functools.partial(check_teacher, tiny.run(), source, say=said.append)
     assert check(anyway=True) is found.scores

@@ -74,7 +74,7 @@ def test_what_differs_between_data_is_said():
 def test_a_teacher_of_only_some_classes_is_said_to_be_one(monkeypatch):
     recipe = configs.load_recipe("bccd", "tar")
     teacher = build.Loaded(build.detector(recipe.student, ("dog", "owl")), {}, recipe.student, {}, {})
-    monkeypatch.setattr(prepare, "load_teacher", lambda recipe: teacher)
+    monkeypatch.setattr(prepare, "load_teacher", lambda recipe, source=None: teacher)
     taught = Entry("taught", "runs/taught", teacher, recipe)
     for classes, said in (
         (("owl", "dog"), []),
