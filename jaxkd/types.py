@@ -108,16 +108,16 @@ class DetectorOutputs(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """The constants of a detector that a method may need; () for levels and box code that it does not have."""
+    """The constants of a detector that a method may need; by default those of one without levels and box code."""
 
     classes: tuple[str, ...]
     capabilities: frozenset[Capability]  # what the detector gives; see `detectors.base` for the functions of each
-    strides: tuple[int, ...]  # of the neck's levels
-    channels: tuple[int, ...]  # of the neck's levels
-    backbone_strides: tuple[int, ...]
-    backbone_channels: tuple[int, ...]
-    box_weights: tuple[float, ...]  # of the box code of `Predictions.deltas`
-    background: int | None  # column of `Predictions.logits`; None where classes are independent
+    strides: tuple[int, ...] = ()  # of the neck's levels
+    channels: tuple[int, ...] = ()  # of the neck's levels
+    backbone_strides: tuple[int, ...] = ()
+    backbone_channels: tuple[int, ...] = ()
+    box_weights: tuple[float, ...] = ()  # of the box code of `Predictions.deltas`
+    background: int | None = None  # column of `Predictions.logits`; None where classes are independent
     anchors: tuple | None = None  # a description of its anchors, where it predicts for these alone
 
 

@@ -55,16 +55,7 @@ class FinalDetections:
 
     @property
     def traits(self):
-        return Traits(
-            classes=self.classes,
-            capabilities=frozenset({"detections"}),
-            strides=(),
-            channels=(),
-            backbone_strides=(),
-            backbone_channels=(),
-            box_weights=(),
-            background=None,
-        )
+        return Traits(self.classes, frozenset({"detections"}))
 
     def init(self, key):
         del key

@@ -26,16 +26,7 @@ class StoredDetections:
     @property
     def traits(self) -> Traits:
         """It gives detections, and nothing else."""
-        return Traits(
-            classes=self.classes,
-            capabilities=frozenset({"detections"}),
-            strides=(),
-            channels=(),
-            backbone_strides=(),
-            backbone_channels=(),
-            box_weights=(),
-            background=None,
-        )
+        return Traits(self.classes, frozenset({"detections"}))
 
     def init(self, key: Any) -> Params:
         """It has no parameters."""
