@@ -1,12 +1,13 @@
 """Parts of a picture at another size: scale jitter, and windows that overlap an object."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from jaxkd.data.labelled import Labelled, areas, cut, with_boxes
+from jaxkd.data.labelled import Labelled, areas, cut
 from jaxkd.data.transforms import Sample
 
 TRIES = 20  # windows that are drawn until one is taken
@@ -32,11 +33,8 @@ def crop(picture: Labelled, window: Window, *, size: tuple[int, int], detail: fl
     """
     top, left, height, width = window
     view = picture.sample.image[top : top + height, left : left + width]
-    corner = np.array([left, top, left, top], np.float32)
-    teacher_boxes = with_boxes(picture.teacher_boxes, picture.teacher_boxes.boxes - corner)
-    part = Labelled(
-        Sample(view, picture.sample.boxes - corner), picture.labels, picture.crowd, teacher_boxes=teacher_boxes
-    )
+    moved = picture.moved(right=-left, down=-top)
+    part = dataclasses.replace(moved, sample=Sample(view, moved.sample.boxes))
     return cut(part.resized(*size), detail=detail)
 
 

@@ -42,6 +42,13 @@ class Labelled:
         sample = transforms.resize(self.sample, height=height, width=width)
         return dataclasses.replace(self, sample=sample, teacher_boxes=with_boxes(self.teacher_boxes, boxes))
 
+    def moved(self, *, right: int, down: int) -> "Labelled":
+        """The picture with its boxes so many pixels further right and down, as on a larger or a smaller one."""
+        offset = np.array([right, down, right, down], np.float32)
+        sample = Sample(self.sample.image, self.sample.boxes + offset)
+        teacher_boxes = with_boxes(self.teacher_boxes, self.teacher_boxes.boxes + offset)
+        return dataclasses.replace(self, sample=sample, teacher_boxes=teacher_boxes)
+
     def flipped(self) -> "Labelled":
         """The picture mirrored left to right."""
         boxes = transforms.flip_boxes(self.teacher_boxes.boxes, width=self.size[1])

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxkd.data.crops import Window, crop, framed
-from jaxkd.data.labelled import Labelled, joined, with_boxes
+from jaxkd.data.labelled import Labelled, joined
 from jaxkd.data.transforms import Sample
 
 FIRST_CUT, LAST_CUT = 0.3, 0.7  # place of the cuts as a share of the canvas
@@ -48,9 +48,9 @@ def mosaic(
         window, _ = framed(Window(0, 0, *picture.size), scaled=scaled, frame=frame, corner=draws[1:])
         part = crop(picture, window, size=frame, detail=detail)
         image[top : top + frame[0], left : left + frame[1]] = part.sample.image
-        corner = np.array([left, top, left, top], np.float32)
-        boxes.append(part.sample.boxes + corner)
-        teacher_boxes.append(with_boxes(part.teacher_boxes, part.teacher_boxes.boxes + corner))
+        part = part.moved(right=left, down=top)
+        boxes.append(part.sample.boxes)
+        teacher_boxes.append(part.teacher_boxes)
         labels.append(part.labels)
         crowd.append(part.crowd)
         factors.append((frame[0] / window.height, frame[1] / window.width))

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32
 
 from jaxkd.data.base import Record
 from jaxkd.data.crops import Window, crop, intersections
-from jaxkd.data.labelled import Labelled, areas, joined, with_boxes
+from jaxkd.data.labelled import Labelled, areas, joined
 from jaxkd.data.transforms import Sample
 
 MOST = 3  # objects that are pasted on one picture
@@ -81,14 +81,12 @@ def _joined(picture: Labelled, patch: Labelled, top: int, left: int) -> Labelled
     alpha = (_ramp(rows)[:, None] * _ramp(columns))[..., None]
     blended = below + alpha * (patch.sample.image - below)
     image[top : top + rows, left : left + columns] = (blended + 0.5).astype(np.uint8)
-    corner = np.array([left, top, left, top], np.float32)
-    moved = patch.sample.boxes + corner
-    moved_boxes = with_boxes(patch.teacher_boxes, patch.teacher_boxes.boxes + corner)
+    moved = patch.moved(right=left, down=top)
     return Labelled(
-        Sample(image, np.concatenate([picture.sample.boxes, moved])),
+        Sample(image, np.concatenate([picture.sample.boxes, moved.sample.boxes])),
         np.concatenate([picture.labels, patch.labels]),
         np.concatenate([picture.crowd, patch.crowd]),
-        teacher_boxes=joined([picture.teacher_boxes, moved_boxes]),
+        teacher_boxes=joined([picture.teacher_boxes, moved.teacher_boxes]),
     )
 
 
