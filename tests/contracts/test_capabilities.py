@@ -33,9 +33,9 @@ TEACHERS = {
 }
 METHODS = {
     name: configs.build(component(f"distill.{name}"))
-    for name in ("mimic", "task_adaptive", "global_knowledge", "detections")
+    for name in ("align", "mimic", "task_adaptive", "global_knowledge", "detections")
 } | {"toy_method": toy_method.Config()}
-MIMIC, DETECTIONS, EITHER = "take mimic.", "take detections.", "take detections or mimic."
+MIMIC, DETECTIONS, EITHER = "take align or mimic.", "take detections.", "take align or detections or mimic."
 ANCHORS = "the teacher (detectors.retinanet) predicts for its own anchors only, which the student's regions are not"
 BACKGROUND = (
     "the background column of the student (detectors.retinanet) is None, that of the teacher (detectors.faster_rcnn) 3 "
@@ -46,9 +46,17 @@ NO_PREDICTIONS = "the teacher (toy_teachers) gives no predictions"
 NO_DETECTIONS = "the teacher (toy_teachers) gives no detections"
 NO_BOXES = "the student (detectors.retinanet) does not predict for any boxes"
 BOTH = "set classification.weight and box.weight to 0, or"
-ALL = "take detections or global_knowledge or mimic or task_adaptive."
+ALL = "take align or detections or global_knowledge or mimic or task_adaptive."
 # The end of the sentence by (method, student, teacher); "" where the method fits.
 TABLE = {
+    ("align", "faster_rcnn", "faster_rcnn"): "",
+    ("align", "faster_rcnn", "retinanet"): "",
+    ("align", "faster_rcnn", "features_only"): "",
+    ("align", "faster_rcnn", "detections_only"): f"{NO_MAPS}: {DETECTIONS}",
+    ("align", "retinanet", "faster_rcnn"): "",
+    ("align", "retinanet", "retinanet"): "",
+    ("align", "retinanet", "features_only"): "",
+    ("align", "retinanet", "detections_only"): f"{NO_MAPS}: {DETECTIONS}",
     ("mimic", "faster_rcnn", "faster_rcnn"): "",
     ("mimic", "faster_rcnn", "retinanet"): "",
     ("mimic", "faster_rcnn", "features_only"): "",
@@ -198,7 +206,7 @@ def test_regions_of_a_teacher_that_has_none_are_refused():
     off = {"classification": {"weight": 0.0}, "box": {"weight": 0.0}}
     shared = component("distill.task_adaptive", **off, sharing={"source": "teacher"})
     pair = make_pair("faster_rcnn", "features_only", tar=configs.build(shared))
-    with pytest.raises(ConfigError, match=r"the teacher \(toy_teachers\) gives no regions to predict for: take mimic"):
+    with pytest.raises(ConfigError, match=r"the teacher \(toy_teachers\) gives no regions to predict for: take align or mimic"):
         begun("faster_rcnn", pair)
 
 
