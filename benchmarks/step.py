@@ -19,7 +19,7 @@ from turns import alternated, medians, scheduled, teacher_pass
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.loading import build, initial, prepare
-from jaxkd.train import loop, mesh
+from jaxkd.train import mesh, pairing
 from jaxkd.train import step as steps
 
 
@@ -65,7 +65,7 @@ def _prepared(name: str, argument: str, devices):
     source = prepare.load_source(recipe.data.train)
     student = build.detector(recipe.student, source.classes)
     teacher = prepare.load_teacher(recipe)
-    pair = loop.make_pair(recipe, config, student, teacher)
+    pair = pairing.make_pair(recipe, config, student, {"": teacher} if teacher else {})
     params, _ = initial.params(student, jax.random.key(0), "")
     state = mesh.put_replicated(steps.initial_state(pair, params, jax.random.key(1)), devices)
     loader_config = configs.build(recipe.data.loader)

@@ -5,8 +5,8 @@ Run card
   data      BCCD, 205 pictures to learn from, 87 to validate on; comes with the package
   hardware  2 CPU cores, one to three minutes
   command   jaxkd train --config=bccd:tar --workdir=runs/tar
-  arguments alone, mimic, detections, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class, tar_box, tar_no_decay,
-            tar_no_gates; after "retinanet-" a RetinaNet student, to which the Faster R-CNN teacher shows features only
+  arguments alone, mimic, align, detections, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class, tar_box,
+            tar_no_decay, tar_no_gates; after "retinanet-" a RetinaNet student, to which the Faster R-CNN teacher shows features only
 """
 
 from jaxkd.config import component, merged, recipe
@@ -67,12 +67,17 @@ def mimic(**options):
     return component("distill.mimic", adapter={"init": "lecun"}, weight=TAR["feature"]["weight"], **options)
 
 
+def align():
+    return component("distill.align")
+
+
 def detections():
     return component("distill.detections")
 
 
 METHODS = {
     "mimic": mimic,
+    "align": align,
     "detections": detections,
     "tar": tar,
     "gkd": gkd,
@@ -83,7 +88,7 @@ METHODS = {
     "tar_no_gates": lambda: tar(classification={"gate": "none"}, box={"gate": "none"}),
 }
 # The terms of each method for which a two-stage teacher and a dense student fit.
-FEATURES = {"mimic": {}, "detections": {}, "tar": {"classification": OFF, "box": OFF}, "gkd": {"soft": OFF}}
+FEATURES = {"mimic": {}, "align": {}, "detections": {}, "tar": {"classification": OFF, "box": OFF}, "gkd": {"soft": OFF}}
 
 
 def backbone():

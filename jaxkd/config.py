@@ -28,7 +28,7 @@ from jaxkd.ranges import Range
 NAME = "name"
 PLAIN = (bool, int, float, str)
 FIELDS = {"student", "initial", "inherit", "teacher", "distill", "data", "optimizer", "train"}  # of a recipe
-PATHS = {"teacher", "initial"}  # fields of a recipe itself that hold paths
+PATHS = {"teacher", "initial", "teachers.*.path"}  # fields of a recipe itself that hold paths; a star is any name
 SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")  # folders of recipes
 Recipe = Any  # a ConfigDict of a recipe or of one component, the types of whose fields no checker can know
 
@@ -75,6 +75,7 @@ def recipe(
     optimizer: Recipe | None = None,
     distill: Mapping[str, Recipe] | None = None,
     teacher: str = "",
+    teachers: Mapping[str, Mapping[str, Any]] | None = None,
     initial: str = "",
     inherit: str = "none",
 ) -> Recipe:
@@ -87,6 +88,8 @@ def recipe(
       optimizer: `train.optimizer` by default.
       distill: methods under names of one's choice; the names prefix their terms in the log.
       teacher: folder of a trained detector (weights.safetensors and detector.json); empty without distillation.
+      teachers: others beside `teacher`, under names of one's choice: {"path": PATH, "distill": METHODS} each. Names of
+        methods are distinct over all teachers.
       initial: folder or file of weights that the student starts from; empty to start from random numbers.
       inherit: parts that the student takes over from its teacher after that: "none", "neck", "head" or "neck+head".
     """
@@ -103,12 +106,53 @@ def recipe(
             "inherit": inherit,
             "teacher": teacher,
             "distill": ConfigDict(dict(distill or {})),
+            **_of_teachers(teachers or {}),
             "data": ConfigDict(sources),
             "optimizer": optimizer or component("train.optimizer"),
             "train": train or component("train.loop"),
         }
     )
     return config.lock()
+
+
+def _of_teachers(teachers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The field "teachers" of a recipe, where there are some."""
+    from ml_collections import ConfigDict  # late: `module_of` works without it
+
+    for name, one in teachers.items():
+        if set(one) != {"path", "distill"} or not one["distill"]:
+            raise ConfigError(f"teachers['{name}'] wants 'path' and 'distill' with a method; it has {sorted(one)}.")
+    entries = {
+        name: ConfigDict({"path": str(one["path"]), "distill": ConfigDict(dict(one["distill"]))})
+        for name, one in teachers.items()
+    }
+    return {"teachers": ConfigDict(entries)} if entries else {}
+
+
+def of_each_teacher(recipe: Recipe) -> dict[str, Recipe]:
+    """Recipes of one teacher each, by its name in "teachers"; "" is the recipe with its `teacher` alone.
+
+    Raises ConfigError where two teachers have a method of one name.
+    """
+    own, teachers = recipe.copy_and_resolve_references(), {}
+    if "teachers" in own:
+        teachers = own.teachers
+        with own.unlocked():
+            del own["teachers"]
+    out, owners = {"": own}, dict.fromkeys(own.distill, "config.teacher")
+    for name, one in teachers.items():
+        for method in one.distill:
+            if (other := owners.setdefault(method, name)) != name:
+                raise ConfigError(f"The teachers {other} and {name} have a method '{method}' each; rename one of them.")
+        out[name] = own.copy_and_resolve_references()
+        with out[name].unlocked():
+            out[name].update(teacher=one.path, distill=one.distill, inherit="none")
+    return out
+
+
+def methods_in(recipe: Recipe) -> tuple[str, ...]:
+    """The names of the methods of all teachers of a recipe."""
+    return tuple(method for one in of_each_teacher(recipe).values() for method in one.distill)
 
 
 def describe(config: Any) -> Recipe:
@@ -279,7 +323,8 @@ def _paths(cls: type, part: str = "") -> Iterator[str]:
 
 def paths_below(paths: Iterable[str], key: str) -> frozenset[str]:
     """Of the dotted fields those of the part `key`, named as the part names them."""
-    return frozenset(path.removeprefix(f"{key}.") for path in paths if path.startswith(f"{key}."))
+    parts = (path.partition(".") for path in paths)
+    return frozenset(below for part, dot, below in parts if dot and part in (key, "*"))
 
 
 def with_absolute_paths(config: Recipe) -> Recipe:

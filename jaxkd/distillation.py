@@ -237,7 +237,7 @@ def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice 
     elif stored_teacher.is_one(path_of(settings.teacher)):
         settings = replace(settings, teacher_capabilities=("detections",))
     else:
-        capabilities = prepare.load_detector(settings.teacher).detector.traits.capabilities
+        capabilities = prepare.load_network(settings.teacher).detector.traits.capabilities
         settings = replace(settings, teacher_capabilities=tuple(sorted(capabilities)))
     components = {name: data.components[name] for name in ("train", "val")}
     train, val = data.sources["train"], data.sources["val"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHOICES = {  # of flags, the default first
     "student": (("auto", "tiny", "small", "mobilenet", "r18"), "What the student is."),
     "size": (("balanced", "fast", "accurate"), "Size of the pictures."),
-    "method": (("auto", "tar", "gkd", "tar+gkd", "mimic", "detections"), "What the teacher teaches by."),
+    "method": (("auto", "tar", "gkd", "tar+gkd", "mimic", "detections", "align"), "What the teacher teaches by."),
     "augment": (("auto", "none", "light", "strong"), "How training pictures are varied."),
 }
 SETTINGS = (  # flags that are fields of `derive.recipes.Options`
@@ -32,7 +32,7 @@ def define(values: flags.FlagValues) -> None:
     define_path(
         "teacher",
         "",
-        "A run, a folder of weights, a published file or a file of detections; empty to train one.",
+        "A run, weights of a detector or of a foundation backbone, or a file of detections; empty to train one.",
         values=values,
     )
     define_path("initial", "", "File of backbone weights that the student starts from.", values=values)

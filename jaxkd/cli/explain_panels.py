@@ -36,7 +36,7 @@ def parts(finished: FinishedRun, split: str, index: int) -> list[Part]:
     source = finished.sources[split]
     image = source.read(index)
     regions, explanations, scale = finished.explain(split, index)
-    not_drawn = phrases.listed([name for name in finished.pair.methods if name not in explanations])
+    not_drawn = phrases.listed([name for name in finished.pair.all_methods if name not in explanations])
     if not explanations:
         raise ConfigError(f"The run is taught by {not_drawn}, which cannot be drawn; name the workdir of another run.")
     sheet_parts = [Part("The picture", [_truth_panel(source, image, index)])]
@@ -60,7 +60,7 @@ def _part(finished: FinishedRun, method: str, explanation: Explanation, picture:
         panel = _prototype_panel(finished, method)
         panels += [panel] if panel else []
         notes += [] if panel else ["prototypes: empty, none have been looked for yet."]
-    module = type(finished.pair.methods[method]).__module__.removeprefix("jaxkd.")
+    module = type(finished.pair.all_methods[method]).__module__.removeprefix("jaxkd.")
     return Part(f"{method} ({module})", panels, notes)
 
 

@@ -214,8 +214,9 @@ def _class_difference(expected: Sequence[str], given: Sequence[str]) -> str:
 
 
 def _participant(entry: Entry, entries: Sequence[Entry]) -> _Participant:
-    role: Role = "weights" if entry.recipe is None else "taught" if entry.recipe.distill else "alone"
-    if any(_weights_path(entry.folder) == _weights_path(other.recipe.teacher) for other in _taught_entries(entries)):
+    role: Role = "weights" if entry.recipe is None else "taught" if configs.methods_in(entry.recipe) else "alone"
+    taught_by = {path for other in _taught_entries(entries) for path in _teacher_recipes(other)}
+    if _weights_path(entry.folder) in taught_by:
         role = "teacher"
     recipe = entry.recipe or next(other.recipe for other in entries if other.recipe)
     loader_config = configs.build(recipe.data.loader)
@@ -227,13 +228,15 @@ def _participant(entry: Entry, entries: Sequence[Entry]) -> _Participant:
 def _teachers(entries: Sequence[Entry], source: Source) -> tuple[list[_Participant], list[str]]:
     """The teachers of runs that are not among the entries, and a sentence on each that cannot be shown in full."""
     entry_paths = {_weights_path(entry.folder) for entry in entries}
-    names, students, teachers, remarks = [entry.name for entry in entries], {}, [], []
+    names, teachers, remarks = [entry.name for entry in entries], [], []
+    others: dict[Path, tuple[Entry, configs.Recipe]] = {}
     for student in _taught_entries(entries):
-        if (path := _weights_path(student.recipe.teacher)) not in entry_paths:
-            students.setdefault(path, student)
-    for student in students.values():
+        for path, recipe in _teacher_recipes(student).items():
+            if path not in entry_paths:
+                others.setdefault(path, (student, recipe))
+    for student, recipe in others.values():
         try:
-            loaded = prepare.load_teacher(student.recipe, source)
+            loaded = prepare.load_teacher(recipe, source)
         except JaxkdError as error:
             remarks.append(f"The teacher of {student.name} is not shown: {error}")
             continue
@@ -241,20 +244,23 @@ def _teachers(entries: Sequence[Entry], source: Source) -> tuple[list[_Participa
         if loaded.stored:
             remarks.append(f"The teacher of {student.name} is not shown: it is a file of detections.")
             continue
+        if "detections" not in loaded.detector.traits.capabilities:
+            remarks.append(f"The teacher of {student.name} is not shown: it gives no detections.")
+            continue
         columns, notice = prepare.class_columns(loaded.detector.classes, source.classes)
         if notice and not columns:
             remarks.append(f"The teacher of {student.name} is not shown: it knows none of the classes by name.")
             continue
-        name = "teacher" if len(students) == 1 else f"teacher of {student.name}"
+        name = "teacher" if len(others) == 1 else f"teacher of {student.name}"
         if not tables.are_distinct([*names, name]):
-            name = f"{name} ({student.recipe.teacher})"
+            name = f"{name} ({recipe.teacher})"
         names.append(name)
         if any(column < 0 for column in columns):
             remarks.append(f"{notice.replace('The teacher', f'The {name}', 1)} Its AP counts these as never found.")
         loader_config = prepare.with_training_sizes(loaded, configs.build(student.recipe.data.loader))
         detector = evaluate.RelabelledDetector(loaded.detector, columns) if columns else loaded.detector
         subject = costs.Subject(detector, loaded.params, loader_config)
-        teachers.append(_Participant(Entry(name, student.recipe.teacher, loaded), "teacher", subject))
+        teachers.append(_Participant(Entry(name, recipe.teacher, loaded), "teacher", subject))
     return teachers, remarks
 
 
@@ -284,7 +290,13 @@ def _training_length(entry: Entry) -> str:
 
 
 def _taught_entries(entries: Sequence[Entry]) -> list[Entry]:
-    return [entry for entry in entries if entry.recipe and entry.recipe.distill and entry.recipe.teacher]
+    return [entry for entry in entries if entry.recipe and _teacher_recipes(entry)]
+
+
+def _teacher_recipes(entry: Entry) -> dict[Path, configs.Recipe]:
+    """The recipes of one teacher each that a run learnt of, by the teacher's folder or file."""
+    recipes = configs.of_each_teacher(entry.recipe).values()
+    return {_weights_path(recipe.teacher): recipe for recipe in recipes if recipe.distill and recipe.teacher}
 
 
 def _weights_path(place: str) -> Path:
@@ -341,7 +353,7 @@ def _compared(participant: _Participant, scored: _Scored, first: _Scored | None,
         name=participant.entry.name,
         folder=participant.entry.folder,
         role=participant.role,
-        methods=tuple(recipe.distill.keys()) if recipe else (),
+        methods=configs.methods_in(recipe) if recipe else (),
         sizes=f"{loader_config.short[0]} to {loader_config.long}",
         scores=scored.evaluation.scores,
         voc=scored.evaluation.voc,

@@ -14,7 +14,7 @@ from jaxkd.derive.base import Choice
 from jaxkd.errors import ConfigError
 from jaxkd.types import Capability
 
-NAMES = ("auto", "tar", "gkd", "tar+gkd", "mimic", "detections")
+NAMES = ("auto", "tar", "gkd", "tar+gkd", "mimic", "detections", "align")
 OFF, LECUN = {"weight": 0.0}, {"init": "lecun"}
 MEASURED, NO_REGIONS = "measured on blood cells", "the teacher does not predict for the student's regions"
 FEATURE_WEIGHT, ANSWER_WEIGHT = 0.1, 2.0  # of TAR on blood cells, where the paper's would drown the detection loss
@@ -26,7 +26,8 @@ MIN_SIDE = 30.0  # of GKD's paper, in pixels of the original picture
 def chosen(name: str, *, pictures: int, capabilities: Collection[Capability]) -> Choice:
     """The methods of a name such as "tar+gkd"; "auto" is TAR, with GKD for two detectors of two stages.
 
-    A teacher that gives nothing but detections teaches by these. `capabilities` are the teacher's.
+    A teacher that gives nothing but detections teaches by these, one that gives nothing but maps by alignment.
+    `capabilities` are the teacher's.
 
     Raises ConfigError for another name.
     """
@@ -36,6 +37,8 @@ def chosen(name: str, *, pictures: int, capabilities: Collection[Capability]) ->
         return Choice(tuple(name.split("+")), "as asked for")
     if "features" not in capabilities:
         return Choice(("detections",), "the teacher gives detections and no feature maps")
+    if set(capabilities) == {"features"}:
+        return Choice(("align",), "the teacher gives feature maps and nothing else")
     two_stage = "box_predictions" in capabilities
     if two_stage and pictures >= ENOUGH:
         return Choice(("tar", "gkd"), f"both detectors have two stages, and there are {ENOUGH} pictures or more")
@@ -56,7 +59,7 @@ class Setting:
 
 def of(name: str, setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
     """The component of one method, and the reasons of its fields."""
-    return {"tar": _tar, "gkd": _gkd, "mimic": _mimic, "detections": _detections}[name](setting)
+    return {"tar": _tar, "gkd": _gkd, "mimic": _mimic, "detections": _detections, "align": _align}[name](setting)
 
 
 def _tar(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
@@ -106,6 +109,12 @@ def _detections(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
     """Detections as targets."""
     del setting
     return component("distill.detections"), {}
+
+
+def _align(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
+    """Alignment with a foundation backbone."""
+    del setting
+    return component("distill.align"), {}
 
 
 def _reasons(fields: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Choice]:

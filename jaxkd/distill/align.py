@@ -1,7 +1,7 @@
 """Alignment with a foundation backbone: the student's map points where the teacher's does, cell by cell.
 
-A linear layer takes the student's cells to the teacher's width, and the term is 1 - cosine, as the semantic injection of
-RT-DETRv4 has it (Liao et al. 2025). It needs neither classes nor boxes of the teacher, and no labels.
+A linear layer takes the student's cells to the teacher's width, and the term is 1 - cosine, as the semantic injection
+of RT-DETRv4 has it (Liao et al. 2025). It needs neither classes nor boxes of the teacher, and no labels.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from jaxkd.types import Inputs, Losses, Term, Traits
 
 EPSILON = 1e-6  # least length of a vector
 ZERO_AT_TEACHER = {"adapter": "identity"}
-KINDS = {"linear": "conv1", "identity": "identity"}
+KINDS: dict[str, adapters.Kind] = {"linear": "conv1", "identity": "identity"}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from jaxkd.detectors.base import Params
+from jaxkd.detectors.feature_extractor import apply
+from jaxkd.errors import WeightsError
 from jaxkd.loading import build
 from jaxkd.nets import vit
 from jaxkd.nets.norm import valid_cells
@@ -19,6 +21,7 @@ from jaxkd.types import Batch, Features, Traits
 from jaxkd.weights import tree
 from jaxkd.weights import vit as vit_weights
 
+FILES = ("model.safetensors", "pytorch_model.bin")  # of weights in a folder of Hugging Face
 STRIDES = (8, 16, 32)  # pixels of the student's canvas that a patch can stand for
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's RGB values in 0..255
 
@@ -51,7 +54,7 @@ class FoundationBackbone:
     def init(self, key: Any) -> Params:
         """Random parameters, float32."""
         side = self.config.patch
-        return self._net.init(key, jnp.zeros((1, side, side, 3)), jnp.full((1, 2), side))["params"]
+        return dict(self._net.init(key, jnp.zeros((1, side, side, 3)), jnp.full((1, 2), side))["params"])
 
     def features(self, params: Params, batch: Batch) -> Features:
         """A map for each of STRIDES, zero outside the pictures."""
@@ -62,7 +65,7 @@ class FoundationBackbone:
         patch = self.config.patch
         images = resized(batch, stride=stride, patch=patch)
         sizes = -(-batch.sizes // stride) * patch
-        return self._net.apply({"params": params}, images, sizes)
+        return apply(self._net, params, images, sizes)
 
     @functools.cached_property
     def _net(self) -> vit.VisionTransformer:
@@ -92,13 +95,23 @@ def resized(batch: Batch, *, stride: int, patch: int) -> Float[Array, "b H W 3"]
 
 
 def is_one(path: Path) -> bool:
-    """Whether a path is that of a foundation backbone's weights."""
-    return vit_weights.is_vit(path)
+    """Whether a path is that of a foundation backbone's weights, or of a folder of Hugging Face with such weights."""
+    return vit_weights.is_vit(file_of(path))
+
+
+def file_of(path: Path) -> Path:
+    """The file of weights in a folder of Hugging Face; any other path unchanged.
+
+    Raises WeightsError where the weights are in several files.
+    """
+    if any((path / f"{name}.index.json").is_file() for name in FILES):
+        raise WeightsError(f"The weights in {path} are in several files; save the model in one, and give that.")
+    return next((file for name in FILES if (file := path / name).is_file()), path)
 
 
 def load(path: Path) -> build.Loaded:
     """The teacher in a file of a foundation backbone, with every leaf matched; WeightsError where it does not fit."""
-    weights = vit_weights.load(path)
+    weights = vit_weights.load(file_of(path))
     teacher = FoundationBackbone(vit.Config(**weights.fields))
     params, _ = tree.match(jax.eval_shape(teacher.init, jax.random.key(0)), weights.arrays)
     note = f"A vision transformer of {weights.fields['depth']} blocks of width {weights.fields['width']}."

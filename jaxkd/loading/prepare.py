@@ -15,7 +15,7 @@ from jaxkd.data.relabelled import Relabelled
 from jaxkd.data.repairs import Repairs
 from jaxkd.distill.classes import LACKING, columns
 from jaxkd.errors import ConfigError
-from jaxkd.loading import build, published, stored_teacher
+from jaxkd.loading import build, foundation, published, stored_teacher
 from jaxkd.paths import path_of
 from jaxkd.weights import parts
 
@@ -133,7 +133,28 @@ def load_teacher(recipe: configs.Recipe, source: Source | None = None) -> build.
         )
     if source is not None and stored_teacher.is_one(path_of(recipe.teacher)):
         return stored_teacher.load(path_of(recipe.teacher), source)
-    return match_dtype(load_detector(recipe.teacher), recipe.student)
+    return match_dtype(load_network(recipe.teacher), recipe.student)
+
+
+def load_teachers(recipe: configs.Recipe, source: Source) -> dict[str, build.Loaded]:
+    """Each teacher of a recipe as `load_teacher` gives it, by its name; "" is that of `config.teacher`.
+
+    Raises ConfigError where two of them are files of detections.
+    """
+    loaded = {name: load_teacher(one, source) for name, one in configs.of_each_teacher(recipe).items()}
+    teachers = {name: one for name, one in loaded.items() if one is not None}
+    if sum(bool(one.stored) for one in teachers.values()) > 1:
+        raise ConfigError("Two teachers are files of detections; put the files in one folder, which is one teacher.")
+    return teachers
+
+
+def load_network(path: str) -> build.Loaded:
+    """A teacher that is a network: a foundation backbone, or a detector as `load_detector` takes it."""
+    if not foundation.is_one(path_of(path)):
+        return load_detector(path)
+    loaded = foundation.load(path_of(path))
+    log.warning("%s: %s", path_of(path).name, " ".join(loaded.notes))
+    return loaded
 
 
 @contextlib.contextmanager
@@ -188,6 +209,8 @@ def class_columns(teacher: tuple[str, ...], student: tuple[str, ...]) -> tuple[t
     """The teacher's column for each of the student's classes, () for equal or disjoint lists, and a sentence or ""."""
     if teacher == student:
         return (), ""
+    if not teacher:
+        return (), "The teacher is a foundation backbone, which knows no classes; only features are taught."
     teacher_columns = columns(student, teacher)
     missing_classes = [name for name, column in zip(student, teacher_columns, strict=True) if column == LACKING]
     if len(missing_classes) == len(student):

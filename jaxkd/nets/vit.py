@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from jaxkd.nets.norm import valid_cells
 from jaxkd.ranges import Count, Natural, NonNegative
 
-PLAIN_CUBIC, SMOOTH_CUBIC = -0.75, -0.5  # coefficient of the cubic kernel without and with antialiasing, as torch has it
+PLAIN_CUBIC, SMOOTH_CUBIC = -0.75, -0.5  # coefficient of the cubic kernel without and with antialiasing, as in torch
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,7 @@ def resized_table(
     return jnp.einsum("bhy,bwx,yxc->bhwc", rows, columns, table)
 
 
-def bicubic_weights(
-    cells: Float[Array, ""], *, length: int, side: int, antialias: bool
-) -> Float[Array, "length side"]:
+def bicubic_weights(cells: Float[Array, ""], *, length: int, side: int, antialias: bool) -> Float[Array, "length side"]:
     """What each of `length` positions takes from `side` values, where `cells` positions span all of them.
 
     Without antialiasing a value beyond the ends is that at the end; with it, such values do not count.

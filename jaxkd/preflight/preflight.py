@@ -20,7 +20,7 @@ from jaxkd.paths import path_of
 from jaxkd.preflight import collectives, largest
 from jaxkd.preflight.chips import Chip
 from jaxkd.preflight.requirements import Memory, Plan, Probe, Program
-from jaxkd.train import loop, mesh, schedules
+from jaxkd.train import loop, mesh, pairing, schedules
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
 from jaxkd.types import Batch, TeacherView
@@ -80,10 +80,12 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
     config: loop.Config = configs.build(recipe.train)
     if config.accumulate < 1:
         raise ConfigError(f"train.accumulate must be at least 1, not {config.accumulate}.")
+    if "teachers" in recipe:
+        raise ConfigError("Steps with several teachers are not measured here; give a recipe without config.teachers.")
     names, classes_note = _classes(recipe, classes)
     student = build.detector(recipe.student, names)
     loaded_teacher, teacher_note = _teacher(recipe, teacher, names)
-    pair = loop.make_pair(recipe, config, student, loaded_teacher)
+    pair = pairing.make_pair(recipe, config, student, {"": loaded_teacher} if loaded_teacher else {})
     key = jax.eval_shape(lambda: jax.random.key(config.seed))
     state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
     trained, _ = split(state.params, pair.trainable)
@@ -91,7 +93,7 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
         pair=pair,
         state=state,
         teacher_params=loaded_teacher.params if loaded_teacher else {},
-        loader_config=loop.loader_config_of(recipe, taught=loaded_teacher is not None),
+        loader_config=pairing.loader_config_of(recipe, taught=loaded_teacher is not None),
         batch=config.batch,
         trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained)),
         classes=classes_note,
@@ -164,7 +166,7 @@ def probe(
     step = make_step(subject.pair, devices)
     constant = (
         _with_sharding(subject.teacher_params, replicated),
-        _with_sharding(schedules.shapes(subject.pair.methods), replicated),
+        _with_sharding(schedules.shapes(subject.pair.all_methods), replicated),
     )
     lowered = step.lower(_with_sharding(subject.state, replicated), *constant, _with_sharding(batch, over_batch))
     began = time.monotonic()

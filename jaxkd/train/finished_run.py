@@ -11,19 +11,12 @@ from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.data.base import Source, Subset
 from jaxkd.errors import ConfigError
-from jaxkd.loading import build, prepare, stored_teacher
-from jaxkd.train import checkpoint, loop, mesh
+from jaxkd.loading import build, prepare
+from jaxkd.train import checkpoint, loop, mesh, pairing
+from jaxkd.train.lesson import STUDENT_REGIONS, StepInputs, image_keys, on_regions
 from jaxkd.train.refresh import Objects, Refresh
 from jaxkd.train.state import State
-from jaxkd.train.step import (
-    STUDENT_REGIONS,
-    Pair,
-    StepInputs,
-    image_keys,
-    initial_state,
-    on_regions,
-    with_teacher_outputs,
-)
+from jaxkd.train.step import Pair, initial_state, with_teacher_outputs
 from jaxkd.types import Explanation, Regions
 
 
@@ -51,13 +44,15 @@ class FinishedRun:
             inputs = with_teacher_outputs(self.pair, StepInputs(batch, teacher_params, key=key))
             features = self.pair.student.features(params, batch)
             keys = image_keys(inputs)
-            outputs = on_regions(self.pair, params, features, inputs, source=STUDENT_REGIONS, keys=keys)
-            explanations = {}
-            for name, config in self.pair.methods.items():
-                module = configs.module_of(config)
-                if hasattr(module, "explain"):
-                    explanations[name] = module.explain(config, outputs.replace(memory=memory.get(name)))
-            return outputs.regions, explanations
+            outputs, explanations = {}, {}
+            for teacher, lesson in self.pair.lessons.items():
+                given = inputs.further.get(teacher, inputs)
+                outputs[teacher] = on_regions(lesson, params, features, given, source=STUDENT_REGIONS, keys=keys)
+                for name, config in lesson.methods.items():
+                    module = configs.module_of(config)
+                    if hasattr(module, "explain"):
+                        explanations[name] = module.explain(config, outputs[teacher].replace(memory=memory.get(name)))
+            return next(iter(outputs.values())).regions, explanations
 
         regions_and_explanations = jax.jit(explain_batch)(
             self.state.params["detector"], self.teacher_params, self.state.memory, batch, self.state.key
@@ -80,16 +75,16 @@ def open_finished(recipe: configs.Recipe, workdir: Path) -> FinishedRun:
     config = configs.build(recipe.train)
     sources = prepare.load_sources(recipe.data)
     classes = sources["train"].classes
-    teacher = prepare.load_teacher(recipe, sources["train"])
-    if teacher is None or not recipe.distill:
+    teachers = pairing.teachers_of(recipe, prepare.load_teachers(recipe, sources["train"]))
+    if not teachers:
         raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
     loader_config: loader.Config = configs.build(recipe.data.loader)
-    sources, _ = stored_teacher.with_detections(teacher, sources, limit=loader_config.max_objects)
+    sources, _ = pairing.with_detections(teachers, sources, limit=loader_config.max_objects)
     student = build.detector(recipe.student, classes)
-    pair = loop.make_pair(recipe, config, student, teacher)
+    pair = pairing.make_pair(recipe, config, student, teachers)
     folder, key = workdir / loop.CHECKPOINTS, jax.random.key(config.seed)
     latest = checkpoint.newest(folder)
     if latest is None:
         raise ConfigError(f"The run in {workdir} has no checkpoint yet.")
     state = checkpoint.restore(folder, latest, initial_state(pair, student.init(key), key))
-    return FinishedRun(pair, state, teacher.params, sources, loader_config, mesh.make_mesh(1))
+    return FinishedRun(pair, state, pairing.params_of(teachers), sources, loader_config, mesh.make_mesh(1))

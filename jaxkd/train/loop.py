@@ -14,12 +14,11 @@ from jaxkd import config as configs
 from jaxkd import phrases
 from jaxkd.data import loader, pictures, survey
 from jaxkd.data.base import Source, digest
-from jaxkd.detectors.base import Detector
 from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
-from jaxkd.loading import build, initial, prepare, stored_teacher
+from jaxkd.loading import build, initial, prepare
 from jaxkd.ranges import Count, Natural, PartShare, Seed
-from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, unused, view
+from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, pairing, unused
 from jaxkd.train.balance import Balance
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
@@ -104,21 +103,19 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         facts = _agreed_facts(recipe, workdir, sources)
         classes = sources["train"].classes
         student = build.detector(recipe.student, classes)
-        loaded = prepare.load_teacher(recipe, sources["train"])
-        teacher = loaded if recipe.distill else None  # without a method, a teacher only serves `inherit`
-        loader_config = loader_config_of(recipe, taught=teacher is not None)
-        matched: tuple[str, ...] = ()
-        if teacher is not None:
-            sources, matched = stored_teacher.with_detections(teacher, sources, limit=loader_config.max_objects)
+        loaded = prepare.load_teachers(recipe, sources["train"])
+        teachers = pairing.teachers_of(recipe, loaded)
+        loader_config = pairing.loader_config_of(recipe, taught="" in teachers)
+        sources, matched = pairing.with_detections(teachers, sources, limit=loader_config.max_objects)
         batches = _train_batches(config, loader_config, sources["train"])
         stack.callback(batches.close)
-        pair = make_pair(recipe, config, student, teacher)
-        _check_view(pair, loader_config, sources["train"])
-        schedules = make_schedules(recipe, config, pair.methods, pictures=len(sources["train"].records))
+        pair = pairing.make_pair(recipe, config, student, teachers)
+        pairing.check_view(pair, loader_config, sources["train"])
+        schedules = make_schedules(recipe, config, pair.all_methods, pictures=len(sources["train"].records))
         checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
         stack.callback(checkpoints.close)
         resumed = checkpoints.latest_on_all_hosts()
-        state, origin = _initial_state(recipe, config, pair, loaded, resumed=resumed is not None)
+        state, origin = _initial_state(recipe, config, pair, loaded.get(""), resumed=resumed is not None)
         if resumed:
             ownership.check_facts(resumed.facts, facts)
             batches.set_state(resumed.data)
@@ -130,13 +127,14 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             log.lasts(config.steps)
         for sentence in unused.sentences(recipe):
             log.say(sentence)
-        if teacher is not None and (note := prepare.class_columns(teacher.detector.classes, classes)[1]):
-            log.say(note)
+        for name, teacher in teachers.items():
+            if note := prepare.class_columns(teacher.detector.classes, classes)[1]:
+                log.say(f"{name}: {note}" if name else note)
         for sentence in matched:
             log.say(sentence)
-        if teacher is None and configs.build(recipe.data.loader).teacher_view.on:
+        if "" not in teachers and configs.build(recipe.data.loader).teacher_view.on:
             log.say("There is no teacher to teach, so data.loader.teacher_view has no effect.")
-        if not pair.methods and config.balance.target:
+        if not pair.all_methods and config.balance.target:
             log.say("There is no teacher to teach, so train.balance has no effect.")
         refresh = Refresh(
             pair,
@@ -163,17 +161,14 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         scored = sources["val"].records[: config.evaluate_limit or None]
         if not any((~record.crowd).any() for record in scored):
             log.say(f"There is no object on the {len(scored)} validation pictures, so no student can be scored.")
-        elif teacher is not None and config.teacher_check and not resumed:
-            detects = "detections" in teacher.detector.traits.capabilities
-            if teacher.stored and not stored_teacher.covers(sources["val"]):
-                log.say("The teacher's file has detections on few validation pictures, so it is not scored.")
-            elif _shares_classes(pair) or not detects:  # without detections, it only says so
-                training.check_teacher(teacher)
+        elif config.teacher_check and not resumed:
+            for name, teacher in teachers.items():
+                training.check_teacher(teacher, pair.lessons[name], name)
         if hosts.is_first():
             ownership.claim(workdir, recipe)
         log.begin(resumed.step if resumed else 0, scored=resumed is None or resumed.ap is not None)
         log.text("recipe", configs.dump(recipe))
-        teacher_params = mesh.put_replicated(teacher.params if teacher else {}, devices)
+        teacher_params = mesh.put_replicated(pairing.params_of(teachers), devices)
         result = training.run(mesh.put_replicated(state, devices), teacher_params, batches, resumed)
         if batches.skipped:
             log.say(f"Could not be read, and replaced by others: {phrases.counted(len(batches.skipped), 'picture')}.")
@@ -227,37 +222,6 @@ def _agreed_facts(recipe: configs.Recipe, workdir: Path, sources: dict[str, Sour
     return facts
 
 
-def make_pair(recipe: configs.Recipe, config: Config, student: Detector, teacher: build.Loaded | None) -> Pair:
-    """What is static in the steps of a recipe with this student and teacher."""
-    methods = {name: configs.build(method) for name, method in recipe.distill.items()} if teacher else {}
-    own_canvas = loader_config_of(recipe, taught=teacher is not None).teacher_view
-    return Pair(
-        student=student,
-        teacher=teacher.detector if teacher else None,
-        methods=methods,
-        optimizer=optimizer.build(configs.build(recipe.optimizer)),
-        ema_decay=config.ema_decay,
-        accumulate=config.accumulate,
-        own_canvas=own_canvas.on,
-        bilinear=own_canvas.resample == "bilinear",
-        teacher_columns=prepare.class_columns(teacher.detector.classes, student.classes)[0] if teacher else (),
-    )
-
-
-def loader_config_of(recipe: configs.Recipe, *, taught: bool) -> loader.Config:
-    """The recipe's `data.loader`; without a teacher there is no canvas of its own."""
-    loader_config: loader.Config = configs.build(recipe.data.loader)
-    return loader_config if taught else loader_config.alone()
-
-
-def _check_view(pair: Pair, loader_config: loader.Config, source: Source) -> None:
-    """Raises ConfigError where feature maps of two canvases are compared cell by cell, and pictures lie elsewhere."""
-    if pair.bilinear or not pair.taught_from("features"):
-        return
-    if difference := loader.first_unlike(source, loader_config):
-        raise ConfigError(f"Feature maps cannot be compared cell by cell: {difference}; {view.REMEDY}.")
-
-
 def make_schedules(recipe: configs.Recipe, config: Config, methods: dict[str, Any], *, pictures: int) -> Schedules:
     """The learning rate and the decay of each method over a run with so many training pictures."""
     per_epoch = epoch_steps(pictures, config)
@@ -268,12 +232,6 @@ def make_schedules(recipe: configs.Recipe, config: Config, methods: dict[str, An
     warmups = {name: decay.warmup(method.decay) for name, method in methods.items() if method.decay.warmup_steps}
     rate = optimizer.learning_rate(configs.build(recipe.optimizer), steps=config.steps)
     return Schedules(rate, decays, steps=config.steps, warmups=warmups)
-
-
-def _shares_classes(pair: Pair) -> bool:
-    """Whether the teacher knows a class of the student; one that knows none has nothing to be scored on."""
-    assert pair.teacher is not None
-    return bool(pair.teacher_columns) or pair.teacher.classes == pair.student.classes
 
 
 def epoch_steps(pictures: int, config: Config) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from jaxkd import config as configs
 from jaxkd import storage
 from jaxkd.errors import ConfigError, DataError, StorageError
-from jaxkd.loading import build, stored_teacher
+from jaxkd.loading import build, foundation, stored_teacher
 from jaxkd.paths import path_of
 from jaxkd.weights import parts
 
@@ -77,13 +77,20 @@ def differences(old: Any, new: Any, path: str = "config") -> list[str]:
 
 
 def teacher_digest(recipe: configs.Recipe) -> str:
-    """The SHA-256 sum of the teacher's weights as they are stored; empty where the recipe names none."""
+    """The SHA-256 sum of the teacher's weights as they are stored, or of those of all; empty where there are none."""
+    digests = [_of_teacher(one) for one in configs.of_each_teacher(recipe).values()]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _of_teacher(recipe: configs.Recipe) -> str:
     if not recipe.teacher:
         return ""
     path, _ = parts.split(path_of(recipe.teacher))
     if stored_teacher.is_one(path) and path.is_dir():
         digests = [_digest(file) for file in stored_teacher.files_of(path)]
         return hashlib.sha256("".join(digests).encode()).hexdigest()
+    if foundation.is_one(path):
+        path = foundation.file_of(path)
     if path.is_dir():
         path = build.file_of(build.folder_of(path), build.WEIGHTS)
     if not path.is_file():

@@ -16,8 +16,9 @@ from jaxkd.detectors.base import Detector, Params
 from jaxkd.distill import base
 from jaxkd.distill.prototypes import Choice, Truth, Vectors
 from jaxkd.train import hosts, mesh
+from jaxkd.train.lesson import Lesson, teacher_maps
 from jaxkd.train.state import State
-from jaxkd.train.step import Pair, teacher_maps
+from jaxkd.train.step import Pair
 from jaxkd.types import Batch
 
 OBJECT_FIELDS = ("boxes", "labels", "valid", "scales", "ids", "real")  # fields of a batch that describe the objects
@@ -51,7 +52,7 @@ class Refresh:
         self._pair, self._source, self._loader_config, self._devices = pair, source, loader_config, devices
         self._batch, self._steps = batch, steps_per_epoch
         self._methods = {
-            name: config for name, config in pair.methods.items() if hasattr(module_of(config), "init_memory")
+            name: config for name, config in pair.all_methods.items() if hasattr(module_of(config), "init_memory")
         }
         self._choices: dict[str, Choice] = {}
         self._teacher_vectors: dict[str, tuple[np.ndarray, ...]] = {}
@@ -72,7 +73,8 @@ class Refresh:
             config = self._methods[name]
             objects, student = self.describe(name, state.params["detector"], "student")
             if name not in self._teacher_vectors:
-                self._teacher_vectors[name] = self.describe(name, teacher_params, "teacher")[1]
+                params = self._pair.params_of(self._pair.lesson_of(name)[0], teacher_params)
+                self._teacher_vectors[name] = self.describe(name, params, "teacher")[1]
             vectors = Vectors(labels=objects.labels, student=student, teacher=self._teacher_vectors[name])
             rebuilt = module_of(config).refresh_memory(config, vectors, classes=len(self._source.classes))
             memory[name] = mesh.put_replicated(jax.device_get(rebuilt), self._devices)
@@ -92,7 +94,7 @@ class Refresh:
         """The objects that a method selects, and their vectors [n d] a level from the features of one detector."""
         if name not in self._choices:
             self._choices[name] = self._select_objects(self._methods[name])
-        vectors_of = _compiled(self._pair, self._methods[name], who, self._devices)
+        vectors_of = _compiled(self._pair.lesson_of(name)[1], self._methods[name], who, self._devices)
         choice = self._choices[name]
         batches = loader.eval_batches(
             Subset(self._source, choice.pictures),
@@ -123,19 +125,20 @@ class Refresh:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(pair: Pair, config: Any, who: base.Who, devices: Mesh) -> Callable:
+def _compiled(lesson: Lesson, config: Any, who: base.Who, devices: Mesh) -> Callable:
     """A compiled (parameters, batch) -> (the batch without its pictures, vectors of its truth boxes a level).
 
     It is the same function, with what it has compiled, for equal arguments.
     """
-    traits = (pair.student.traits, pair.teacher_traits)
+    traits = (lesson.student.traits, lesson.teacher_traits)
 
     def vectors_of(params: Params, batch: Batch):
         if who == "student":
-            features = pair.student.features(params, batch)
+            features = lesson.student.features(params, batch)
         else:
-            features = cast(Detector, pair.teacher).features(params, batch.as_teacher_sees())
-            features = teacher_maps(pair, features, batch)
+            batch = batch if lesson.own_canvas else batch.replace(teacher=None)
+            features = cast(Detector, lesson.teacher).features(params, batch.as_teacher_sees())
+            features = teacher_maps(lesson, features, batch)
         vectors = module_of(config).object_vectors(config, *traits, features, batch, who=who)
         return {name: getattr(batch, name) for name in OBJECT_FIELDS}, vectors
 

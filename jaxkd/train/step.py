@@ -4,100 +4,74 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
 import optax
-from flax import struct
 from jax import lax
 from jax import numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
 
 from jaxkd.config import module_of
-from jaxkd.detectors.base import Detector, Stage, Teacher
-from jaxkd.distill import base, classes, fit
-from jaxkd.errors import ConfigError
-from jaxkd.train import view
-from jaxkd.train.balance import balanced
 from jaxkd.train.dependence import depends_on_first
+from jaxkd.train.lesson import (
+    Lesson,
+    StepInputs,
+    check_fit,
+    check_reliability,
+    distill,
+    image_keys,
+    with_outputs,
+    with_teacher,
+)
 from jaxkd.train.mesh import AXIS, over_batch
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import State, Tree, join, moving_average, split
 from jaxkd.types import (
     Batch,
-    Capability,
-    Detections,
     DetectorOutputs,
     Features,
-    Inputs,
     Losses,
-    Predictions,
-    Regions,
-    Reliability,
     Term,
-    Traits,
 )
 
-STUDENT_REGIONS = base.RegionSource()  # the regions sampled for the student's detection loss
 Counts = dict[str, jax.Array]  # by name of a term, the count by which it is divided
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Lesson):
     """Everything static about a step: the student, its teacher, the methods and the optimizer.
 
     Two that are equal share their compiled programs.
     """
 
-    student: Detector
-    teacher: Teacher | None
-    methods: dict[str, Any] = dataclasses.field(hash=False)  # their Configs, by the names that the recipe gives them
     optimizer: optax.GradientTransformation  # with `apply_if_finite` outermost; its `update` takes learning_rate
     ema_decay: float = 0.0
-    teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; () for equal or disjoint lists
     accumulate: int = 1  # micro-batches of a batch, computed one after another
-    own_canvas: bool = False  # whether the batch has the teacher's own canvas (`Batch.teacher`)
-    bilinear: bool = False  # whether the teacher's feature maps are interpolated there, to the student's grid
+    further: dict[str, Lesson] = dataclasses.field(default_factory=dict, hash=False)  # of other teachers, by name
 
-    @functools.cached_property
-    def teacher_traits(self) -> Traits:
-        """The teacher's traits as methods see them: with the student's class list where there are `teacher_columns`.
+    @property
+    def lessons(self) -> dict[str, Lesson]:
+        """Each teacher with its methods, by name; "" is that of the pair itself."""
+        own: dict[str, Lesson] = {"": self} if self.methods else {}
+        return own | self.further
 
-        Anchors on another canvas are not the student's.
-        """
-        assert self.teacher is not None
-        traits, classes = self.teacher.traits, self.student.classes
-        if self.own_canvas and traits.anchors is not None:
-            traits = dataclasses.replace(traits, anchors=(base.OWN_CANVAS, *traits.anchors))
-        if not self.teacher_columns:
-            return traits
-        background = None if traits.background is None else len(classes)
-        return dataclasses.replace(traits, classes=classes, background=background)
+    @property
+    def all_methods(self) -> dict[str, Any]:
+        """The methods of all teachers; their names are distinct."""
+        return {name: config for lesson in self.lessons.values() for name, config in lesson.methods.items()}
 
-    def taught_from(self, capability: Capability) -> bool:
-        """Whether the teacher gives this, and some method needs it of the teacher."""
-        if self.teacher is None or capability not in self.teacher.traits.capabilities:
-            return False
-        return any(capability in module_of(config).needs(config).teacher for config in self.methods.values())
+    def lesson_of(self, method: str) -> tuple[str, Lesson]:
+        """The name of the teacher that a method is of, and the lesson."""
+        return next((name, lesson) for name, lesson in self.lessons.items() if method in lesson.methods)
+
+    def params_of(self, name: str, teacher_params: Tree) -> Tree:
+        """One teacher's parameters among those of all: with one teacher these are its own."""
+        return teacher_params[name] if self.further else teacher_params
 
     def trainable(self, path: tuple[str, ...]) -> bool:
         """Whether the leaf at `path` of State.params is trained."""
         return path[0] == "distill" or self.student.trainable(path[1:])
-
-
-class StepInputs(struct.PyTreeNode):
-    """Arguments of `forward` that are constant within a micro-batch."""
-
-    batch: Batch
-    teacher_params: Tree  # {} without a teacher
-    teacher_features: Features | None = None  # stop-gradient; see `teacher_features`
-    teacher_detections: Detections | None = None  # see `teacher_detections`
-    memory: dict[str, Any] = struct.field(default_factory=dict)  # method state that is kept between epochs, by method
-    key: Any = None  # scalar, the random key of the step
-    decay: dict[str, Any] = struct.field(default_factory=dict)  # by method, the factor on its decaying terms
-    warmup: dict[str, Any] = struct.field(default_factory=dict)  # by method that has one, the factor on its other terms
-    balance: dict[str, Any] = struct.field(default_factory=dict)  # by METHOD/KIND, the factor on terms of this kind
 
 
 def step_inputs(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> StepInputs:
@@ -120,11 +94,12 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
     Raises ConfigError where a method does not fit the two detectors.
     """
     method_params, memory = {}, {}
-    check_reliability(pair)
-    check_fit(pair)
-    for index, (name, config) in enumerate(pair.methods.items()):
-        assert pair.teacher is not None
-        traits, module = (pair.student.traits, pair.teacher_traits), module_of(config)
+    for lesson in pair.lessons.values():
+        check_reliability(lesson)
+        check_fit(lesson)
+    for index, (name, config) in enumerate(pair.all_methods.items()):
+        _, lesson = pair.lesson_of(name)
+        traits, module = (pair.student.traits, lesson.teacher_traits), module_of(config)
         method_params[name] = module.init(config, jax.random.fold_in(jax.random.fold_in(key, 1), index), *traits)
         if hasattr(module, "init_memory"):
             memory[name] = module.init_memory(config, *traits)
@@ -138,26 +113,6 @@ def initial_state(pair: Pair, detector_params: Tree, key: jax.Array) -> State:
         key=jax.random.fold_in(key, 0),
         memory=memory,
     )
-
-
-def check_fit(pair: Pair) -> None:
-    """Raises ConfigError where a method needs what the student or the teacher does not give."""
-    if pair.methods:
-        assert pair.teacher is not None
-        student = fit.party("student", pair.student, pair.student.traits)
-        fit.check(pair.methods, student, fit.party("teacher", pair.teacher, pair.teacher_traits))
-
-
-def check_reliability(pair: Pair) -> None:
-    """Raises ConfigError where a method's `reliability_from` names no method of the recipe that gives reliabilities."""
-    available = sorted(name for name, config in pair.methods.items() if hasattr(module_of(config), "reliability"))
-    for name, config in pair.methods.items():
-        source = getattr(config, "reliability_from", "")
-        if source and source not in available:
-            raise ConfigError(
-                f"distill.{name}.reliability_from is '{source}', which is no method of the recipe that has "
-                f"reliabilities; there are {available}."
-            )
 
 
 @functools.lru_cache(maxsize=4)
@@ -243,35 +198,13 @@ def over_micro_batches(function: Callable[[Batch], Tree], batch: Batch, *, parts
 
 
 def with_teacher_outputs(pair: Pair, inputs: StepInputs) -> StepInputs:
-    """The inputs with the teacher's feature maps and detections of the batch."""
-    return inputs.replace(
-        teacher_features=teacher_features(pair, inputs.teacher_params, inputs.batch),
-        teacher_detections=teacher_detections(pair, inputs.teacher_params, inputs.batch),
-    )
-
-
-def teacher_features(pair: Pair, teacher_params: Tree, batch: Batch) -> Features | None:
-    """The teacher's feature maps of its own canvas, without a gradient; None without a method, or if it gives none."""
-    if pair.teacher is None or not pair.methods or "features" not in pair.teacher.traits.capabilities:
-        return None
-    return lax.stop_gradient(cast(Detector, pair.teacher).features(teacher_params, batch.as_teacher_sees()))
-
-
-def teacher_maps(pair: Pair, features: Features, batch: Batch) -> Features:
-    """The teacher's feature maps as methods see them: on the student's grid."""
-    assert pair.teacher is not None
-    return view.on_student_grid(features, pair.teacher.traits, batch, bilinear=pair.bilinear)
-
-
-def teacher_detections(pair: Pair, teacher_params: Tree, batch: Batch) -> Detections | None:
-    """The teacher's detections with the student's labels, without a gradient; None where no method needs them."""
-    if not pair.taught_from("detections"):
-        return None
-    teacher = cast(Detector, pair.teacher)
-    detections = lax.stop_gradient(view.to_student(teacher.detect(teacher_params, batch.as_teacher_sees()), batch))
-    if pair.teacher_columns:
-        return classes.relabelled(detections, pair.teacher_columns, classes=len(teacher.classes))
-    return detections
+    """The inputs with the feature maps and detections of the batch, of every teacher."""
+    outputs = {
+        name: with_outputs(lesson, inputs.replace(teacher_params=pair.params_of(name, inputs.teacher_params)))
+        for name, lesson in pair.lessons.items()
+    }
+    own = outputs.pop("", inputs)
+    return own.replace(further=outputs)
 
 
 def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepInputs) -> Losses:
@@ -289,136 +222,15 @@ def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepIn
     predictions = student.predict(student_params, student_features, regions.boxes, batch)
     terms = terms | student.losses(predictions, regions)
     metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
-    if pair.methods:
+    first = 0
+    for name, lesson in pair.lessons.items():
+        lesson_inputs = inputs.further.get(name, inputs)
         outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
-        shared = with_teacher(pair, inputs, outputs, regions, owner=student.traits)
-        distilled = distill(pair, params, inputs, shared, keys=keys)
+        shared = with_teacher(lesson, lesson_inputs, outputs, regions, owner=student.traits)
+        distilled = distill(lesson, params, lesson_inputs, shared, keys=keys, first=first)
         terms, metrics = terms | distilled.terms, metrics | distilled.metrics
+        first += len(lesson.methods)
     return Losses(terms=terms, metrics=lax.stop_gradient(metrics))
-
-
-def distill(pair: Pair, params: Tree, inputs: StepInputs, shared: Inputs, *, keys: Key[Array, "b"]) -> Losses:
-    """The terms of all methods, multiplied by their factors, and their metrics; their names are METHOD/NAME.
-
-    `shared` has the outputs of both detectors on the regions of the student's detection loss.
-    """
-    student_features = shared.student.features
-    by_source: dict[base.RegionSource, Inputs] = {STUDENT_REGIONS: shared}
-    terms, metrics = {}, {}
-    for index, (name, config) in enumerate(pair.methods.items()):
-        module, key, outcomes = module_of(config), jax.random.fold_in(inputs.key, index), []
-        for source in module.region_sources(config):
-            if source not in by_source:  # when first needed: this keeps the order in which gradients are summed
-                by_source[source] = on_regions(
-                    pair, params["detector"], student_features, inputs, source=source, keys=keys
-                )
-            method_inputs = by_source[source].replace(memory=inputs.memory.get(name), key=key)
-            method_inputs = method_inputs.replace(reliability=_reliability(pair, config, method_inputs, inputs.memory))
-            outcomes.append(module.losses(config, params["distill"][name], method_inputs))
-        losses, factor = base.summed(outcomes), inputs.decay[name]
-        method_terms = base.factored(losses, decay=factor, warmup=inputs.warmup.get(name))
-        method_metrics = losses.metrics | {"decay": Term(factor, jnp.ones(()))}
-        terms |= {f"{name}/{part}": term for part, term in method_terms.items()}
-        metrics |= {f"{name}/{part}": term for part, term in method_metrics.items()}
-    return Losses(terms=balanced(terms, inputs.balance), metrics=metrics)
-
-
-def image_keys(inputs: StepInputs) -> Key[Array, "b"]:
-    """A random key for each picture, which depends on the step and on the picture's id alone."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, inputs.batch.ids)
-
-
-def on_regions(
-    pair: Pair,
-    student_params: Tree,
-    student_features: Features,
-    inputs: StepInputs,
-    *,
-    source: base.RegionSource,
-    keys: Key[Array, "b"],
-) -> Inputs:
-    """The outputs of both detectors on a set of regions; memory, key and reliability of a method are still to be set.
-
-    Args:
-      pair: student and teacher.
-      student_params: parameters of the student.
-      student_features: its feature maps of the batch.
-      inputs: all other arguments, with the teacher's outputs.
-      source: the detector that proposes the regions, and whether they are sampled.
-      keys: of `image_keys`.
-    """
-    student = pair.student
-    if source.detector == "teacher":
-        owner = pair.teacher_traits
-        regions = _teacher_regions(pair, inputs, stage=source.stage, keys=keys)
-    else:
-        owner = student.traits
-        regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=source.stage)
-    regions = lax.stop_gradient(regions)
-    # A teacher's label of background is its own number of classes.
-    if source.detector == "teacher" and pair.teacher_columns:
-        regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
-    predictions = None
-    if base.can_predict(student.traits, owner):
-        predictions = student.predict(student_params, student_features, regions.boxes, inputs.batch)
-    outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
-    return with_teacher(pair, inputs, outputs, regions, owner=owner)
-
-
-def _teacher_regions(pair: Pair, inputs: StepInputs, *, stage: Stage, keys: Key[Array, "b"]) -> Regions:
-    """The teacher's own regions, in pixels of the student's canvas; neither IoUs nor target deltas depend on that."""
-    teacher, features, batch = cast(Detector, pair.teacher), inputs.teacher_features, inputs.batch
-    assert features is not None
-    regions, _ = teacher.sample_regions(inputs.teacher_params, features, batch.as_teacher_sees(), keys, stage=stage)
-    return regions if batch.teacher is None else regions.replace(boxes=batch.teacher.to_student(regions.boxes))
-
-
-def with_teacher(
-    pair: Pair, inputs: StepInputs, student: DetectorOutputs, regions: Regions, *, owner: Traits
-) -> Inputs:
-    """The student's outputs on the `regions` of `owner`, and the teacher's on the same regions (proposal sharing).
-
-    A teacher on its own canvas predicts for the boxes there. Its deltas are measured in sides of the boxes, so they
-    are the same on both canvases, also where these scale height and width by different factors.
-    """
-    teacher, features, batch = cast(Detector, pair.teacher), inputs.teacher_features, inputs.batch
-    predictions = None
-    if features is not None and base.can_predict(pair.teacher_traits, owner):
-        boxes = regions.boxes if batch.teacher is None else batch.teacher.from_student(regions.boxes)
-        predictions = teacher.predict(inputs.teacher_params, features, boxes, batch.as_teacher_sees())
-        predictions = lax.stop_gradient(predictions)
-        if pair.teacher_columns and student.predictions is not None:
-            predictions = _in_student_classes(pair, predictions, student.predictions)
-    if features is not None and batch.teacher is not None:
-        # Maps that no method needs do not have to fit the student's grid.
-        features = teacher_maps(pair, features, batch) if pair.taught_from("features") else None
-    outputs = DetectorOutputs(
-        features=features,
-        predictions=predictions,
-        traits=pair.teacher_traits,
-        detections=inputs.teacher_detections,
-    )
-    return Inputs(student=student, teacher=outputs, regions=regions, batch=batch)
-
-
-def _reliability(pair: Pair, config: Any, inputs: Inputs, memory: dict[str, Any]) -> Reliability | None:
-    """The reliability of each object by the method that `config.reliability_from` names; None where it names none."""
-    source = getattr(config, "reliability_from", "")
-    if not source:
-        return None
-    other = pair.methods[source]
-    return lax.stop_gradient(module_of(other).reliability(other, inputs.replace(memory=memory.get(source))))
-
-
-def _in_student_classes(pair: Pair, teacher: Predictions, student: Predictions) -> Predictions:
-    """The teacher's predictions in the student's class order; unchanged where one head is softmax and one sigmoid."""
-    assert pair.teacher is not None
-    student_traits, teacher_traits = pair.student.traits, pair.teacher.traits
-    if (student_traits.background is None) != (teacher_traits.background is None):
-        return teacher
-    delta_scale = [a / b for a, b in zip(teacher_traits.box_weights, student_traits.box_weights, strict=True)]
-    background = student_traits.background is not None
-    return classes.translated(teacher, student, pair.teacher_columns, background=background, code=delta_scale)
 
 
 def whole_batch_counts(pair: Pair, params: Tree, inputs: StepInputs) -> Counts:

@@ -18,10 +18,11 @@ from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
 from jaxkd.evaluation.run import Evaluation
-from jaxkd.loading import build
+from jaxkd.loading import build, stored_teacher
 from jaxkd.train import checkpoint, compiling, evaluate, first_step, hosts, mesh
 from jaxkd.train.balance import Balance, Balancer
 from jaxkd.train.clock import Clock
+from jaxkd.train.lesson import Lesson
 from jaxkd.train.log import Log
 from jaxkd.train.probe import PREFIX, make_probe
 from jaxkd.train.refresh import Refresh
@@ -69,38 +70,44 @@ class Training:
         self.config = configs.build(self.recipe.train)
         self.step = make_step(self.pair, self.devices)
         self.programs: dict[tuple[int, ...], Callable] = {}  # the step, compiled, by the shape of its pictures
-        probe_every, balance, taught = self.config.probe_every, self.config.balance, bool(self.pair.methods)
+        probe_every, balance, taught = self.config.probe_every, self.config.balance, bool(self.pair.all_methods)
         has_probe = taught and (probe_every or balance.target)
         self.probe = make_probe(self.pair, self.devices) if has_probe else None
         self.probed = range(0, self.config.steps, probe_every) if taught and probe_every else ()
         self.balancer = Balancer(balance if taught else Balance(), steps=self.config.steps, say=self.log.say)
-        self.unchecked = dict(self.pair.methods)  # methods whose terms were not looked at yet; see `_check_terms`
+        self.unchecked = dict(self.pair.all_methods)  # methods whose terms were not looked at yet; see `_check_terms`
         self.vote = hosts.Vote(self.devices)
         self.samples = SamplePictures(self.val, limit=self.config.evaluate_limit)
         self.best_ap = UNSCORED
         self.spread_reported = False
 
-    def check_teacher(self, teacher: build.Loaded) -> None:
-        """Scores the teacher on some validation pictures, where it gives detections.
+    def check_teacher(self, teacher: build.Loaded, lesson: Lesson, name: str = "") -> None:
+        """Scores a teacher on some validation pictures, where it gives detections of the student's classes.
 
         Raises WeightsError where its AP is below half of that on its own validation data.
         """
+        who = f"The teacher {name}".strip()
         if "detections" not in teacher.detector.traits.capabilities:
-            self.log.say("The teacher gives no detections, so it is not scored before the first step.")
+            self.log.say(f"{who} gives no detections, so it is not scored before the first step.")
             return
+        if teacher.stored and not stored_teacher.covers(self.val):
+            self.log.say(f"{who}'s file has detections on few validation pictures, so it is not scored.")
+            return
+        if not lesson.teacher_columns and teacher.detector.classes != lesson.student.classes:
+            return  # it knows none of the classes, which is said where the run is introduced
         detector = (
-            evaluate.RelabelledDetector(teacher.detector, self.pair.teacher_columns)
-            if self.pair.teacher_columns
+            evaluate.RelabelledDetector(teacher.detector, lesson.teacher_columns)
+            if lesson.teacher_columns
             else teacher.detector
         )
-        if self.pair.own_canvas:
+        if lesson.own_canvas:
             detector = evaluate.OwnCanvasDetector(detector)
-        expected_ap = None if self.pair.teacher_columns else teacher.scores.get("AP")
+        expected_ap = None if lesson.teacher_columns else teacher.scores.get("AP")
         try:
             evaluation = self._score(detector, teacher.params, self.config.teacher_check, teacher=True)
         except evaluate.Interrupted:
             raise StoppedError(f"Stopped by {self._stop_signal()} before the first step.") from None
-        _check_teacher(self.log, expected_ap, evaluation)
+        _check_teacher(self.log, who, expected_ap, evaluation)
 
     def run(
         self, state: State, teacher_params: Params, batches: loader.Loader, resumed: checkpoint.Metadata | None
@@ -342,12 +349,12 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
     return means | {name: by_name[name][-1] for name in ("skipped_steps", "skipped_in_a_row")}
 
 
-def _check_teacher(log: Log, expected_ap: float | None, evaluation: Evaluation) -> None:
+def _check_teacher(log: Log, who: str, expected_ap: float | None, evaluation: Evaluation) -> None:
     measured = evaluation.scores.summary["AP"]
     elsewhere = f", {100 * expected_ap:.1f} where it was trained" if expected_ap is not None else ""
-    log.say(f"The teacher scores AP {100 * measured:.1f} on {evaluation.pictures} validation pictures{elsewhere}.")
+    log.say(f"{who} scores AP {100 * measured:.1f} on {evaluation.pictures} validation pictures{elsewhere}.")
     if expected_ap is not None and measured < LEAST_SHARE * expected_ap:
         raise WeightsError(
-            f"The teacher scores AP {100 * measured:.1f} on this data and {100 * expected_ap:.1f} where it was "
+            f"{who} scores AP {100 * measured:.1f} on this data and {100 * expected_ap:.1f} where it was "
             "trained; check data and picture sizes, or set config.train.teacher_check=0 to go on."
         )

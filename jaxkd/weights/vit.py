@@ -1,7 +1,7 @@
 """Files of DINOv2 and DINOv3 backbones, as their authors and Hugging Face name them, under jaxkd's names."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -19,8 +19,9 @@ from jaxkd.distill import base
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.train import mesh, optimizer
+from jaxkd.train.lesson import StepInputs, distill, with_teacher
 from jaxkd.train.schedules import Scheduled
-from jaxkd.train.step import Pair, StepInputs, distill, initial_state, make_step, with_teacher, with_teacher_outputs
+from jaxkd.train.step import Pair, initial_state, make_step, with_teacher_outputs
 from jaxkd.types import DetectorOutputs
 
 STUDENTS = {kind: build.detector(recipe(), shapes.CLASSES) for kind, recipe in detector_scene.RECIPES.items()}
@@ -206,7 +207,8 @@ def test_regions_of_a_teacher_that_has_none_are_refused():
     off = {"classification": {"weight": 0.0}, "box": {"weight": 0.0}}
     shared = component("distill.task_adaptive", **off, sharing={"source": "teacher"})
     pair = make_pair("faster_rcnn", "features_only", tar=configs.build(shared))
-    with pytest.raises(ConfigError, match=r"the teacher \(toy_teachers\) gives no regions to predict for: take align or mimic"):
+    said = r"the teacher \(toy_teachers\) gives no regions to predict for: take align or mimic"
+    with pytest.raises(ConfigError, match=said):
         begun("faster_rcnn", pair)
 
 

@@ -19,8 +19,9 @@ from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.train import mesh, optimizer
+from jaxkd.train.lesson import check_reliability
 from jaxkd.train.schedules import Scheduled
-from jaxkd.train.step import Pair, check_reliability, initial_state, make_step
+from jaxkd.train.step import Pair, initial_state, make_step
 
 
 def having(package, part):

@@ -46,7 +46,8 @@ def test_is_the_slow_one(case, cells, tmp_path):
     patch = teacher.detector.config.patch
     picture = np.random.default_rng(1).standard_normal((cells[0] * patch, cells[1] * patch, 3)).astype(np.float32)
     wanted = vit_scene.forward(plain, picture, patch=patch, resize=resize, eps=teacher.detector.config.eps)
-    got = jax.jit(teacher.detector._net.apply)({"params": teacher.params}, picture[None], jnp.array([picture.shape[:2]]))
+    sizes = jnp.array([picture.shape[:2]])
+    got = jax.jit(teacher.detector._net.apply)({"params": teacher.params}, picture[None], sizes)
     np.testing.assert_allclose(got[0], wanted, atol=1e-5 * np.abs(wanted).max())
 
 
@@ -55,7 +56,8 @@ def test_a_larger_canvas_changes_nothing(case, tmp_path):
     teacher = foundation.load(saved(tmp_path, case)[0])
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (70, 100, 3)).astype(np.uint8)
-    small, large = (teacher.detector.features(teacher.params, batch_of(picture, side)) for side in ((96, 128), (128, 192)))
+    canvases = (batch_of(picture, side) for side in ((96, 128), (128, 192)))
+    small, large = (teacher.detector.features(teacher.params, batch) for batch in canvases)
     for one, other, stride in zip(small.neck, large.neck, foundation.STRIDES, strict=True):
         rows, columns = -(-70 // stride), -(-100 // stride)
         np.testing.assert_allclose(one[0, :rows, :columns], other[0, :rows, :columns], atol=2e-5)

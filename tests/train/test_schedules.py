@@ -10,7 +10,7 @@ from jaxkd.config import component
 from jaxkd.data import shapes
 from jaxkd.loading import build
 from jaxkd.preflight import preflight
-from jaxkd.train import loop, mesh, optimizer, schedules
+from jaxkd.train import mesh, optimizer, pairing, schedules
 from jaxkd.train.step import initial_state, make_step
 
 
@@ -37,7 +37,7 @@ def lowered(*, steps, rate, decay):
     )
     student = build.detector(recipe.student, shapes.CLASSES)
     teacher = build.Loaded(student, {}, recipe.student, {}, {})
-    pair = loop.make_pair(recipe, configs.build(recipe.train), student, teacher)
+    pair = pairing.make_pair(recipe, configs.build(recipe.train), student, {"": teacher})
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
     teacher_params = jax.eval_shape(lambda key: dict(student.init(key)), key)

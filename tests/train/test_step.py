@@ -14,10 +14,11 @@ from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.loading import build
 from jaxkd.train import mesh, optimizer
+from jaxkd.train.lesson import StepInputs, teacher_features
 from jaxkd.train.probe import make_probe
 from jaxkd.train.schedules import Scheduled
 from jaxkd.train.state import names
-from jaxkd.train.step import Pair, StepInputs, count_spread, forward, initial_state, make_step, teacher_features
+from jaxkd.train.step import Pair, count_spread, forward, initial_state, make_step
 from jaxkd.types import Term
 
 SCHEDULED = Scheduled(np.float32(0.01), {"tar": np.float32(1)})

@@ -8,6 +8,7 @@ import toy_teachers
 
 from jaxkd.loading import build
 from jaxkd.train.clock import Clock
+from jaxkd.train.lesson import Lesson
 from jaxkd.train.training import Training
 
 
@@ -28,5 +29,5 @@ def test_a_teacher_without_detections_is_not_scored_and_that_is_said():
     said = []
     run = SimpleNamespace(log=SimpleNamespace(say=said.append))
     maps = toy_teachers.FeatureMaps(("one",))
-    Training.check_teacher(run, build.Loaded(maps, {}, None, {}, {}))
+    Training.check_teacher(run, build.Loaded(maps, {}, None, {}, {}), Lesson(maps, maps, {}))
     assert said == ["The teacher gives no detections, so it is not scored before the first step."]

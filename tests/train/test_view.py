@@ -20,20 +20,11 @@ from jaxkd.distill.adapters import Adapter
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.preflight import preflight
-from jaxkd.train import loop, mesh, optimizer, view
+from jaxkd.train import mesh, optimizer, pairing, view
 from jaxkd.train.evaluate import OwnCanvasDetector
+from jaxkd.train.lesson import StepInputs, distill, image_keys, on_regions, teacher_features, with_teacher
 from jaxkd.train.refresh import Refresh
-from jaxkd.train.step import (
-    Pair,
-    StepInputs,
-    distill,
-    image_keys,
-    initial_state,
-    on_regions,
-    teacher_features,
-    with_teacher,
-    with_teacher_outputs,
-)
+from jaxkd.train.step import Pair, initial_state, with_teacher_outputs
 from jaxkd.types import DetectorOutputs, Predictions, Regions, TeacherView
 
 VIEWS = {
@@ -252,10 +243,10 @@ def test_a_run_that_compares_other_places_is_refused():
     pair = make_pair(STUDENT, STUDENT, {"mimic": mimic.Config()}, own_canvas=True)
     loader_config = configs.build(tiny.loader(teacher_view=VIEWS["stretched"]))
     with pytest.raises(ConfigError, match=r"compared cell by cell: 0\.png is 64x80 .* 'bilinear', or take a method"):
-        loop._check_view(pair, loader_config, Ramp())
-    loop._check_view(dataclasses.replace(pair, bilinear=True), loader_config, Ramp())
+        pairing.check_view(pair, loader_config, Ramp())
+    pairing.check_view(dataclasses.replace(pair, bilinear=True), loader_config, Ramp())
     heads = task_adaptive.Config(feature=task_adaptive.Feature(weight=0.0))
-    loop._check_view(dataclasses.replace(pair, methods={"tar": heads}), loader_config, Ramp())
+    pairing.check_view(dataclasses.replace(pair, methods={"tar": heads}), loader_config, Ramp())
 
 
 def test_a_canvas_has_two_sides():

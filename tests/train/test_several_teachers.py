@@ -1,0 +1,138 @@
+"""Several teachers in one recipe: the short form is the same run, a stopped run goes on, and what is refused."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+import runs
+import tiny
+import vit_scene
+
+from jaxkd import config as configs
+from jaxkd.config import component
+from jaxkd.data import shapes
+from jaxkd.errors import ConfigError, StoppedError
+from jaxkd.loading import build, prepare
+from jaxkd.train import log, loop
+from jaxkd.weights import read
+
+TAR = component("distill.task_adaptive", adapter={"init": "lecun"})
+GKD = component("distill.global_knowledge", start_epoch=0, prototypes={"count": 4, "min_side": 4.0, "method": "random"})
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """A detector, a foundation backbone and a file of detections."""
+    folder = tmp_path_factory.mktemp("teachers")
+    config = tiny.detector(width=12, channels=24)
+    large = build.detector(config, shapes.CLASSES)
+    build.save(
+        folder / "large", large.init(jax.random.key(3)), config=config, classes=shapes.CLASSES, scores={}, sizes={}
+    )
+    plain = vit_scene.weights(patch=16, registers=2, rotary=True)
+    read.save(folder / "dino.safetensors", vit_scene.named(plain, "hf3"))
+    source = shapes.load(configs.build(tiny.run().data.train))
+    found = [
+        {"image_id": record.image_id, "category_id": source.category_ids[label], "score": 0.8,
+         "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]}
+        for record in source.records
+        for box, label in zip(record.boxes, record.labels.tolist(), strict=True)
+    ]  # fmt: skip
+    (folder / "web.json").write_text(json.dumps(found))
+    return {
+        name: str(folder / file)
+        for name, file in (("large", "large"), ("dino", "dino.safetensors"), ("web", "web.json"))
+    }
+
+
+def recipe(teachers, steps=4, **parts):
+    three = {
+        "large": {"path": teachers["large"], "distill": {"tar": TAR, "gkd": GKD}},
+        "dino": {"path": teachers["dino"], "distill": {"align": component("distill.align")}},
+        "web": {
+            "path": teachers["web"],
+            "distill": {"detections": component("distill.detections", box={"gate": "none"})},
+        },
+    }
+    return tiny.run(steps=steps, train={"checkpoint_every": 2}, **({"teachers": three} | parts))
+
+
+@pytest.fixture(scope="module")
+def whole(teachers, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    loop.run(recipe(teachers), workdir, quiet=True)
+    return workdir
+
+
+def rows(workdir):
+    return [line for line in log.read(workdir) if "loss" in line]
+
+
+def test_every_method_of_every_teacher_is_in_every_step(whole):
+    for row in rows(whole):
+        for term in ("tar/class", "tar/feature_8", "gkd/foreground_8", "align/align_32", "detections/class"):
+            assert row[term] >= 0 and np.isfinite(row[term])
+        assert row["align/align_32"] > 0 and row["detections/class"] > 0
+
+
+def test_the_student_is_there_alone(whole):
+    loaded = build.load(whole / "student")
+    assert set(loaded.params) == {"backbone", "neck", "rpn", "head"}
+
+
+def signalled_at_two(patched):
+    """This process gets SIGTERM when it reports step 2."""
+    report = log.Log.report
+
+    def reported(self, step, *args, **fields):
+        report(self, step, *args, **fields)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patched.setattr(log.Log, "report", reported)
+
+
+def test_a_run_that_was_stopped_goes_on_equally(teachers, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        signalled_at_two(patched)
+        with pytest.raises(StoppedError, match="after step 2"):
+            loop.run(recipe(teachers), tmp_path, quiet=True)
+    loop.run(recipe(teachers), tmp_path, quiet=True)
+    for name, array in runs.arrays(whole, step=4).items():
+        np.testing.assert_array_equal(runs.arrays(tmp_path, step=4)[name], array, err_msg=name)
+
+
+def test_the_short_form_is_the_same_run(teachers, tmp_path):
+    methods = {"tar": TAR, "gkd": GKD}
+    loop.run(tiny.run(steps=2, teacher=teachers["large"], distill=methods), tmp_path / "short", quiet=True)
+    long = {"large": {"path": teachers["large"], "distill": methods}}
+    loop.run(tiny.run(steps=2, teachers=long), tmp_path / "long", quiet=True)
+    for short, other in zip(rows(tmp_path / "short"), rows(tmp_path / "long"), strict=True):
+        for term, value in short.items():
+            if "/" in term or term == "loss":
+                assert other[term] == pytest.approx(value, rel=1e-5), term
+
+
+def test_paths_are_fields_with_paths(teachers):
+    made = recipe(teachers | {"web": "web.json"}).copy_and_resolve_references()
+    assert configs.with_absolute_paths(made).teachers.web.path.startswith("/")
+
+
+def test_what_does_not_fit_is_refused(teachers, tmp_path):
+    align = {"align": component("distill.align")}
+    with pytest.raises(ConfigError, match=r"The teachers config\.teacher and dino have a method 'align' each"):
+        configs.of_each_teacher(
+            tiny.run(teacher="a", distill=align, teachers={"dino": {"path": "b", "distill": align}})
+        )
+    with pytest.raises(ConfigError, match=r"teachers\['dino'\] wants 'path' and 'distill' with a method"):
+        tiny.run(teachers={"dino": {"path": "b", "distill": {}}})
+    two = {name: {"path": teachers["web"], "distill": {name: component("distill.detections")}} for name in "ab"}
+    made = tiny.run(teachers=two)
+    with pytest.raises(ConfigError, match="Two teachers are files of detections; put the files in one folder"):
+        prepare.load_teachers(made, prepare.load_sources(made.data)["train"])
+    with pytest.raises(ConfigError, match=r"distill.detections \(distill.detections\) does not fit"):
+        wrong = {"dino": {"path": teachers["dino"], "distill": {"detections": component("distill.detections")}}}
+        loop.run(tiny.run(teachers=wrong), tmp_path, quiet=True)
