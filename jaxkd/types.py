@@ -56,6 +56,7 @@ class Batch(struct.PyTreeNode):
     real: Array  # [b] bool: False for a repeated picture that fills the last batch of an evaluation
     teacher: TeacherView | None = None  # None where the teacher sees the same canvas
     detections: Any = None  # Detections with the teacher's labels, of a teacher that is a file of them; else None
+    weights: Array | None = None  # [b g] float32: what an object counts that a teacher found; None where all count 1
 
     def as_teacher_sees(self) -> "Batch":
         """The batch on the teacher's canvas, with truth in its pixels; this one where that is the same canvas."""
@@ -81,6 +82,16 @@ class Regions(struct.PyTreeNode):
     truth: Array  # [b r] int32: index of the matched truth in the batch
     positive: Array  # [b r] bool
     valid: Array  # [b r] bool: positive or background; False for padding and for regions to ignore
+    weights: Array | None = None  # [b r] float32: of the matched truth, 1 for background; None where all count 1
+
+    def total(self, losses: Array, mask: Array) -> Array:
+        """The sum of the losses [b r] of the regions in a mask [b r], each times its weight."""
+        losses = jnp.where(mask, losses, 0.0)
+        return losses.sum() if self.weights is None else (losses * self.weights).sum()
+
+    def count(self, mask: Array) -> Array:
+        """The number of the regions in a mask [b r], each counted with its weight; float32."""
+        return (mask if self.weights is None else mask * self.weights).sum().astype(jnp.float32)
 
 
 class Predictions(struct.PyTreeNode):

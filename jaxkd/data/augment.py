@@ -227,6 +227,7 @@ class Augmenter:
             sample=picture.sample,
             labels=picture.labels,
             crowd=picture.crowd,
+            weights=picture.weights,
             scales=np.array(drawn.factors, np.float32),
             teacher=teacher,
             teacher_boxes=picture.teacher_boxes,

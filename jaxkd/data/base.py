@@ -50,6 +50,7 @@ class Record:
     labels: Int32[np.ndarray, "n"]  # index into the source's classes
     crowd: Bool[np.ndarray, "n"]  # regions in which nothing counts as background
     teacher_boxes: TeacherBoxes | None = None  # None unless the teacher is a file of detections
+    weights: Float32[np.ndarray, "n"] | None = None  # of objects that a teacher found, in (0, 1]; None where all are 1
 
 
 @runtime_checkable

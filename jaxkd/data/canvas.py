@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxkd.data import transforms
-from jaxkd.data.base import NO_BOXES, Record, Source
-from jaxkd.data.labelled import Labelled
+from jaxkd.data.base import Record, Source
+from jaxkd.data.labelled import of_record
 from jaxkd.data.rows import Canvas, ResizedPicture
-from jaxkd.data.transforms import Sample
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.ranges import Count, Natural
 
@@ -101,14 +100,12 @@ def resized(
     if view.on:
         fitted = view.fitted(*image.shape[:2])
         teacher = transforms.resize_image(image, height=fitted[0], width=fitted[1])
-    teacher_boxes = record.teacher_boxes or NO_BOXES
-    picture = Labelled(Sample(image, record.boxes), record.labels, record.crowd, teacher_boxes=teacher_boxes).resized(
-        height, width
-    )
+    picture = of_record(record, image).resized(height, width)
     return ResizedPicture(
         sample=picture.sample,
         labels=picture.labels,
         crowd=picture.crowd,
+        weights=picture.weights,
         teacher_boxes=picture.teacher_boxes,
         scales=np.array([height / image.shape[0], width / image.shape[1]], np.float32),
         teacher=teacher,

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 from jaxkd.data import transforms
-from jaxkd.data.base import NO_BOXES, TeacherBoxes
+from jaxkd.data.base import NO_BOXES, Record, TeacherBoxes
 from jaxkd.data.transforms import Sample
 
 OBJECT = 0.4  # share of an object's area that has to be left for it to stay an object
@@ -23,6 +23,7 @@ class Labelled:
     sample: Sample
     labels: Int32[np.ndarray, "n"]
     crowd: Bool[np.ndarray, "n"]
+    weights: Float32[np.ndarray, "n"]
     teacher_boxes: TeacherBoxes = dataclasses.field(default=NO_BOXES, kw_only=True)  # go where the picture goes
 
     @property
@@ -34,7 +35,8 @@ class Labelled:
     def selected(self, indices: Int[np.ndarray, "m"] | Bool[np.ndarray, "n"]) -> "Labelled":
         """The picture with some of its boxes."""
         sample = Sample(self.sample.image, self.sample.boxes[indices])
-        return dataclasses.replace(self, sample=sample, labels=self.labels[indices], crowd=self.crowd[indices])
+        columns = {name: getattr(self, name)[indices] for name in ("labels", "crowd", "weights")}
+        return dataclasses.replace(self, sample=sample, **columns)
 
     def resized(self, height: int, width: int) -> "Labelled":
         """The picture of another size."""
@@ -54,6 +56,13 @@ class Labelled:
         boxes = transforms.flip_boxes(self.teacher_boxes.boxes, width=self.size[1])
         teacher_boxes = with_boxes(self.teacher_boxes, boxes)
         return dataclasses.replace(self, sample=transforms.flip(self.sample), teacher_boxes=teacher_boxes)
+
+
+def of_record(record: Record, image: UInt8[np.ndarray, "h w 3"]) -> Labelled:
+    """The picture of a record with the record's ground truth."""
+    weights = np.ones(len(record.labels), np.float32) if record.weights is None else record.weights
+    teacher_boxes = record.teacher_boxes or NO_BOXES
+    return Labelled(Sample(image, record.boxes), record.labels, record.crowd, weights, teacher_boxes=teacher_boxes)
 
 
 def with_boxes(of: TeacherBoxes, boxes: Float32[np.ndarray, "n 4"]) -> TeacherBoxes:
@@ -100,6 +109,7 @@ def cut(picture: Labelled, *, detail: float = 1.0) -> Labelled:
         Sample(picture.sample.image, inside),
         picture.labels,
         picture.crowd | ~is_object,
+        picture.weights,
         teacher_boxes=_cut_boxes(picture.teacher_boxes, (height, width)),
     )
     return result.selected(keep)

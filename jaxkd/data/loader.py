@@ -14,7 +14,8 @@ from jaxkd.data.augment import Augmenter, Request, draw
 from jaxkd.data.augment import Config as Augmentation
 from jaxkd.data.base import Record, Source
 from jaxkd.data.canvas import Sizes, View
-from jaxkd.data.plan import AUGMENT, plan
+from jaxkd.data.joined import Joined
+from jaxkd.data.plan import AUGMENT, mixed, plan
 from jaxkd.data.reader import Reader
 from jaxkd.data.rows import Canvas, to_row
 from jaxkd.errors import ConfigError, DataError
@@ -110,6 +111,8 @@ def train_batches(
     start: int = 0,
     process: int = 0,
     processes: int = 1,
+    unlabelled: Source | None = None,
+    share: float = 0.5,
 ) -> Loader:
     """The batches of a run from step `start` on; of each, the rows of this process.
 
@@ -122,6 +125,8 @@ def train_batches(
       start: the first step.
       process: index of this process.
       processes: processes that share a batch, in equal parts.
+      unlabelled: pictures beside those of `source`, with what a teacher tells of them.
+      share: share of a batch that is of these.
 
     Raises:
       DataError: where no picture has an object, or while iterating, where too many pictures cannot be read.
@@ -131,8 +136,9 @@ def train_batches(
     config.augment.check()
     rows = _rows(batch, processes)
     one_size = len(config.short) == 1 and not config.augment.on
+    shown = source if unlabelled is None else Joined(source, unlabelled)
     reader = Reader(
-        source,
+        shown,
         config,
         short=max(config.short),
         skip_limit=config.skip_limit,
@@ -145,8 +151,14 @@ def train_batches(
             f"{source.repairs.left_out()}; check the annotations and their categories."
         )
     _count_dropped_boxes(source, config)
-    run_plan = plan(source, config, seed=seed, steps=steps, batch=batch, repeat_threshold=config.repeat_threshold)
-    augmented, canvases = Augmenter(source.records, config, reader.original), _canvases(source, config)
+    more = 0 if unlabelled is None else min(max(round(batch * share), 1), batch - 1)
+    run_plan = plan(
+        source, config, seed=seed, steps=steps, batch=batch - more, repeat_threshold=config.repeat_threshold
+    )
+    if unlabelled is not None:
+        first = len(source.records)
+        run_plan = mixed(run_plan, reader.bucket_of[first:], seed=seed, batch=batch, first=first)
+    augmented, canvases = Augmenter(shown.records, config, reader.original), _canvases(shown, config)
 
     def make_row(slot: int) -> Batch:
         step, row = slot // rows, process * rows + slot % rows
@@ -238,8 +250,10 @@ def first_unlike(source: Source, config: Config) -> str:
 def _canvases(source: Source, config: Config, *, teacher: bool = True) -> list[Canvas]:
     """The canvas of each bucket; with the teacher's detections where the source has them and `teacher` sees them."""
     has_boxes = teacher and any(record.teacher_boxes is not None for record in source.records)
+    has_weights = any(record.weights is not None for record in source.records)
     return [
-        dataclasses.replace(config.canvas(bucket), teacher_boxes=has_boxes) for bucket in range(len(config.buckets))
+        dataclasses.replace(config.canvas(bucket), teacher_boxes=has_boxes, weights=has_weights)
+        for bucket in range(len(config.buckets))
     ]
 
 

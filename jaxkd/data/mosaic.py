@@ -36,7 +36,7 @@ def mosaic(
     shares = FIRST_CUT + (LAST_CUT - FIRST_CUT) * numbers[:2]
     middle = [int(side * share + 0.5) for side, share in zip(canvas, shares, strict=True)]
     image = np.zeros((*canvas, 3), np.uint8)
-    boxes, labels, crowd, teacher_boxes, factors = [], [], [], [], []
+    boxes, labels, crowd, weights, teacher_boxes, factors = [], [], [], [], [], []
     for place, (picture, size, draws) in enumerate(
         zip(pictures, working, numbers[2:].reshape(4, 3).tolist(), strict=True)
     ):
@@ -53,7 +53,9 @@ def mosaic(
         teacher_boxes.append(part.teacher_boxes)
         labels.append(part.labels)
         crowd.append(part.crowd)
+        weights.append(part.weights)
         factors.append((frame[0] / window.height, frame[1] / window.width))
     sample = Sample(image, np.concatenate(boxes))
-    whole = Labelled(sample, np.concatenate(labels), np.concatenate(crowd), teacher_boxes=joined(teacher_boxes))
+    columns = map(np.concatenate, (labels, crowd, weights))
+    whole = Labelled(sample, *columns, teacher_boxes=joined(teacher_boxes))
     return whole, factors[0]

@@ -86,6 +86,7 @@ def _joined(picture: Labelled, patch: Labelled, top: int, left: int) -> Labelled
         Sample(image, np.concatenate([picture.sample.boxes, moved.sample.boxes])),
         np.concatenate([picture.labels, patch.labels]),
         np.concatenate([picture.crowd, patch.crowd]),
+        np.concatenate([picture.weights, patch.weights]),
         teacher_boxes=joined([picture.teacher_boxes, moved.teacher_boxes]),
     )
 

@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int32, Int64
 from jaxkd.data.base import Record, Source
 from jaxkd.data.canvas import Sizes, buckets_of
 
-ORDER, AUGMENT = 0, 1  # uses of random numbers, as part of their seeds
+ORDER, AUGMENT, UNLABELLED = 0, 1, 2  # uses of random numbers, as part of their seeds
 MOST_REPEATS = 4.0  # times that a picture of a rare class is shown in an epoch
 
 
@@ -77,3 +77,36 @@ def repeats(records: Sequence[Record], *, threshold: float) -> Float64[np.ndarra
         for label, count in zip(labels, pictures, strict=True)
     }
     return np.array([max((rate[int(label)] for label in one), default=1.0) for one in present], np.float64)
+
+
+def mixed(labelled: Plan, others: Int32[np.ndarray, "n"], *, seed: int, batch: int, first: int) -> Plan:
+    """A plan with pictures of a second source in each step, so that it has `batch` of them, evenly spread.
+
+    Those of a step are of its bucket where the second source has such pictures, and else any. Each bucket goes through
+    its pictures in epochs of its own, so a longer run only adds steps.
+
+    Args:
+      labelled: the plan of the first source, with fewer than `batch` pictures a step.
+      others: the bucket of each record of the second source.
+      seed: decides the order.
+      batch: pictures of a step.
+      first: index of the second source's first record.
+    """
+    steps, width = labelled.records.shape
+    more = batch - width
+    chosen = np.zeros((steps, more), np.int32)
+    for bucket in np.unique(labelled.buckets):
+        members = np.flatnonzero(others == bucket)
+        members = members if len(members) else np.arange(len(others))
+        rows = np.flatnonzero(labelled.buckets == bucket)
+        epochs = -(-len(rows) * more // len(members))
+        order = [
+            np.random.default_rng((seed, UNLABELLED, int(bucket), epoch)).permutation(members)
+            for epoch in range(epochs)
+        ]
+        chosen[rows] = np.concatenate(order)[: len(rows) * more].reshape(-1, more)
+    slots = np.arange(batch)
+    is_other = (slots + 1) * more // batch > slots * more // batch
+    records = np.zeros((steps, batch), np.int32)
+    records[:, ~is_other], records[:, is_other] = labelled.records, first + chosen
+    return Plan(records=records, buckets=labelled.buckets)

@@ -8,11 +8,10 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxkd.data.base import NO_BOXES, PictureError, Source
+from jaxkd.data.base import PictureError, Source
 from jaxkd.data.canvas import Sizes, buckets_of, resized
-from jaxkd.data.labelled import Labelled
+from jaxkd.data.labelled import Labelled, of_record
 from jaxkd.data.rows import ResizedPicture, clipped, with_largest
-from jaxkd.data.transforms import Sample
 from jaxkd.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -108,6 +107,4 @@ class Reader:
         image = cached if isinstance(cached, np.ndarray) else self._source.read(index)
         if self._cache is not None and cached is None:
             self._cache[index] = image
-        record = clipped(self._source.records[index], image)
-        teacher_boxes = record.teacher_boxes or NO_BOXES
-        return Labelled(Sample(image, record.boxes), record.labels, record.crowd, teacher_boxes=teacher_boxes)
+        return of_record(clipped(self._source.records[index], image), image)

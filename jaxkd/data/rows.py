@@ -34,6 +34,7 @@ class Canvas:
     objects: int  # ground truth boxes
     teacher: tuple[int, int] = (0, 0)  # height and width of the teacher's own canvas
     teacher_boxes: bool = False  # whether rows have the teacher's detections, as many as ground truth boxes
+    weights: bool = False  # whether rows have weights of objects
 
 
 def to_row(resized: ResizedPicture, canvas: Canvas, *, index: int, real: bool) -> Batch:
@@ -52,6 +53,8 @@ def to_row(resized: ResizedPicture, canvas: Canvas, *, index: int, real: bool) -
         "scales": resized.scales,
         "real": np.bool_(real),
     }
+    if canvas.weights:
+        fields["weights"] = _padded(resized.weights, limit)
     if resized.teacher is not None:
         size = np.array(resized.teacher.shape[:2], np.int32)
         fields["teacher"] = TeacherView(
@@ -99,4 +102,6 @@ def with_largest(record: Record, limit: int) -> Record:
 
 
 def _select(record: Record, keep: np.ndarray) -> Record:
-    return dataclasses.replace(record, boxes=record.boxes[keep], labels=record.labels[keep], crowd=record.crowd[keep])
+    weights = None if record.weights is None else record.weights[keep]
+    columns = {name: getattr(record, name)[keep] for name in ("boxes", "labels", "crowd")}
+    return dataclasses.replace(record, weights=weights, **columns)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Bool, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from jaxkd.detectors.base import Params
 from jaxkd.detectors.feature_extractor import FeatureExtractor
@@ -138,3 +138,8 @@ class AnchorBased(abc.ABC):
 def _init(detector: AnchorBased, key: Key[Array, ""]) -> Params:
     """Random parameters; equal detectors share the compiled program."""
     return detector._feature_extractor.init(key) | detector.init_heads(key)
+
+
+def truth_weights(batch: Batch, truth: Int[Array, "r"], positive: Bool[Array, "r"]) -> Float[Array, "r"] | None:
+    """What each region of one picture counts: the weight of its truth where positive, else 1; None without weights."""
+    return None if batch.weights is None else jnp.where(positive, batch.weights[truth], 1.0)

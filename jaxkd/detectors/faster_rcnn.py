@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
 from jaxkd.detectors import parts
-from jaxkd.detectors.anchored import AnchorBased
+from jaxkd.detectors.anchored import AnchorBased, truth_weights
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
 from jaxkd.detectors.feature_extractor import apply
@@ -246,13 +246,13 @@ class FasterRCNN(AnchorBased):
     def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:
         """Cross-entropy over the valid regions and L1 over the positive ones, both divided by the valid."""
         head = self.config.head
-        count = regions.valid.sum().astype(jnp.float32)
+        count = regions.count(regions.valid)
         classes = optax.softmax_cross_entropy_with_integer_labels(predictions.logits, regions.labels)
         deltas = box_ops.of_class(predictions.deltas, regions.labels)
         boxes = box_ops.smooth_l1(deltas - regions.deltas, beta=head.smooth_l1_beta).sum(-1)
         return {
-            "class": Term(jnp.where(regions.valid, classes, 0.0).sum(), count),
-            "box": Term(head.box_loss_weight * jnp.where(regions.positive, boxes, 0.0).sum(), count),
+            "class": Term(regions.total(classes, regions.valid), count),
+            "box": Term(head.box_loss_weight * regions.total(boxes, regions.positive), count),
         }
 
     def detect(self, params: Params, batch: Batch) -> Detections:
@@ -347,10 +347,13 @@ class FasterRCNN(AnchorBased):
             ids=anchors.ids,
         )
         index = sampled.index
-        count = sampled.valid.sum().astype(jnp.float32)
+        weights = truth_weights(batch, matches.truth[index], sampled.positive)
+        count = (sampled.valid if weights is None else sampled.valid * weights).sum().astype(jnp.float32)
         objectness = optax.sigmoid_binary_cross_entropy(logits[index], sampled.positive.astype(jnp.float32))
         targets = box_ops.encode(batch.boxes[matches.truth[index]], anchors.boxes[index], weights=rpn.box_weights)
         boxes = box_ops.smooth_l1(deltas[index] - targets, beta=rpn.smooth_l1_beta).sum(-1)
+        if weights is not None:
+            objectness, boxes = objectness * weights, boxes * weights
         return {
             "rpn_object": Term(jnp.where(sampled.valid, objectness, 0.0).sum(), count),
             "rpn_box": Term(rpn.box_loss_weight * jnp.where(sampled.positive, boxes, 0.0).sum(), count),
@@ -440,6 +443,7 @@ class FasterRCNN(AnchorBased):
             truth=truth,
             positive=positive,
             valid=valid,
+            weights=truth_weights(batch, truth, positive),
         )
 
     def _detections(

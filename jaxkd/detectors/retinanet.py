@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int, Key
 
 from jaxkd.detectors import parts
-from jaxkd.detectors.anchored import AnchorBased
+from jaxkd.detectors.anchored import AnchorBased, truth_weights
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
 from jaxkd.detectors.feature_extractor import apply
@@ -182,15 +182,15 @@ class RetinaNet(AnchorBased):
     def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:
         """Focal loss over the valid anchors and a box loss over the positive ones, both divided by the positives."""
         loss = self.config.loss
-        count = regions.positive.sum().astype(jnp.float32)
+        count = regions.count(regions.positive)
         targets = jax.nn.one_hot(regions.labels, len(self.classes))  # the background's row is zero
         classes = optax.sigmoid_focal_loss(
             predictions.logits, targets, alpha=loss.focal_alpha, gamma=loss.focal_gamma
         ).sum(-1)
         boxes = self._box_losses(predictions.deltas[:, :, 0], regions)
         return {
-            "class": Term(jnp.where(regions.valid, classes, 0.0).sum(), count),
-            "box": Term(loss.box_loss_weight * jnp.where(regions.positive, boxes, 0.0).sum(), count),
+            "class": Term(regions.total(classes, regions.valid), count),
+            "box": Term(loss.box_loss_weight * regions.total(boxes, regions.positive), count),
         }
 
     def _box_losses(self, deltas: Float[Array, "b a 4"], regions: Regions) -> Float[Array, "b a"]:
@@ -271,6 +271,7 @@ class RetinaNet(AnchorBased):
             truth=matches.truth,
             positive=positive,
             valid=(matches.negative & within) | positive,
+            weights=truth_weights(batch, matches.truth, positive),
         )
 
     def _predict_levels(

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxkd import config as configs
-from jaxkd.data import loader
+from jaxkd.data import loader, unlabelled
 from jaxkd.data.base import Source
 from jaxkd.data.relabelled import Relabelled
 from jaxkd.data.repairs import Repairs
+from jaxkd.data.unlabelled import Unlabelled
 from jaxkd.distill.classes import LACKING, columns
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build, foundation, published, stored_teacher
@@ -41,6 +42,14 @@ def load_sources(data: configs.Recipe, *, warn: bool = True) -> dict[str, Source
         train = _load(data["train"], groups="keep")  # a category that groups classes in one has objects in the other
         val = _with_classes(_load(data["val"]), data["val"], train.classes, "the training data", "validation")
     return {"train": _warned(train), "val": _warned(val, unless=train)} if warn else {"train": train, "val": val}
+
+
+def load_unlabelled(data: configs.Recipe, train: Source, *, warn: bool = True) -> Unlabelled:
+    """The pictures without labels of a recipe, for the classes of its training data; raises as `open_folder` does."""
+    source = unlabelled.open_folder(configs.build(data.unlabelled), like=train)
+    if warn:
+        _warned(source)
+    return source
 
 
 def load_source(

@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
@@ -14,7 +14,7 @@ from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
 from jaxkd.distill.classes import relabelled
 from jaxkd.errors import JaxkdError
-from jaxkd.evaluation.run import Evaluation, evaluate
+from jaxkd.evaluation.run import Evaluation, detect_all, evaluate
 from jaxkd.train import hosts, mesh
 from jaxkd.train.view import to_student
 from jaxkd.types import Batch, Detections
@@ -79,15 +79,7 @@ def evaluate_source(
     Processes share the pictures, and all of them get the scores. Raises Interrupted before the next batch once
     `stopped` returns True, which it has to do on all processes at once.
     """
-    batches = loader.eval_batches(
-        source,
-        loader_config,
-        batch=-(-batch // devices.size) * devices.size,
-        limit=limit,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        teacher=teacher,
-    )
+    batches = _batches(source, loader_config, devices, batch=batch, limit=limit, teacher=teacher)
     with _detect(detector, params, devices, batches) as detect:
         evaluation = evaluate(detect, _unless_stopped(stopped, batches), source, gather=hosts.gathered)
         unreadable = hosts.total(len(batches.skipped))
@@ -97,6 +89,36 @@ def evaluate_source(
             f"The evaluation scored {evaluation.pictures} pictures of {expected}, {unreadable} unreadable."
         )
     return evaluation
+
+
+def detect_source(
+    detector: HasDetect, params: Params, source: Source, loader_config: loader.Config, devices: Mesh, *, batch: int
+) -> list[dict[str, Any]]:
+    """COCO-style detections of a teacher in every picture of a source; processes share the pictures, all get all."""
+    batches = _batches(source, loader_config, devices, batch=batch, teacher=True)
+    with _detect(detector, params, devices, batches) as detect:
+        return detect_all(detect, batches, source, gather=hosts.gathered)[0]
+
+
+def as_student(detector: HasClasses, columns: tuple[int, ...], *, own_canvas: bool) -> HasDetect:
+    """A teacher whose detections have the student's labels and lie on the student's canvas."""
+    out: HasDetect = RelabelledDetector(detector, columns) if columns else detector
+    return OwnCanvasDetector(out) if own_canvas else out
+
+
+def _batches(
+    source: Source, loader_config: loader.Config, devices: Mesh, *, batch: int, limit: int = 0, teacher: bool = False
+) -> loader.Loader:
+    """This process's part of all pictures, in batches that divide over the devices."""
+    return loader.eval_batches(
+        source,
+        loader_config,
+        batch=-(-batch // devices.size) * devices.size,
+        limit=limit,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        teacher=teacher,
+    )
 
 
 class Interrupted(Exception):

@@ -18,7 +18,7 @@ from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build, initial, prepare
 from jaxkd.ranges import Count, Natural, PartShare, Seed
-from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, pairing, unused
+from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, pairing, pseudo_truth, unused
 from jaxkd.train.balance import Balance
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
@@ -107,9 +107,11 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         teachers = pairing.teachers_of(recipe, loaded)
         loader_config = pairing.loader_config_of(recipe, taught="" in teachers)
         sources, matched = pairing.with_detections(teachers, sources, limit=loader_config.max_objects)
-        batches = _train_batches(config, loader_config, sources["train"])
-        stack.callback(batches.close)
         pair = pairing.make_pair(recipe, config, student, teachers)
+        teaching = pseudo_truth.Teaching(teachers, pair, loader_config, devices)
+        told = pseudo_truth.told(recipe, sources, teaching, facts=facts, workdir=workdir, say=log.say)
+        batches = _train_batches(recipe, loader_config, sources["train"], told)
+        stack.callback(batches.close)
         pairing.check_view(pair, loader_config, sources["train"])
         schedules = make_schedules(recipe, config, pair.all_methods, pictures=len(sources["train"].records))
         checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
@@ -175,8 +177,12 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         return result
 
 
-def _train_batches(config: Config, loader_config: loader.Config, source: Source) -> loader.Loader:
-    """This process's batches of the run."""
+def _train_batches(
+    recipe: configs.Recipe, loader_config: loader.Config, source: Source, told: Source | None
+) -> loader.Loader:
+    """This process's batches of the run, where there are some with pictures that a teacher has told of."""
+    config = configs.build(recipe.train)
+    mixed = {} if told is None else {"unlabelled": told, "share": recipe.data.unlabelled.share}
     return loader.train_batches(
         source,
         loader_config,
@@ -185,6 +191,7 @@ def _train_batches(config: Config, loader_config: loader.Config, source: Source)
         batch=config.batch,
         process=jax.process_index(),
         processes=jax.process_count(),
+        **mixed,
     )
 
 
@@ -216,6 +223,8 @@ def _agreed_facts(recipe: configs.Recipe, workdir: Path, sources: dict[str, Sour
         "validation data": digest(sources["val"]),
         "teacher": ownership.teacher_digest(recipe),
     }
+    if pseudo_truth.UNLABELLED in recipe.data:
+        facts[pseudo_truth.OF_UNLABELLED] = digest(prepare.load_unlabelled(recipe.data, sources["train"], warn=False))
     bound = json.dumps(ownership.binding(json.loads(configs.dump(recipe))), sort_keys=True)
     versions = {"version of jaxkd": VERSION, "version of jax": jax.__version__}
     hosts.agree(versions | {"recipe": bound} | facts | {"folder as --workdir": token(workdir)})

@@ -95,13 +95,7 @@ class Training:
             return
         if not lesson.teacher_columns and teacher.detector.classes != lesson.student.classes:
             return  # it knows none of the classes, which is said where the run is introduced
-        detector = (
-            evaluate.RelabelledDetector(teacher.detector, lesson.teacher_columns)
-            if lesson.teacher_columns
-            else teacher.detector
-        )
-        if lesson.own_canvas:
-            detector = evaluate.OwnCanvasDetector(detector)
+        detector = evaluate.as_student(teacher.detector, lesson.teacher_columns, own_canvas=lesson.own_canvas)
         expected_ap = None if lesson.teacher_columns else teacher.scores.get("AP")
         try:
             evaluation = self._score(detector, teacher.params, self.config.teacher_check, teacher=True)

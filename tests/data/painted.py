@@ -23,7 +23,9 @@ def picture(boxes, colours, *, size=(60, 90), crowd=()):
     boxes = np.array(boxes).reshape(-1, 4)
     labels = np.arange(len(boxes), dtype=np.int32)
     image = paint(size, boxes.tolist(), colours)
-    return Labelled(Sample(image, boxes.astype(np.float32)), labels, np.isin(labels, crowd))
+    return Labelled(
+        Sample(image, boxes.astype(np.float32)), labels, np.isin(labels, crowd), np.ones(len(labels), np.float32)
+    )
 
 
 def find(image, colour):

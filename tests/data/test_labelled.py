@@ -8,7 +8,8 @@ from jaxkd.data.transforms import Sample
 def picture(boxes, *, crowd=False, size=(100, 100)):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     image = np.zeros((*size, 3), np.uint8)
-    return Labelled(Sample(image, boxes), np.arange(len(boxes), dtype=np.int32), np.full(len(boxes), crowd))
+    columns = np.arange(len(boxes), dtype=np.int32), np.full(len(boxes), crowd), np.ones(len(boxes), np.float32)
+    return Labelled(Sample(image, boxes), *columns)
 
 
 @pytest.mark.parametrize(
