@@ -18,7 +18,7 @@ from jaxkd.data import recognise
 from jaxkd.derive import duration, explain, recipes, schedule, screen
 from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError, StorageError
-from jaxkd.experiment import ALONE, STUDENTS, TAUGHT, TEACHER, Experiment
+from jaxkd.experiment import ALONE, STUDENTS, TAUGHT, TEACHER, UNLABELLED, Experiment
 from jaxkd.loading import build, folder, prepare, stored_teacher
 from jaxkd.paths import absolute, path_of
 
@@ -26,6 +26,7 @@ RECIPE = "recipe.py"  # in the workdir: the derived recipes, which may be edited
 OPTIONS = "options.json"  # in the workdir: what recipe.py was derived from
 SPLIT = "split.json"  # in the workdir: the division of data without a validation split
 REPORT = "report"  # the name of what follows the runs, in a plan's times
+GIVEN_PATHS = ("teacher", "initial", "teacher_initial", "unlabelled")  # fields of the settings
 BEFORE = "before-"  # in front of the names of these three, where they were made with other options
 FREE = {"seeds", "anyway", "platform", "devices"}  # options that may change while a workdir's runs go on
 
@@ -202,9 +203,9 @@ def plan(options: Options, workdir: Path) -> Plan:
     started, file = time.monotonic(), workdir / RECIPE
     begun = file.is_file() and any((workdir / name).exists() for name in (TEACHER, *STUDENTS))
     kept = file.is_file() and _is_kept(workdir, options, begun=begun)
-    data = _load(options, workdir)
+    data, settings = _load(options, workdir), options.settings
     derived = None if kept else derive(data, options, workdir)
-    found = derived.recipes if derived else _reopened(file, trained=not options.settings.teacher)
+    found = derived.recipes if derived else _reopened(file, settings)
     first = found[ALONE].train.seed
     seeds = range(first, first + options.seeds)
     return Plan(options, data, Experiment(found, workdir, seeds), derived, begun, started)
@@ -230,7 +231,7 @@ def timed(plan: Plan, *, say: Say = print) -> Plan:
 
 def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice | None = None) -> recipes.Derived:
     """The recipes that follow of the data, with so many steps of a student's run, or as many as the data ask for."""
-    given = {name: absolute(getattr(options.settings, name)) for name in ("teacher", "initial", "teacher_initial")}
+    given = {name: absolute(getattr(options.settings, name)) for name in GIVEN_PATHS}
     settings = replace(options.settings, **given)
     if not settings.teacher:
         settings = replace(settings, teacher_folder=absolute(str(workdir / TEACHER / build.STUDENT)))
@@ -291,10 +292,11 @@ def _steps_in_minutes(plan: Plan) -> Choice:
     )
 
 
-def _reopened(file: Path, *, trained: bool) -> dict[str, configs.Recipe]:
-    """The recipes of a workdir's recipe.py, with the teacher's where one is `trained` here."""
-    names = (TEACHER, ALONE, TAUGHT) if trained else (ALONE, TAUGHT)
-    return {name: configs.load_recipe(file, name) for name in names}
+def _reopened(file: Path, settings: recipes.Options) -> dict[str, configs.Recipe]:
+    """The recipes of a workdir's recipe.py that these options ask for."""
+    teacher = () if settings.teacher else (TEACHER,)
+    unlabelled = (UNLABELLED,) if settings.unlabelled else ()
+    return {name: configs.load_recipe(file, name) for name in (*teacher, ALONE, TAUGHT, *unlabelled)}
 
 
 def _as_text(options: Options) -> str:

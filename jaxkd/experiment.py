@@ -21,8 +21,8 @@ from jaxkd.train import evaluate, log, loop, mesh
 from jaxkd.train.sinks.base import Sink
 from jaxkd.train.training import LEAST_SHARE, RunResult
 
-TEACHER, ALONE, TAUGHT = "teacher", "alone", "taught"
-STUDENTS = (ALONE, TAUGHT)
+TEACHER, ALONE, TAUGHT, UNLABELLED = "teacher", "alone", "taught", "unlabelled"
+STUDENTS = (ALONE, TAUGHT, UNLABELLED)  # the last one learns of pictures without labels too
 COMPARISON, TEST = "comparison", "comparison_test"  # in the workdir: the folders of the pages
 PICTURES_OF_PAGE = 4  # with the largest gains, and as many with the largest losses
 PICTURES = "pictures.png"  # in the workdir: truth and detections on some validation pictures
@@ -30,6 +30,13 @@ TIMED_STEPS = 8  # of a run that is only timed
 TIMED_PICTURES = 16  # that it is scored on
 CHECKED = 64  # validation pictures that a given teacher is scored on before anything is trained
 LEAST_AP50 = 0.2  # of a teacher that is worth learning from
+
+WHAT = {
+    TEACHER: "The teacher is trained",
+    ALONE: "The student learns alone",
+    TAUGHT: "The student learns taught",
+    UNLABELLED: "The student learns taught, of pictures without labels too",
+}
 
 Say = Callable[[str], None]
 
@@ -39,7 +46,8 @@ class Experiment:
     """The recipes of one student alone and taught, and of its teacher where that is trained first.
 
     Attributes:
-      recipes: by name: "alone", "taught", and "teacher" where there is one to train.
+      recipes: by name: "alone", "taught", "unlabelled" where there are pictures without labels, and "teacher" where
+        there is one to train.
       workdir: every run has a folder of its own in it.
       seeds: of the student's runs; the teacher has the seed of its recipe.
     """
@@ -47,6 +55,11 @@ class Experiment:
     recipes: Mapping[str, configs.Recipe]
     workdir: Path
     seeds: Sequence[int] = (0,)
+
+    @property
+    def students(self) -> tuple[str, ...]:
+        """The names of the student's recipes, in their order."""
+        return tuple(name for name in STUDENTS if name in self.recipes)
 
     def folder(self, name: str, seed: int | None = None) -> Path:
         """The workdir of a run: NAME, and NAME-SEED for every seed but the first."""
@@ -62,18 +75,17 @@ class Experiment:
         if TEACHER in self.recipes:
             yield TEACHER, self.recipes[TEACHER], self.folder(TEACHER)
         for seed in self.seeds:
-            for name in STUDENTS:
+            for name in self.students:
                 recipe = self.recipes[name].copy_and_resolve_references()
                 recipe.train.seed = seed
-                if name == TAUGHT and TEACHER in self.recipes:
+                if name != ALONE and TEACHER in self.recipes:
                     recipe.teacher = str(self.folder(TEACHER) / build.STUDENT)
                 yield name, recipe, self.folder(name, seed)
 
-    def entries(self, seed: int) -> tuple[Entry, Entry]:
+    def entries(self, seed: int) -> tuple[Entry, ...]:
         """A seed's students, for a comparison."""
         suffix = "" if seed == self.seeds[0] else f", seed {seed}"
-        alone, taught = (_entry(f"{name}{suffix}", self.folder(name, seed)) for name in STUDENTS)
-        return alone, taught
+        return tuple(_entry(f"{name}{suffix}", self.folder(name, seed)) for name in self.students)
 
 
 def train(
@@ -86,7 +98,7 @@ def train(
     runs = list(experiment.runs())
     results: dict[Path, RunResult] = {}
     for number, (name, recipe, folder) in enumerate(runs, start=1):
-        what = "The teacher is trained" if name == TEACHER else f"The student learns {name}"
+        what = WHAT[name]
         seed = f" (seed {recipe.train.seed})" if len(experiment.seeds) > 1 and name != TEACHER else ""
         say(f"{number}/{len(runs)} {what}{seed}.")
         results[folder] = loop.run(recipe, folder, sinks=sinks_of(folder))
@@ -94,13 +106,13 @@ def train(
 
 
 def compare(experiment: Experiment, *, test: Source | None = None, say: Say = print) -> Comparison:
-    """Scores and times alone, taught and teacher on all validation pictures; writes the page and PICTURES.
+    """Scores and times the students and the teacher on all validation pictures; writes the page and PICTURES.
 
     With `test`, on these pictures of a test split instead, which have decided nothing; writes a page of its own.
     """
     entries, repeats = _entries(experiment)
     source = test or gather.validation_source(entries)
-    options = gather.Options(split="test" if test else "validation")
+    options = gather.Options(split="test" if test else "validation", stepwise=True)
     comparison = gather.gather(entries, source, options, repeats=repeats, say=say)
     page.write(experiment.page(test=bool(test)).parent, comparison, source, most=PICTURES_OF_PAGE)
     if not test:
@@ -108,7 +120,7 @@ def compare(experiment: Experiment, *, test: Source | None = None, say: Say = pr
     return comparison
 
 
-def _entries(experiment: Experiment) -> tuple[tuple[Entry, Entry], list[tuple[Entry, Entry]]]:
+def _entries(experiment: Experiment) -> tuple[tuple[Entry, ...], list[tuple[Entry, ...]]]:
     """The students of the first seed, and those of the others."""
     first, *others = (experiment.entries(seed) for seed in experiment.seeds)
     return first, others

@@ -22,6 +22,7 @@ CHOICES = {  # of flags, the default first
 }
 SETTINGS = (  # flags that are fields of `derive.recipes.Options`
     "student", "size", "method", "augment", "seed", "epochs", "initial", "teacher", "teacher_initial",
+    "unlabelled",
 )  # fmt: skip
 LONG = 4 * 3600  # seconds from which on a run at a terminal is confirmed
 
@@ -37,6 +38,8 @@ def define(values: flags.FlagValues) -> None:
     )
     define_path("initial", "", "File of backbone weights that the student starts from.", values=values)
     define_path("teacher_initial", "", "The same for a teacher that is trained.", values=values)
+    words = "Folder of pictures without labels, of which a third run of the student learns too."
+    define_path("unlabelled", "", words, values=values)
     define_path("val", "", "Folder of validation pictures, in place of those of FOLDER.", values=values)
     for name, (choices, words) in CHOICES.items():
         flags.DEFINE_enum(name, choices[0], list(choices), words, flag_values=values)
@@ -72,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
     format = _export_format(values.export)
     result = distillation.run(options, workdir, confirm=lambda plan: None if values.yes else confirm(plan))
     _show_result(result)
-    taught = result.plan.experiment.folder("taught")
+    taught = result.plan.experiment.folder(result.plan.experiment.students[-1])
     if format:
         from jaxkd.cli import export  # late, as above
 
@@ -126,7 +129,7 @@ def _show_result(result: "Result") -> None:
 def _show_commands(result: "Result") -> None:
     experiment = result.plan.experiment
     pages = [experiment.page()] + ([experiment.page(test=True)] if result.test else [])
-    taught = experiment.folder("taught")
+    taught = experiment.folder(experiment.students[-1])
     print(f"{phrases.listed([str(page) for page in pages])} say{'s' if len(pages) == 1 else ''} more. To go on:")
     print(f"  jaxkd predict --workdir={taught} PICTURE --out=found")
     print(f"  jaxkd explain --workdir={taught} PICTURE --out=explained")

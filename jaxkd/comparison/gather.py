@@ -1,6 +1,7 @@
 """Scores and times detectors of runs and folders on one set of pictures, and gathers the results in records."""
 
 import dataclasses
+import math
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ class Options:
     seed: int = 0
     batch: int = 8  # pictures per batch while scoring
     split: str = "validation"  # what the pictures are called
+    stepwise: bool = False  # whether each entry adds something to the one before it, so that these gains are said too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def gather(
     source: Source,
     options: Options,
     *,
-    repeats: Sequence[tuple[Entry, Entry]] = (),
+    repeats: Sequence[Sequence[Entry]] = (),
     say: Callable[[str], None] = print,
 ) -> Comparison:
     """The comparison of the detectors on the pictures of `validation_source`.
@@ -118,7 +120,7 @@ def gather(
       entries: the detectors; the first is the reference.
       source: the pictures.
       options: how they are compared.
-      repeats: the reference and the detector in focus again, as other seeds have trained them.
+      repeats: the same detectors again, each time as another seed has trained them.
       say: takes each message on the progress.
 
     Raises DataError where the pictures have no object.
@@ -126,7 +128,7 @@ def gather(
     teachers, remarks = _teachers(entries, source) if options.teacher else ([], [])
     remarks += _training_differences(entries)
     participants = [_participant(entry, entries) for entry in entries] + teachers
-    others = [_participant(entry, entries) for pair in repeats for entry in pair]
+    others = [_participant(entry, entries) for again in repeats for entry in again]
     scored = _scored([*participants, *others], source, options, say)
     scored, repeated = scored[: len(participants)], scored[len(participants) :]
     say("The time that each takes is measured.")
@@ -153,6 +155,9 @@ def gather(
         )
     focus = _focus(detectors[: len(entries)])
     focused = next(index for index, detector in enumerate(detectors) if detector.name == focus)
+    of_seeds = _of_seeds(scored, repeated, count=len(entries))
+    if options.stepwise and len(entries) > 2:
+        remarks.append(_stepwise([entry.name for entry in entries], of_seeds))
     return Comparison(
         detectors=tuple(detectors),
         focus=focus,
@@ -164,15 +169,36 @@ def gather(
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
         split=options.split,
         remarks=tuple(remarks),
-        over_seeds=_over_seeds([scored[0], scored[focused], *repeated]) if repeated else None,
+        over_seeds=_over_seeds(of_seeds, focused) if repeated else None,
     )
 
 
-def _over_seeds(scored: Sequence[_Scored]) -> seeds.OverSeeds:
-    """The gain over several seeds, from the results of reference and detector in focus of each."""
-    resampled = [results.resampled for results in scored]
-    ap = np.stack([one.summary["AP"] for one in resampled])
-    return seeds.over_seeds(ap[1::2] - ap[::2], few="AP" in resampled[0].few)
+def _of_seeds(scored: Sequence[_Scored], repeated: Sequence[_Scored], *, count: int) -> list[Sequence[_Scored]]:
+    """The results of the entries, seed by seed."""
+    return [scored[:count], *(repeated[start : start + count] for start in range(0, len(repeated), count))]
+
+
+def _over_seeds(of_seeds: Sequence[Sequence[_Scored]], detector: int, reference: int = 0) -> seeds.OverSeeds:
+    """The gain of one detector over another, over several seeds."""
+    gains = [
+        of_seed[detector].resampled.summary["AP"] - of_seed[reference].resampled.summary["AP"] for of_seed in of_seeds
+    ]
+    return seeds.over_seeds(np.stack(gains), few="AP" in of_seeds[0][0].resampled.few)
+
+
+def _stepwise(names: Sequence[str], of_seeds: Sequence[Sequence[_Scored]]) -> str:
+    """A sentence on the gain of each detector over the one before it."""
+    clauses = []
+    for index in range(1, len(names)):
+        if len(of_seeds) > 1:
+            gain = _over_seeds(of_seeds, index, index - 1).mean
+        else:
+            resampled = [of_seeds[0][place].resampled for place in (index, index - 1)]
+            gain = bootstrap.intervals(*resampled)[0]["AP"]
+        within = f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]" if not math.isnan(gain.low) else ""
+        clauses.append(f"{100 * gain.difference:+.1f} AP{within} from {names[index - 1]} to {names[index]}")
+    seeds_of = f" (mean of {len(of_seeds)} seeds)" if len(of_seeds) > 1 else ""
+    return f"Step by step{seeds_of}: {phrases.listed(clauses)}."
 
 
 def _difference(source: Source, other: Source) -> str:

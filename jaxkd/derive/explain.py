@@ -29,6 +29,7 @@ def module(derived: Derived, *, file: str = "recipe.py") -> str:
         f'def get_config(arg="taught"):\n    return {{{arguments}}}[arg]()',
         *(_recipe_function(run, shared) for run in runs),
         _taught_function(derived),
+        *([_unlabelled_function(derived)] if "unlabelled" in derived.recipes else []),
         *(_shared_function(path, runs, shared[path]) for path in FUNCTIONS),
     ]
     return "\n\n\n".join(blocks) + "\n"
@@ -168,6 +169,15 @@ def _taught_function(derived: Derived) -> str:
     ]
     lines = [f"config = {call[0]}", *call[1:], *own, "return config"]
     return "\n".join(["def taught():", *(f"{INDENT}{line}" for line in lines)])
+
+
+def _unlabelled_function(derived: Derived) -> str:
+    """The function of the recipe that learns of pictures without labels too."""
+    source = _Run("unlabelled", derived).call("data.unlabelled", key="config.data.unlabelled = ", depth=2)
+    reason = textwrap.wrap(source.reason, BESIDE, initial_indent="# ", subsequent_indent="# ")
+    inside = [*reason, f"{source.key}{source.lines[0]}", *source.lines[1:]]
+    lines = ["config = taught()", "with config.unlocked():", *(f"{INDENT}{line}" for line in inside), "return config"]
+    return "\n".join(["def unlabelled():", *(f"{INDENT}{line}" for line in lines)])
 
 
 def _differences(train: configs.Recipe, other: configs.Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:

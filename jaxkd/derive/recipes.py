@@ -21,6 +21,7 @@ SIZES = {"fast": (10.0, 0.5), "balanced": (16.0, 1.0), "accurate": (24.0, 2.0)} 
 PIXELS = {"cpu": 320**2, "gpu": 640**2, "tpu": 640**2}
 BALANCE = 0.5  # of the detection loss's gradient, the most of a distillation term's
 BALANCED = "no term of distillation pulls harder than half of what the detection loss does"
+UNLABELLED = "half of each batch is of these pictures, in which the teacher tells what it is sure of"
 TEACHER_KNOWN = "the teacher is scored before anything learns from it"
 TWO_STAGE: tuple[Capability, ...] = ("features", "box_predictions", "detections")
 OF_TEACHER = "teacher:"  # in front of settings of the teacher's recipe that differ from the student's
@@ -42,6 +43,7 @@ class Options:
     teacher: str = ""  # a teacher's folder or file; empty for one that is trained on the same data
     teacher_initial: str = ""  # file of weights of the backbone of a teacher that is trained
     teacher_folder: str = "runs/teacher/student"  # where a teacher that is trained will be
+    unlabelled: str = ""  # a folder of pictures without labels
     teacher_capabilities: tuple[Capability, ...] = TWO_STAGE  # of the given teacher; one that is trained has these
 
     def __post_init__(self):
@@ -54,7 +56,9 @@ class Options:
 class Derived:
     """The derived recipes, and the reasons of their settings."""
 
-    recipes: dict[str, configs.Recipe]  # "teacher" where one is trained, "alone" and "taught"
+    recipes: dict[
+        str, configs.Recipe
+    ]  # "teacher" where one is trained, "alone", "taught", and "unlabelled" if asked for
     reasons: tuple[Reason, ...]
     pictures: dict[str, int]  # their numbers in "train" and "val"
     classes: int
@@ -89,6 +93,8 @@ def derive(
     loader = sizes_of_loader | _augmentation(train, detector, options, notes)
     alone = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, length, notes)
     recipes = {"alone": alone, "taught": _taught(alone, train, options, notes)}
+    if options.unlabelled:
+        recipes["unlabelled"] = _unlabelled(recipes["taught"], options, notes)
     if not options.teacher:
         notes = notes.of_teacher()
         network, words = networks.teacher(network, initial=options.teacher_initial)
@@ -255,4 +261,13 @@ def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Note
             out.distill[name] = method
             for field, choice in reasons.items():
                 notes.take(f"distill.{name}.{field}", choice)
+    return out.lock()
+
+
+def _unlabelled(taught: configs.Recipe, options: Options, notes: _Notes) -> configs.Recipe:
+    """The taught student's recipe with pictures without labels too."""
+    out = taught.copy_and_resolve_references()
+    source = component("data.unlabelled", images=options.unlabelled)
+    with out.unlocked():
+        out.data.unlabelled = notes.take("data.unlabelled", Choice(source, UNLABELLED))
     return out.lock()

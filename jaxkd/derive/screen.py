@@ -7,7 +7,7 @@ from jaxkd.derive.base import Reason
 SHOWN = (
     "data.loader.short", "data.loader.buckets", "data.loader.augment", "student.backbone", "initial", "student.anchors",
     "train.batch", "train.epochs", "train.steps", "optimizer.learning_rate", "distill", "teacher",
-    "teacher:student.backbone", "teacher:train.epochs",
+    "data.unlabelled", "teacher:student.backbone", "teacher:train.epochs",
 )  # fmt: skip
 
 

@@ -81,6 +81,8 @@ def _ask(source: Source, config: unlabelled.Config, val: Source, teaching: Teach
     if copies.any():
         say(f"Near copies of validation pictures, left out: {int(copies.sum())} of the pictures without labels.")
     teller = next(_tellers(teaching, val), None)
+    if not kept.records:
+        return {}
     if teller is None:
         say("No teacher gives detections that are known to be right, so pictures without labels teach features alone.")
         return {record.file: unlabelled.uncertain(record) for record in kept.records}

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import cv2
+import numpy as np
 import projects
 import pytest
 
@@ -94,6 +96,27 @@ def test_a_teacher_at_hand_to_a_compared_student_and_on_again(runs, project, tmp
     refused(
         distill(project, tmp_path / "run", *flags, "--size=fast"), 64, "size='balanced'", "'fast'", command="distill"
     )
+
+
+def test_pictures_without_labels_are_a_third_run(runs, project, tmp_path):
+    draw = np.random.default_rng(5)
+    (tmp_path / "more").mkdir()
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / "more" / f"{number}.png"), draw.integers(0, 255, (64, 96, 3), np.uint8))
+    flags = [f"--teacher={runs.alone}", "--epochs=1", "--method=mimic", "--augment=none", "--export=none", "--anyway"]
+    flags.append(f"--unlabelled={tmp_path / 'more'}")
+    outcome = distill(project, tmp_path / "run", *flags)
+    assert outcome.code == 0, outcome
+    for words in ("3/3 The student learns taught, of pictures without labels too.", "data.unlabelled", "Step by step:"):
+        assert words in outcome.out
+    content = json.loads((tmp_path / "run" / "comparison" / "comparison.json").read_text())
+    assert list(content["detectors"]) == ["alone", "taught", "unlabelled", "teacher"]
+    again = distill(project, tmp_path / "run", *flags)
+    assert again.code == 0 and "as an earlier start left it" in again.out
+    file = tmp_path / "run" / "recipe.py"
+    taught, unlabelled = (configs.load_recipe(file, name) for name in ("taught", "unlabelled"))
+    assert unlabelled.data.unlabelled.images == str(tmp_path / "more")
+    assert unlabelled.distill == taught.distill and "unlabelled" not in taught.data
 
 
 def test_a_test_split_without_objects_is_left_out_and_said(project, tmp_path):

@@ -207,7 +207,7 @@ def test_alone_and_taught_differ_only_in_the_teacher_its_check_and_its_balance()
     [
         ({"size": "huge"}, r"There is no size 'huge'; take fast, balanced and accurate\."),
         ({"platform": "abacus"}, r"There is no platform 'abacus'; take cpu, gpu and tpu\."),
-        ({"method": "magic"}, r"There is no method 'magic'; take auto, tar, gkd, tar\+gkd, mimic and"),
+        ({"method": "magic"}, r"There is no method 'magic'; take auto, tar, gkd, tar\+gkd, mimic, "),
     ],
 )
 def test_options_that_there_are_not(options, words):
