@@ -131,10 +131,12 @@ def _processor() -> str:
 def teacher_pass(pair: Pair, weights: Any, batch: Batch) -> Any:
     """The teacher's part of a taught step: feature maps, and predictions for as many regions as the student samples.
 
-    A student of one stage asks a teacher of two for feature maps only.
+    A student of one stage asks a teacher of two for feature maps only, and any student a backbone for the coarsest.
     """
     teacher = cast(Detector, pair.teacher)
     features = teacher.features(weights, batch)
+    if set(teacher.traits.capabilities) == {"features"}:
+        return features.backbone[-1]
     if "anchor_predictions" in pair.student.traits.capabilities:
         return features
     count = pair.student.config.rois.samples  # pyright: ignore[reportAttributeAccessIssue]
