@@ -120,8 +120,10 @@ def _of_teachers(teachers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     from ml_collections import ConfigDict  # late: `module_of` works without it
 
     for name, one in teachers.items():
-        if set(one) != {"path", "distill"} or not one["distill"]:
-            raise ConfigError(f"teachers['{name}'] wants 'path' and 'distill' with a method; it has {sorted(one)}.")
+        if not name or set(one) != {"path", "distill"} or not one["distill"]:
+            raise ConfigError(
+                f"teachers['{name}'] wants a name, 'path', and 'distill' with a method; it has {sorted(one)}."
+            )
     entries = {
         name: ConfigDict({"path": str(one["path"]), "distill": ConfigDict(dict(one["distill"]))})
         for name, one in teachers.items()
@@ -146,7 +148,7 @@ def of_each_teacher(recipe: Recipe) -> dict[str, Recipe]:
                 raise ConfigError(f"The teachers {other} and {name} have a method '{method}' each; rename one of them.")
         out[name] = own.copy_and_resolve_references()
         with out[name].unlocked():
-            out[name].update(teacher=one.path, distill=one.distill, inherit="none")
+            out[name].teacher, out[name].distill, out[name].inherit = one.path, one.distill, "none"
     return out
 
 

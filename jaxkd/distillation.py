@@ -14,7 +14,7 @@ import jax
 from jaxkd import config as configs
 from jaxkd import experiment, json_values, phrases, storage
 from jaxkd.comparison.records import Comparison
-from jaxkd.data import recognise
+from jaxkd.data import recognise, unlabelled
 from jaxkd.derive import duration, explain, recipes, schedule, screen
 from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError, StorageError
@@ -204,6 +204,9 @@ def plan(options: Options, workdir: Path) -> Plan:
     begun = file.is_file() and any((workdir / name).exists() for name in (TEACHER, *STUDENTS))
     kept = file.is_file() and _is_kept(workdir, options, begun=begun)
     data, settings = _load(options, workdir), options.settings
+    if settings.unlabelled:
+        given = unlabelled.Config(images=absolute(settings.unlabelled))
+        unlabelled.open_folder(given, like=data.sources["train"])  # raises where there is no picture
     derived = None if kept else derive(data, options, workdir)
     found = derived.recipes if derived else _reopened(file, settings)
     first = found[ALONE].train.seed
@@ -316,6 +319,7 @@ def _is_kept(workdir: Path, options: Options, *, begun: bool) -> bool:
             f"{file} does not say what {RECIPE} was derived from ({error}); give another --workdir."
         ) from error
     before, now = (values.pop("settings", {}) | values for values in (before, json.loads(_as_text(options))))
+    before = dataclasses.asdict(recipes.Options()) | before  # a field that there was not had its default
     free = FREE if begun or not options.minutes else FREE - {"seeds"}  # the minutes are for all seeds
     for name in now:
         if name not in free and before.get(name) != now[name]:

@@ -304,6 +304,9 @@ def _training_differences(entries: Sequence[Entry]) -> list[str]:
                 f"{other.name} names other training data than {first.name} ({field} is {other_value!r}, not "
                 f"{value!r}), so a difference may be due to the data."
             )
+        if ("unlabelled" in other.recipe.data) != ("unlabelled" in first.recipe.data):
+            which = other if "unlabelled" in other.recipe.data else first
+            remarks.append(f"{which.name} has learnt of pictures without labels too (data.unlabelled).")
         if _training_length(other) != length:
             remarks.append(f"{other.name} trains for {_training_length(other)}, and {first.name} for {length}.")
     return remarks

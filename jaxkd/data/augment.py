@@ -131,14 +131,21 @@ class Augmenter:
     of the larger canvas, and the result is resized to both, so that teacher and student see the same picture.
     """
 
-    def __init__(self, records: Sequence[Record], sizes: Sizes, read: Callable[[int], tuple[int, Labelled]]):
-        """`read` gives the picture of a record, or a stand-in for it, and its index."""
+    def __init__(
+        self, records: Sequence[Record], sizes: Sizes, read: Callable[[int], tuple[int, Labelled]], labelled: int = 0
+    ):
+        """`read` gives the picture of a record, or a stand-in for it, and its index.
+
+        The first `labelled` records are annotated ones, or all for 0: a mosaic joins pictures of one kind, and pasted
+        objects are annotated.
+        """
         self._records, self._sizes, self._read = records, sizes, read
+        self._labelled = labelled or len(records)
 
     @functools.cached_property
     def _donors(self) -> paste.Donors:
         """The objects that may be pasted; late, for they are counted over all records."""
-        return paste.Donors(self._records)
+        return paste.Donors(self._records[: self._labelled])
 
     def __call__(self, request: Request) -> tuple[int, ResizedPicture]:
         """The index of the (first) picture and what became of it."""
@@ -183,9 +190,10 @@ class Augmenter:
         )
 
     def _mosaic(self, first: Labelled, request: Request) -> _Drawn:
-        """Four pictures on the whole canvas, of which three are drawn from all of the source."""
+        """Four pictures on the whole canvas, of which three are drawn from all that are labelled as the first is."""
         numbers = request.numbers["mosaic"][1:]
-        others = [self._read(int(number * len(self._records)))[1] for number in numbers[:3]]
+        start, end = (0, self._labelled) if request.index < self._labelled else (self._labelled, len(self._records))
+        others = [self._read(start + int(number * (end - start)))[1] for number in numbers[:3]]
         pictures = [first, *others]
         canvas = self._sizes.buckets[request.bucket]
         teacher = self._teacher_size(*canvas)

@@ -125,7 +125,7 @@ def train_batches(
       start: the first step.
       process: index of this process.
       processes: processes that share a batch, in equal parts.
-      unlabelled: pictures beside those of `source`, with what a teacher tells of them.
+      unlabelled: pictures beside those of `source`, with pseudo-labels.
       share: share of a batch that is of these.
 
     Raises:
@@ -151,6 +151,8 @@ def train_batches(
             f"{source.repairs.left_out()}; check the annotations and their categories."
         )
     _count_dropped_boxes(source, config)
+    if unlabelled is not None and batch < 2:
+        raise ConfigError(f"A batch of {batch} has no place for pictures without labels; take 2 or more (train.batch).")
     more = 0 if unlabelled is None else min(max(round(batch * share), 1), batch - 1)
     run_plan = plan(
         source, config, seed=seed, steps=steps, batch=batch - more, repeat_threshold=config.repeat_threshold
@@ -158,7 +160,8 @@ def train_batches(
     if unlabelled is not None:
         first = len(source.records)
         run_plan = mixed(run_plan, reader.bucket_of[first:], seed=seed, batch=batch, first=first)
-    augmented, canvases = Augmenter(shown.records, config, reader.original), _canvases(shown, config)
+    labelled = len(source.records)
+    augmented, canvases = Augmenter(shown.records, config, reader.original, labelled), _canvases(shown, config)
 
     def make_row(slot: int) -> Batch:
         step, row = slot // rows, process * rows + slot % rows

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from jaxkd.data.base import Record, Source
 from jaxkd.data.canvas import Sizes, buckets_of
@@ -80,7 +80,7 @@ def repeats(records: Sequence[Record], *, threshold: float) -> Float64[np.ndarra
 
 
 def mixed(labelled: Plan, others: Int32[np.ndarray, "n"], *, seed: int, batch: int, first: int) -> Plan:
-    """A plan with pictures of a second source in each step, so that it has `batch` of them, evenly spread.
+    """A plan with pictures of a second source in each step, so that a step has `batch` of both.
 
     Those of a step are of its bucket where the second source has such pictures, and else any. Each bucket goes through
     its pictures in epochs of its own, so a longer run only adds steps.
@@ -105,8 +105,19 @@ def mixed(labelled: Plan, others: Int32[np.ndarray, "n"], *, seed: int, batch: i
             for epoch in range(epochs)
         ]
         chosen[rows] = np.concatenate(order)[: len(rows) * more].reshape(-1, more)
-    slots = np.arange(batch)
-    is_other = (slots + 1) * more // batch > slots * more // batch
+    is_other = _spread(more, batch)
     records = np.zeros((steps, batch), np.int32)
     records[:, ~is_other], records[:, is_other] = labelled.records, first + chosen
     return Plan(records=records, buckets=labelled.buckets)
+
+
+def _spread(count: int, batch: int) -> Bool[np.ndarray, "batch"]:
+    """Which places of a batch are of the second source: evenly spread over parts in order, as devices take them.
+
+    Half of them alternate such that equal parts of neighbours and of every second, fourth, ... place, as micro-batches
+    take them, have as many of either source: by the parity of the ones in the place's binary digits (Thue-Morse).
+    """
+    places = np.arange(batch)
+    if 2 * count == batch:
+        return np.array([place.bit_count() % 2 == 1 for place in places.tolist()])
+    return (places + 1) * count // batch > places * count // batch

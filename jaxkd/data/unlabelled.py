@@ -9,12 +9,12 @@ import numpy as np
 
 from jaxkd import storage
 from jaxkd.data import files, pictures
-from jaxkd.data.base import Record, Source, Subset
+from jaxkd.data.base import Record, Source, Subset, coco_truth
 from jaxkd.data.folder import FolderSource, PictureFolder
 from jaxkd.data.repairs import Repairs
 from jaxkd.errors import DataError
 from jaxkd.paths import PathText, path_of
-from jaxkd.ranges import PartShare, Share
+from jaxkd.ranges import Probability, Share
 
 UNREADABLE, OTHER_KIND = "pictures_unreadable", "pictures_unsupported"  # names in the repairs
 FULL = 0.3  # share of a picture without an object above which doubtful regions leave nothing to learn from
@@ -26,7 +26,7 @@ class Config:
 
     images: PathText = ""
     """The folder; pictures in folders below count too."""
-    share: PartShare = 0.5
+    share: Probability = 0.5
     """Share of each batch that is without labels."""
     precision: Share = 0.8
     """Detections count as objects from the score on from which so many are right on validation pictures."""
@@ -47,16 +47,7 @@ class Unlabelled(FolderSource):
 
     def annotations(self) -> dict:
         """A COCO dict without annotations."""
-        images = [
-            {"id": record.image_id, "file_name": record.file, "height": record.height, "width": record.width}
-            for record in self.records
-        ]
-        names = zip(self.category_ids, self.classes, strict=True)
-        return {
-            "images": images,
-            "categories": [{"id": number, "name": name} for number, name in names],
-            "annotations": [],
-        }
+        return coco_truth(self, [])
 
 
 def open_folder(config: Config, *, like: Source) -> Unlabelled:
@@ -64,6 +55,8 @@ def open_folder(config: Config, *, like: Source) -> Unlabelled:
 
     Raises DataError where there is no picture.
     """
+    if not config.images:
+        raise DataError("data.unlabelled.images is empty; name a folder of pictures without labels.")
     folder = path_of(config.images)
     repairs, passed_over = Repairs(title=str(folder)), []
     if not folder.is_dir():
@@ -89,29 +82,29 @@ def _record(index: int, file: str, height: int, width: int) -> Record:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What a teacher tells of a picture: boxes (x0, y0, x1, y1) in its pixels, and what each counts."""
+class PseudoLabels:
+    """What a teacher is sure of in a picture: boxes (x0, y0, x1, y1) in its pixels, and what each counts."""
 
     boxes: Sequence[Sequence[float]]
     labels: Sequence[int]
     weights: Sequence[float]  # in (0, 1] of an object; 0 of a region in which nothing counts
 
 
-class Told(Subset):
-    """The pictures without labels that a teacher tells of, with what it tells in place of ground truth."""
+class PseudoLabelled(Subset):
+    """Pictures without labels, with pseudo-labels in place of ground truth."""
 
-    def __init__(self, source: Source, told: Mapping[str, Found]):
-        """`told` by file; a picture that it does not have is left out."""
-        super().__init__(source, [record.index for record in source.records if record.file in told])
-        self.records: Sequence[Record] = tuple(_with(record, told[record.file]) for record in self.records)
-
-
-def uncertain(record: Record) -> Found:
-    """The picture as one region in which nothing counts, where nobody tells of it."""
-    return Found(boxes=[[0.0, 0.0, float(record.width), float(record.height)]], labels=[0], weights=[0.0])
+    def __init__(self, source: Source, labels: Mapping[str, PseudoLabels]):
+        """`labels` by file; a picture that they do not have is left out."""
+        super().__init__(source, [record.index for record in source.records if record.file in labels])
+        self.records: Sequence[Record] = tuple(_with(record, labels[record.file]) for record in self.records)
 
 
-def _with(record: Record, found: Found) -> Record:
+def uncertain(record: Record) -> PseudoLabels:
+    """The picture as one region in which nothing counts, of which no teacher knows anything."""
+    return PseudoLabels(boxes=[[0.0, 0.0, float(record.width), float(record.height)]], labels=[0], weights=[0.0])
+
+
+def _with(record: Record, found: PseudoLabels) -> Record:
     weights = np.array(found.weights, np.float32)
     return dataclasses.replace(
         record,
@@ -122,7 +115,7 @@ def _with(record: Record, found: Found) -> Record:
     )
 
 
-def leaves_something(record: Record, found: Found) -> bool:
+def leaves_something(record: Record, found: PseudoLabels) -> bool:
     """Whether there is something to learn in a picture: an object, or background that is no doubtful region."""
     if any(found.weights):
         return True
@@ -130,19 +123,19 @@ def leaves_something(record: Record, found: Found) -> bool:
     return area <= FULL * record.height * record.width
 
 
-def save(path: Path, told: Mapping[str, Found], *, key: str) -> None:
-    """Writes what a teacher tells, for a run that goes on; StorageError where it cannot be written."""
-    rows = {name: dataclasses.asdict(found) for name, found in told.items()}
-    storage.write(path, json.dumps({"key": key, "told": rows}) + "\n")
+def save(path: Path, labels: Mapping[str, PseudoLabels], *, key: str) -> None:
+    """Writes pseudo-labels, for a run that goes on; StorageError where it cannot be written."""
+    rows = {name: dataclasses.asdict(found) for name, found in labels.items()}
+    storage.write(path, json.dumps({"key": key, "labels": rows}) + "\n")
 
 
-def load_told(path: Path, *, key: str) -> dict[str, Found] | None:
+def load_labels(path: Path, *, key: str) -> dict[str, PseudoLabels] | None:
     """The inverse of `save`; None where there is no such file, or one of another key. DataError where it is broken."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["key"] != key:
             return None
-        return {name: Found(**fields) for name, fields in content["told"].items()}
+        return {name: PseudoLabels(**fields) for name, fields in content["labels"].items()}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

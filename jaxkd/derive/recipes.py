@@ -254,7 +254,8 @@ def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Note
     words = "as given" if options.teacher else "where the one that is trained here will be"
     with out.unlocked():
         out.teacher = notes.take("teacher", Choice(options.teacher or options.teacher_folder, words))
-        out.train.balance.target = notes.take("train.balance.target", Choice(BALANCE, BALANCED))
+        if names != ("align",):  # whose gradient is at the backbone, where it is not measured
+            out.train.balance.target = notes.take("train.balance.target", Choice(BALANCE, BALANCED))
         out.train.teacher_check = notes.take("train.teacher_check", Choice(0, TEACHER_KNOWN))
         for name in names:
             method, reasons = methods.of(name, setting)

@@ -54,8 +54,13 @@ def needs(config: Config) -> base.Needs:
 
 
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
-    """The linear layer; raises ConfigError where the level is not there."""
+    """The linear layer; raises ConfigError where the level is not there, or is of another width without a layer."""
     pair = _pair(config, student, teacher)
+    if config.adapter == "identity" and pair.student_channels != pair.teacher_channels:
+        raise ConfigError(
+            f"adapter='identity' needs equal widths; the student has {pair.student_channels} channels, the teacher "
+            f"{pair.teacher_channels}; take 'linear'."
+        )
     return adapters.init(
         key,
         kind=KINDS[config.adapter],

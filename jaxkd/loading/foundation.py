@@ -20,6 +20,7 @@ from jaxkd.nets.norm import valid_cells
 from jaxkd.types import Batch, Features, Traits
 from jaxkd.weights import tree
 from jaxkd.weights import vit as vit_weights
+from jaxkd.weights.parts import few
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # of weights in a folder of Hugging Face
 STRIDES = (8, 16, 32)  # pixels of the student's canvas that a patch can stand for
@@ -115,7 +116,7 @@ def load(path: Path) -> build.Loaded:
     teacher = FoundationBackbone(vit.Config(**weights.fields))
     params, _ = tree.match(jax.eval_shape(teacher.init, jax.random.key(0)), weights.arrays)
     note = f"A vision transformer of {weights.fields['depth']} blocks of width {weights.fields['width']}."
-    unused = f"Not used: {', '.join(weights.unused)}." if weights.unused else ""
+    unused = f"Not used: {few(weights.unused)}." if weights.unused else ""
     params = jax.tree.map(jnp.asarray, params)
     notes = tuple(filter(None, (note, unused)))
     return build.Loaded(teacher, params, ConfigDict(), {}, {}, notes=notes)

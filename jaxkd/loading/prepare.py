@@ -123,7 +123,8 @@ def _with_classes(source: Source, config: configs.Recipe, classes: tuple[str, ..
 def load_teacher(recipe: configs.Recipe, source: Source | None = None) -> build.Loaded | None:
     """The recipe's teacher, from a folder or a published file, with every leaf matched; None where it names none.
 
-    It computes in the dtype of the student. A file of detections needs the source whose pictures it is about.
+    A detector computes in the dtype of the student, a foundation backbone in float32. A file of detections
+    needs the source whose pictures it is about.
 
     Raises ConfigError where methods lack a teacher, or nothing would use it; WeightsError where its weights do not fit.
     """
@@ -150,7 +151,13 @@ def load_teachers(recipe: configs.Recipe, source: Source) -> dict[str, build.Loa
 
     Raises ConfigError where two of them are files of detections.
     """
-    loaded = {name: load_teacher(one, source) for name, one in configs.of_each_teacher(recipe).items()}
+    recipes = configs.of_each_teacher(recipe)
+    for name, one in recipes.items():
+        if name and not one.teacher:
+            raise ConfigError(
+                f"The teacher {name} has no path; name its folder or file with --config.teachers.{name}.path=PATH."
+            )
+    loaded = {name: load_teacher(one, source) for name, one in recipes.items()}
     teachers = {name: one for name, one in loaded.items() if one is not None}
     if sum(bool(one.stored) for one in teachers.values()) > 1:
         raise ConfigError("Two teachers are files of detections; put the files in one folder, which is one teacher.")
@@ -172,7 +179,7 @@ def naming_teacher(recipe: configs.Recipe, teacher: build.Loaded | None, classes
     try:
         yield
     except ConfigError as error:
-        if teacher is None or set(teacher.detector.classes) & set(classes):
+        if teacher is None or not teacher.detector.classes or set(teacher.detector.classes) & set(classes):
             raise
         teacher_names, data_names = (
             ", ".join(names[:5]) + ("..." if len(names) > 5 else "") for names in (teacher.detector.classes, classes)

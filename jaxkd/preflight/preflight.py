@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.errors import ConfigError, DataError
-from jaxkd.loading import build, prepare
+from jaxkd.loading import build, foundation, prepare
 from jaxkd.loading.published import BY_NUMBER
 from jaxkd.paths import path_of
 from jaxkd.preflight import collectives, largest
@@ -237,8 +237,8 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
     if name and build.file_of(folder, build.ABOUT).is_file():
         loaded = prepare.match_dtype(build.load_shapes(folder), recipe.student)
         return loaded, f"The teacher is described in {folder / build.ABOUT}."
-    if name and parts.split(path)[0].is_file():
-        loaded = prepare.load_detector(name)
+    if name and (parts.split(path)[0].is_file() or foundation.is_one(path)):
+        loaded = prepare.load_network(name)
         loaded = dataclasses.replace(loaded, params=jax.eval_shape(lambda: loaded.params))
         return prepare.match_dtype(loaded, recipe.student), f"The teacher is in {name}."
     raise ConfigError(

@@ -92,12 +92,22 @@ def evaluate_source(
 
 
 def detect_source(
-    detector: HasDetect, params: Params, source: Source, loader_config: loader.Config, devices: Mesh, *, batch: int
+    detector: HasDetect,
+    params: Params,
+    source: Source,
+    loader_config: loader.Config,
+    devices: Mesh,
+    *,
+    batch: int,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
-    """COCO-style detections of a teacher in every picture of a source; processes share the pictures, all get all."""
+    """COCO-style detections of a teacher in every picture of a source; processes share the pictures, all get all.
+
+    Raises Interrupted as `evaluate_source` does.
+    """
     batches = _batches(source, loader_config, devices, batch=batch, teacher=True)
     with _detect(detector, params, devices, batches) as detect:
-        return detect_all(detect, batches, source, gather=hosts.gathered)[0]
+        return detect_all(detect, _unless_stopped(stopped, batches), source, gather=hosts.gathered)[0]
 
 
 def as_student(detector: HasClasses, columns: tuple[int, ...], *, own_canvas: bool) -> HasDetect:

@@ -15,10 +15,10 @@ from jaxkd import phrases
 from jaxkd.data import loader, pictures, survey
 from jaxkd.data.base import Source, digest
 from jaxkd.distill import decay
-from jaxkd.errors import ConfigError
+from jaxkd.errors import ConfigError, StoppedError
 from jaxkd.loading import build, initial, prepare
 from jaxkd.ranges import Count, Natural, PartShare, Seed
-from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, pairing, pseudo_truth, unused
+from jaxkd.train import checkpoint, evaluate, hosts, length, mesh, optimizer, ownership, pairing, pseudo_labels, unused
 from jaxkd.train.balance import Balance
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
@@ -108,18 +108,25 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         loader_config = pairing.loader_config_of(recipe, taught="" in teachers)
         sources, matched = pairing.with_detections(teachers, sources, limit=loader_config.max_objects)
         pair = pairing.make_pair(recipe, config, student, teachers)
-        teaching = pseudo_truth.Teaching(teachers, pair, loader_config, devices)
-        told = pseudo_truth.told(recipe, sources, teaching, facts=facts, workdir=workdir, say=log.say)
-        batches = _train_batches(recipe, loader_config, sources["train"], told)
-        stack.callback(batches.close)
-        pairing.check_view(pair, loader_config, sources["train"])
-        schedules = make_schedules(recipe, config, pair.all_methods, pictures=len(sources["train"].records))
         checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
         stack.callback(checkpoints.close)
         resumed = checkpoints.latest_on_all_hosts()
-        state, origin = _initial_state(recipe, config, pair, loaded.get(""), resumed=resumed is not None)
         if resumed:
             ownership.check_facts(resumed.facts, facts)
+        vote = hosts.Vote(devices)
+        stopped = lambda: vote.cast(bool(stop.signal))  # noqa: E731
+        teaching = pseudo_labels.Teaching(teachers, pair, loader_config, devices, log.say, stopped)
+        try:
+            more = pseudo_labels.pseudo_labelled(recipe, sources, teaching, facts=facts, workdir=workdir)
+        except evaluate.Interrupted:
+            raise StoppedError(f"Stopped by {stop.signal or 'another process'} before the first step.") from None
+        batches = _train_batches(recipe, loader_config, sources["train"], more)
+        stack.callback(batches.close)
+        for source in filter(None, (sources["train"], more)):
+            pairing.check_view(pair, loader_config, source)
+        schedules = make_schedules(recipe, config, pair.all_methods, pictures=len(sources["train"].records))
+        state, origin = _initial_state(recipe, config, pair, loaded.get(""), resumed=resumed is not None)
+        if resumed:
             batches.set_state(resumed.data)
             state = checkpoint.restore(workdir / CHECKPOINTS, resumed, state)
             origin = f"Going on from the checkpoint at step {resumed.step}."
@@ -178,11 +185,11 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
 
 
 def _train_batches(
-    recipe: configs.Recipe, loader_config: loader.Config, source: Source, told: Source | None
+    recipe: configs.Recipe, loader_config: loader.Config, source: Source, more: Source | None
 ) -> loader.Loader:
-    """This process's batches of the run, where there are some with pictures that a teacher has told of."""
+    """This process's batches of the run, mixed with `more` pictures where there are some."""
     config = configs.build(recipe.train)
-    mixed = {} if told is None else {"unlabelled": told, "share": recipe.data.unlabelled.share}
+    mixed = {} if more is None else {"unlabelled": more, "share": recipe.data.unlabelled.share}
     return loader.train_batches(
         source,
         loader_config,
@@ -223,8 +230,8 @@ def _agreed_facts(recipe: configs.Recipe, workdir: Path, sources: dict[str, Sour
         "validation data": digest(sources["val"]),
         "teacher": ownership.teacher_digest(recipe),
     }
-    if pseudo_truth.UNLABELLED in recipe.data:
-        facts[pseudo_truth.OF_UNLABELLED] = digest(prepare.load_unlabelled(recipe.data, sources["train"], warn=False))
+    if pseudo_labels.UNLABELLED in recipe.data:
+        facts[pseudo_labels.OF_UNLABELLED] = digest(prepare.load_unlabelled(recipe.data, sources["train"], warn=False))
     bound = json.dumps(ownership.binding(json.loads(configs.dump(recipe))), sort_keys=True)
     versions = {"version of jaxkd": VERSION, "version of jax": jax.__version__}
     hosts.agree(versions | {"recipe": bound} | facts | {"folder as --workdir": token(workdir)})

@@ -1,5 +1,6 @@
 """Files of DINOv2 and DINOv3 backbones, as their authors and Hugging Face name them, under jaxkd's names."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -120,9 +121,11 @@ def load(path: Path) -> VitWeights:
     if len(marks) != 1:
         raise WeightsError(f"{path.name} has {len(marks)} vision transformers; give a file of one.")
     prefix = marks[0][1] or ""
+    beside = tuple(name for name in arrays if not name.startswith(prefix))
     arrays = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     try:
-        return _translated(arrays)
+        weights = _translated(arrays)
+        return dataclasses.replace(weights, unused=(*weights.unused, *beside))
     except WeightsError as error:
         raise WeightsError(f"{path.name}: {error}") from error
 

@@ -116,6 +116,19 @@ def test_the_short_form_is_the_same_run(teachers, tmp_path):
                 assert other[term] == pytest.approx(value, rel=1e-5), term
 
 
+def test_each_teacher_has_its_own_methods(teachers):
+    """Also where there are some of both forms."""
+    align = {"align": component("distill.align")}
+    found = {"found": component("distill.detections")}
+    both = tiny.run(teacher="a", distill=align, teachers={"web": {"path": "b", "distill": found}})
+    of_each = configs.of_each_teacher(both)
+    assert [(one.teacher, list(one.distill)) for one in of_each.values()] == [("a", ["align"]), ("b", ["found"])]
+    assert configs.methods_in(both) == ("align", "found")
+    made = tiny.run(teachers={"web": {"path": "", "distill": found}})
+    with pytest.raises(ConfigError, match=r"--config\.teachers\.web\.path=PATH"):
+        prepare.load_teachers(made, prepare.load_sources(made.data)["train"])
+
+
 def test_paths_are_fields_with_paths(teachers):
     made = recipe(teachers | {"web": "web.json"}).copy_and_resolve_references()
     assert configs.with_absolute_paths(made).teachers.web.path.startswith("/")
@@ -127,7 +140,7 @@ def test_what_does_not_fit_is_refused(teachers, tmp_path):
         configs.of_each_teacher(
             tiny.run(teacher="a", distill=align, teachers={"dino": {"path": "b", "distill": align}})
         )
-    with pytest.raises(ConfigError, match=r"teachers\['dino'\] wants 'path' and 'distill' with a method"):
+    with pytest.raises(ConfigError, match=r"teachers\['dino'\] wants a name, 'path', and 'distill' with"):
         tiny.run(teachers={"dino": {"path": "b", "distill": {}}})
     two = {name: {"path": teachers["web"], "distill": {name: component("distill.detections")}} for name in "ab"}
     made = tiny.run(teachers=two)

@@ -15,7 +15,7 @@ from jaxkd.config import build as made
 from jaxkd.config import component
 from jaxkd.data import shapes
 from jaxkd.errors import ConfigError, DataError
-from jaxkd.train import log, loop, pseudo_truth
+from jaxkd.train import log, loop, pseudo_labels
 from jaxkd.weights import read
 
 MIMIC = {"mimic": component("distill.mimic", adapter={"init": "lecun"})}
@@ -58,7 +58,7 @@ def whole(scene, tmp_path_factory):
 
 
 def test_what_the_teacher_tells_is_in_the_workdir(whole):
-    told = json.loads((whole / pseudo_truth.FILE).read_text())["told"]
+    told = json.loads((whole / pseudo_labels.FILE).read_text())["labels"]
     assert 0 < len(told) <= 6 and not any(name.endswith("-4.png") for name in told)  # the copy of a validation picture
     weights = [weight for found in told.values() for weight in found["weights"]]
     assert any(weights) and all(0 <= weight <= 1 for weight in weights)
@@ -67,7 +67,7 @@ def test_what_the_teacher_tells_is_in_the_workdir(whole):
 def test_a_run_that_was_stopped_goes_on_equally(scene, whole, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
-    monkeypatch.setattr(pseudo_truth, "_ask", None)  # it is not asked again
+    monkeypatch.setattr(pseudo_labels, "_labels", None)  # it is not asked again
     loop.run(recipe(scene), tmp_path / "run", quiet=True)
     for name, array in runs.arrays(whole, step=4).items():
         np.testing.assert_array_equal(runs.arrays(tmp_path / "run", step=4)[name], array, err_msg=name)
