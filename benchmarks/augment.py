@@ -20,9 +20,7 @@ from jaxkd.data.augment import Augmenter, Config, Request, draw
 from jaxkd.data.base import Source
 from jaxkd.data.colour import adjust
 from jaxkd.data.crops import Window
-from jaxkd.data.labelled import Labelled
 from jaxkd.data.reader import Reader
-from jaxkd.data.transforms import Sample
 
 REPEATS = 20  # calls in a turn
 ALL = Config(scale=(0.5, 1.5), crop=0.3, mosaic=0.5, paste=0.3, colour=0.8, hue=6.0, cutout=0.2)
@@ -43,7 +41,7 @@ def transforms_of(source: Source, config: loader.Config) -> dict[str, Callable[[
     objects = first.sample.boxes[~first.crowd]
     patch = paste.cut_out(originals[1], int(originals[1].labels[0]), 0.0, scale=(0.5, 0.5))
     assert patch is not None
-    bare = Labelled(Sample(small.sample.image, small.sample.boxes[:0]), small.labels[:0], small.crowd[:0])
+    bare = small.selected(np.zeros(len(small.labels), bool))
     floats = [(float(height), float(width)) for height, width in working[:4]]
 
     def row(read: Callable, settings: Config) -> Callable[[], Any]:

@@ -6,7 +6,8 @@ Run card
   hardware  2 CPU cores, one to three minutes
   command   jaxkd train --config=bccd:tar --workdir=runs/tar
   arguments alone, mimic, align, detections, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class, tar_box,
-            tar_no_decay, tar_no_gates; after "retinanet-" a RetinaNet student, to which the Faster R-CNN teacher shows features only
+            tar_no_decay, tar_no_gates; after "retinanet-" a RetinaNet student, to which the Faster R-CNN teacher shows
+            features only
 """
 
 from jaxkd.config import component, merged, recipe
@@ -88,7 +89,13 @@ METHODS = {
     "tar_no_gates": lambda: tar(classification={"gate": "none"}, box={"gate": "none"}),
 }
 # The terms of each method for which a two-stage teacher and a dense student fit.
-FEATURES = {"mimic": {}, "align": {}, "detections": {}, "tar": {"classification": OFF, "box": OFF}, "gkd": {"soft": OFF}}
+FEATURES = {
+    "mimic": {},
+    "align": {},
+    "detections": {},
+    "tar": {"classification": OFF, "box": OFF},
+    "gkd": {"soft": OFF},
+}
 
 
 def backbone():
