@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from jaxkd import phrases
 from jaxkd.data import loader, pictures, survey
 from jaxkd.data.base import Source, digest
 from jaxkd.distill import decay
-from jaxkd.errors import ConfigError, StoppedError
+from jaxkd.errors import ConfigError
 from jaxkd.loading import build, initial, prepare
 from jaxkd.ranges import Count, Natural, PartShare, Seed
-from jaxkd.train import checkpoint, evaluate, hosts, length, mesh, optimizer, ownership, pairing, pseudo_labels, unused
+from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, pairing, pseudo_labels, unused
 from jaxkd.train.balance import Balance
 from jaxkd.train.lock import Lock, token
 from jaxkd.train.log import Log
@@ -113,13 +113,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         resumed = checkpoints.latest_on_all_hosts()
         if resumed:
             ownership.check_facts(resumed.facts, facts)
-        vote = hosts.Vote(devices)
-        stopped = lambda: vote.cast(bool(stop.signal))  # noqa: E731
-        teaching = pseudo_labels.Teaching(teachers, pair, loader_config, devices, log.say, stopped)
-        try:
-            more = pseudo_labels.pseudo_labelled(recipe, sources, teaching, facts=facts, workdir=workdir)
-        except evaluate.Interrupted:
-            raise StoppedError(f"Stopped by {stop.signal or 'another process'} before the first step.") from None
+        teaching = pseudo_labels.Teaching(teachers, pair, loader_config, devices, log.say, stop)
+        more = pseudo_labels.pseudo_labelled(recipe, sources, teaching, facts=facts, workdir=workdir)
         batches = _train_batches(recipe, loader_config, sources["train"], more)
         stack.callback(batches.close)
         for source in filter(None, (sources["train"], more)):
@@ -134,17 +129,8 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         if said:
             log.say(said)
             log.lasts(config.steps)
-        for sentence in unused.sentences(recipe):
+        for sentence in (*unused.sentences(recipe), *_notes(recipe, pair, teachers, matched, more)):
             log.say(sentence)
-        for name, teacher in teachers.items():
-            if note := prepare.class_columns(teacher.detector.classes, classes)[1]:
-                log.say(f"{name}: {note}" if name else note)
-        for sentence in matched:
-            log.say(sentence)
-        if "" not in teachers and configs.build(recipe.data.loader).teacher_view.on:
-            log.say("There is no teacher to teach, so data.loader.teacher_view has no effect.")
-        if not pair.all_methods and config.balance.target:
-            log.say("There is no teacher to teach, so train.balance has no effect.")
         refresh = Refresh(
             pair,
             sources["train"],
@@ -182,6 +168,27 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         if batches.skipped:
             log.say(f"Could not be read, and replaced by others: {phrases.counted(len(batches.skipped), 'picture')}.")
         return result
+
+
+def _notes(
+    recipe: configs.Recipe,
+    pair: Pair,
+    teachers: Mapping[str, build.Loaded],
+    matched: Sequence[str],
+    more: Source | None,
+) -> Iterator[str]:
+    """Sentences on teachers, on the rows of a file of detections, and on pictures without labels."""
+    for name, teacher in teachers.items():
+        if note := prepare.class_columns(teacher.detector.classes, pair.student.classes)[1]:
+            yield f"{name}: {note}" if name else note
+    yield from matched
+    if more is not None:
+        number = phrases.counted(len(more.records), "picture")
+        yield f"Of each batch {recipe.data.unlabelled.share:.0%} are from {number} without labels."
+    if "" not in teachers and configs.build(recipe.data.loader).teacher_view.on:
+        yield "There is no teacher to teach, so data.loader.teacher_view has no effect."
+    if not pair.all_methods and recipe.train.balance.target:
+        yield "There is no teacher to teach, so train.balance has no effect."
 
 
 def _train_batches(

@@ -14,13 +14,14 @@ from jaxkd import phrases
 from jaxkd.data import loader, near_duplicates, unlabelled
 from jaxkd.data.base import Source, Subset
 from jaxkd.data.unlabelled import PseudoLabelled, PseudoLabels
-from jaxkd.errors import DataError
+from jaxkd.errors import DataError, StoppedError
 from jaxkd.evaluation import certainty, matches
 from jaxkd.evaluation.certainty import Certainty
 from jaxkd.loading import build, prepare, stored_teacher
 from jaxkd.train import evaluate, hosts
 from jaxkd.train.lesson import Lesson
 from jaxkd.train.step import Pair
+from jaxkd.train.stop import Stop
 
 UNLABELLED, OF_UNLABELLED = "unlabelled", "pictures without labels"  # in the recipe's data, and among a run's facts
 FILE = "unlabelled.json"  # in the workdir: the pseudo-labels, so that a run that goes on has the same
@@ -37,7 +38,7 @@ class Teaching(NamedTuple):
     loader_config: loader.Config
     devices: Mesh
     say: Say
-    stopped: Callable[[], bool]
+    stop: Stop
 
 
 def pseudo_labelled(
@@ -54,7 +55,7 @@ def pseudo_labelled(
     the teacher knows nothing for sure. Without a teacher that gives detections of all of the data's classes, nothing in
     the pictures counts but their feature maps.
 
-    Raises DataError where the folder has no picture, or nothing is left of it, and `evaluate.Interrupted`.
+    Raises DataError where the folder has no picture, or nothing is left of it, and StoppedError after a signal.
     """
     if UNLABELLED not in recipe.data:
         return None
@@ -138,18 +139,18 @@ def _detections(
 ) -> tuple[tuple[Certainty, ...], list[dict[str, Any]]]:
     """How certain the teacher is of each class, and its detections in the pictures without labels."""
     detector = evaluate.as_student(teacher.detector, lesson.teacher_columns, own_canvas=lesson.own_canvas)
-    on_val, results = (
-        evaluate.detect_source(
-            detector,
-            teacher.params,
-            one,
-            teaching.loader_config,
-            teaching.devices,
-            batch=BATCH,
-            stopped=teaching.stopped,
+    vote, stop = hosts.Vote(teaching.devices), teaching.stop
+
+    def detections(of: Source) -> list[dict[str, Any]]:
+        settings = {"batch": BATCH, "stopped": lambda: vote.cast(bool(stop.signal))}
+        return evaluate.detect_source(
+            detector, teacher.params, of, teaching.loader_config, teaching.devices, **settings
         )
-        for one in (val, source)
-    )
+
+    try:
+        on_val, results = detections(val), detections(source)
+    except evaluate.Interrupted:
+        raise StoppedError(f"Stopped by {stop.signal or 'another process'} before the first step.") from None
     measured = matches.match(val.annotations(), on_val)
     return certainty.of_classes(measured, precision=config.precision, possible=config.possible), results
 

@@ -1,6 +1,7 @@
 """Pictures without labels in a run: who tells of them, what is kept, that it goes on equally, and what is said."""
 
 import json
+import re
 import shutil
 
 import cv2
@@ -87,6 +88,7 @@ def test_it_is_said(scene, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Near copies of validation pictures, left out: 1 of the pictures without labels." in out
     assert "On 6 pictures without labels the teacher is sure of" in out
+    assert re.search(r"Of each batch 50% are from \d pictures? without labels\.", out)
 
 
 def test_a_folder_of_the_validation_pictures_is_refused(scene, tmp_path):
