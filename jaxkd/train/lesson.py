@@ -33,6 +33,7 @@ from jaxkd.types import (
     Traits,
 )
 
+OF_METHODS = jnp.iinfo(jnp.int32).max  # in place of a picture's id, for the random keys of methods
 STUDENT_REGIONS = base.RegionSource()  # the regions sampled for the student's detection loss
 
 
@@ -149,8 +150,9 @@ def distill(
     student_features = shared.student.features
     by_source: dict[base.RegionSource, Inputs] = {STUDENT_REGIONS: shared}
     terms, metrics = {}, {}
+    methods_key = jax.random.fold_in(inputs.key, OF_METHODS)
     for index, (name, config) in enumerate(lesson.methods.items(), start=first):
-        module, key, outcomes = module_of(config), jax.random.fold_in(inputs.key, index), []
+        module, key, outcomes = module_of(config), jax.random.fold_in(methods_key, index), []
         for source in module.region_sources(config):
             if source not in by_source:  # when first needed: this keeps the order in which gradients are summed
                 by_source[source] = on_regions(
