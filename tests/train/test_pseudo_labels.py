@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -14,11 +15,14 @@ import vit_scene
 
 from jaxkd.config import build as made
 from jaxkd.config import component
-from jaxkd.data import shapes
+from jaxkd.data import shapes, unlabelled
 from jaxkd.errors import ConfigError, DataError
+from jaxkd.loading import build, stored_teacher
 from jaxkd.train import log, loop, pseudo_labels
+from jaxkd.train.lesson import Lesson
 from jaxkd.weights import read
 
+LIKE = shapes.load(shapes.Config(count=1))
 MIMIC = {"mimic": component("distill.mimic", adapter={"init": "lecun"})}
 
 
@@ -127,3 +131,34 @@ def test_one_device_and_four_agree(scene, tmp_path):
 def test_a_share_beyond_a_batch_is_refused(scene):
     with pytest.raises(ConfigError, match="share must be"):
         made(component("data.unlabelled", share=1.5))
+
+
+def test_a_file_of_detections_says_nothing_of_pictures_that_it_does_not_have(scene, tmp_path):
+    source = unlabelled.open_folder(made(component("data.unlabelled", images=str(scene / "pictures"))), like=LIKE)
+    images = [{"id": 5 + record.index, "file_name": record.file} for record in source.records[:3]]
+    rows = [
+        {"image_id": number, "category_id": 1, "bbox": [4, 4, 20, 20], "score": 0.9} for number in (5, 6)
+    ]  # the third has a name and no row
+    categories = [{"id": 1, "name": shapes.CLASSES[0]}]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps({"images": images, "categories": categories, "annotations": rows}))
+    said = []
+    config = made(tiny.loader())
+    teaching = pseudo_labels.Teaching({}, None, config, None, said.append, None)
+    kept = pseudo_labels._with_rows(source, stored_teacher.load(file, LIKE), {}, teaching)
+    assert [record.file for record in kept.records] == [record.file for record in source.records[:2]]
+    assert said == ["rows.json: no detection on 5 pictures without labels, left out."]
+
+
+def test_a_teacher_that_lacks_a_class_gives_no_pseudo_labels(scene):
+    teacher = build.load(scene / "teacher" / "student")
+    val = shapes.load(made(tiny.run().data.val))
+
+    def tellers(columns):
+        lesson = Lesson(teacher.detector, teacher.detector, MIMIC, teacher_columns=columns)
+        pair = SimpleNamespace(lessons={"": lesson})
+        teaching = pseudo_labels.Teaching({"": teacher}, pair, None, None, print, None)
+        return list(pseudo_labels._labelling_teachers(teaching, val))
+
+    assert len(tellers(())) == len(tellers((2, 0, 1))) == 1
+    assert tellers((2, -1, 1)) == []
