@@ -323,7 +323,7 @@ def test_a_teacher_that_knows_no_class_is_not_scored(tmp_path, monkeypatch, caps
     recipe = tiny.run(
         teacher=str(tmp_path / "teacher"), distill={"mimic": component("distill.mimic")}, train={"teacher_check": 2}
     )
-    monkeypatch.setattr(training.Training, "check_teacher", lambda *_: pytest.fail("it was scored"))
+    monkeypatch.setattr(training.Training, "_score", lambda *_, **__: pytest.fail("it was scored"))
     monkeypatch.setattr(training.Training, "run", lambda *_: _raise(DataError("It is about to train.")))
     with pytest.raises(DataError, match="about to train"):
         loop.run(recipe, tmp_path / "run")
