@@ -155,7 +155,7 @@ def load_teachers(recipe: configs.Recipe, source: Source) -> dict[str, build.Loa
     for name, one in recipes.items():
         if name and not one.teacher:
             raise ConfigError(
-                f"The teacher {name} has no path; name its folder or file with --config.teachers.{name}.path=PATH."
+                f"The teacher {name} has no path; name its folder or file in config.teachers.{name}.path."
             )
     loaded = {name: load_teacher(one, source) for name, one in recipes.items()}
     teachers = {name: one for name, one in loaded.items() if one is not None}

@@ -104,7 +104,9 @@ def _labels(
             "without labels teach features alone."
         )
         return {record.file: unlabelled.uncertain(record) for record in kept.records}
-    classes, results = _detections(kept, config, val, *teacher, teaching)
+    on_val, results = _detections((val, kept), *teacher, teaching)
+    measured = matches.match(val.annotations(), on_val)
+    classes = certainty.of_classes(measured, precision=config.precision, possible=config.possible)
     unknown = [name for name, known in zip(kept.classes, classes, strict=True) if not np.isfinite(known.possible)]
     if unknown:
         say(f"Never sure is the teacher of {phrases.some(unknown)}, background in pictures without labels.")
@@ -130,29 +132,22 @@ def _with_rows(source: Source, teacher: build.Loaded, sources: Mapping[str, Sour
 
 
 def _detections(
-    source: Source,
-    config: unlabelled.Config,
-    val: Source,
-    teacher: build.Loaded,
-    lesson: Lesson,
-    teaching: Teaching,
-) -> tuple[tuple[Certainty, ...], list[dict[str, Any]]]:
-    """How certain the teacher is of each class, and its detections in the pictures without labels."""
+    sources: Sequence[Source], teacher: build.Loaded, lesson: Lesson, teaching: Teaching
+) -> list[list[dict[str, Any]]]:
+    """The teacher's detections in the pictures of each source, with the student's classes."""
     detector = evaluate.as_student(teacher.detector, lesson.teacher_columns, own_canvas=lesson.own_canvas)
     vote, stop = hosts.Vote(teaching.devices), teaching.stop
 
-    def detections(of: Source) -> list[dict[str, Any]]:
+    def detections(source: Source) -> list[dict[str, Any]]:
         settings = {"batch": BATCH, "stopped": lambda: vote.cast(bool(stop.signal))}
         return evaluate.detect_source(
-            detector, teacher.params, of, teaching.loader_config, teaching.devices, **settings
+            detector, teacher.params, source, teaching.loader_config, teaching.devices, **settings
         )
 
     try:
-        on_val, results = detections(val), detections(source)
+        return [detections(source) for source in sources]
     except evaluate.Interrupted:
         raise StoppedError(f"Stopped by {stop.signal or 'another process'} before the first step.") from None
-    measured = matches.match(val.annotations(), on_val)
-    return certainty.of_classes(measured, precision=config.precision, possible=config.possible), results
 
 
 def _labelling_teachers(teaching: Teaching, val: Source) -> Iterator[tuple[build.Loaded, Lesson]]:

@@ -40,6 +40,8 @@ FIELDS = {
         "reliability_from": "global_knowledge",
     },
     "global_knowledge": {"canonical_scale": 28.0, "adapter": {"init": "lecun"}, "prototypes": {"count": 3}},
+    # Of six cells, beside all the others.
+    "align": {"weight": 10.0},
     # An untrained teacher's detections lie anywhere.
     "detections": {"overlap": 0.01, "classification": {"gate": "none"}, "box": {"gate": "none"}},
     "mimic": {"weight": 0.1, "adapter": {"init": "lecun"}, "reliability_from": "global_knowledge"},

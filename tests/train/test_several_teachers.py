@@ -125,7 +125,7 @@ def test_each_teacher_has_its_own_methods(teachers):
     assert [(one.teacher, list(one.distill)) for one in of_each.values()] == [("a", ["align"]), ("b", ["found"])]
     assert configs.methods_in(both) == ("align", "found")
     made = tiny.run(teachers={"web": {"path": "", "distill": found}})
-    with pytest.raises(ConfigError, match=r"--config\.teachers\.web\.path=PATH"):
+    with pytest.raises(ConfigError, match=r"in config\.teachers\.web\.path\."):
         prepare.load_teachers(made, prepare.load_sources(made.data)["train"])
 
 

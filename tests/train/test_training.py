@@ -29,5 +29,6 @@ def test_a_teacher_without_detections_is_not_scored_and_that_is_said():
     said = []
     run = SimpleNamespace(log=SimpleNamespace(say=said.append))
     maps = toy_teachers.FeatureMaps(("one",))
-    Training.check_teacher(run, build.Loaded(maps, {}, None, {}, {}), Lesson(maps, maps, {}))
+    student = build.detector(tiny.detector(), ("one",))
+    Training.check_teacher(run, build.Loaded(maps, {}, None, {}, {}), Lesson(student, maps, {}))
     assert said == ["The teacher gives no detections, so it is not scored before the first step."]
