@@ -117,3 +117,12 @@ def test_what_is_no_vision_transformer(tmp_path):
     assert not vit.is_vit(tmp_path / "resnet.safetensors")
     assert not vit.is_vit(tmp_path) and not vit.is_vit(tmp_path / "missing.safetensors")
     assert vit.is_vit(saved(tmp_path, "hf3")[0])
+
+
+def test_weights_in_several_files_are_refused_and_a_folder_of_one_is_read(tmp_path):
+    file, *_ = saved(tmp_path, "hf2")
+    file.rename(tmp_path / "model.safetensors")
+    assert foundation.is_one(tmp_path) and foundation.load(tmp_path).detector.config.depth == vit_scene.DEPTH
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(WeightsError, match="are in several files; save the model in one"):
+        foundation.is_one(tmp_path)

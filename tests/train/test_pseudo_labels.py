@@ -6,7 +6,6 @@ import shutil
 from types import SimpleNamespace
 
 import cv2
-import jax
 import numpy as np
 import pytest
 import runs
@@ -117,8 +116,6 @@ def test_without_a_teacher_they_have_no_effect(scene, tmp_path, capsys):
 
 
 def test_one_device_and_four_agree(scene, tmp_path):
-    if jax.device_count() < 4:
-        pytest.skip("there is one device")
     losses = []
     for devices in (1, 4):
         plain = recipe(scene, steps=2).copy_and_resolve_references()
