@@ -5,7 +5,7 @@ Boxes are (x0, y0, x1, y1) in pixels of the padded picture, half-open, float32.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from flax import struct
 from jax import numpy as jnp
@@ -19,6 +19,17 @@ Capability = Literal[
     "head",  # its head can be run on other feature maps
     "box_distributions",  # distributions of a box's sides
 ]
+
+
+class BoxCode(NamedTuple):
+    """What the four numbers of `Predictions.deltas` say of a box; see `ops.box_codes`."""
+
+    kind: Literal["deltas", "sides"] = "deltas"  # shifts and ratios; or distances left, top, right and bottom
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # of "deltas": factors on dx, dy, dw and dh
+    strides: float = 1.0  # of "sides": a region's side in strides of its level, which are the unit of distances
+
+
+DELTAS = BoxCode()
 
 
 class TeacherView(struct.PyTreeNode):
@@ -78,7 +89,7 @@ class Regions(struct.PyTreeNode):
 
     boxes: Array  # [b r 4] float32; no gradient flows through them
     labels: Array  # [b r] int32: class of the matched truth; the number of classes for background
-    deltas: Array  # [b r 4] float32: target deltas, zero where not positive
+    deltas: Array  # [b r 4] float32: targets in `Traits.box_code`, zero where not positive
     truth: Array  # [b r] int32: index of the matched truth in the batch
     positive: Array  # [b r] bool
     valid: Array  # [b r] bool: positive or background; False for padding and for regions to ignore
@@ -98,7 +109,9 @@ class Predictions(struct.PyTreeNode):
     """The predictions of a head for regions."""
 
     logits: Array  # [b r k] float32; with a background column where `Traits.background` is set
-    deltas: Array  # [b r m 4] float32: m is the number of classes, or 1 if all classes share one box
+    deltas: Array  # [b r m 4] float32 in `Traits.box_code`: m is the number of classes, or 1 if all share one box
+    distributions: Any = None  # [b r 4 n + 1] float32: logits of each side's distance being 0 to n; else None
+    quality: Any = None  # [b r] float32: logits of how good each box is; else None
 
 
 class Features(struct.PyTreeNode):
@@ -127,7 +140,7 @@ class Traits:
     channels: tuple[int, ...] = ()  # of the neck's levels
     backbone_strides: tuple[int, ...] = ()
     backbone_channels: tuple[int, ...] = ()
-    box_weights: tuple[float, ...] = ()  # of the box code of `Predictions.deltas`
+    box_code: BoxCode = DELTAS  # of `Predictions.deltas`
     background: int | None = None  # column of `Predictions.logits`; None where classes are independent
     anchors: tuple | None = None  # a description of its anchors, where it predicts for these alone
 

@@ -9,7 +9,18 @@ from jax import numpy as jnp
 
 from jaxkd.distill import fit
 from jaxkd.ops import boxes as box_ops
-from jaxkd.types import Batch, Detections, DetectorOutputs, Features, Inputs, Losses, Predictions, Regions, Traits
+from jaxkd.types import (
+    Batch,
+    BoxCode,
+    Detections,
+    DetectorOutputs,
+    Features,
+    Inputs,
+    Losses,
+    Predictions,
+    Regions,
+    Traits,
+)
 
 SIDE = 128
 CLASSES = ("red", "white", "blue")
@@ -33,7 +44,7 @@ def traits(width, **changes):
         "channels": (width, width),
         "backbone_strides": (4, 8),
         "backbone_channels": (width + 1, width + 2),
-        "box_weights": WEIGHTS,
+        "box_code": BoxCode(weights=WEIGHTS),
         "background": len(CLASSES),
     }
     return Traits(**(usual | changes))

@@ -27,7 +27,6 @@ class FeatureMaps:
             channels=widths,
             backbone_strides=STRIDES,
             backbone_channels=widths,
-            box_weights=(),
             background=None,
         )
 

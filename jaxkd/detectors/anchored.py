@@ -17,7 +17,7 @@ from jaxkd.detectors.feature_extractor import FeatureExtractor
 from jaxkd.errors import ConfigError
 from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors, respace
 from jaxkd.ops.match import Matches, match
-from jaxkd.types import Batch, Capability, Features, Traits
+from jaxkd.types import Batch, BoxCode, Capability, Features, Traits
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class AnchorBased(abc.ABC):
             channels=(self.config.neck.channels,) * len(extractor.strides),
             backbone_strides=extractor.backbone_strides,
             backbone_channels=extractor.backbone_channels,
-            box_weights=self.config.head.box_weights,
+            box_code=BoxCode(weights=self.config.head.box_weights),
             background=background,
             anchors=anchors,
         )

@@ -25,7 +25,6 @@ def translated(
     teacher_columns: tuple[int, ...],
     *,
     background: bool,
-    code: Sequence[float],
 ) -> Predictions:
     """The teacher's predictions [b r ...] in the student's columns; constants to gradients.
 
@@ -34,11 +33,10 @@ def translated(
     differs there.
 
     Args:
-      teacher, student: both heads' predictions for the same regions.
+      teacher, student: both heads' predictions for the same regions, boxes in one code.
       teacher_columns: by `columns`, at least one of them not LACKING.
       background: whether both have a last column for the background, so that classes exclude each other; if not, each
         class has a probability of its own.
-      code: the teacher's weights of the box code divided by the student's.
     """
     student = lax.stop_gradient(student)
     known = [*(column for column, of_teacher in enumerate(teacher_columns) if of_teacher != LACKING)]
@@ -51,8 +49,8 @@ def translated(
         logits = logits.at[..., shared].set(jax.nn.log_softmax(teacher.logits[..., of_teacher]) + total)
     else:
         logits = logits.at[..., jnp.asarray(known)].set(teacher.logits[..., jnp.asarray(known_teacher)])
-    boxes = _boxes(teacher.deltas, student.deltas * jnp.asarray(code), known, known_teacher, len(teacher_columns))
-    return lax.stop_gradient(Predictions(logits=logits, deltas=boxes))
+    boxes = _boxes(teacher.deltas, student.deltas, known, known_teacher, len(teacher_columns))
+    return lax.stop_gradient(teacher.replace(logits=logits, deltas=boxes))
 
 
 def relabelled(detections: Detections, teacher_columns: tuple[int, ...], *, classes: int) -> Detections:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxkd.distill import base, gated
 from jaxkd.distill.decay import Config as Decay
+from jaxkd.ops import box_codes
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ranges import NonNegative, Share
 from jaxkd.types import Inputs, Losses, Term, Traits
@@ -140,10 +141,10 @@ def _box(
     config: Box, inputs: Inputs, teacher_boxes: Float[Array, "b r 4"], taught: Bool[Array, "b r"]
 ) -> tuple[Term, Term]:
     """Distance of the deltas to those of the teacher's box."""
-    regions, weights = inputs.regions, inputs.student.traits.box_weights
+    regions, code = inputs.regions, inputs.student.traits.box_code
     deltas = box_ops.of_class(inputs.student.predictions.deltas, regions.labels)
-    target = box_ops.encode(teacher_boxes, regions.boxes, weights=weights)
+    target = box_codes.encode(code, teacher_boxes, regions.boxes)
     truth = jnp.take_along_axis(inputs.batch.boxes, regions.truth[..., None], axis=1)
-    gate = taught & gated.box_gate(deltas, target, regions.boxes, truth, weights=weights, kind=config.gate)
+    gate = taught & gated.box_gate(deltas, target, regions.boxes, truth, code=code, kind=config.gate)
     term = gated.box_term(deltas, target, positive=regions.positive, valid=regions.valid, gate=gate, beta=config.beta)
     return term.replace(total=config.weight * term.total), Term(gate.sum() * 1.0, term.count)

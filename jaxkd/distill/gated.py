@@ -7,8 +7,9 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from jaxkd.ops import box_codes
 from jaxkd.ops import boxes as box_ops
-from jaxkd.types import Term
+from jaxkd.types import BoxCode, Term
 
 
 def class_gate(
@@ -112,7 +113,7 @@ def box_gate(
     boxes: Float[Array, "*r 4"],
     truth: Float[Array, "*r 4"],
     *,
-    weights: tuple[float, ...],
+    code: BoxCode,
     kind: Literal["teacher_vs_proposal", "teacher_vs_student", "both", "none"] = "teacher_vs_proposal",
     margin: float = 0.0,
 ) -> Bool[Array, "*r"]:
@@ -123,11 +124,9 @@ def box_gate(
     def quality(refined: Float[Array, "*r 4"]) -> Float[Array, "*r"]:
         return box_ops.paired_iou(refined, truth)
 
-    teacher_quality = quality(box_ops.decode(teacher, boxes, weights=weights))
+    teacher_quality = quality(box_codes.decode(code, teacher, boxes))
     over_proposal = teacher_quality > quality(boxes) + margin
-    over_student = (
-        teacher_quality > quality(box_ops.decode(lax.stop_gradient(student), boxes, weights=weights)) + margin
-    )
+    over_student = teacher_quality > quality(box_codes.decode(code, lax.stop_gradient(student), boxes)) + margin
     passed = {
         "teacher_vs_proposal": over_proposal,
         "teacher_vs_student": over_student,

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Key
 from jaxkd.distill import adapters, base
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.distill.gated import box_gate, box_term, class_gate, class_term
+from jaxkd.ops import box_codes
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.masks import box_level, extent_mask, gaussian_mask
 from jaxkd.ranges import Finite, Natural, NonNegative, Positive, Whole
@@ -359,19 +360,17 @@ def _deltas_and_gate(
 ) -> tuple[Float[Array, "b r 4"], Float[Array, "b r 4"], Bool[Array, "b r"]]:
     """Both detectors' deltas for each region's class, in the student's box code, and the gate of the box loss."""
     student, teacher, regions = inputs.student, inputs.teacher, inputs.regions
-    weights = student.traits.box_weights
+    code = student.traits.box_code
     student_deltas = box_ops.of_class(student.predictions.deltas, regions.labels)
     teacher_deltas = box_ops.of_class(teacher.predictions.deltas, regions.labels)
-    if teacher.traits.box_weights != weights:
-        refined = box_ops.decode(teacher_deltas, regions.boxes, weights=teacher.traits.box_weights)
-        teacher_deltas = box_ops.encode(refined, regions.boxes, weights=weights)
+    teacher_deltas = box_codes.converted(teacher_deltas, regions.boxes, source=teacher.traits.box_code, target=code)
     truth = jnp.take_along_axis(inputs.batch.boxes, regions.truth[..., None], axis=1)
     gate = box_gate(
         student_deltas,
         teacher_deltas,
         regions.boxes,
         truth,
-        weights=weights,
+        code=code,
         kind=config.box.gate,
         margin=config.box.margin,
     )

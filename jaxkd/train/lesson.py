@@ -9,12 +9,13 @@ import jax
 from flax import struct
 from jax import lax
 from jax import numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from jaxkd.config import module_of
 from jaxkd.detectors.base import Detector, Stage, Teacher
 from jaxkd.distill import base, classes, fit
 from jaxkd.errors import ConfigError
+from jaxkd.ops import box_codes
 from jaxkd.train import view
 from jaxkd.train.balance import balanced
 from jaxkd.train.state import Tree
@@ -236,7 +237,7 @@ def with_teacher(
         predictions = teacher.predict(inputs.teacher_params, features, boxes, batch.as_teacher_sees())
         predictions = lax.stop_gradient(predictions)
         if lesson.teacher_columns and student.predictions is not None:
-            predictions = _in_student_classes(lesson, predictions, student.predictions)
+            predictions = _in_student_classes(lesson, predictions, student.predictions, regions.boxes)
     if features is not None and batch.teacher is not None:
         # Maps that no method needs do not have to fit the student's grid.
         features = teacher_maps(lesson, features, batch) if lesson.taught_from("features") else None
@@ -258,12 +259,16 @@ def _reliability(lesson: Lesson, config: Any, inputs: Inputs, memory: dict[str, 
     return lax.stop_gradient(module_of(other).reliability(other, inputs.replace(memory=memory.get(source))))
 
 
-def _in_student_classes(lesson: Lesson, teacher: Predictions, student: Predictions) -> Predictions:
+def _in_student_classes(
+    lesson: Lesson, teacher: Predictions, student: Predictions, boxes: Float[Array, "b r 4"]
+) -> Predictions:
     """The teacher's predictions in the student's class order; unchanged where one head is softmax and one sigmoid."""
     assert lesson.teacher is not None
     student_traits, teacher_traits = lesson.student.traits, lesson.teacher.traits
     if (student_traits.background is None) != (teacher_traits.background is None):
         return teacher
-    delta_scale = [a / b for a, b in zip(teacher_traits.box_weights, student_traits.box_weights, strict=True)]
+    deltas = box_codes.converted(
+        student.deltas, boxes[:, :, None], source=student_traits.box_code, target=teacher_traits.box_code
+    )
     background = student_traits.background is not None
-    return classes.translated(teacher, student, lesson.teacher_columns, background=background, code=delta_scale)
+    return classes.translated(teacher, student.replace(deltas=deltas), lesson.teacher_columns, background=background)

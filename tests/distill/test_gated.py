@@ -9,8 +9,10 @@ from jax import numpy as jnp
 
 from jaxkd.distill import gated
 from jaxkd.ops import boxes as box_ops
+from jaxkd.types import BoxCode
 
 PROPOSAL, TRUTH, WEIGHTS = jnp.array([[0.0, 0, 10, 10]]), jnp.array([[2.0, 0, 12, 10]]), (10.0, 10.0, 5.0, 5.0)
+CODE = BoxCode(weights=WEIGHTS)
 
 
 def counted(rows, **options):
@@ -51,7 +53,7 @@ def test_example_box(shift, iou, opened, loss):
     student, teacher = jnp.array([[0.2, 0.4, 0, -0.1]]), jnp.array([[shift, 0, 0, 0]])
     refined = box_ops.decode(teacher, PROPOSAL, weights=WEIGHTS)
     np.testing.assert_allclose(box_ops.paired_iou(refined, TRUTH), [iou], rtol=1e-5)
-    gate = gated.box_gate(student, teacher, PROPOSAL, TRUTH, weights=WEIGHTS)
+    gate = gated.box_gate(student, teacher, PROPOSAL, TRUTH, code=CODE)
     assert bool(gate[0]) is opened
     one = jnp.ones(1, bool)
     np.testing.assert_allclose(
@@ -69,7 +71,7 @@ def test_example_numerics():
 
 
 def test_gate_is_shut_to_a_teacher_that_repeats_the_proposal():
-    assert not gated.box_gate(jnp.ones((1, 4)), jnp.zeros((1, 4)), PROPOSAL, TRUTH, weights=WEIGHTS)[0]
+    assert not gated.box_gate(jnp.ones((1, 4)), jnp.zeros((1, 4)), PROPOSAL, TRUTH, code=CODE)[0]
 
 
 def test_class_gates_golden():
@@ -85,7 +87,7 @@ def test_box_gates_golden():
     deltas = jnp.array([[1.5, 0, 0, 0], [1.5, 0, 0, 0], [-0.5, 0, 0, 0], [-0.5, 0, 0, 0]])
     student = jnp.array([[0.5, 0, 0, 0], [2.0, 0, 0, 0], [-1.0, 0, 0, 0], [0, 0, 0, 0]])
     boxes, truth = (jnp.broadcast_to(one, (4, 4)) for one in (PROPOSAL, TRUTH))
-    gate = functools.partial(gated.box_gate, student, deltas, boxes, truth, weights=WEIGHTS)
+    gate = functools.partial(gated.box_gate, student, deltas, boxes, truth, code=CODE)
     np.testing.assert_array_equal(gate(kind="teacher_vs_proposal"), [True, True, False, False])
     np.testing.assert_array_equal(gate(kind="teacher_vs_student"), [True, False, True, False])
     np.testing.assert_array_equal(gate(kind="both"), [True, False, False, False])

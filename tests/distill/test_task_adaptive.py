@@ -28,6 +28,7 @@ from jaxkd.distill import base, decay
 from jaxkd.distill import task_adaptive as tar
 from jaxkd.errors import ConfigError
 from jaxkd.ops import boxes as box_ops
+from jaxkd.types import BoxCode
 
 ONE = [[8.0, 16, 40, 48]]
 TWO = [*ONE, [24.0, 16, 56, 48]]
@@ -358,7 +359,7 @@ def test_a_dense_detector_without_a_background_class():
 def test_a_teacher_with_another_box_code_teaches_the_same_boxes():
     deltas = scene().teacher.predictions.deltas / jnp.array(scenes.WEIGHTS)
     teacher = with_predictions(scene().teacher, deltas=deltas)
-    teacher = teacher.replace(traits=dataclasses.replace(teacher.traits, box_weights=(1.0, 1.0, 1.0, 1.0)))
+    teacher = teacher.replace(traits=dataclasses.replace(teacher.traits, box_code=BoxCode()))
     other, usual = (ask(BOXES, scene()._replace(teacher=one)).terms["box"] for one in (teacher, scene().teacher))
     np.testing.assert_allclose(other.mean(), usual.mean(), rtol=1e-4)
 
