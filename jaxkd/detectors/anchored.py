@@ -50,7 +50,7 @@ class AnchorBased(abc.ABC):
             classes=self.classes,
             capabilities=frozenset({"features", predictions, "detections"}),
             strides=extractor.strides,
-            channels=(self.config.neck.channels,) * len(extractor.strides),
+            channels=extractor.channels,
             backbone_strides=extractor.backbone_strides,
             backbone_channels=extractor.backbone_channels,
             box_code=BoxCode(weights=self.config.head.box_weights),
@@ -59,7 +59,7 @@ class AnchorBased(abc.ABC):
         )
 
     def check(self, *thresholds: tuple[str, str]) -> None:
-        """Raises ConfigError where the anchors do not fit the pyramid's levels, or thresholds are out of order.
+        """Raises ConfigError where the anchors or heads do not fit the neck's levels, or thresholds are out of order.
 
         Each pair of `thresholds` names two fields: the IoU below which a box is background, and that from which it is
         an object.
@@ -67,6 +67,11 @@ class AnchorBased(abc.ABC):
         sizes, levels = len(self.config.anchors.sizes), len(self._feature_extractor.strides)
         if sizes != levels:
             raise ConfigError(f"anchors.sizes has {sizes} entries, the pyramid {levels} levels; give one size a level.")
+        if len(set(self._feature_extractor.channels)) > 1:
+            raise ConfigError(
+                f"The neck's levels are {self._feature_extractor.channels} wide; the heads are shared by all levels "
+                "and want one width."
+            )
         if not self.config.anchors.ratios:
             raise ConfigError("anchors.ratios is empty; give a ratio at least.")
         for negative, positive in thresholds:
@@ -75,6 +80,11 @@ class AnchorBased(abc.ABC):
                 raise ConfigError(
                     f"{negative}={low} is above {positive}={high}; a box would be background and an object."
                 )
+
+    @property
+    def neck_channels(self) -> int:
+        """Width of the neck's levels, one for all; see `check`."""
+        return self._feature_extractor.channels[0]
 
     def anchors(self, features: Features, batch: Batch, *, sizes: Sequence[Sequence[float]]) -> Anchors:
         """The anchors of every level, of these sizes each."""

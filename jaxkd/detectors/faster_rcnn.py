@@ -1,6 +1,7 @@
 """Faster R-CNN with a feature pyramid (Ren et al. 2015; Lin et al. 2017)."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -159,8 +160,8 @@ class Config:
 
     backbone: Any = field(default_factory=resnet.Config)
     """A component of `nets` that gives four levels."""
-    neck: fpn.Config = field(default_factory=fpn.Config)
-    """The feature pyramid."""
+    neck: Any = field(default_factory=fpn.Config)
+    """A component of `nets`: the neck, by default a feature pyramid."""
     anchors: parts.Anchors = field(default_factory=parts.Anchors)
     """The anchors of the region proposal network."""
     rpn: RPN = field(default_factory=RPN)
@@ -208,10 +209,9 @@ class FasterRCNN(AnchorBased):
 
     def init_heads(self, key: Key[Array, ""]) -> Params:
         """Random parameters of the region proposal network and the box head."""
-        config = self.config
-        side = config.pooling.resolution
-        pooled = jnp.zeros((1, side, side, config.neck.channels))
-        level, valid = jnp.zeros((1, 2, 2, config.neck.channels)), jnp.ones((1, 2, 2, 1))
+        side = self.config.pooling.resolution
+        pooled = jnp.zeros((1, side, side, self.neck_channels))
+        level, valid = jnp.zeros((1, 2, 2, self.neck_channels)), jnp.ones((1, 2, 2, 1))
         return {
             "rpn": self._rpn.init(jax.random.fold_in(key, 2), level, valid)["params"],
             "head": self._head.init(jax.random.fold_in(key, 3), pooled)["params"],
@@ -231,11 +231,11 @@ class FasterRCNN(AnchorBased):
 
     def predict(self, params: Params, features: Features, boxes: Float[Array, "b r 4"], batch: Batch) -> Predictions:
         """Class logits [b r k+1], background last, and box deltas [b r m 4] of any boxes."""
-        levels = len(self.traits.backbone_strides) - self.config.neck.first
+        strides = tuple(stride for stride in self.traits.strides if stride <= max(self.traits.backbone_strides))
         pooled = roi_align_batch(
-            features.neck[:levels],
+            features.neck[: len(strides)],
             boxes,
-            strides=self.traits.strides[:levels],
+            strides=strides,
             extents=self.extents(batch),
             pooling=self._pooling,
         )
@@ -274,14 +274,14 @@ class FasterRCNN(AnchorBased):
             aligned=config.compat.roi_align_aligned,
             canonical_scale=config.pooling.canonical_scale,
             canonical_level=config.pooling.canonical_level,
-            first_level=2 + config.neck.first,
+            first_level=int(math.log2(self.traits.strides[0])),
         )
 
     @functools.cached_property
     def _rpn(self) -> RPNHead:
         config = self.config
         return RPNHead(
-            config.neck.channels,
+            self.neck_channels,
             anchors=config.anchors.octaves * len(config.anchors.ratios),
             depth=config.rpn.depth,
             dtype=config.dtype,

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int, Key
 
 from jaxkd.config import module_of
 from jaxkd.detectors.base import Params
-from jaxkd.nets import fpn
 from jaxkd.nets.remat import Remat
 from jaxkd.types import Batch, Features
 
@@ -26,7 +25,7 @@ class FeatureExtractor:
 
     Attributes:
       backbone: a component of `nets` that gives levels.
-      neck: the feature pyramid.
+      neck: a component of `nets` that makes the levels that heads see from those of the backbone.
       dtype: what both compute in; their parameters are float32.
       remat: what of the backbone's blocks is kept for the gradient; see `nets.remat`.
       frozen_stages: backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ...
@@ -38,7 +37,7 @@ class FeatureExtractor:
     """
 
     backbone: Any
-    neck: fpn.Config
+    neck: Any
     dtype: str
     remat: Remat
     frozen_stages: int
@@ -58,8 +57,13 @@ class FeatureExtractor:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Input pixels per cell of each level of the pyramid."""
-        return fpn.strides(self.neck, self.backbone_strides)
+        """Input pixels per cell of each level of the neck."""
+        return module_of(self.neck).strides(self.neck, self.backbone_strides)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Width of each level of the neck."""
+        return module_of(self.neck).channels(self.neck, self.backbone_channels)
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters, float32."""
@@ -98,7 +102,12 @@ class FeatureExtractor:
 
     @functools.cached_property
     def _neck(self) -> nn.Module:
-        return fpn.build(self.neck, backbone_strides=self.backbone_strides, dtype=self.dtype)
+        return module_of(self.neck).build(
+            self.neck,
+            backbone_strides=self.backbone_strides,
+            backbone_channels=self.backbone_channels,
+            dtype=self.dtype,
+        )
 
 
 def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:

@@ -102,8 +102,9 @@ class Config:
 
     backbone: Any = field(default_factory=resnet.Config)
     """A component of `nets` that gives four levels."""
-    neck: fpn.Config = field(default_factory=lambda: fpn.Config(first=1, extra="conv_c5"))
-    """The feature pyramid, P3 to P7 with both extra levels from the backbone's last."""
+    neck: Any = field(default_factory=lambda: fpn.Config(first=1, extra="conv_c5"))
+    """A component of `nets`: the neck, by default a feature pyramid P3 to P7 with both extra levels from the
+    backbone's last."""
     anchors: Anchors = field(default_factory=Anchors)
     """The anchors, for each of which the head predicts."""
     assignment: Assignment = field(default_factory=Assignment)
@@ -156,7 +157,7 @@ class RetinaNet(AnchorBased):
 
     def init_heads(self, key: Key[Array, ""]) -> Params:
         """Random parameters of the head."""
-        level, valid = jnp.zeros((1, 2, 2, self.config.neck.channels)), jnp.ones((1, 2, 2, 1))
+        level, valid = jnp.zeros((1, 2, 2, self.neck_channels)), jnp.ones((1, 2, 2, 1))
         return {"head": self._head.init(jax.random.fold_in(key, 2), level, valid)["params"]}
 
     def sample_regions(

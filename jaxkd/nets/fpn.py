@@ -6,15 +6,15 @@ from typing import Literal
 
 import flax.linen as nn
 from jax import Array
-from jax import numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxkd.errors import ConfigError
 from jaxkd.nets.conv import conv
 from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.nets.pyramid import doubled, pyramid_strides, used_levels
 from jaxkd.ranges import Count, Natural
 
 LIKE = {"torchvision": {}, "detectron2": {}, "mmdetection": {"extra_relu": False}}
+EXTRA = {"none": 0, "pool": 1, "conv_c5": 2, "conv_p5": 2}  # levels above the backbone's
 LECUN_UNIFORM = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
     "extra_relu": ("extra", ("conv_c5", "conv_p5")),
@@ -41,11 +41,18 @@ class Config:
     """Number of groups of "group" norm."""
 
 
-def build(config: Config, *, backbone_strides: Sequence[int] = (4, 8, 16, 32), dtype: str = "float32") -> nn.Module:
+def build(
+    config: Config,
+    *,
+    backbone_strides: Sequence[int] = (4, 8, 16, 32),
+    backbone_channels: Sequence[int] = (),
+    dtype: str = "float32",
+) -> nn.Module:
     """The pyramid as a module to be called with (all levels of the backbone, extents).
 
-    It computes in `dtype` from float32 parameters.
+    It computes in `dtype` from float32 parameters. The widths of the backbone's levels are read off the maps.
     """
+    del backbone_channels
     return FPN(config, tuple(backbone_strides), dtype)
 
 
@@ -54,11 +61,13 @@ def strides(config: Config, backbone_strides: Sequence[int] = (4, 8, 16, 32)) ->
 
     Raises ConfigError where the backbone has no level that is to be the first.
     """
-    used = tuple(backbone_strides)[config.first :]
-    if not used:
-        raise ConfigError(f"neck.first={config.first} leaves none of the backbone's {len(backbone_strides)} levels.")
-    more = {"none": 0, "pool": 1}.get(config.extra, 2)
-    return used + tuple(used[-1] * 2**step for step in range(1, more + 1))
+    return pyramid_strides(backbone_strides, first=config.first, extra=EXTRA[config.extra])
+
+
+def channels(config: Config, backbone_channels: Sequence[int]) -> tuple[int, ...]:
+    """Width of each level; ConfigError as for `strides`."""
+    used = used_levels(backbone_channels, first=config.first)
+    return (config.channels,) * (len(used) + EXTRA[config.extra])
 
 
 class FPN(nn.Module):
@@ -89,7 +98,7 @@ class FPN(nn.Module):
         sums: list[Array] = []
         for index in reversed(range(len(used))):
             x = self._conv(used[index], valid[index], size=1, name=f"lateral_{index}")
-            sums.insert(0, (x + _doubled(sums[0], like=x) if sums else x) * valid[index])
+            sums.insert(0, (x + doubled(sums[0], like=x) if sums else x) * valid[index])
         out = [
             self._conv(x, mask, size=3, name=f"output_{index}") * mask
             for index, (x, mask) in enumerate(zip(sums, valid, strict=True))
@@ -121,8 +130,3 @@ class FPN(nn.Module):
         if kind == "none":
             return x
         return norm(kind, groups=config.groups, dtype=self.dtype, name=f"{name}_norm")(x, valid)
-
-
-def _doubled(x: Float[Array, "b h w c"], *, like: Float[Array, "b i j c"]) -> Float[Array, "b i j c"]:
-    """`x` with every cell repeated 2 x 2, cropped to the size of the finer level `like`."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, : like.shape[1], : like.shape[2]]

@@ -62,11 +62,19 @@ def test_bucket_does_not_matter_to_a_backbone(module, options):
     )
 
 
-@pytest.mark.parametrize("norm", ["none", "group"])
-@pytest.mark.parametrize("extra", ["pool", "conv_c5", "conv_p5"])
-def test_bucket_does_not_matter_to_a_pyramid(extra, norm):
-    config = fpn.Config(channels=16, groups=4, extra=extra, norm=norm)
-    neck = fpn.build(config)
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        *(
+            (fpn, {"extra": extra, "norm": norm})
+            for extra in ("pool", "conv_c5", "conv_p5")
+            for norm in ("none", "group")
+        ),
+    ],
+)
+def test_bucket_does_not_matter_to_a_neck(module, options):
+    config = module.Config(**{"channels": 16, "groups": 4} | options)
+    neck = module.build(config)
     rng = np.random.default_rng(2)
     full = [rng.normal(size=(2, 64 // stride, 64 // stride, 8)).astype(np.float32) for stride in (4, 8, 16, 32)]
 
@@ -81,4 +89,6 @@ def test_bucket_does_not_matter_to_a_pyramid(extra, norm):
 
     params = random_like(jax.eval_shape(neck.init, jax.random.key(0), levels(64, 64), SIZES))
     apply = jax.jit(neck.apply)
-    assert_same_inside(apply(params, levels(64, 64), SIZES), apply(params, levels(96, 128), SIZES), fpn.strides(config))
+    assert_same_inside(
+        apply(params, levels(64, 64), SIZES), apply(params, levels(96, 128), SIZES), module.strides(config)
+    )
