@@ -13,11 +13,12 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
 from jaxkd.detectors import parts
-from jaxkd.detectors.anchored import AnchorBased, truth_weights
+from jaxkd.detectors.anchored import AnchorBased
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.detections import best_of
 from jaxkd.detectors.feature_extractor import apply
 from jaxkd.detectors.proposals import Proposals, propose
+from jaxkd.detectors.pyramid import truth_weights
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.heads import BoxHead, RPNHead
 from jaxkd.nets.norm import valid_cells
@@ -28,7 +29,7 @@ from jaxkd.ops.match import Matches, match
 from jaxkd.ops.roi_align import Pooling, roi_align_batch
 from jaxkd.ops.sample import sample
 from jaxkd.ranges import Count, Natural, NonNegative, Positive, Share, SomeShare, Whole
-from jaxkd.types import Batch, Detections, Features, Predictions, Regions, Term, Traits
+from jaxkd.types import Batch, BoxCode, Detections, Features, Predictions, Regions, Term, Traits
 
 LIKE = {
     "torchvision": {
@@ -205,7 +206,8 @@ class FasterRCNN(AnchorBased):
     @functools.cached_property
     def traits(self) -> Traits:
         """The constants that methods may need."""
-        return self.common_traits(predictions="box_predictions", background=len(self.classes), anchors=None)
+        code = BoxCode(weights=self.config.head.box_weights)
+        return self.common_traits("box_predictions", box_code=code, background=len(self.classes), anchors=None)
 
     def init_heads(self, key: Key[Array, ""]) -> Params:
         """Random parameters of the region proposal network and the box head."""

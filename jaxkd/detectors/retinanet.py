@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,20 +12,18 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Int, Key
 
-from jaxkd.detectors import parts
-from jaxkd.detectors.anchored import AnchorBased, truth_weights
+from jaxkd.detectors import dense, parts
+from jaxkd.detectors.anchored import AnchorBased
 from jaxkd.detectors.base import Params, Stage
-from jaxkd.detectors.detections import best_of
-from jaxkd.detectors.feature_extractor import apply
+from jaxkd.detectors.pyramid import truth_weights
 from jaxkd.nets import fpn, resnet
-from jaxkd.nets.heads import DenseHead
-from jaxkd.nets.norm import valid_cells
+from jaxkd.nets.dense_head import DenseHead, Output
 from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors as AnchorBoxes
 from jaxkd.ops.anchors import inside
 from jaxkd.ranges import Count, Natural, NonNegative, Probability, Share, SomeShare
-from jaxkd.types import Batch, Detections, Features, Predictions, Regions, Term, Traits
+from jaxkd.types import Batch, BoxCode, Detections, Features, Predictions, Regions, Term, Traits
 
 LIKE = {
     "torchvision": {
@@ -150,15 +148,15 @@ class RetinaNet(AnchorBased):
         step = "stride" if compat.anchor_step == "stride" else f"{compat.padding} canvas"
         numbers = (anchors.offset, step, compat.anchor_rounded)
         return self.common_traits(
-            predictions="anchor_predictions",
+            "anchor_predictions",
+            box_code=BoxCode(weights=self.config.head.box_weights),
             background=None,
-            anchors=(self._feature_extractor.strides, self._sizes, anchors.ratios, numbers),
+            anchors=(self.feature_extractor.strides, self._sizes, anchors.ratios, numbers),
         )
 
     def init_heads(self, key: Key[Array, ""]) -> Params:
         """Random parameters of the head."""
-        level, valid = jnp.zeros((1, 2, 2, self.neck_channels)), jnp.ones((1, 2, 2, 1))
-        return {"head": self._head.init(jax.random.fold_in(key, 2), level, valid)["params"]}
+        return {"head": self._head.init(jax.random.fold_in(key, dense.HEAD_KEY), self.feature_extractor.channels)}
 
     def sample_regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
@@ -174,10 +172,7 @@ class RetinaNet(AnchorBased):
         `boxes` are the anchors. Raises ValueError where they cannot be; see Traits.anchors.
         """
         logits, deltas = (jnp.concatenate(parts, axis=1) for parts in self._predict_levels(params, features, batch))
-        if boxes.shape[1] != logits.shape[1]:
-            raise ValueError(
-                f"RetinaNet makes predictions for its {logits.shape[1]} anchors, not for {boxes.shape[1]} boxes."
-            )
+        dense.check_anchors("RetinaNet", asked=boxes.shape[1], anchors=logits.shape[1])
         return Predictions(logits=logits, deltas=deltas[:, :, None])
 
     def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:
@@ -205,50 +200,42 @@ class RetinaNet(AnchorBased):
 
     def detect(self, params: Params, batch: Batch) -> Detections:
         """Boxes with a score over the threshold after suppression class by class, best first."""
-        postprocess = self.config.postprocess
         features = self.features(params, batch)
-        anchors = self.anchors(features, batch, sizes=self._sizes)
+        levels = self._candidates(params, features, batch)
+        return dense.detections(levels, batch.sizes, postprocess=self.config.postprocess, classes=len(self.classes))
+
+    def _candidates(self, params: Params, features: Features, batch: Batch) -> Iterator[dense.Level]:
+        """The anchors of each level with their scores."""
+        anchors, start = self.anchors(features, batch, sizes=self._sizes), 0
         within = jax.vmap(inside, (anchors.axes, 0))(anchors, self.extents(batch))
-        levels, start = [], 0
+        weights = self.config.head.box_weights
         for logits, deltas in zip(*self._predict_levels(params, features, batch), strict=True):
             span = slice(start, start + logits.shape[1])
             start = span.stop
+
+            def boxes_at(
+                place: Int[Array, "b n"], span: slice = span, deltas: Float[Array, "b a 4"] = deltas
+            ) -> Float[Array, "b n 4"]:
+                return box_ops.decode(dense.at(deltas, place), anchors.boxes_at(span, place), weights=weights)
+
             scores = jnp.where(within[:, span, None], jax.nn.sigmoid(logits), -1.0)
-            scores = jnp.where(scores > postprocess.score_threshold, scores, -1.0).reshape(scores.shape[0], -1)
-            scores, best = jax.lax.top_k(scores, min(postprocess.candidates, scores.shape[1]))
-            place, label = best // len(self.classes), (best % len(self.classes)).astype(jnp.int32)
-            moved = jnp.take_along_axis(deltas, place[..., None], axis=1)
-            boxes = box_ops.decode(moved, anchors.boxes_at(span, place), weights=self.config.head.box_weights)
-            levels.append((boxes, scores, label))
-        boxes, scores, labels = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
-
-        def select(
-            boxes: Float[Array, "n 4"], scores: Float[Array, "n"], labels: Int[Array, "n"], size: Int[Array, "2"]
-        ) -> Detections:
-            return best_of(
-                box_ops.clip(boxes, size),
-                scores,
-                labels,
-                valid=scores > 0,
-                threshold=postprocess.nms,
-                limit=postprocess.max_detections,
-            )
-
-        return jax.vmap(select)(boxes, scores, labels, batch.sizes)
+            yield dense.Level(scores, boxes_at)
 
     @functools.cached_property
-    def _head(self) -> DenseHead:
-        anchors, head = self.config.anchors, self.config.head
-        return DenseHead(
+    def _head(self) -> dense.PyramidHead:
+        head, anchors = self.config.head, self.config.anchors.octaves * len(self.config.anchors.ratios)
+        module = DenseHead(
+            outputs=(
+                Output("logits", anchors * len(self.classes), tower="class", prior=head.prior),
+                Output("deltas", anchors * 4, tower="box"),
+            ),
             channels=head.channels,
             depth=head.convs,
-            anchors=anchors.octaves * len(anchors.ratios),
-            classes=len(self.classes),
-            prior=head.prior,
             norm=head.norm,
             groups=head.groups,
             dtype=self.config.dtype,
         )
+        return dense.PyramidHead(module)
 
     @functools.cached_property
     def _sizes(self) -> tuple[tuple[float, ...], ...]:
@@ -279,10 +266,7 @@ class RetinaNet(AnchorBased):
         self, params: Params, features: Features, batch: Batch
     ) -> tuple[list[Float[Array, "b _ k"]], list[Float[Array, "b _ 4"]]]:
         """For each level logits and deltas of its anchors."""
-        logits, deltas, extents = [], [], self.extents(batch)
-        for level, stride in zip(features.neck, self.traits.strides, strict=True):
-            valid = valid_cells(extents, stride=stride, shape=level.shape[1:3])
-            level_logits, level_deltas = apply(self._head, params["head"], level, valid)
-            logits.append(level_logits.reshape(level.shape[0], -1, len(self.classes)))
-            deltas.append(level_deltas.reshape(level.shape[0], -1, 4))
-        return logits, deltas
+        strides = self.feature_extractor.strides
+        levels = self._head.outputs(params["head"], features.neck, self.extents(batch), strides=strides)
+        logits = [dense.by_anchor(level["logits"], len(self.classes)) for level in levels]
+        return logits, [dense.by_anchor(level["deltas"], 4) for level in levels]

@@ -1,15 +1,12 @@
-"""Prediction heads: of a level (region proposals, or classes and boxes in one stage) and of a region."""
-
-import functools
-import math
+"""Prediction heads of a two-stage detector: of a level (region proposals) and of a region."""
 
 import flax.linen as nn
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jaxkd.nets.conv import HE_FAN_OUT, conv
-from jaxkd.nets.norm import GroupNorm, norm
+from jaxkd.nets.conv import conv
+from jaxkd.nets.norm import norm
 
 SMALL = nn.initializers.normal(0.01)
 
@@ -41,53 +38,6 @@ class RPNHead(nn.Module):
         logits = conv(self.anchors, 1, bias=True, dtype="float32", init=SMALL, name="logits")(x)
         deltas = conv(self.anchors * 4, 1, bias=True, dtype="float32", init=SMALL, name="deltas")(x)
         return logits, deltas.reshape(*logits.shape, 4)
-
-
-class DenseHead(nn.Module):
-    """Class logits and deltas of each anchor through two towers of convolutions (Lin et al. 2017, RetinaNet).
-
-    Attributes:
-      channels: width of the towers.
-      depth: 3x3 convolutions in each.
-      anchors: anchors per cell.
-      classes: logits of an anchor.
-      prior: probability of every class before training, so that background anchors do not dominate the first steps.
-      norm: "group" puts a group norm after each convolution of the towers, in place of its bias.
-      groups: number of groups of "group" norm.
-      dtype: what the towers compute in; the parameters are float32.
-    """
-
-    channels: int
-    depth: int
-    anchors: int
-    classes: int
-    prior: float = 0.01
-    norm: str = "none"
-    groups: int = 32
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(
-        self, level: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]
-    ) -> tuple[Float[Array, "b h w a k"], Float[Array, "b h w a 4"]]:
-        """Logits and deltas of one level, in float32; `valid` is 1 inside the pictures, and outside nothing counts."""
-        last = functools.partial(conv, size=3, bias=True, dtype="float32", init=SMALL)
-        prior = nn.initializers.constant(-math.log((1 - self.prior) / self.prior))
-        logits = last(self.anchors * self.classes, bias_init=prior, name="logits")(self._tower(level, valid, "class"))
-        deltas = last(self.anchors * 4, name="deltas")(self._tower(level, valid, "box"))
-        place = level.shape[:3]
-        return logits.reshape(*place, self.anchors, self.classes), deltas.reshape(*place, self.anchors, 4)
-
-    def _tower(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], name: str) -> Float[Array, "b h w d"]:
-        plain = self.norm == "none"
-        valid = valid.astype(self.dtype)
-        for index in range(self.depth):
-            init = SMALL if plain else HE_FAN_OUT
-            x = conv(self.channels, 3, bias=plain, dtype=self.dtype, init=init, name=f"{name}_{index}")(x)
-            if not plain:
-                x = GroupNorm(self.groups, self.dtype, name=f"{name}_{index}_norm")(x, valid)
-            x = nn.relu(x) * valid
-        return x
 
 
 class BoxHead(nn.Module):

@@ -1,0 +1,85 @@
+"""What detectors on a feature pyramid have in common: the feature extractor, and the start of their parameters."""
+
+import abc
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxkd.detectors.base import Params
+from jaxkd.detectors.feature_extractor import FeatureExtractor
+from jaxkd.types import Batch, BoxCode, Capability, Features, Traits
+
+
+@dataclass(frozen=True)
+class PyramidDetector(abc.ABC):
+    """A feature extractor; a detector adds its heads, targets, losses and detections."""
+
+    config: Any
+    classes: tuple[str, ...]
+
+    @abc.abstractmethod
+    def init_heads(self, key: Key[Array, ""]) -> Params:
+        """Random parameters of all that follows the feature extractor."""
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters, float32."""
+        return _init(self, key)
+
+    def trainable(self, path: tuple[str, ...]) -> bool:
+        """Whether the leaf at `path` is to be trained; frozen stages and stored statistics are not."""
+        return self.feature_extractor.trainable(path)
+
+    def features(self, params: Params, batch: Batch) -> Features:
+        """Feature maps of the batch's pictures, which are normalised first."""
+        return self.feature_extractor.features(params, batch)
+
+    def common_traits(
+        self, *capabilities: Capability, box_code: BoxCode, background: int | None, anchors: tuple | None
+    ) -> Traits:
+        """The constants that methods may need; `capabilities` are those beside features and detections."""
+        extractor = self.feature_extractor
+        return Traits(
+            classes=self.classes,
+            capabilities=frozenset({"features", "detections", *capabilities}),
+            strides=extractor.strides,
+            channels=extractor.channels,
+            backbone_strides=extractor.backbone_strides,
+            backbone_channels=extractor.backbone_channels,
+            box_code=box_code,
+            background=background,
+            anchors=anchors,
+        )
+
+    def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
+        """Height and width in pixels of each picture, with its padding where the nets see that."""
+        return self.feature_extractor.extents(batch)
+
+    @functools.cached_property
+    def feature_extractor(self) -> FeatureExtractor:
+        """Backbone and neck."""
+        config = self.config
+        return FeatureExtractor(
+            backbone=config.backbone,
+            neck=config.neck,
+            dtype=config.dtype,
+            remat=config.remat,
+            frozen_stages=config.frozen_stages,
+            pixel_mean=config.pixels.mean,
+            pixel_std=config.pixels.std,
+            padding=config.compat.padding,
+        )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(detector: PyramidDetector, key: Key[Array, ""]) -> Params:
+    """Random parameters; equal detectors share the compiled program."""
+    return detector.feature_extractor.init(key) | detector.init_heads(key)
+
+
+def truth_weights(batch: Batch, truth: Int[Array, "r"], positive: Bool[Array, "r"]) -> Float[Array, "r"] | None:
+    """What each region of one picture counts: the weight of its truth where positive, else 1; None without weights."""
+    return None if batch.weights is None else jnp.where(positive, batch.weights[truth], 1.0)

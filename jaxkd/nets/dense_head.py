@@ -1,0 +1,105 @@
+"""The head of a dense detector: towers of convolutions over a level, and a predictor for each of its outputs."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from jaxkd.nets.conv import HE_FAN_OUT, conv
+from jaxkd.nets.mobilenet import DepthwiseConv
+from jaxkd.nets.norm import norm
+
+Activation = Literal["relu", "leaky"]
+Norm = Literal["none", "group", "frozen_batch"]
+SMALL = nn.initializers.normal(0.01)
+LEAK = 0.1  # slope of "leaky" below 0
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "leaky": functools.partial(nn.leaky_relu, negative_slope=LEAK),
+}
+
+
+class Output(NamedTuple):
+    """One of a head's outputs."""
+
+    name: str
+    width: int  # numbers of a cell
+    tower: Literal["class", "box"]  # that it is predicted from
+    prior: float | None = None  # probability that a sigmoid of it gives before training; None for a bias of 0
+
+
+class DenseHead(nn.Module):
+    """A tower of convolutions for classes and one for boxes, or one for both, and a convolution for each output.
+
+    Attributes:
+      outputs: what is predicted.
+      channels: width of the towers.
+      depth: convolutions in each.
+      kernel: their size, and `last_kernel` that of the predictors.
+      separable: whether each is a depth-wise convolution and a 1x1, both with norm and activation.
+      shared_tower: whether all outputs are of one tower, called "tower".
+      norm: after each convolution; with "none", and with `bias`, they have a bias.
+      groups: number of groups of "group" norm.
+      activation: after each convolution.
+      dtype: what the towers compute in; the predictors compute in float32, and the parameters are float32.
+    """
+
+    outputs: tuple[Output, ...]
+    channels: int
+    depth: int
+    kernel: int = 3
+    last_kernel: int = 3
+    separable: bool = False
+    shared_tower: bool = False
+    norm: Norm = "none"
+    bias: bool = False
+    groups: int = 32
+    activation: Activation = "relu"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, level: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]
+    ) -> dict[str, Float[Array, "b h w _"]]:
+        """Each output of one level, in float32; `valid` is 1 inside the pictures, and outside nothing counts."""
+        towers = {}
+        for output in self.outputs:
+            tower = "tower" if self.shared_tower else output.tower
+            if tower not in towers:
+                towers[tower] = self._tower(level, valid, tower)
+        return {output.name: self._predicted(output, towers) for output in self.outputs}
+
+    def _predicted(self, output: Output, towers: dict[str, Array]) -> Float[Array, "b h w _"]:
+        bias = nn.initializers.zeros
+        if output.prior is not None:
+            bias = nn.initializers.constant(-math.log((1 - output.prior) / output.prior))
+        last = conv(
+            output.width, self.last_kernel, bias=True, dtype="float32", init=SMALL, bias_init=bias, name=output.name
+        )
+        return last(towers["tower" if self.shared_tower else output.tower])
+
+    def _tower(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], name: str) -> Float[Array, "b h w d"]:
+        valid = valid.astype(self.dtype)
+        for index in range(self.depth):
+            if self.separable:
+                x = DepthwiseConv(size=self.kernel, dtype=self.dtype, name=f"{name}_{index}_depthwise")(x)
+                x = self._activated(x, valid, f"{name}_{index}_depthwise")
+            x = self._conv(x, name=f"{name}_{index}")
+            x = self._activated(x, valid, f"{name}_{index}")
+        return x
+
+    def _conv(self, x: Float[Array, "b h w c"], *, name: str) -> Float[Array, "b h w d"]:
+        size, plain = 1 if self.separable else self.kernel, self.norm == "none"
+        init = SMALL if plain else HE_FAN_OUT
+        return conv(self.channels, size, bias=plain or self.bias, dtype=self.dtype, init=init, name=name)(x)
+
+    def _activated(
+        self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], name: str
+    ) -> Float[Array, "b h w c"]:
+        if self.norm != "none":
+            x = norm(self.norm, groups=self.groups, dtype=self.dtype, name=f"{name}_norm")(x, valid)
+        return ACTIVATIONS[self.activation](x) * valid
