@@ -17,7 +17,7 @@ TABLE_LIMIT = 2**22  # IoUs of a picture that are computed at once
 class Matches(struct.PyTreeNode):
     """The assignment of each box; one that is neither positive nor negative is ignored."""
 
-    truth: Array  # [a] int32: index of the truth of highest IoU; 0 if none overlaps
+    truth: Array  # [a] int32: index of the matched truth; 0 if there is none
     positive: Array  # [a] bool
     negative: Array  # [a] bool
 
