@@ -30,7 +30,7 @@ INLINED = {
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
 }
-FUSED = {"greedy": "jaxkd/ops/nms.py", "shifted_products": "jaxkd/nets/mobilenet.py"}  # see `_call`
+FUSED = {"greedy": "jaxkd/ops/nms.py", "shifted_products": "jaxkd/nets/depthwise.py"}  # see `_call`
 
 
 def lower(program: ClosedJaxpr, ops: Ops, inputs: Sequence[Handle], batch: Handle) -> list[Handle]:
@@ -130,16 +130,15 @@ class Lowering(Context):
         return self.expanded(with_shape(value, shape))
 
     def _fused_shifted_products(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
-        """`nets.mobilenet.shifted_products`, which is a depthwise convolution of 3 x 3."""
+        """`nets.depthwise.shifted_products`, which is a depthwise convolution."""
         x, kernel = inputs
         if not kernel.is_constant:
             return None
         aval = equation.outvars[0].aval
         strides = [-(-int(x.shape[axis]) // int(aval.shape[axis])) for axis in (1, 2)]  # for one cell any stride does
         weights = np.asarray(kernel.array)[:, :, None]
-        out = self.ops.conv(
-            self.expanded(x), weights, strides=strides, padding=((1, 1), (1, 1)), groups=weights.shape[-1]
-        )
+        padding = ((len(weights) // 2,) * 2,) * 2
+        out = self.ops.conv(self.expanded(x), weights, strides=strides, padding=padding, groups=weights.shape[-1])
         return [self.as_value(out, aval)]
 
     def _elementwise(self, equation: Any, inputs: list[Value]) -> Value:

@@ -150,18 +150,6 @@ def test_halved_is_max_pooling_with_its_gradient():
     np.testing.assert_allclose(*gradients, rtol=1e-5)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_is_the_grouped_convolution(stride):
-    x = jax.random.normal(jax.random.key(0), (2, 13, 10, 6))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 6))
-    ours = jax.jit(mobilenet.DepthwiseConv(stride=stride).apply)({"params": {"kernel": kernel}}, x)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    reference = jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=numbers, feature_group_count=6
-    )
-    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
-
-
 def test_no_gradient_reaches_stored_statistics():
     net = resnet.build(resnet.Config(depth=10, width=8))
     images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
