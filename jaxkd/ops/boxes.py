@@ -1,4 +1,4 @@
-"""Box geometry: areas, overlaps, and deltas between anchors and boxes.
+"""Box geometry: areas, overlaps, deltas between anchors and boxes, and distances from points to sides.
 
 Boxes are (x0, y0, x1, y1) in pixels, half-open: a width is x1 - x0, with nothing added.
 """
@@ -16,6 +16,12 @@ def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
     """Areas in square pixels; 0 for a box whose corners are out of order."""
     sides = _sides(boxes)
     return sides[..., 0] * sides[..., 1]
+
+
+def center(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
+    """Centres (x, y) in pixels."""
+    boxes = boxes.astype(jnp.float32)
+    return 0.5 * (boxes[..., :2] + boxes[..., 2:])
 
 
 def intersection(a: Float[Array, "a 4"], b: Float[Array, "b 4"]) -> Float[Array, "a b"]:
@@ -73,11 +79,11 @@ def encode(
         ValueError: if there are not four weights.
     """
     scale = _weights(weights)
-    center, sides = _center(boxes), _sides(boxes)
-    anchor_center, anchor_sides = _center(anchors), _sides(anchors)
+    sides, anchor_sides = _sides(boxes), _sides(anchors)
     has_area = jnp.all((sides > 0) & (anchor_sides > 0), axis=-1, keepdims=True)
     sides, anchor_sides = jnp.where(has_area, sides, 1.0), jnp.where(has_area, anchor_sides, 1.0)
-    deltas = jnp.concatenate([(center - anchor_center) / anchor_sides, jnp.log(sides) - jnp.log(anchor_sides)], axis=-1)
+    shift = (center(boxes) - center(anchors)) / anchor_sides
+    deltas = jnp.concatenate([shift, jnp.log(sides) - jnp.log(anchor_sides)], axis=-1)
     return jnp.where(has_area, deltas * scale, 0.0)
 
 
@@ -98,9 +104,37 @@ def decode(
     """
     unweighted = deltas.astype(jnp.float32) / _weights(weights)
     sides = _sides(anchors)
-    center = _center(anchors) + unweighted[..., :2] * sides
+    middle = center(anchors) + unweighted[..., :2] * sides
     half = 0.5 * sides * jnp.exp(jnp.minimum(unweighted[..., 2:], limit))
-    return jnp.concatenate([center - half, center + half], axis=-1)
+    return jnp.concatenate([middle - half, middle + half], axis=-1)
+
+
+def encode_sides(
+    boxes: Float[Array, "*n 4"], centers: Float[Array, "*n 2"], *, unit: Float[Array, "*#n"] | float = 1.0
+) -> Float[Array, "*n 4"]:
+    """Distances (left, top, right, bottom) from points (x, y) to the sides of their boxes.
+
+    A distance is negative where its point is beyond the side (Tian et al. 2019, arXiv 1904.01355, equation 1).
+
+    Args:
+        boxes: in pixels.
+        centers: the points, such as the centres of regions, in pixels.
+        unit: pixels of one unit of distance, such as the stride of each point's level; broadcast over leading axes.
+    """
+    boxes, centers = boxes.astype(jnp.float32), centers.astype(jnp.float32)
+    distances = jnp.concatenate([centers - boxes[..., :2], boxes[..., 2:] - centers], axis=-1)
+    return distances / _of_sides(unit)
+
+
+def decode_sides(
+    sides: Float[Array, "*n 4"], centers: Float[Array, "*n 2"], *, unit: Float[Array, "*#n"] | float = 1.0
+) -> Float[Array, "*n 4"]:
+    """Boxes of points (x, y) and the distances (left, top, right, bottom) to their sides: inverse of `encode_sides`.
+
+    For the arguments see `encode_sides`; distances may be negative, and corners then out of order.
+    """
+    sides, centers = sides.astype(jnp.float32) * _of_sides(unit), centers.astype(jnp.float32)
+    return jnp.concatenate([centers - sides[..., :2], centers + sides[..., 2:]], axis=-1)
 
 
 def of_class(deltas: Float[Array, "*n m 4"], labels: Int[Array, "*n"]) -> Float[Array, "*n 4"]:
@@ -124,9 +158,9 @@ def _corners(boxes: Float[Array, "*n 4"]) -> Float[Array, "4 *n"]:
     return jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
 
 
-def _center(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
-    boxes = boxes.astype(jnp.float32)
-    return 0.5 * (boxes[..., :2] + boxes[..., 2:])
+def _of_sides(unit: Float[Array, "*n"] | float) -> Float[Array, "*n 1"]:
+    """The unit of distances as float32, to be broadcast over four sides."""
+    return jnp.asarray(unit, jnp.float32)[..., None]
 
 
 def _sides(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:

@@ -49,6 +49,18 @@ def test_code_golden():
     np.testing.assert_allclose(ops.decode(jnp.asarray(expected, jnp.float32), anchor), box, atol=1e-5)
 
 
+def test_sides_golden():
+    centers, boxes = jnp.array([[44.0, 44.0], [60.0, 52.0]]), jnp.array([[30.0, 30, 50, 54], [10, 20, 70, 60]])
+    np.testing.assert_allclose(ops.center(boxes), [[40, 42], [40, 40]])
+    np.testing.assert_allclose(ops.encode_sides(boxes, centers), [[14, 14, 6, 10], [50, 32, 10, 8]])
+    unit = jnp.array([8.0, 16.0])
+    sides = ops.encode_sides(boxes, centers, unit=unit)
+    np.testing.assert_allclose(sides, [[1.75, 1.75, 0.75, 1.25], [3.125, 2, 0.625, 0.5]])
+    np.testing.assert_allclose(ops.decode_sides(sides, centers, unit=unit), boxes)
+    stack = ops.decode_sides(jnp.stack([sides, -sides]), jnp.stack([centers, centers]), unit=unit)
+    np.testing.assert_allclose(stack, [boxes, np.concatenate([2 * centers, 2 * centers], 1) - boxes])
+
+
 def test_clip_and_flip_golden():
     boxes = jnp.array([[-3.0, 2.0, 12.0, 30.0], [20.0, 0.0, 25.0, 5.0]])
     np.testing.assert_allclose(ops.clip(boxes, jnp.array([20, 10])), [[0, 2, 10, 20], [10, 0, 10, 5]])
