@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import jax
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors, inside
@@ -56,6 +58,9 @@ def assign(
     are neither valid nor crowd are padding and change nothing. A truth can be without a positive, where no point of the
     level of its size lies inside.
 
+    Truths are processed one after another, so that there is no array of all points and truths; for many of both that
+    takes less time too.
+
     Args:
         anchors: one a cell, whose centres are the points.
         truth: boxes of the objects, padded; they may leave the picture.
@@ -74,20 +79,18 @@ def assign(
     if truth.shape[0] == 0:
         raise ValueError("Points need at least one truth; give a padded one that is not valid.")
     truth = lax.stop_gradient(jnp.where((valid | crowd)[:, None], truth.astype(jnp.float32), 0.0))
-    centers, within = box_ops.center(lax.stop_gradient(anchors.boxes)), inside(anchors, size)
-    # Truths are sorted by area, so that one minimum finds the smallest, and of equal ones the first.
-    order = jnp.argsort(box_ops.area(truth), stable=True)
-    candidates = _candidates(anchors, truth[order], rule=rule) & valid[order][:, None] & within
-    count = truth.shape[0]
-    rank = jnp.where(candidates, jnp.arange(count, dtype=jnp.int32)[:, None], count).min(0)
-    positive = rank < count
-    index = jnp.where(positive, order.astype(jnp.int32).at[rank].get(mode="clip"), 0)
-    distances = box_ops.encode_sides(truth[index], centers)
-    matches = Matches(
-        truth=index,
-        positive=positive,
-        negative=within & ~positive & ~_in_crowd(centers, truth, crowd=crowd),
+    points, within = _points(anchors, rule), inside(anchors, size)
+    rows = (truth, valid, crowd, jnp.arange(truth.shape[0], dtype=jnp.int32))
+    by_area = jax.tree.map(lambda x: x[jnp.argsort(box_ops.area(truth), stable=True)], rows)
+    state = _State(truth=jnp.full(within.shape, -1, jnp.int32), in_crowd=jnp.zeros(within.shape, bool))
+    # The smallest is the last that takes a point, and of equal ones the first.
+    state, _ = lax.scan(
+        lambda state, row: (_update(points, state, row, closed=rule.closed), None), state, by_area, reverse=True
     )
+    positive = within & (state.truth >= 0)
+    index = jnp.where(positive, state.truth, 0)
+    distances = box_ops.encode_sides(truth[index], jnp.stack([points.x, points.y], axis=-1))
+    matches = Matches(truth=index, positive=positive, negative=within & ~positive & ~state.in_crowd)
     return matches, jnp.where(positive[:, None], distances, 0.0)
 
 
@@ -103,26 +106,57 @@ def centerness(distances: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
     return jnp.where(positive, jnp.sqrt(shares), 0.0)
 
 
-def _candidates(anchors: Anchors, truth: Float[Array, "g 4"], *, rule: Rule) -> Bool[Array, "g a"]:
-    """Whether each point would be positive for each truth alone."""
+class _Points(NamedTuple):
+    """The points, and from their levels which truths they can be positive for; by columns, in pixels."""
+
+    x: Float[Array, "a"]
+    y: Float[Array, "a"]
+    low: Float[Array, "a"]  # ends of the range of the farthest side
+    high: Float[Array, "a"]
+    reach: Float[Array, "a"]  # from a truth's centre; infinite without a radius
+
+
+def _points(anchors: Anchors, rule: Rule) -> _Points:
+    x, y = lax.stop_gradient(box_ops.center(anchors.boxes)).T
     bounds = jnp.asarray(rule.bounds, jnp.float32)
-    low, high = bounds[anchors.levels], bounds[anchors.levels + 1]
-    x, y = box_ops.center(anchors.boxes).T
-    x0, y0, x1, y1 = (side[:, None] for side in truth.T)
-    left, top, right, bottom = x - x0, y - y0, x1 - x, y1 - y
-    candidates = jnp.minimum(jnp.minimum(left, right), jnp.minimum(top, bottom)) > 0
+    radius = math.inf if rule.radius is None else rule.radius
+    reach = radius * jnp.asarray(rule.strides, jnp.float32)
+    return _Points(x=x, y=y, low=bounds[anchors.levels], high=bounds[anchors.levels + 1], reach=reach[anchors.levels])
+
+
+class _State(NamedTuple):
+    """The assignment of each point to the truths processed so far."""
+
+    truth: Int[Array, "a"]  # the last that the point is positive for; -1 if there is none
+    in_crowd: Bool[Array, "a"]
+
+
+def _update(
+    points: _Points,
+    state: _State,
+    row: tuple[Float[Array, "4"], Bool[Array, ""], Bool[Array, ""], Int[Array, ""]],
+    *,
+    closed: bool,
+) -> _State:
+    """The state after one more truth; a row is its box, valid, crowd and index."""
+    box, valid, crowd, index = row
+    x0, y0, x1, y1 = box
+    covered = (x0 <= points.x) & (points.x < x1) & (y0 <= points.y) & (points.y < y1)
+    return _State(
+        truth=jnp.where(valid & _positive(points, box, closed=closed), index, state.truth),
+        in_crowd=state.in_crowd | (crowd & covered),
+    )
+
+
+def _positive(points: _Points, box: Float[Array, "4"], *, closed: bool) -> Bool[Array, "a"]:
+    """Whether each point would be positive for a truth that is alone."""
+    x0, y0, x1, y1 = box
+    left, top, right, bottom = points.x - x0, points.y - y0, x1 - points.x, y1 - points.y
+    nearest = jnp.minimum(jnp.minimum(left, right), jnp.minimum(top, bottom))
     farthest = jnp.maximum(jnp.maximum(left, right), jnp.maximum(top, bottom))
-    if rule.closed:
-        candidates &= (low <= farthest) & (farthest <= high)
+    if closed:
+        in_range = (points.low <= farthest) & (farthest <= points.high)
     else:
-        candidates &= (low < farthest) & (farthest < high)
-    if rule.radius is None:
-        return candidates
-    reach = rule.radius * jnp.asarray(rule.strides, jnp.float32)[anchors.levels]
-    return candidates & (jnp.abs(x - 0.5 * (x0 + x1)) < reach) & (jnp.abs(y - 0.5 * (y0 + y1)) < reach)
-
-
-def _in_crowd(centers: Float[Array, "a 2"], truth: Float[Array, "g 4"], *, crowd: Bool[Array, "g"]) -> Bool[Array, "a"]:
-    x, y = centers.T
-    x0, y0, x1, y1 = (side[:, None] for side in truth.T)
-    return ((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1) & crowd[:, None]).any(0)
+        in_range = (points.low < farthest) & (farthest < points.high)
+    from_center = jnp.maximum(jnp.abs(points.x - 0.5 * (x0 + x1)), jnp.abs(points.y - 0.5 * (y0 + y1)))
+    return (nearest > 0) & in_range & (from_center < points.reach)
