@@ -71,7 +71,7 @@ class Case(NamedTuple):
     seen: Any
 
 
-RECIPES = {"faster_rcnn": tiny.detector, "retinanet": tiny.retinanet}
+RECIPES = {"faster_rcnn": tiny.detector, "retinanet": tiny.retinanet, "gfl": tiny.gfl}
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def told_apart(params):
     if "rpn" in params:
         strong = {"rpn": {"conv": 10.0, "logits": 20.0, "deltas": 1.0}, "head": {"logits": 30.0, "deltas": 100.0}}
     else:
-        strong = {"head": {"logits": 60.0, "deltas": 1.0}}
+        strong = {"head": {"logits": 60.0}}
     out = dict(params)
     for part, factors in strong.items():
         out[part] = dict(params[part])

@@ -26,11 +26,7 @@ class AnchorBased(PyramidDetector):
         sizes, levels = len(self.config.anchors.sizes), len(self.feature_extractor.strides)
         if sizes != levels:
             raise ConfigError(f"anchors.sizes has {sizes} entries, the pyramid {levels} levels; give one size a level.")
-        if len(set(self.feature_extractor.channels)) > 1:
-            raise ConfigError(
-                f"The neck's levels are {self.feature_extractor.channels} wide; the heads are shared by all levels "
-                "and want one width."
-            )
+        self.check_one_width()
         if not self.config.anchors.ratios:
             raise ConfigError("anchors.ratios is empty; give a ratio at least.")
         for negative, positive in thresholds:

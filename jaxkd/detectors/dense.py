@@ -16,7 +16,7 @@ from jaxkd.detectors.feature_extractor import apply
 from jaxkd.nets.dense_head import DenseHead
 from jaxkd.nets.norm import valid_cells
 from jaxkd.ops import boxes as box_ops
-from jaxkd.types import Detections
+from jaxkd.types import Detections, Regions
 
 HEAD_KEY = 2  # of a detector's initial parameters; backbone and neck have 0 and 1
 Strides = Sequence[int]  # input pixels per cell of each level
@@ -63,6 +63,12 @@ class PyramidHead:
 
     def _init_level(self, key: Key[Array, ""], channels: int) -> Params:
         return self.module.init(key, jnp.zeros((1, 2, 2, channels)), jnp.ones((1, 2, 2, 1)))["params"]
+
+
+def positives(regions: Regions) -> Float[Array, ""]:
+    """The number of positive regions, each counted with its weight, of a picture at least 1."""
+    weights = 1.0 if regions.weights is None else regions.weights
+    return jnp.maximum((regions.positive * weights).sum(-1), 1.0).sum()
 
 
 def check_anchors(name: str, *, asked: int, anchors: int) -> None:

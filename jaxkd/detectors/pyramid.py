@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxkd.detectors.base import Params
 from jaxkd.detectors.feature_extractor import FeatureExtractor
+from jaxkd.errors import ConfigError
 from jaxkd.types import Batch, BoxCode, Capability, Features, Traits
 
 
@@ -57,6 +58,14 @@ class PyramidDetector(abc.ABC):
     def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
         """Height and width in pixels of each picture, with its padding where the nets see that."""
         return self.feature_extractor.extents(batch)
+
+    def check_one_width(self) -> None:
+        """Raises ConfigError where the neck's levels, which share the heads, have several widths."""
+        channels = self.feature_extractor.channels
+        if len(set(channels)) > 1:
+            raise ConfigError(
+                f"The neck's levels are {channels} wide; the heads are shared by all levels and want one width."
+            )
 
     @functools.cached_property
     def feature_extractor(self) -> FeatureExtractor:

@@ -17,7 +17,7 @@ from jaxkd.detectors.anchored import AnchorBased
 from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.pyramid import truth_weights
 from jaxkd.nets import fpn, resnet
-from jaxkd.nets.dense_head import DenseHead, Output
+from jaxkd.nets.dense_head import DenseHead, Output, logit
 from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors as AnchorBoxes
@@ -226,7 +226,7 @@ class RetinaNet(AnchorBased):
         head, anchors = self.config.head, self.config.anchors.octaves * len(self.config.anchors.ratios)
         module = DenseHead(
             outputs=(
-                Output("logits", anchors * len(self.classes), tower="class", prior=head.prior),
+                Output("logits", anchors * len(self.classes), tower="class", bias=(logit(head.prior),)),
                 Output("deltas", anchors * 4, tower="box"),
             ),
             channels=head.channels,

@@ -21,6 +21,7 @@ from jaxkd.distill import adapters, base, prototype_space, prototypes
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.distill.prototypes import Kind, Prototypes
 from jaxkd.errors import ConfigError
+from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.box_mean import box_mean
 from jaxkd.ops.masks import box_level, extent_mask, overlay
 from jaxkd.ops.roi_align import Pooling, roi_align_batch
@@ -221,7 +222,7 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
     inputs = inputs.replace(memory=lax.stop_gradient(inputs.memory))
     batch = inputs.batch
     pairs, levels = _levels(config, inputs)
-    positives, indices = _positives(config, inputs.regions)
+    positives, indices = _positives(config, inputs.regions, batch.sizes)
     instances = positives if config.instances == "positives" else Instances(batch.boxes, batch.labels, batch.valid)
     sigmas, parts = [], []
     for index in range(len(levels.strides)):
@@ -273,7 +274,7 @@ def reliability(config: Config, inputs: Inputs) -> Reliability:
     _, levels = _levels(config, inputs)
     student, memory = lax.stop_gradient((levels.student, inputs.memory))
     levels, inputs = levels._replace(student=student), inputs.replace(memory=memory)
-    positives, indices = _positives(config, regions)
+    positives, indices = _positives(config, regions, batch.sizes)
     sigma = _region_reliability(config, inputs, levels, positives)
     ones = jnp.ones(regions.positive.shape)
     scattered = jax.vmap(lambda row, index, values: row.at[index].set(values))(
@@ -305,7 +306,7 @@ def explain(config: Config, inputs: Inputs) -> Explanation:
     _, levels = _levels(config, inputs)
     instances = Instances(batch.boxes, batch.labels, batch.valid)
     if config.instances == "positives":
-        instances, _ = _positives(config, inputs.regions)
+        instances, _ = _positives(config, inputs.regions, batch.sizes)
     sigmas = [project(config, levels, instances, inputs.memory, index)[0] for index in range(len(levels.strides))]
     shapes = [level.shape[1:3] for level in levels.student]
     masks = object_masks(config, instances, sigmas, shapes=shapes, strides=levels.strides)
@@ -335,12 +336,12 @@ def _levels(config: Config, inputs: Inputs) -> tuple[tuple[base.LevelPair, ...],
     return pairs, Levels([pair.stride for pair in pairs], student_maps, teacher_maps)
 
 
-def _positives(config: Config, regions: Regions) -> tuple[Instances, Int[Array, "b n"]]:
-    """The first positive regions of each picture, and their places among the regions."""
+def _positives(config: Config, regions: Regions, sizes: Int[Array, "b 2"]) -> tuple[Instances, Int[Array, "b n"]]:
+    """The first positive regions of each picture, cut at its edge, and their places among the regions."""
     count = min(config.max_instances, regions.positive.shape[1])
     is_positive, index = jax.vmap(lambda flags: lax.top_k(flags.astype(jnp.float32), count))(regions.positive)
     valid = is_positive > 0
-    boxes = jnp.take_along_axis(regions.boxes, index[..., None], axis=1)
+    boxes = jax.vmap(box_ops.clip)(jnp.take_along_axis(regions.boxes, index[..., None], axis=1), sizes)
     labels = jnp.where(valid, jnp.take_along_axis(regions.labels, index, axis=1), 0)
     return Instances(jnp.where(valid[..., None], boxes, 0.0), labels, valid), index
 

@@ -7,10 +7,11 @@ from typing import Literal, NamedTuple
 
 import flax.linen as nn
 from jax import Array
+from jax import numpy as jnp
 from jaxtyping import Float
 
 from jaxkd.nets.conv import HE_FAN_OUT, conv
-from jaxkd.nets.mobilenet import DepthwiseConv
+from jaxkd.nets.depthwise import DepthwiseConv
 from jaxkd.nets.norm import norm
 
 Activation = Literal["relu", "leaky"]
@@ -29,7 +30,12 @@ class Output(NamedTuple):
     name: str
     width: int  # numbers of a cell
     tower: Literal["class", "box"]  # that it is predicted from
-    prior: float | None = None  # probability that a sigmoid of it gives before training; None for a bias of 0
+    bias: tuple[float, ...] = (0.0,)  # what it is before training, repeated over the width
+
+
+def logit(probability: float) -> float:
+    """The logit of a probability."""
+    return -math.log((1 - probability) / probability)
 
 
 class DenseHead(nn.Module):
@@ -74,11 +80,15 @@ class DenseHead(nn.Module):
         return {output.name: self._predicted(output, towers) for output in self.outputs}
 
     def _predicted(self, output: Output, towers: dict[str, Array]) -> Float[Array, "b h w _"]:
-        bias = nn.initializers.zeros
-        if output.prior is not None:
-            bias = nn.initializers.constant(-math.log((1 - output.prior) / output.prior))
+        bias = jnp.tile(jnp.asarray(output.bias, jnp.float32), output.width // len(output.bias))
         last = conv(
-            output.width, self.last_kernel, bias=True, dtype="float32", init=SMALL, bias_init=bias, name=output.name
+            output.width,
+            self.last_kernel,
+            bias=True,
+            dtype="float32",
+            init=SMALL,
+            bias_init=lambda *_: bias,
+            name=output.name,
         )
         return last(towers["tower" if self.shared_tower else output.tower])
 

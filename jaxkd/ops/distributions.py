@@ -1,10 +1,14 @@
 """Distributions of the distances from a point to the sides of its box: their expectation and their loss."""
 
+import math
+
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float
 
+STEEPEST = 5.0  # of the steps between logits of neighbouring bins
+BISECTIONS = 40
 MARGIN = 0.1  # by which a target stays below the last bin
 
 
@@ -16,6 +20,20 @@ def expectation(logits: Float[Array, "*n bins"]) -> Float[Array, "*n"]:
     bins = jnp.arange(logits.shape[-1], dtype=jnp.float32)
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     return jnp.matmul(probabilities, bins, precision=lax.Precision.HIGHEST)
+
+
+def logits_of(distance: float, *, last: int) -> tuple[float, ...]:
+    """Logits of the bins 0 to `last` whose expectation is a distance, each the same step from the one before.
+
+    A distance beyond the bins gives nearly the first or the last bin.
+    """
+    low, high = -STEEPEST, STEEPEST
+    for _ in range(BISECTIONS):
+        step = 0.5 * (low + high)
+        weights = [math.exp(step * (bin - (last if step > 0 else 0))) for bin in range(last + 1)]
+        mean = sum(bin * weight for bin, weight in enumerate(weights)) / sum(weights)
+        low, high = (step, high) if mean < distance else (low, step)
+    return tuple(step * (bin - last / 2) for bin in range(last + 1))
 
 
 def distribution_focal_loss(logits: Float[Array, "*n bins"], target: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -130,6 +130,7 @@ def test_frozen_stages(kind):
     assert frozen == stored | early
 
 
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])  # whose anchors have sizes
 def test_anchors_that_do_not_fit_the_pyramid_are_refused(kind):
     with pytest.raises(ConfigError, match=r"2 entries, the pyramid [34] levels"):
         build.detector(scenes.RECIPES[kind](anchors={"sizes": (8.0, 16.0)}), CLASSES)

@@ -32,6 +32,14 @@ STUDENTS = {
         head={"convs": 2, "channels": 32, "norm": "group", "groups": 8},
         postprocess={"candidates": 128, "max_detections": 40},
     ),
+    "gfl": tiny.gfl(
+        width=16,
+        channels=32,
+        first=0,
+        anchors={"scale": 3.0},
+        head={"convs": 2, "channels": 32, "groups": 8, "reg_max": 8},
+        postprocess={"candidates": 128, "max_detections": 40},
+    ),
 }
 
 
