@@ -15,6 +15,7 @@ from jaxkd import config as configs
 from jaxkd import experiment, json_values, phrases, storage
 from jaxkd.comparison.records import Comparison
 from jaxkd.data import recognise, unlabelled
+from jaxkd.data.base import check_distinct
 from jaxkd.derive import duration, explain, recipes, schedule, screen
 from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError, StorageError
@@ -45,6 +46,8 @@ class Options:
     """Layout of the data; "" for the one that is found."""
     val: str = ""
     """Folder of validation pictures; "" for the split that the data have, or one that is made."""
+    classes: tuple[str, ...] = ()
+    """Classes that are learned, in this order; () for all that the data have."""
     minutes: float = 0.0
     """Time for all runs; 0 for as long as the data ask for."""
     seeds: int = 1
@@ -61,17 +64,23 @@ class Options:
             raise ConfigError("teacher_initial is for a teacher that is trained, and one is given; leave one out.")
 
 
-def options(data: str, settings: Mapping[str, Any], *, val: str = "", **others: Any) -> Options:
+def options(
+    data: str, settings: Mapping[str, Any], *, val: str = "", classes: Sequence[str] = (), **others: Any
+) -> Options:
     """The options for a folder with these fields of `recipes.Options`, for the devices of this machine.
 
-    Raises ConfigError for a name that there is not.
+    Raises ConfigError for a name that there is not, and for a class that is listed twice.
     """
+    if isinstance(classes, str):
+        raise ConfigError(f"classes wants a list of names, got {classes!r}.")
+    check_distinct(classes, of="classes")
     known = inspect.signature(recipes.Options).parameters
     for name in settings:
         if name not in known:
             raise ConfigError(f"There is no option {name!r}{configs.closest(name, set(known))}.")
     here = {"platform": jax.default_backend(), "devices": jax.device_count()}
-    return Options(absolute(data), recipes.Options(**{**here, **settings}), val=absolute(val), **others)
+    chosen = recipes.Options(**{**here, **settings})
+    return Options(absolute(data), chosen, val=absolute(val), classes=tuple(classes), **others)
 
 
 @dataclass(frozen=True)
@@ -279,8 +288,14 @@ def distill(plan: Plan, *, say: Say = print) -> Result:
 
 
 def _load(options: Options, workdir: Path) -> folder.Data:
-    seed, split_file = options.settings.seed, workdir / SPLIT
-    return folder.load(options.folder, format=options.format, val=options.val, seed=seed, split_file=split_file)
+    return folder.load(
+        options.folder,
+        format=options.format,
+        val=options.val,
+        classes=options.classes,
+        seed=options.settings.seed,
+        split_file=workdir / SPLIT,
+    )
 
 
 def _steps_in_minutes(plan: Plan) -> Choice:
@@ -306,6 +321,12 @@ def _as_text(options: Options) -> str:
     return json_values.dumps(dataclasses.asdict(options), indent=1) + "\n"
 
 
+def _flat(text: str) -> dict[str, Any]:
+    """The options in a text of `_as_text`, those of the settings among them."""
+    values = json.loads(text)
+    return values.pop("settings", {}) | values
+
+
 def _is_kept(workdir: Path, options: Options, *, begun: bool) -> bool:
     """Whether the recipe of a workdir was derived from these options.
 
@@ -313,13 +334,13 @@ def _is_kept(workdir: Path, options: Options, *, begun: bool) -> bool:
     """
     file = workdir / OPTIONS
     try:
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = _flat(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{file} does not say what {RECIPE} was derived from ({error}); give another --workdir."
         ) from error
-    before, now = (values.pop("settings", {}) | values for values in (before, json.loads(_as_text(options))))
-    before = dataclasses.asdict(recipes.Options()) | before  # a field that there was not had its default
+    now = _flat(_as_text(options))
+    before = _flat(_as_text(Options(""))) | before  # a field that there was not had its default
     free = FREE if begun or not options.minutes else FREE - {"seeds"}  # the minutes are for all seeds
     for name in now:
         if name not in free and before.get(name) != now[name]:

@@ -100,7 +100,7 @@ def test_data_is_loaded_in_one_place():
     """So that no command can leave unsaid what a source repaired."""
     loads = re.compile(r"module_of\([^)]*\)\.load\(|\b(?:coco|voc|yolo|tfds|shapes)\.load\(")
     places = [str(file.relative_to(ROOT)) for file in FILES if loads.search(file.read_text())]
-    assert places == ["loading/prepare.py"]  # which has `data.split` load the source that it divides, with its repairs
+    assert places == ["loading/prepare.py"]  # which has `data.split` and `data.only` load the source inside them
     alone = re.compile(r"prepare\.(?!load_source\b|load_sources\b)_loaded\b")
     assert not [file for file in FILES if alone.search(file.read_text())]
 

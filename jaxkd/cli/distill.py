@@ -44,6 +44,8 @@ def define(values: flags.FlagValues) -> None:
     for name, (choices, words) in CHOICES.items():
         flags.DEFINE_enum(name, choices[0], list(choices), words, flag_values=values)
     flags.DEFINE_string("format", "", "Layout of the data, where there are several.", flag_values=values)
+    words = "Names of the classes that are learned, in their order, separated by commas; all of the data by default."
+    flags.DEFINE_list("classes", [], words, flag_values=values)
     flags.DEFINE_float("minutes", 0, "Time for all runs; 0 for as long as the data ask for.", 0, flag_values=values)
     words = "Epochs of a student's run, of which a teacher has twice as many; 0 for as many as the data ask for."
     flags.DEFINE_integer("epochs", 0, words, 0, flag_values=values)
@@ -89,7 +91,7 @@ def _options(folder: str, values: flags.FlagValues) -> "Options":
 
     settings = {name: values[name].value for name in SETTINGS}
     others = {name: values[name].value for name in ("format", "minutes", "seeds", "anyway")}
-    return distillation.options(folder, settings, val=values.val, **others)
+    return distillation.options(folder, settings, val=values.val, classes=values.classes, **others)
 
 
 def _export_format(name: str) -> str:

@@ -5,13 +5,14 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
+from jaxkd import config as configs
 from jaxkd.data.repairs import Repairs
 from jaxkd.errors import ConfigError, DataError
 
@@ -111,6 +112,17 @@ class Subset:
             "images": [image for image in truth["images"] if image["id"] in ids],
             "annotations": [annotation for annotation in truth["annotations"] if annotation["image_id"] in ids],
         }
+
+
+def load_inner(component: Any, *, of: str) -> Source:
+    """The source of a data source's Config that is a field of another one; `of` names that one in the message.
+
+    Raises ConfigError where it is no data source.
+    """
+    load: Callable[[Any], Source] | None = getattr(configs.module_of(component), "load", None)
+    if load is None:
+        raise ConfigError(f"The source of {of} is {short_repr(component)}; give a data source's component.")
+    return load(component)
 
 
 def digest(source: Source) -> str:

@@ -20,6 +20,7 @@ MEANING = {
     "boxes_repeated": "boxes that occur again on their picture, kept",
     "boxes_without_area": "boxes without an area, left out",
     "categories_that_only_group": "categories that are above others and have no object, taken for no class",
+    "classes_not_wanted": "classes that are not listed in classes, left out",
     "classes_without_names": "classes that nothing names, called by their numbers",
     "exif_undecided": "pictures with an EXIF orientation that their size cannot confirm",
     "files_listed_again": "pictures listed again",

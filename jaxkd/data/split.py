@@ -4,19 +4,18 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from jaxkd import config as configs
 from jaxkd import storage
 from jaxkd.data import coco, grouping, near_duplicates, plain_text
-from jaxkd.data.base import Record, Source, Subset, check_text, short_repr
+from jaxkd.data.base import Record, Source, Subset, check_text, load_inner, short_repr
 from jaxkd.data.ids import as_int
 from jaxkd.data.near_duplicates import Thumbnails
-from jaxkd.errors import ConfigError, DataError
+from jaxkd.errors import DataError
 from jaxkd.json_values import dumps
 from jaxkd.paths import PathText, path_of
 from jaxkd.phrases import counted, listed, some
@@ -82,12 +81,8 @@ def load(config: Config) -> Subset:
       ConfigError: where the inner component is no data source.
       DataError: where the file is missing or no split, or names other pictures than the source has.
     """
-    loaded: Callable[[Any], Source] | None = getattr(configs.module_of(config.source), "load", None)
-    if loaded is None:
-        raise ConfigError(f"The source of data.split is {short_repr(config.source)}; give a data source's component.")
-    file = path_of(config.file)
-    source = loaded(config.source)
-    return part_of(source, _read_for(source, file), part=config.part, limit=config.limit)
+    source = load_inner(config.source, of="data.split")
+    return part_of(source, _read_for(source, path_of(config.file)), part=config.part, limit=config.limit)
 
 
 def part_of(source: Source, split: Split, *, part: Part, limit: int = 0) -> Subset:

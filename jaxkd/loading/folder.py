@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxkd import config as configs
 from jaxkd import phrases
 from jaxkd.data import loader, near_duplicates, recognise, split, survey
 from jaxkd.data.base import Source
+from jaxkd.errors import DataError
 from jaxkd.loading import prepare
 
 SAMPLED = 8  # pictures of each split that are opened
@@ -27,17 +28,27 @@ class Data:
     divided: bool  # whether the validation split was made here
 
 
-def load(folder: str, *, format: str = "", val: str = "", seed: int = 0, split_file: Path) -> Data:
+def load(
+    folder: str,
+    *,
+    format: str = "",
+    val: str = "",
+    classes: Sequence[str] = (),
+    seed: int = 0,
+    split_file: Path,
+) -> Data:
     """The data of a folder; where it has no validation split, one is made with this seed and kept in `split_file`.
 
     Args:
       folder: of annotated pictures.
       format: one of `recognise.FORMATS`, or "" for the one that is found.
       val: another folder, whose validation pictures are taken, or else its only split.
+      classes: names of those whose objects are taken, in the order of their labels; () for all.
       seed: decides a split that is made.
       split_file: where such a split is kept, and read from where it exists.
 
-    Raises DataError where no layout is recognised, or the data cannot be trained on.
+    Raises DataError where no layout is recognised, or the data cannot be trained on; ConfigError for a class that the
+    data does not have.
     """
     found = recognise.recognise(Path(os.path.abspath(folder)), format=format)
     components, sentences = dict(found.splits), list(found.assumptions)
@@ -45,6 +56,8 @@ def load(folder: str, *, format: str = "", val: str = "", seed: int = 0, split_f
         other = recognise.recognise(Path(os.path.abspath(val)), format=format)
         components["val"] = other.splits.get("val") or other.splits["train"]
         sentences += [f"{val}: {sentence}" for sentence in other.assumptions]
+    if classes:
+        components = {name: _chosen(one, classes, split=name) for name, one in components.items()}
     divided, loaded = "val" not in components, {}
     if divided:
         whole = loaded["all"] = prepare.load_source(components["train"], warn=False)
@@ -60,14 +73,28 @@ def load(folder: str, *, format: str = "", val: str = "", seed: int = 0, split_f
         test = prepare.load_source(
             components["test"], classes=sources["train"].classes, whose="the training data", split="test", warn=False
         )
-        if any((~record.crowd).any() for record in test.records):
+        if _has_objects(test):
             sources["test"] = loaded["test"] = test
         else:
             sentences.append("The test split has no object, so nothing is compared on it.")
+    if not _has_objects(sources["val"]):
+        which = f" of the classes {phrases.some(classes)}" if classes else ""
+        pictures = phrases.counted(len(sources["val"].records), "validation picture")
+        raise DataError(f"None of {pictures} has an object{which}, so nothing can be scored; give others by --val.")
     for name, source in loaded.items():
         sentences += [f"{name}: {sentence}" for sentence in source.repairs.sentences()]
     survey.refuse_unreadable({name: survey.sample(source, limit=SAMPLED) for name, source in sources.items()})
     return Data(found.format, components, sources, tuple(sentences), divided)
+
+
+def _chosen(component: configs.Recipe, classes: Sequence[str], *, split: str) -> configs.Recipe:
+    """A source with these classes alone; all but the training split may lack some of them."""
+    absent = "refuse" if split == "train" else "leave_out"
+    return configs.component("data.only", source=component, classes=tuple(classes), absent=absent)
+
+
+def _has_objects(source: Source) -> bool:
+    return any((~record.crowd).any() for record in source.records)
 
 
 def remarks(data: Data, loader_config: loader.Config) -> tuple[str, ...]:

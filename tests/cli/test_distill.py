@@ -15,9 +15,11 @@ from jaxkd import config as configs
 from jaxkd import distillation, experiment
 from jaxkd.cli import distill as command
 from jaxkd.data import presets
+from jaxkd.data.base import digest
 from jaxkd.derive import duration, methods, recipes, student
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.loading import folder as folders
+from jaxkd.loading import prepare
 
 
 def distill(project, workdir, *flags):
@@ -65,6 +67,32 @@ def test_explain_prints_a_recipe_and_trains_nothing(project, tmp_path):
     assert taught.teacher == str(tmp_path / "run" / "teacher" / "student")
     assert list(taught.distill) == ["tar"] and not alone.distill
     assert taught.student == alone.student != teacher.student
+
+
+def test_some_classes_alone(refused, project, tmp_path):
+    run = tmp_path / "run"
+    refused(distill(project, run, "--classes=bar,squire"), 64, "squire", "the closest is 'square'", command="distill")
+    refused(distill(project, run, "--classes=bar,bar"), 64, "'bar' twice", command="distill")
+    with pytest.raises(ConfigError, match="list of names"):
+        jaxkd.distill_folder(project.folder, classes="bar")
+    options = distillation.options(str(project.folder), {}, classes=["bar"])
+    lines = "\n".join(distillation.plan(options, run).lines())
+    for words in ("1 class (bar), 8 pictures", "train: objects of classes that are not listed in classes, left out: 8"):
+        assert words in lines
+    file = tmp_path / "mine.py"
+    file.write_text(distillation.explanation(options, run))
+    train, val = prepare.load_sources(configs.load_recipe(file, "alone").data).values()
+    assert train.classes == val.classes == ("bar",) and all(len(record.boxes) == 1 for record in train.records)
+    project.edit("val.json", lambda content: content.update(annotations=content["annotations"][:1]))
+    refused(distill(project, run, "--classes=bar"), 65, "validation picture", "of the classes bar", command="distill")
+
+
+def test_a_split_is_made_of_the_classes_that_are_taken(project, tmp_path):
+    (project.folder / "val.json").unlink()
+    data = folders.load(str(project.folder), classes=("bar",), split_file=tmp_path / "split.json")
+    assert data.divided and [source.classes for source in data.sources.values()] == [("bar",), ("bar",)]
+    again = prepare.load_sources({name: data.components[name] for name in ("train", "val")})
+    assert {name: digest(one) for name, one in again.items()} == {k: digest(v) for k, v in data.sources.items()}
 
 
 def test_a_teacher_at_hand_to_a_compared_student_and_on_again(runs, project, tmp_path, refused):

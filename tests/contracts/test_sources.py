@@ -46,6 +46,10 @@ def part(folder):
     return component("data.split", source=inner, file=str(folder / "split.json"), part="val")
 
 
+def chosen(_):
+    return component("data.only", source=component("data.shapes", count=5), classes=("triangle", "circle"))
+
+
 SCENES = {
     "assets": lambda _: component("data.coco", limit=5),
     "drawn": lambda _: component("data.shapes", count=5),
@@ -53,6 +57,7 @@ SCENES = {
     "parquet": parquet,
     "open_images": open_images,
     "part": part,
+    "chosen": chosen,
 }
 
 
@@ -62,7 +67,7 @@ def loaded(recipe):
 
 
 def test_the_sources_are_found():
-    assert {"coco", "voc", "tfds", "shapes", "imagefolder", "open_images", "split"} <= set(SOURCES)
+    assert {"coco", "voc", "tfds", "shapes", "imagefolder", "open_images", "split", "only"} <= set(SOURCES)
 
 
 @pytest.mark.parametrize("name", SOURCES)
