@@ -16,19 +16,21 @@ def load(path, *, classes=()):
 
 
 def distill_folder(
-    folder, *, workdir="", minutes=0.0, seeds=1, format="", val="", classes=(), anyway=False, **settings
+    folder, *, workdir="", minutes=0.0, seeds=1, format="", val="", classes=(), baseline=True, anyway=False, **settings
 ):
     """From a folder of annotated pictures to a student that is taught and compared, as `jaxkd distill` does it.
 
     It prints what it does, and does not export the student. The same call again goes on where it stopped. `classes`
-    are the names of those that are learned, in their order, () for all. `settings`
-    are the fields of `jaxkd.derive.recipes.Options`: teacher, student, size, method, augment, initial, teacher_initial,
-    epochs and seed. Returns a `jaxkd.distillation.Result`: the plan and the comparisons.
+    are the names of those that are learned, in their order, () for all. Without `baseline` the student is not trained
+    alone. `settings` are the fields of `jaxkd.derive.recipes.Options`: teacher, student, size, method, augment,
+    initial, teacher_initial, unlabelled, epochs and seed. Returns a `jaxkd.distillation.Result`: the plan and the
+    comparisons.
     """
     from jaxkd import distillation  # late, as in `load`
     from jaxkd.train import compile_cache
 
     compile_cache.use()
-    chosen = {"minutes": minutes, "seeds": seeds, "format": format, "val": str(val), "anyway": anyway}
-    options = distillation.options(str(folder), settings, classes=classes, **chosen)
+    chosen = {"minutes": minutes, "seeds": seeds, "format": format, "val": str(val)}
+    chosen |= {"classes": classes, "baseline": baseline, "anyway": anyway}
+    options = distillation.options(str(folder), settings, **chosen)
     return distillation.run(options, distillation.workdir_of(str(folder), str(workdir)))

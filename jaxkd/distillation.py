@@ -29,7 +29,8 @@ SPLIT = "split.json"  # in the workdir: the division of data without a validatio
 REPORT = "report"  # the name of what follows the runs, in a plan's times
 GIVEN_PATHS = ("teacher", "initial", "teacher_initial", "unlabelled")  # fields of the settings
 BEFORE = "before-"  # in front of the names of these three, where they were made with other options
-FREE = {"seeds", "anyway", "platform", "devices"}  # options that may change while a workdir's runs go on
+FREE = {"seeds", "baseline", "anyway", "platform", "devices"}  # options that may change while a workdir's runs go on
+OF_TIME = {"seeds", "baseline"}  # those of them for all of whose runs the minutes are
 
 Say = Callable[[str], None]
 
@@ -52,6 +53,8 @@ class Options:
     """Time for all runs; 0 for as long as the data ask for."""
     seeds: int = 1
     """Runs of the student, alone and taught, each."""
+    baseline: bool = True
+    """Whether the student is trained alone too, without which no gain can be told."""
     anyway: bool = False
     """Go on with a weak teacher, or with very few epochs."""
 
@@ -220,7 +223,7 @@ def plan(options: Options, workdir: Path) -> Plan:
     found = derived.recipes if derived else _reopened(file, settings)
     first = found[ALONE].train.seed
     seeds = range(first, first + options.seeds)
-    return Plan(options, data, Experiment(found, workdir, seeds), derived, begun, started)
+    return Plan(options, data, Experiment(found, workdir, seeds, options.baseline), derived, begun, started)
 
 
 def timed(plan: Plan, *, say: Say = print) -> Plan:
@@ -341,7 +344,7 @@ def _is_kept(workdir: Path, options: Options, *, begun: bool) -> bool:
         ) from error
     now = _flat(_as_text(options))
     before = _flat(_as_text(Options(""))) | before  # a field that there was not had its default
-    free = FREE if begun or not options.minutes else FREE - {"seeds"}  # the minutes are for all seeds
+    free = FREE if begun or not options.minutes else FREE - OF_TIME
     for name in now:
         if name not in free and before.get(name) != now[name]:
             if begun:

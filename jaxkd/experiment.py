@@ -31,6 +31,8 @@ TIMED_PICTURES = 16  # that it is scored on
 CHECKED = 64  # validation pictures that a given teacher is scored on before anything is trained
 LEAST_AP50 = 0.2  # of a teacher that is worth learning from
 
+NO_BASELINE = "The student alone was not trained, so what it gains by its teacher cannot be told; --baseline adds it."
+
 WHAT = {
     TEACHER: "The teacher is trained",
     ALONE: "The student learns alone",
@@ -50,16 +52,18 @@ class Experiment:
         there is one to train.
       workdir: every run has a folder of its own in it.
       seeds: of the student's runs; the teacher has the seed of its recipe.
+      baseline: whether the student alone is among the runs.
     """
 
     recipes: Mapping[str, configs.Recipe]
     workdir: Path
     seeds: Sequence[int] = (0,)
+    baseline: bool = True
 
     @property
     def students(self) -> tuple[str, ...]:
-        """The names of the student's recipes, in their order."""
-        return tuple(name for name in STUDENTS if name in self.recipes)
+        """The names of the student's recipes that are trained, in their order."""
+        return tuple(name for name in STUDENTS if name in self.recipes and (self.baseline or name != ALONE))
 
     def folder(self, name: str, seed: int | None = None) -> Path:
         """The workdir of a run: NAME, and NAME-SEED for every seed but the first."""
@@ -114,6 +118,8 @@ def compare(experiment: Experiment, *, test: Source | None = None, say: Say = pr
     source = test or gather.validation_source(entries)
     options = gather.Options(split="test" if test else "validation", stepwise=True)
     comparison = gather.gather(entries, source, options, repeats=repeats, say=say)
+    if not experiment.baseline:
+        comparison = dataclasses.replace(comparison, remarks=(*comparison.remarks, NO_BASELINE))
     page.write(experiment.page(test=bool(test)).parent, comparison, source, most=PICTURES_OF_PAGE)
     if not test:
         side_by_side.write(experiment.workdir / PICTURES, comparison, source)

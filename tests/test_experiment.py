@@ -1,6 +1,7 @@
 """The runs of an experiment: their order, folders, seeds and teachers, and which teacher is refused."""
 
 import contextlib
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -39,6 +40,12 @@ def test_a_teacher_that_is_trained_comes_first_and_keeps_its_seed(tmp_path):
     (name, teacher, folder), _, (_, taught, _) = experiment(tmp_path, teacher=True).runs()
     assert (name, teacher.train.seed, folder) == ("teacher", 7, tmp_path / "teacher")
     assert taught.teacher == str(tmp_path / "teacher" / "student")
+
+
+def test_without_the_baseline_the_recipe_stays_and_is_not_run(tmp_path):
+    made = dataclasses.replace(experiment(tmp_path, teacher=True), baseline=False)
+    assert [name for name, _, _ in made.runs()] == ["teacher", "taught"]
+    assert made.students == ("taught",) and "alone" in made.recipes
 
 
 def test_the_given_recipes_are_not_changed(tmp_path):

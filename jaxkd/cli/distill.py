@@ -51,6 +51,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("epochs", 0, words, 0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Initial weights, order of data and sampling.", 0, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "Seeds, from --seed on, of the student alone and taught.", 1, flag_values=values)
+    words = "Train the student alone too, without which no gain can be told."
+    flags.DEFINE_bool("baseline", True, words, flag_values=values)
     formats = ["auto", "none", *FORMATS]
     words = "Format of the exported student; auto is onnx where its extra is installed, and else stablehlo."
     flags.DEFINE_enum("export", "auto", formats, words, flag_values=values)
@@ -90,7 +92,7 @@ def _options(folder: str, values: flags.FlagValues) -> "Options":
     from jaxkd import distillation  # late, as in `run`
 
     settings = {name: values[name].value for name in SETTINGS}
-    others = {name: values[name].value for name in ("format", "minutes", "seeds", "anyway")}
+    others = {name: values[name].value for name in ("format", "minutes", "seeds", "baseline", "anyway")}
     return distillation.options(folder, settings, val=values.val, classes=values.classes, **others)
 
 

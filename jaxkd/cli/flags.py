@@ -39,7 +39,7 @@ def parse(
         print(f"{RECIPE if with_recipe else ''}{_help_of(values)}")
         raise SystemExit(0)
     try:
-        rest = values([command, *argv])[1:]
+        rest = values([command, *(_as_absl_has_it(argument, values) for argument in argv)])[1:]
     except flags.UnrecognizedFlagError as error:
         near = configs.closest(error.flagname, set(values))
         raise ConfigError(f"jaxkd {command} has no flag --{error.flagname}{near}.") from error
@@ -48,6 +48,13 @@ def parse(
     if rest and not positional:
         raise ConfigError(f"'{rest[0]}' is not a flag; jaxkd {command} takes flags only, such as --workdir=DIR.")
     return values, [expanded(argument) for argument in rest]
+
+
+def _as_absl_has_it(argument: str, values: flags.FlagValues) -> str:
+    """The argument that switches a flag off, written with a dash behind its "no", without it; others as they are."""
+    dashes, no, name = argument.partition("no-")
+    switches = no and dashes in ("-", "--") and name in values and values[name].boolean
+    return f"{dashes}no{name}" if switches else argument
 
 
 class _PathParser(flags.ArgumentParser):

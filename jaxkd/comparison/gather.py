@@ -169,7 +169,7 @@ def gather(
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}",
         split=options.split,
         remarks=tuple(remarks),
-        over_seeds=_over_seeds(of_seeds, focused) if repeated else None,
+        over_seeds=_over_seeds(of_seeds, focused) if repeated and focused else None,
     )
 
 

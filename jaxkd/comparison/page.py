@@ -62,7 +62,7 @@ def page(comparison: Comparison, source: Source, *, most: int) -> str:
         pictures.pictures(comparison, source, most=most),
         _provenance(comparison),
     ]
-    return html.page(f"{focused.name} compared with {reference.name}", "".join(content), style=STYLE)
+    return html.page(comparison.title, "".join(content), style=STYLE)
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

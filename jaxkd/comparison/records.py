@@ -92,12 +92,16 @@ class Comparison:
     over_seeds: OverSeeds | None = None  # of the detector in focus, where it was trained from several seeds
 
     @property
-    def gain(self) -> Interval:
-        """The gain in AP of the detector in focus: over all seeds where there are several."""
+    def gain(self) -> Interval | None:
+        """The gain in AP of the detector in focus: over all seeds where there are several; None of the reference."""
         if self.over_seeds:
             return self.over_seeds.mean
-        assert self.focused.gains is not None
-        return self.focused.gains.summary["AP"]
+        return self.focused.gains.summary["AP"] if self.focused.gains else None
+
+    @property
+    def title(self) -> str:
+        """What is compared with what."""
+        return self.focus if self.gain is None else f"{self.focus} compared with {self.reference.name}"
 
     @property
     def reference(self) -> ComparedDetector:

@@ -40,7 +40,7 @@ def parts(comparison: Comparison) -> str:
         if not all(math.isnan(mark.value) for mark in marks):
             rows.append((label, marks))
     axis = f"points of AP above {charts.shortened(reference)}"
-    chart = figure(
+    chart = others and figure(
         f"Differences to {reference}",
         f"Right of the line is better than {reference}. A bar holds {SHARE:g} % of the resamples; its dot is filled "
         "where the bar does not reach the line.",
@@ -55,13 +55,13 @@ def parts(comparison: Comparison) -> str:
         explanation += " A dash stands where the pictures have no object of a size or class."
     table = tables.parts(comparison)
     rows_shown = [row for row in table if row[""] not in comparison.objects or row[""] in _classes(comparison)]
-    content = f'<div class="pair">\n{chart}<div>{layout.table(rows_shown)}</div></div>'
+    content = f'<div class="pair">\n{chart or ""}<div>{layout.table(rows_shown)}</div></div>'
     if len(rows_shown) < len(table):
         all_rows = layout.table(table)
         content += (
             f"<details><summary>All {phrases.counted(len(comparison.objects), 'class')}</summary>{all_rows}</details>"
         )
-    return section("Where it gains", explanation, content, name="parts")
+    return section("Where it gains" if others else "Where it is right", explanation, content, name="parts")
 
 
 def costs(comparison: Comparison) -> str:
@@ -102,12 +102,16 @@ def _gained(comparison: Comparison) -> tuple[str, str]:
     if comparison.teacher:
         names[comparison.teacher.name] = tables.points(comparison.teacher.scores.summary["AP"])
     aps = phrases.listed([f"{value} for {name}" for name, value in names.items()])
+    if comparison.gain is None:
+        return "Not known", f"AP is {aps}, on a scale to 100; there is no other student to gain over."
     of_seed = " with the first seed" if comparison.over_seeds else ""
     return f"{100 * comparison.gain.difference:+.1f} AP", f"{aps}{of_seed}, on a scale to 100."
 
 
 def _chance(comparison: Comparison) -> tuple[str, str]:
     gain, over = comparison.gain, comparison.over_seeds
+    if gain is None:
+        return "No gain to tell", "That needs another student of the same recipe, such as one that learns alone."
     if not gain.known:
         return "Too few pictures to say", f"Fewer than {FEW} pictures have an object."
     answer = "Not certain" if not gain.clear else "Yes" if gain.low > 0 else "Yes, a loss"
@@ -126,6 +130,8 @@ def _cost(comparison: Comparison) -> tuple[str, str]:
     reference_name = comparison.reference.name
     reference, focused = (detector.costs[BATCHES[0]] for detector in (comparison.reference, comparison.focused))
     sizes = [tables.million(cost.parameters) for cost in (focused, reference)]
+    if comparison.gain is None:
+        return f"{focused.milliseconds:.1f} ms", f"That is the time for a picture, with {sizes[0]} parameters."
     if reference == focused:
         headline = "Nothing in use"
         detail = f"Both have {sizes[0]} parameters and take {focused.milliseconds:.1f} ms for a picture."
@@ -140,9 +146,14 @@ def _cost(comparison: Comparison) -> tuple[str, str]:
 
 
 def _classes(comparison: Comparison) -> list[str]:
-    """All classes, or those on which the detector in focus differs most, first those with an interval."""
+    """All classes, or those on which the detector in focus differs most, first those with an interval.
+
+    Where there is nothing that it differs from, those with the most objects.
+    """
     if len(comparison.objects) <= MOST_CLASSES:
         return list(comparison.objects)
+    if comparison.gain is None:
+        return sorted(comparison.objects, key=lambda name: -comparison.objects[name])[:MOST_CLASSES]
     gains = {name: _gain(comparison, comparison.focus, name) for name in comparison.objects}
     known = [name for name, gain in gains.items() if not math.isnan(gain.difference)]
     known.sort(key=lambda name: (math.isnan(gains[name].low), -abs(gains[name].difference)))

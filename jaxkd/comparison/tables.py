@@ -46,9 +46,12 @@ def million(parameters: int) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """A sentence on the gain in AP."""
+    """A sentence on the gain in AP, or on AP where there is nothing to gain over."""
     reference, focused = comparison.reference, comparison.focused
     gain, pictures = comparison.gain, phrases.counted(len(comparison.images), f"{comparison.split} picture")
+    if gain is None:
+        ap = points(focused.scores.summary["AP"])
+        return f"{focused.name} has AP {ap} on {pictures}; no gain can be told without another student beside it."
     sentence = f"{focused.name} has {100 * gain.difference:+.1f} AP against {reference.name} on {pictures}"
     if not gain.known:
         return f"{sentence}; fewer than {FEW} pictures have an object, too few to say how much of it may be chance."
@@ -174,7 +177,7 @@ def markdown(comparison: Comparison) -> str:
     few = len(comparison.objects) <= MOST_CLASSES
     pairs = "Rows are what is there, columns what is found" if few else "The classes mixed up most often"
     lines = [
-        f"# {_plain(comparison.focused.name)} compared with {_plain(comparison.reference.name)}",
+        f"# {_plain(comparison.title)}",
         "",
         _plain(verdict(comparison)),
         "",

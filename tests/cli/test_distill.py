@@ -211,6 +211,26 @@ def test_before_anything_is_trained_other_options_derive_anew(project, tmp_path,
     assert not distillation.timed(planned(project, workdir, epochs=5), say=str).timings
 
 
+def test_the_baseline_may_be_added_to_runs_that_were_begun(project, tmp_path, without_timing):
+    def plan(**others):
+        options = distillation.options(str(project.folder), {"epochs": 3}, **others)
+        return distillation.timed(distillation.plan(options, tmp_path), say=str)
+
+    assert plan(baseline=False).experiment.students == ("taught",)
+    (tmp_path / "teacher").mkdir()
+    again = plan()
+    assert again.begun and again.experiment.students == ("alone", "taught")
+
+
+def test_options_that_an_earlier_version_did_not_write_have_their_defaults(project, tmp_path, without_timing):
+    distillation.timed(planned(project, tmp_path), say=str)
+    file = tmp_path / distillation.OPTIONS
+    content = json.loads(file.read_text())
+    del content["classes"], content["baseline"]
+    file.write_text(json.dumps(content))
+    assert planned(project, tmp_path).derived is None
+
+
 def test_an_edited_recipe_is_taken(project, tmp_path, without_timing):
     file = distillation.timed(planned(project, tmp_path, epochs=3), say=str).file
     edited = re.sub(r"    return component\(\n        \"train.loop\",", "\\g<0>\n        seed=7,", file.read_text())

@@ -25,6 +25,17 @@ def test_flags_with_and_without_an_equals_sign():
     assert (values.out, values.count, rest) == ("here", 4, ["a", "b"])
 
 
+def test_a_flag_is_switched_off_with_and_without_a_dash():
+    def switch(values):
+        define(values)
+        flags.DEFINE_bool("teacher", True, "Show it.", flag_values=values)
+
+    for argv in (["--noteacher"], ["--no-teacher"], ["--teacher=false"]):
+        assert not parse("try", argv, switch)[0].teacher
+    with pytest.raises(ConfigError, match="no flag --no-out"):
+        parse("try", ["--no-out"], switch)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -64,6 +64,28 @@ def test_answers_where_nothing_is_clear_and_where_something_is_lost(comparison):
     assert gained[1] == "\N{MINUS SIGN}2.0\N{NO-BREAK SPACE}AP"
 
 
+def without_reference(comparison, *names):
+    """The comparison with these detectors alone, of which the taught one has nothing to gain over."""
+    kept = tuple(each for each in compared.changed(comparison, "taught", gains=None).detectors if each.name in names)
+    return dataclasses.replace(comparison, detectors=kept)
+
+
+@pytest.mark.parametrize("names", [("taught",), ("taught", "teacher")])
+def test_a_student_with_nothing_to_gain_over(comparison, names):
+    for data in (None, compared.source(classes=[f"class {number}" for number in range(20)])):
+        whole = comparison if data is None else compared.comparison(data=data)
+        single = without_reference(whole, *names)
+        text = page.page(single, data or compared.source(), most=2)
+        gained, chance, cost = cards(text)
+        assert (gained[1], chance[1]) == ("Not known", "No gain to tell") and "ms" in cost[1]
+        assert "<h1>taught</h1>" in text and ("Where it gains" in headings(text)) == (len(names) > 1)
+        assert tables.markdown(single).startswith("# taught\n")
+        assert re.fullmatch(
+            r"taught has AP \d+\.\d on 12 validation pictures; no gain can be told without .*\.", tables.verdict(single)
+        )
+        assert page.as_json(single)["detectors"]["taught"]["difference"] is None
+
+
 def test_the_gain_of_several_seeds_takes_the_place_of_one(comparison):
     over = OverSeeds((0.02, 0.05), Interval(0.035, 0.01, 0.06))
     text = page.page(dataclasses.replace(comparison, over_seeds=over), compared.source(), most=0)
