@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkd.errors import ConfigError
-from jaxkd.paths import PathText, absolute
+from jaxkd.paths import PathText, absolute, expanded
 from jaxkd.ranges import Range
 
 NAME = "name"
@@ -282,6 +282,12 @@ def locate(path: str | Path) -> Path:
             return candidate
     names = sorted({file.stem for folder in SHIPPED if folder.is_dir() for file in folder.glob("*.py")})
     raise ConfigError(f"There is no recipe {file}; give a .py file or one of the shipped names: {', '.join(names)}.")
+
+
+def named(text: str) -> tuple[Path, str | None]:
+    """The file and the argument of FILE[:ARG], as --config names a recipe; raises as `locate` does."""
+    path, colon, argument = expanded(text).partition(":")
+    return locate(text if argument.startswith("//") else path), argument if colon else None
 
 
 def is_foreign(file: Path) -> bool:

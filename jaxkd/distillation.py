@@ -16,7 +16,7 @@ from jaxkd import experiment, json_values, phrases, storage
 from jaxkd.comparison.records import Comparison
 from jaxkd.data import recognise, unlabelled
 from jaxkd.data.base import check_distinct
-from jaxkd.derive import duration, explain, recipes, schedule, screen
+from jaxkd.derive import duration, explain, recipes, schedule, screen, student
 from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError, StorageError
 from jaxkd.experiment import ALONE, STUDENTS, TAUGHT, TEACHER, UNLABELLED, Experiment
@@ -215,7 +215,10 @@ def plan(options: Options, workdir: Path) -> Plan:
     started, file = time.monotonic(), workdir / RECIPE
     begun = file.is_file() and any((workdir / name).exists() for name in (TEACHER, *STUDENTS))
     kept = file.is_file() and _is_kept(workdir, options, begun=begun)
-    data, settings = _load(options, workdir), options.settings
+    settings = options.settings
+    if not kept:
+        student.check(settings.student)
+    data = _load(options, workdir)
     if settings.unlabelled:
         given = unlabelled.Config(images=absolute(settings.unlabelled))
         unlabelled.open_folder(given, like=data.sources["train"])  # raises where there is no picture
@@ -253,8 +256,13 @@ def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice 
     elif stored_teacher.is_one(path_of(settings.teacher)):
         settings = replace(settings, teacher_capabilities=("detections",))
     else:
-        capabilities = prepare.load_network(settings.teacher).detector.traits.capabilities
-        settings = replace(settings, teacher_capabilities=tuple(sorted(capabilities)))
+        traits = prepare.load_network(settings.teacher).detector.traits
+        settings = replace(
+            settings,
+            teacher_capabilities=tuple(sorted(traits.capabilities)),
+            teacher_strides=traits.strides,
+            teacher_anchors=traits.anchors,
+        )
     components = {name: data.components[name] for name in ("train", "val")}
     train, val = data.sources["train"], data.sources["val"]
     return recipes.derive(train, val, data=components, options=settings, steps=steps)
@@ -267,6 +275,7 @@ def explanation(options: Options, workdir: Path, *, file: str = RECIPE) -> str:
     """
     if options.minutes:
         raise ConfigError("How many steps fit into minutes is known once some were timed; with explain, give epochs.")
+    student.check(options.settings.student)
     return explain.module(derive(_load(options, workdir), options, workdir), file=file)
 
 

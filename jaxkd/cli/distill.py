@@ -1,21 +1,23 @@
 """`jaxkd distill FOLDER`: from a folder of annotated pictures to a student that is taught, compared and exported."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
+from jaxkd import config as configs
 from jaxkd import phrases
-from jaxkd.cli.flags import define_path, parse
+from jaxkd.cli.flags import announce, define_path, parse
 from jaxkd.errors import ConfigError
 from jaxkd.export import FORMATS
 
 if TYPE_CHECKING:
     from jaxkd.distillation import Options, Plan, Result
 
+STUDENTS = ("auto", "tiny", "small", "mobilenet", "r18")  # the names that --student takes beside recipes
 CHOICES = {  # of flags, the default first
-    "student": (("auto", "tiny", "small", "mobilenet", "r18"), "What the student is."),
     "size": (("balanced", "fast", "accurate"), "Size of the pictures."),
     "method": (("auto", "tar", "gkd", "tar+gkd", "mimic", "detections", "align"), "What the teacher teaches by."),
     "augment": (("auto", "none", "light", "strong"), "How training pictures are varied."),
@@ -41,6 +43,8 @@ def define(values: flags.FlagValues) -> None:
     words = "Folder of pictures without labels, of which a third run of the student learns too."
     define_path("unlabelled", "", words, values=values)
     define_path("val", "", "Folder of validation pictures, in place of those of FOLDER.", values=values)
+    words = f"What the student is: {', '.join(STUDENTS)}, or FILE[:ARG], a recipe whose student is taken as it is."
+    define_path("student", STUDENTS[0], words, values=values)
     for name, (choices, words) in CHOICES.items():
         flags.DEFINE_enum(name, choices[0], list(choices), words, flag_values=values)
     flags.DEFINE_string("format", "", "Layout of the data, where there are several.", flag_values=values)
@@ -67,6 +71,8 @@ def run(argv: Sequence[str]) -> int:
     if len(places) != 1:
         raise ConfigError("Name one folder of annotated pictures: jaxkd distill FOLDER.")
     folder = places[0]
+    with contextlib.suppress(ConfigError):  # no recipe's name, which is said where one is needed
+        announce(configs.named(values.student)[0])
     if not values.explain:
         print(f"Reading {folder}.", flush=True)
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -126,14 +127,18 @@ def recipe(argv: Sequence[str]) -> tuple[configs.Recipe, list[str]]:
 
 
 def _load(name: str) -> configs.Recipe:
-    path, colon, argument = expanded(name).partition(":")
-    file = configs.locate(name if argument.startswith("//") else path)
+    file, argument = configs.named(name)
+    announce(file)
+    return configs.load_recipe(file, argument)
+
+
+def announce(file: Path) -> None:
+    """Says on stderr that a recipe from outside the current folder is going to be executed."""
     if configs.is_foreign(file):
         print(
             f"Notice: the recipe {file} is not below the current folder; it is a program and executes code.",
             file=sys.stderr,
         )
-    return configs.load_recipe(file, argument if colon else None)
 
 
 def _override(config: configs.Recipe, argument: str) -> None:

@@ -9,11 +9,13 @@ from jaxtyping import Bool, Float, Int32
 from jaxkd.data import loader, survey
 from jaxkd.data.base import Record, evenly_spaced
 from jaxkd.derive.base import Choice, boxes_of_objects
+from jaxkd.detectors import parts
 
 RATIOS = (0.5, 1.0, 2.0)
 MOST = 1200  # objects that the search looks at
 STEPS, PER_OCTAVE = 25, 6  # finest sizes that are tried: from the finest stride on, each 2^(1/6) times the one before
 USELESS, GOOD = 0.4, 0.8  # IoU of an object's best anchor from which it counts, and from which it counts fully
+CANONICAL_STRIDE = 16
 CANONICAL = 28.0  # a box of this many finest anchors over finest strides is pooled from stride 16; COCO: 28 * 32 / 4
 
 
@@ -96,19 +98,31 @@ def ladder(objects: Objects, *, strides: Sequence[int], octaves: int) -> Choice:
     ]
     scores = [_fit(sample, grid) for grid in grids]
     grid = grids[int(np.argmax(scores))]
+    return Choice(tuple(level[0] for level in grid.sizes), fit_in_words(objects, grid))
+
+
+def fit_in_words(objects: Objects, grid: Grid) -> str:
+    """How many of the objects have an anchor that fits."""
     fitted = [round(100 * recall(objects, grid, iou=iou)) for iou in (0.5, 0.7)]
-    words = f"{fitted[0]} % of training objects have an anchor of IoU .5, {fitted[1]} % one of .7"
-    return Choice(tuple(level[0] for level in grid.sizes), words)
+    return f"{fitted[0]} % of training objects have an anchor of IoU .5, {fitted[1]} % one of .7"
 
 
-def canonical_scales(finest: float, *, stride: int) -> dict[str, float]:
-    """Sides in pixels of the boxes that region pooling ("pooling"), TAR ("tar") and GKD ("gkd") put on their levels.
+def canonical_scale(finest: float, *, stride: int) -> float:
+    """Side in pixels of the square box that region pooling, and TAR with it, puts on the level of stride 16.
 
-    They are to the finest anchors, of the level of this stride, as in the recipes for COCO: 224, 224 and 56 to 32 at
-    a stride of 4.
+    It is to the finest anchors, of the level of this stride, as in the recipes for COCO: 224 to 32 at a stride of 4.
     """
-    pooling = round(CANONICAL * finest / stride, 1)
-    return {"pooling": pooling, "tar": pooling, "gkd": round(pooling / 4, 1)}
+    return round(CANONICAL * finest / stride, 1)
+
+
+def scale_on_finest(scale: float, *, stride: int) -> float:
+    """GKD's side in pixels: that of the box on the finest level, of this stride, where `scale` is on stride 16."""
+    return round(scale * stride / CANONICAL_STRIDE, 1)
+
+
+def grid_in(config: parts.Anchors, *, strides: Sequence[int]) -> Grid:
+    """The grid of a detector's anchors, on levels of these strides."""
+    return Grid(tuple(strides), config.of_levels(), config.ratios, config.offset)
 
 
 def grid_of(sizes: Sequence[float], *, strides: Sequence[int], octaves: int) -> Grid:

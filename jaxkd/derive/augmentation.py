@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from jaxkd import config as configs
 from jaxkd.data import presets
 from jaxkd.data.base import Source
-from jaxkd.derive.base import Choice
+from jaxkd.derive.base import Choice, detector_of
 
 RARE = 0.05  # share of the pictures below which a class is rare
 UNREPEATED = 0.0
@@ -51,6 +50,5 @@ def fields(name: presets.Name, train: Source, detector: configs.Recipe) -> dict[
 
 def parameters(detector: configs.Recipe, classes: Sequence[str]) -> int:
     """The number of parameters of the detector with this component."""
-    config: Any = configs.build(detector)
-    built = configs.module_of(config).build(config, classes=tuple(classes))
+    built = detector_of(detector, classes)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(built.init, jax.random.key(0))))

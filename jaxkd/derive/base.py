@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from jaxkd import config as configs
 from jaxkd.data.base import Record
 from jaxkd.errors import DataError
 
@@ -35,6 +36,12 @@ def boxes_of_objects(records: Sequence[Record]) -> Float32[np.ndarray, "n 4"]:
     if not len(boxes):
         raise DataError(f"None of the {len(records)} training pictures has an object, so no setting follows of them.")
     return boxes
+
+
+def detector_of(component: configs.Recipe, classes: Sequence[str]) -> Any:
+    """The detector with this component, for these classes."""
+    config = configs.build(component)
+    return configs.module_of(config).build(config, classes=tuple(classes))
 
 
 def rounded_up(number: int | float, step: int) -> int:

@@ -22,7 +22,7 @@ def module(derived: Derived, *, file: str = "recipe.py") -> str:
     `file` is the name under which its head says how to train it.
     """
     runs = [_Run(name, derived) for name in ("teacher", "alone") if name in derived.recipes]
-    shared = {path: _shared(path, runs) for path in FUNCTIONS}
+    shared = {path: names for path in FUNCTIONS if (names := _shared(path, runs))}
     arguments = ", ".join(f'"{name}": {name}' for name in derived.recipes)
     blocks = [
         f"{_head(derived, file)}\n\nfrom jaxkd.config import component, recipe",
@@ -30,7 +30,7 @@ def module(derived: Derived, *, file: str = "recipe.py") -> str:
         *(_recipe_function(run, shared) for run in runs),
         _taught_function(derived),
         *([_unlabelled_function(derived)] if "unlabelled" in derived.recipes else []),
-        *(_shared_function(path, runs, shared[path]) for path in FUNCTIONS),
+        *(_shared_function(path, runs, names) for path, names in shared.items()),
     ]
     return "\n\n\n".join(blocks) + "\n"
 
@@ -112,7 +112,12 @@ def _changed(config: Any, default: Any) -> list[str]:
 
 
 def _shared(path: str, runs: Sequence[_Run]) -> list[str]:
-    """The fields of the component at `path` that are no defaults, and alike in all runs, reasons included."""
+    """The fields of the component at `path` that are no defaults, and alike in all runs, reasons included.
+
+    There are none where it is another component in another run, as two detectors may be.
+    """
+    if len({type(run.component(path)) for run in runs}) > 1:
+        return []
 
     def of(run: _Run, name: str) -> tuple[Any, str]:
         return getattr(run.component(path), name), run.reason(f"{path}.{name}")
@@ -139,9 +144,13 @@ def _recipe_function(run: _Run, shared: dict[str, list[str]]) -> str:
     """The function of a recipe without a teacher; the student's takes the arguments of the one with a teacher."""
     entries = []
     for path, function in FUNCTIONS.items():
+        key = f"{path.removesuffix('.loader')}="
+        if path not in shared:
+            entries.append(run.call(path, key=key, depth=2))
+            continue
         names = [name for name in run.changed(path) if name not in shared[path]]
         lines = _block(f"{function}(", run.entries(path, names, depth=3), ")", before=2 * len(INDENT))
-        entries.append(_Entry(f"{path.removesuffix('.loader')}=", lines))
+        entries.append(_Entry(key, lines, run.reason(path)))
     recipe = run.derived.recipes[run.name]
     if recipe.initial:
         entries.insert(1, _Entry("initial=", [_literal(recipe.initial)], run.reason("initial")))

@@ -23,11 +23,11 @@ REFRESHES = 11  # selections of prototypes in a run
 MIN_SIDE = 30.0  # of GKD's paper, in pixels of the original picture
 
 
-def chosen(name: str, *, pictures: int, capabilities: Collection[Capability]) -> Choice:
+def chosen(name: str, *, pictures: int, student: Collection[Capability], teacher: Collection[Capability]) -> Choice:
     """The methods of a name such as "tar+gkd"; "auto" is TAR, with GKD for two detectors of two stages.
 
     A teacher that gives nothing but detections teaches by these, one that gives nothing but maps by alignment.
-    `capabilities` are the teacher's.
+    `student` and `teacher` are the capabilities of the two.
 
     Raises ConfigError for another name.
     """
@@ -35,25 +35,26 @@ def chosen(name: str, *, pictures: int, capabilities: Collection[Capability]) ->
         raise ConfigError(f"There is no method {name!r}; take {phrases.listed(NAMES)}.")
     if name != "auto":
         return Choice(tuple(name.split("+")), "as asked for")
-    if "features" not in capabilities:
+    if "features" not in teacher:
         return Choice(("detections",), "the teacher gives detections and no feature maps")
-    if set(capabilities) == {"features"}:
+    if set(teacher) == {"features"}:
         return Choice(("align",), "the teacher gives feature maps and nothing else")
-    two_stage = "box_predictions" in capabilities
-    if two_stage and pictures >= ENOUGH:
-        return Choice(("tar", "gkd"), f"both detectors have two stages, and there are {ENOUGH} pictures or more")
-    words = f"fewer than {ENOUGH} pictures" if two_stage else "the teacher is no detector of two stages"
-    return Choice(("tar",), words)
+    one_stage = [who for who, of in (("student", student), ("teacher", teacher)) if "box_predictions" not in of]
+    if one_stage:
+        return Choice(("tar",), f"the {one_stage[-1]} is no detector of two stages")
+    if pictures < ENOUGH:
+        return Choice(("tar",), f"fewer than {ENOUGH} pictures")
+    return Choice(("tar", "gkd"), f"both detectors have two stages, and there are {ENOUGH} pictures or more")
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What methods follow of."""
 
-    scales: Mapping[str, float]  # as `anchors.canonical_scales` gives them
+    scales: Mapping[str, float]  # sides in pixels by which "tar" and "gkd" put objects on levels
     epochs: int
     least_side: Choice
-    two_stage: bool  # whether the teacher predicts for the student's regions
+    shared: bool  # whether the teacher predicts for the student's regions
     alike: bool  # whether both detectors have equal levels
 
 
@@ -64,15 +65,19 @@ def of(name: str, setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
 
 def _tar(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
     """TAR; without classes and boxes for a teacher that does not predict for the student's regions."""
-    answers = {"weight": ANSWER_WEIGHT} if setting.two_stage else OFF
+    answers = {"weight": ANSWER_WEIGHT} if setting.shared else OFF
     fields = {
         "feature": {"weight": FEATURE_WEIGHT, "canonical_scale": setting.scales["tar"]},
         "classification": answers,
         "box": answers,
         "adapter": LECUN,
     }
-    words = MEASURED if setting.two_stage else NO_REGIONS
-    reasons = {"feature": f"{MEASURED}; the scale is that of the pooling", "classification": words, "box": words}
+    words = MEASURED if setting.shared else NO_REGIONS
+    reasons = {
+        "feature": f"{MEASURED}; the scale is that of the student's pooling or anchors",
+        "classification": words,
+        "box": words,
+    }
     return component("distill.task_adaptive", **fields), _reasons(fields, reasons)
 
 
@@ -86,12 +91,12 @@ def _gkd(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
         "prototypes": {"min_side": setting.least_side.value},
     }
     reasons = {
-        "canonical_scale": "a quarter of the pooling's, as 56 is to 224 for COCO",
+        "canonical_scale": "TAR's scale on the finest level of both detectors, as 56 at stride 4 is to 224 for COCO",
         "start_epoch": "random numbers have no prototypes worth having",
         "refresh_every": f"some {REFRESHES} times in a run",
         "prototypes": setting.least_side.words,
     }
-    if not setting.two_stage:
+    if not setting.shared:
         fields, reasons = fields | {"soft": OFF}, reasons | {"soft": NO_REGIONS}
     if not setting.alike:
         fields, reasons = fields | {"levels": "common"}, reasons | {"levels": "the teacher may have others"}

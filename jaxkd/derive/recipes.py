@@ -1,7 +1,7 @@
 """Recipes of a teacher, of a student alone and of a student taught, derived from data and a few options."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxkd import config as configs
@@ -11,9 +11,11 @@ from jaxkd.data import presets
 from jaxkd.data.base import Source
 from jaxkd.derive import anchors, augmentation, methods, regions, schedule, sizes
 from jaxkd.derive import student as networks
-from jaxkd.derive.base import Choice, Reason
+from jaxkd.derive.base import Choice, Reason, detector_of
+from jaxkd.detectors.parts import Anchors
+from jaxkd.distill import base
 from jaxkd.errors import ConfigError
-from jaxkd.types import Capability
+from jaxkd.types import Capability, Traits
 
 STRIDES = (4, 8, 16, 32)  # of the derived detectors' levels
 OCTAVES = 2  # of their anchors
@@ -31,7 +33,7 @@ OF_TEACHER = "teacher:"  # in front of settings of the teacher's recipe that dif
 class Options:
     """What is asked for; the rest is derived. Raises ConfigError for a size or platform that there is not."""
 
-    student: str = "auto"  # one of `student.NAMES`
+    student: str = "auto"  # one of `student.NAMES`, or a recipe FILE[:ARG] whose student is taken as it is
     size: str = "balanced"  # a key of SIZES
     method: str = "auto"  # one of `methods.NAMES`
     augment: presets.Name = "auto"  # how training pictures are varied
@@ -45,11 +47,18 @@ class Options:
     teacher_folder: str = "runs/teacher/student"  # where a teacher that is trained will be
     unlabelled: str = ""  # a folder of pictures without labels
     teacher_capabilities: tuple[Capability, ...] = TWO_STAGE  # of the given teacher; one that is trained has these
+    teacher_strides: tuple[int, ...] = STRIDES  # in the same way
+    teacher_anchors: tuple | None = None  # in the same way, as `Traits.anchors` describes them
 
     def __post_init__(self):
         for name, choices in (("size", SIZES), ("platform", PIXELS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"There is no {name} {getattr(self, name)!r}; take {phrases.listed([*choices])}.")
+
+    def teacher_traits(self, classes: Sequence[str]) -> Traits:
+        """What is known of the teacher, as far as methods follow of it."""
+        capabilities = frozenset(self.teacher_capabilities if self.teacher else TWO_STAGE)
+        return Traits(tuple(classes), capabilities, strides=self.teacher_strides, anchors=self.teacher_anchors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,25 +94,24 @@ def derive(
     """
     notes = _Notes()
     sizes_of_loader = _loader_fields(train, val, options, notes)
-    network, words = networks.student(options.student, classes=len(train.classes), initial=options.initial)
-    notes.take("student.backbone", Choice(network.backbone, words))
-    parts = _shared_parts(train, sizes_of_loader, notes)
     length = _Length(len(train.records), len(val.records), options, steps)
-    detector = _detector(network, parts, notes)
-    loader = sizes_of_loader | _augmentation(train, detector, options, notes)
-    alone = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, length, notes)
+
+    def recipe_of(learner: _Learner, length: _Length, notes: _Notes) -> configs.Recipe:
+        loader = sizes_of_loader | _augmentation(train, learner.detector, options, notes)
+        return _recipe(learner, {**data, "loader": component("data.loader", **loader)}, length, notes)
+
+    student = (_student if options.student in networks.NAMES else _student_of_recipe)(
+        train, sizes_of_loader, options, notes
+    )
+    alone = recipe_of(student, length, notes)
     recipes = {"alone": alone, "taught": _taught(alone, train, options, notes)}
     if options.unlabelled:
         recipes["unlabelled"] = _unlabelled(recipes["taught"], options, notes)
     if not options.teacher:
         notes = notes.of_teacher()
-        network, words = networks.teacher(network, initial=options.teacher_initial)
-        notes.take("student.backbone", Choice(network.backbone, words))
-        detector = _detector(network, parts, notes)
-        loader = sizes_of_loader | _augmentation(train, detector, options, notes)
+        teacher = _teacher(student, train, sizes_of_loader, options, notes)
         length = dataclasses.replace(length, times=schedule.TEACHER_LENGTH)
-        teacher = _recipe(network, detector, {**data, "loader": component("data.loader", **loader)}, length, notes)
-        recipes = {"teacher": teacher} | recipes
+        recipes = {"teacher": recipe_of(teacher, length, notes)} | recipes
     return Derived(recipes, tuple(notes.reasons), {"train": length.pictures, "val": length.scored}, len(train.classes))
 
 
@@ -133,8 +141,8 @@ class _Length:
     steps: Choice | None  # of a student's run, in place of its epochs
     times: int = 1  # as long as the student's run
 
-    def fields(self, network: networks.Network, notes: _Notes) -> dict[str, configs.Recipe]:
-        """The components "optimizer" and "train" for this network."""
+    def fields(self, start: schedule.Start, notes: _Notes) -> dict[str, configs.Recipe]:
+        """The components "optimizer" and "train" for a detector that starts so."""
         options = self.options
         batch = schedule.batch(self.pictures, platform=options.platform, devices=options.devices)
         notes.take("train.batch", batch)
@@ -142,7 +150,7 @@ class _Length:
         number = steps.value or schedule.steps_of(epochs.value, self.pictures, batch=batch.value)
         every = schedule.evaluations(number, pictures=self.scored, batch=batch.value)
         return {
-            "optimizer": _optimizer(network.start, batch.value, notes),
+            "optimizer": _optimizer(start, batch.value, notes),
             "train": component(
                 "train.loop",
                 seed=notes.take("train.seed", Choice(options.seed, "decides weights, order and sampling")),
@@ -174,7 +182,59 @@ def _optimizer(start: schedule.Start, batch: int, notes: _Notes) -> configs.Reci
     return component("train.optimizer", **fields)
 
 
-def _detector(network: networks.Network, parts: dict[str, Any], notes: _Notes) -> configs.Recipe:
+@dataclasses.dataclass(frozen=True)
+class _Learner:
+    """A detector that is trained, and what its run and its teacher follow of."""
+
+    detector: configs.Recipe
+    initial: Choice  # the file or folder of weights that it starts from
+    network: networks.Network  # of which its teacher's network follows
+    parts: Mapping[str, Any] | None  # of the detector, its teacher's too; None where they do not follow of the data
+
+
+def _student(train: Source, loader: Mapping[str, Any], options: Options, notes: _Notes) -> _Learner:
+    """The student of one of `student.NAMES`."""
+    network, words = networks.student(options.student, classes=len(train.classes), initial=options.initial)
+    notes.take("student.backbone", Choice(network.backbone, words))
+    return _faster_rcnn(network, _shared_parts(train, loader, notes), len(train.records), notes)
+
+
+def _student_of_recipe(train: Source, loader: Mapping[str, Any], options: Options, notes: _Notes) -> _Learner:
+    """The student of the recipe that `options.student` names, as it is, with the weights that it starts from there."""
+    name, classes = options.student, train.classes
+    given = networks.of_recipe(name)
+    detector = notes.take("student", Choice(given.student, f"the student of {name}"))
+    config, strides = configs.build(detector), detector_of(detector, classes).traits.strides
+    if isinstance(getattr(config, "anchors", None), Anchors):
+        objects = anchors.objects_in(train.records, configs.build(component("data.loader", **loader)))
+        fitted = anchors.fit_in_words(objects, anchors.grid_in(config.anchors, strides=strides))
+        notes.take("student.anchors", Choice(config.anchors.sizes, f"those of {name}; {fitted}"))
+    initial, whose = options.initial or given.initial, "as given" if options.initial else f"as in {name}"
+    network = networks.network_of(detector, classes=len(classes), initial=initial)
+    words = (
+        f"the weights that it starts from, {whose}" if initial else f"all weights start from random numbers, {whose}"
+    )
+    return _Learner(detector, Choice(initial, words), network, parts=None)
+
+
+def _teacher(student: _Learner, train: Source, loader: Mapping[str, Any], options: Options, notes: _Notes) -> _Learner:
+    """The teacher that is trained on the same data: a Faster R-CNN, larger than its student."""
+    network, words = networks.teacher(student.network, initial=options.teacher_initial)
+    notes.take("student.backbone", Choice(network.backbone, words))
+    parts = student.parts
+    if parts is None:
+        parts = _shared_parts(train, loader, notes)
+        notes.take("student", Choice(component("detectors.faster_rcnn"), "a Faster R-CNN that follows of the data"))
+    return _faster_rcnn(network, parts, len(train.records), notes)
+
+
+def _faster_rcnn(network: networks.Network, parts: Mapping[str, Any], pictures: int, notes: _Notes) -> _Learner:
+    """A Faster R-CNN with this network and these parts."""
+    initial = networks.start(network.initial, pictures=pictures)
+    return _Learner(_detector(network, parts, notes), initial, network, parts)
+
+
+def _detector(network: networks.Network, parts: Mapping[str, Any], notes: _Notes) -> configs.Recipe:
     """The component of the detector with this network."""
     channels, hidden = network.channels, network.hidden
     notes.take("student.neck", Choice(channels, "channels in proportion to the backbone's; four levels are enough"))
@@ -191,16 +251,11 @@ def _detector(network: networks.Network, parts: dict[str, Any], notes: _Notes) -
     )
 
 
-def _recipe(
-    network: networks.Network,
-    detector: configs.Recipe,
-    data: Mapping[str, configs.Recipe],
-    length: _Length,
-    notes: _Notes,
-) -> configs.Recipe:
+def _recipe(learner: _Learner, data: Mapping[str, configs.Recipe], length: _Length, notes: _Notes) -> configs.Recipe:
     """The recipe of a run without a teacher."""
-    initial = notes.take("initial", networks.start(network.initial, pictures=length.pictures))
-    return recipe(student=detector, initial=initial, data=data, **length.fields(network, notes))
+    initial = notes.take("initial", learner.initial)
+    start: schedule.Start = "pretrained" if initial else "random"
+    return recipe(student=learner.detector, initial=initial, data=data, **length.fields(start, notes))
 
 
 def _loader_fields(train: Source, val: Source, options: Options, notes: _Notes) -> dict[str, Any]:
@@ -227,7 +282,7 @@ def _shared_parts(train: Source, loader: Mapping[str, Any], notes: _Notes) -> di
     """The parts of the detectors that student and teacher share: anchors, pooling, and numbers of regions."""
     objects = anchors.objects_in(train.records, configs.build(component("data.loader", **loader)))
     ladder = notes.take("student.anchors", anchors.ladder(objects, strides=STRIDES, octaves=OCTAVES))
-    scale = anchors.canonical_scales(ladder[0], stride=STRIDES[0])["pooling"]
+    scale = anchors.canonical_scale(ladder[0], stride=STRIDES[0])
     words = "seven times the finest anchors, as 224 is to 32 for COCO"
     pixels = max(height * width for height, width in loader["buckets"])
     counts = regions.counts(pixels, max_objects=loader["max_objects"])
@@ -241,15 +296,15 @@ def _shared_parts(train: Source, loader: Mapping[str, Any], notes: _Notes) -> di
 def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Notes) -> configs.Recipe:
     """The student's recipe with a teacher and methods."""
     out = alone.copy_and_resolve_references()
-    capabilities = options.teacher_capabilities if options.teacher else TWO_STAGE
-    chosen = methods.chosen(options.method, pictures=len(train.records), capabilities=capabilities)
-    names = notes.take("distill", chosen)
+    student, teacher = detector_of(alone.student, train.classes).traits, options.teacher_traits(train.classes)
+    capabilities = {"student": student.capabilities, "teacher": teacher.capabilities}
+    names = notes.take("distill", methods.chosen(options.method, pictures=len(train.records), **capabilities))
     setting = methods.Setting(
-        scales=anchors.canonical_scales(alone.student.anchors.sizes[0], stride=STRIDES[0]),
+        scales=_scales(alone, train, student, teacher),
         epochs=alone.train.epochs or max(alone.train.steps * alone.train.batch // len(train.records), 1),
         least_side=methods.least_side(train.records),
-        two_stage="box_predictions" in capabilities,
-        alike=not options.teacher,
+        shared=_predict_alike(student, teacher),
+        alike=not options.teacher and student.strides == teacher.strides,
     )
     words = "as given" if options.teacher else "where the one that is trained here will be"
     with out.unlocked():
@@ -263,6 +318,31 @@ def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Note
             for field, choice in reasons.items():
                 notes.take(f"distill.{name}.{field}", choice)
     return out.lock()
+
+
+def _predict_alike(student: Traits, teacher: Traits) -> bool:
+    """Whether the teacher predicts for the student's regions, and in the same form as the student."""
+    of_boxes = ["box_predictions" in one.capabilities for one in (student, teacher)]
+    return all(of_boxes) or (not any(of_boxes) and base.can_predict(teacher, student))
+
+
+def _scales(alone: configs.Recipe, train: Source, student: Traits, teacher: Traits) -> dict[str, float]:
+    """Sides in pixels by which "tar" and "gkd" put objects on levels: those of the student's region pooling.
+
+    Without it they follow of the student's anchors, and without these of anchors that would fit the objects.
+    """
+    strides = student.strides or STRIDES
+    detector = configs.build(alone.student)
+    if pooling := getattr(detector, "pooling", None):
+        scale = pooling.canonical_scale * anchors.CANONICAL_STRIDE / 2**pooling.canonical_level
+    elif isinstance(getattr(detector, "anchors", None), Anchors):
+        scale = anchors.canonical_scale(detector.anchors.sizes[0], stride=strides[0])
+    else:
+        objects = anchors.objects_in(train.records, configs.build(alone.data.loader))
+        finest = anchors.ladder(objects, strides=strides, octaves=OCTAVES).value[0]
+        scale = anchors.canonical_scale(finest, stride=strides[0])
+    finest_common = min(set(strides) & set(teacher.strides), default=strides[0])
+    return {"tar": scale, "gkd": anchors.scale_on_finest(scale, stride=finest_common)}
 
 
 def _unlabelled(taught: configs.Recipe, options: Options, notes: _Notes) -> configs.Recipe:

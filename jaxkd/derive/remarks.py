@@ -6,7 +6,7 @@ from jaxkd import config as configs
 from jaxkd.data import loader, survey
 from jaxkd.data.base import Record, Source
 from jaxkd.derive import anchors, schedule, sizes
-from jaxkd.derive.base import boxes_of_objects
+from jaxkd.derive.base import boxes_of_objects, detector_of
 from jaxkd.detectors import parts
 
 FITTED, BETTER = 0.8, 0.1  # share of objects with an anchor that is enough, and what is worth another size
@@ -25,17 +25,16 @@ def remarks(train: Source, recipe: configs.Recipe) -> tuple[str, ...]:
     objects = anchors.objects_in(train.records, loader_config)
     found = [_small(train.records, objects, loader_config), _short(len(train.records), recipe)]
     if isinstance(getattr(student, "anchors", None), parts.Anchors):
-        detector = configs.module_of(student).build(student, classes=train.classes)
-        found.insert(0, _unfit(objects, student.anchors, strides=detector.traits.strides))
+        strides = detector_of(recipe.student, train.classes).traits.strides
+        found.insert(0, _unfit(objects, student.anchors, strides=strides))
     return tuple(filter(None, found))
 
 
 def _unfit(objects: anchors.Objects, config: parts.Anchors, *, strides: Sequence[int]) -> str:
     """What is to be said of the anchors, or ""."""
-    sizes_of_levels, levels = config.of_levels(), tuple(strides)
-    fitted = anchors.recall(objects, anchors.Grid(levels, sizes_of_levels, config.ratios, config.offset), iou=0.5)
-    other = anchors.ladder(objects, strides=levels, octaves=config.octaves).value
-    better = anchors.recall(objects, anchors.grid_of(other, strides=levels, octaves=config.octaves), iou=0.5)
+    fitted = anchors.recall(objects, anchors.grid_in(config, strides=strides), iou=0.5)
+    other = anchors.ladder(objects, strides=strides, octaves=config.octaves).value
+    better = anchors.recall(objects, anchors.grid_of(other, strides=strides, octaves=config.octaves), iou=0.5)
     if fitted >= FITTED or better - fitted < BETTER:
         return ""
     return (

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from jaxkd.derive.base import Reason
 
 SHOWN = (
-    "data.loader.short", "data.loader.buckets", "data.loader.augment", "student.backbone", "initial", "student.anchors",
-    "train.batch", "train.epochs", "train.steps", "optimizer.learning_rate", "distill", "teacher",
+    "data.loader.short", "data.loader.buckets", "data.loader.augment", "student", "student.backbone", "initial",
+    "student.anchors", "train.batch", "train.epochs", "train.steps", "optimizer.learning_rate", "distill", "teacher",
     "data.unlabelled", "teacher:student.backbone", "teacher:train.epochs",
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
-"""Networks of student and teacher: by name, by the number of classes, or by a file of backbone weights."""
+"""Networks of student and teacher: by name, by the number of classes, by a file of weights, or of a recipe."""
 
 import dataclasses
+import inspect
 import math
 import re
 from typing import Any
@@ -13,12 +14,14 @@ from jaxkd.derive.schedule import Start
 from jaxkd.errors import ConfigError
 from jaxkd.nets.resnet import BLOCKS
 from jaxkd.paths import path_of
-from jaxkd.weights import names, parts
+from jaxkd.weights import names, parts, published
 
 NARROWEST, WIDEST = 8, 32  # of the ResNet-10 that the number of classes decides
 FULL_WIDTH = 64  # of published residual networks
 GROUPS = 8  # of group norm in narrow networks
 LARGER = 4  # times the channels of a student's pyramid and head are its teacher's
+MOST_CHANNELS, MOST_HIDDEN = 512, 2048  # of a teacher's pyramid and head, unless its student has more
+HIDDEN = 4  # times its channels is the width of a head that has none of its own
 FEW = 1000  # pictures below which weights of a backbone are worth most
 HELPFUL = "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"  # trained on ImageNet
 NAMES = ("auto", "tiny", "small", "mobilenet", "r18")
@@ -79,19 +82,71 @@ def student(name: str, *, classes: int, initial: str = "") -> Choice:
     return Choice(Network(_resnet(10, width), channels=2 * width, hidden=8 * width), f"{words}: a ResNet-10")
 
 
+def of_recipe(name: str) -> configs.Recipe:
+    """The recipe FILE[:ARG] whose student is taken as it is, its paths absolute.
+
+    Raises ConfigError where there is none, or its student is no detector.
+    """
+    try:
+        file, argument = configs.named(name)
+    except ConfigError as error:
+        names = phrases.listed(NAMES)
+        raise ConfigError(f"The student {name!r} is none of {names}, and no recipe has this name: {error}") from error
+    recipe = configs.load_recipe(file, argument)
+    if configs.NAME not in (recipe.student or {}):
+        raise ConfigError(f"The recipe {name} has no student; give it a detector's component as its student.")
+    build = getattr(configs.module_of(configs.build(recipe.student)), "build", None)
+    if build is None or "classes" not in inspect.signature(build).parameters:
+        raise ConfigError(f"The student of the recipe {name} is {recipe.student.name}, which is no detector.")
+    return configs.with_absolute_paths(recipe)
+
+
+def check(name: str) -> None:
+    """Raises ConfigError where there is no student of this name, nor a recipe that has one."""
+    if name not in NAMES:
+        of_recipe(name)
+
+
+def network_of(detector: configs.Recipe, *, classes: int, initial: str) -> Network:
+    """What a teacher's network follows of, of the component of a student's detector.
+
+    Of a detector without a backbone and a pyramid it is the network that the number of classes decides.
+    """
+    if not {"backbone", "neck"} <= set(detector.keys()):
+        return student("auto", classes=classes).value
+    head = detector.get("head", {})
+    hidden = head.get("hidden", HIDDEN * detector.neck.channels)
+    return Network(detector.backbone, detector.neck.channels, hidden, "" if _is_detector(initial) else initial)
+
+
+def _is_detector(initial: str) -> bool:
+    """Whether a file or folder of weights has those of a whole detector, with which no other one can start."""
+    file, part = parts.split(path_of(initial))
+    if not initial or not file.is_file():
+        return bool(initial) and file.is_dir()
+    net = parts.read_net(file, part=part)
+    return published.recognise(net.arrays, metadata=net.metadata) is not None
+
+
 def teacher(student: Network, *, initial: str = "") -> Choice:
     """The network of a teacher that is trained on the same data: a larger one of the student's family.
 
     With a file of backbone weights, `initial` or else the student's, it is the network of that file.
     """
-    larger: dict[str, Any] = {"channels": LARGER * student.channels, "hidden": LARGER * student.hidden}
+    larger: dict[str, Any] = {
+        "channels": max(min(LARGER * student.channels, MOST_CHANNELS), student.channels),
+        "hidden": max(min(LARGER * student.hidden, MOST_HIDDEN), student.hidden),
+    }
     if initial:
         return Choice(Network(backbone_in(initial), initial=initial, **larger), f"the network in {initial}")
     if student.initial:
         network = dataclasses.replace(student, **larger)
-        return Choice(network, f"the student's backbone, for there are weights, and {LARGER} times its width after it")
-    width = LARGER * student.backbone.width if student.backbone.name == "nets.resnet" else FULL_WIDTH
-    depth = 18 if width <= FULL_WIDTH and student.backbone.name == "nets.resnet" else 34
+        words = f"the student's backbone, for there are weights, and up to {LARGER} times its width after it"
+        return Choice(network, words)
+    residual = student.backbone.name == "nets.resnet"
+    width = LARGER * student.backbone.width if residual else FULL_WIDTH
+    deeper = [depth for depth in BLOCKS if not residual or depth > student.backbone.depth] or [max(BLOCKS)]
+    depth = max(min(deeper), 18 if width <= FULL_WIDTH and residual else 34)
     network = Network(_resnet(depth, min(int(width), FULL_WIDTH)), **larger)
     return Choice(network, f"larger than the student in depth and width: a ResNet-{depth}")
 

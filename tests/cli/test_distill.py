@@ -31,7 +31,7 @@ def distill(project, workdir, *flags):
     [
         (["--minutes=-1"], "minutes"),
         (["--seeds=0"], "seeds"),
-        (["--student=huge"], "huge"),
+        (["--student=huge"], "no recipe has this name"),
         (["--method=luck"], "luck"),
         (["--other"], "no flag --other"),
     ],
@@ -126,6 +126,24 @@ def test_a_teacher_at_hand_to_a_compared_student_and_on_again(runs, project, tmp
     )
 
 
+def test_the_student_of_a_recipe_is_taught_some_classes_without_a_baseline(runs, project, tmp_path):
+    flags = [f"--teacher={runs.alone}", "--student=bccd:retinanet-alone", "--classes=bar", "--no-baseline"]
+    flags += ["--epochs=1", "--method=tar+gkd", "--augment=none", "--export=none", "--anyway"]
+    outcome = distill(project, tmp_path / "run", *flags)
+    assert outcome.code == 0, outcome
+    for words in ("- student: the student of bccd:retinanet-alone.", "1/1 The student learns taught.", "1 class (bar)"):
+        assert words in outcome.out
+    assert experiment.NO_BASELINE in outcome.out and "no gain can be told without another student" in outcome.out
+    page = tmp_path / "run" / "comparison"
+    content = json.loads((page / "comparison.json").read_text())
+    assert list(content["detectors"]) == ["taught", "teacher"] and list(content["objects"]) == ["bar"]
+    assert experiment.NO_BASELINE in content["remarks"] and not (tmp_path / "run" / "alone").exists()
+    trained = jaxkd.load(tmp_path / "run" / "taught")
+    assert trained.classes == ("bar",)
+    kept = configs.load_recipe(tmp_path / "run" / "recipe.py", "alone")
+    assert configs.dump(kept.student) == configs.dump(configs.load_recipe("bccd", "retinanet-alone").student)
+
+
 def test_pictures_without_labels_are_a_third_run(runs, project, tmp_path):
     draw = np.random.default_rng(5)
     (tmp_path / "more").mkdir()
@@ -172,8 +190,8 @@ def test_what_excludes_each_other_is_refused(refused, project, tmp_path):
 
 def test_the_flags_offer_what_can_be_derived():
     offered = {name: set(choices) for name, (choices, _) in command.CHOICES.items()}
+    assert command.STUDENTS == student.NAMES
     assert offered == {
-        "student": set(student.NAMES),
         "size": set(recipes.SIZES),
         "method": set(methods.NAMES),
         "augment": set(get_args(presets.Name)),

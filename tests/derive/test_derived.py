@@ -1,5 +1,6 @@
 """Derived recipes: golden numbers, what options change, and the file that gives them again."""
 
+import functools
 import itertools
 import re
 
@@ -9,10 +10,11 @@ import pytest
 
 from jaxkd import config as configs
 from jaxkd.config import component
-from jaxkd.derive import anchors, explain, recipes
+from jaxkd.derive import anchors, explain, methods, recipes
 from jaxkd.derive import remarks as settings
 from jaxkd.derive import sizes as sizes_of
 from jaxkd.derive.base import Choice
+from jaxkd.distill import fit
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.loading import build, prepare
 from jaxkd.train import unused
@@ -102,6 +104,9 @@ OPTIONS = [
         "method": "tar+gkd",
         "platform": "tpu",
     },
+    {"student": "bccd:retinanet-alone", "method": "tar+gkd"},
+    {"student": "coco:faster_rcnn-r18", "method": "tar+gkd"},
+    {"student": "coco:retinanet-r18", "initial": "other.pth", "teacher": "teacher.pth"},
 ]
 
 
@@ -170,6 +175,62 @@ def test_a_teacher_that_is_given_has_no_recipe():
     taught = derived.recipes["taught"]
     assert (taught.teacher, tuple(taught.distill)) == ("teacher.pth", ("tar",))
     assert (taught.distill.tar.classification.weight, taught.distill.tar.box.weight) == (0.0, 0.0)
+
+
+def test_a_student_of_a_recipe_is_taken_as_it_is():
+    given = configs.load_recipe("bccd", "retinanet-tar+gkd")
+    derived = derive(source("cells"), student="bccd:retinanet-alone", method="tar+gkd")
+    teacher, alone, taught = derived.recipes.values()
+    assert configs.dump(alone.student) == configs.dump(given.student)
+    assert teacher.student.name == "detectors.faster_rcnn" and teacher.student.backbone.depth == 18
+    assert alone.data.loader.short == (160,) and alone.train.epochs == 52  # as of any student
+    tar, gkd = taught.distill.tar, taught.distill.gkd
+    assert tar.feature.canonical_scale == given.distill.tar.feature.canonical_scale
+    assert (tar.classification.weight, tar.box.weight, gkd.soft.weight, gkd.levels) == (0.0, 0.0, 0.0, "equal")
+    assert gkd.canonical_scale == given.distill.gkd.canonical_scale
+    said = {reason.setting: reason.words for reason in derived.reasons}
+    assert said["student"] == "the student of bccd:retinanet-alone"
+    assert re.match(r"those of bccd:retinanet-alone; \d+ % of training objects", said["student.anchors"])
+
+
+@pytest.mark.parametrize("student", ["bccd:retinanet-alone", "coco:retinanet-r18", "mobilenet_coco", "small"])
+@pytest.mark.parametrize("method", [name for name in methods.NAMES if name != "auto"])
+def test_every_method_fits_the_teacher_that_is_derived(student, method):
+    recipes = derive(source("specks"), student=student, method=method).recipes
+    parties = [
+        fit.party(who, detector, detector.traits)
+        for who, name in (("student", "taught"), ("teacher", "teacher"))
+        for detector in [build.detector(recipes[name].student, ("cell", "speck"))]
+    ]
+    chosen = {name: configs.build(one) for name, one in recipes["taught"].distill.items()}
+    fit.check(chosen, *parties)
+    for config in chosen.values():
+        init = functools.partial(configs.module_of(config).init, config)
+        jax.eval_shape(lambda key, init=init: init(key, *(one.traits for one in parties)), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("student", "fields", "scales"),
+    [
+        ("coco:faster_rcnn-r18", {}, (224.0, 56.0)),  # as in the recipes for COCO
+        ("coco:retinanet-r18", {}, (112.0, 56.0)),  # anchors of 32 at stride 8
+        ("coco:faster_rcnn-r18", {"teacher": "one_stage.pth", "teacher_strides": (8, 16, 32, 64, 128)}, (224.0, 112.0)),
+    ],
+)
+def test_the_scales_of_methods_follow_of_the_levels_of_both_detectors(student, fields, scales):
+    taught = derive(source("cells"), student=student, method="tar+gkd", **fields).recipes["taught"]
+    assert (taught.distill.tar.feature.canonical_scale, taught.distill.gkd.canonical_scale) == scales
+    assert taught.distill.gkd.levels == "common" and taught.initial.endswith("weights/resnet18.pth")
+
+
+def test_a_teacher_of_one_stage_answers_for_a_student_with_its_anchors():
+    name = "bccd:retinanet-alone"
+    given = configs.load_recipe("bccd", "retinanet-alone").student
+    same = build.detector(given, ("cell", "speck")).traits.anchors
+    for anchors_of_teacher, weight in ((same, 2.0), (("others",), 0.0), (None, 0.0)):
+        fields = {"teacher_capabilities": ONE_STAGE, "teacher_anchors": anchors_of_teacher}
+        taught = derive(source("specks"), student=name, teacher="one_stage.pth", **fields).recipes["taught"]
+        assert taught.distill.tar.classification.weight == weight
 
 
 def test_a_teacher_of_detections_alone_teaches_by_them():

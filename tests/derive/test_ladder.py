@@ -75,6 +75,7 @@ def test_a_rare_class_of_small_objects_is_not_lost():
 
 
 def test_scales_are_to_the_finest_anchors_as_for_coco():
-    assert anchors.canonical_scales(32.0, stride=4) == {"pooling": 224.0, "tar": 224.0, "gkd": 56.0}
-    assert anchors.canonical_scales(8.0, stride=4) == {"pooling": 56.0, "tar": 56.0, "gkd": 14.0}
-    assert anchors.canonical_scales(16.0, stride=8)["pooling"] == 56.0  # a level coarser
+    assert [anchors.canonical_scale(size, stride=4) for size in (32.0, 8.0)] == [224.0, 56.0]
+    assert anchors.canonical_scale(16.0, stride=8) == 56.0  # a level coarser
+    assert [anchors.scale_on_finest(scale, stride=4) for scale in (224.0, 56.0)] == [56.0, 14.0]
+    assert anchors.scale_on_finest(224.0, stride=8) == 112.0  # twice as large on a level coarser

@@ -108,3 +108,54 @@ def test_files_of_no_known_network(tmp_path):
         network(initial=str(tmp_path / "stub.safetensors"))
     with pytest.raises(WeightsError):
         network(initial=str(tmp_path / "missing.pth"))
+
+
+RECIPE = """
+from jaxkd.config import component, load_recipe
+
+
+def get_config(arg="none"):
+    config = load_recipe("bccd", "alone")
+    with config.unlocked():
+        config.student = {"none": None, "net": component("nets.resnet"), "data": component("data.coco")}[arg]
+    return config
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("huge", "'huge' is none of auto, .* and no recipe has this name: There is no recipe huge"),
+        ("gone.py:tar", "There is no recipe gone.py"),
+        ("bccd:luck", "does not take the argument 'luck'"),
+        ("mine.py", "mine.py has no student"),
+        ("mine.py:net", "is nets.resnet, which is no detector"),
+        ("mine.py:data", "is data.coco, which is no detector"),
+    ],
+)
+def test_recipes_without_a_student_are_refused(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(RECIPE)
+    with pytest.raises(ConfigError, match=words) as caught:
+        student.check(name)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "channels", "hidden", "depth"),
+    [
+        ("faster_rcnn-r18", 512, 2048, 34),
+        ("faster_rcnn-r50", 512, 2048, 101),
+        ("retinanet-r101-2x", 512, 2048, 152),
+    ],
+)
+def test_the_teacher_of_a_detector_from_elsewhere_is_larger(argument, channels, hidden, depth):
+    detector = configs.load_recipe("coco", argument).student
+    larger = student.teacher(student.network_of(detector, classes=3, initial="")).value
+    assert (larger.channels, larger.hidden, larger.backbone.depth) == (channels, hidden, depth)
+
+
+def test_a_teacher_starts_from_its_students_backbone_but_not_from_a_whole_detector(tmp_path):
+    detector = configs.load_recipe("coco", "faster_rcnn-r18").student
+    for initial, start in ((str(tmp_path), "random"), ("backbone.pth", "pretrained"), ("", "random")):
+        assert student.network_of(detector, classes=3, initial=initial).start == start
