@@ -89,8 +89,8 @@ def derive(
       options: what is asked for.
       steps: those of a student's run, in place of its epochs.
 
-    Raises DataError where no training picture has an object, ConfigError for options that there are not, and
-    WeightsError for a file of weights of no known backbone.
+    Raises DataError where no training picture has an object, ConfigError for options that there are not (see
+    `student.of_recipe`), and WeightsError for a file of weights of no known backbone.
     """
     notes = _Notes()
     sizes_of_loader = _loader_fields(train, val, options, notes)
@@ -100,9 +100,8 @@ def derive(
         loader = sizes_of_loader | _augmentation(train, learner.detector, options, notes)
         return _recipe(learner, {**data, "loader": component("data.loader", **loader)}, length, notes)
 
-    student = (_student if options.student in networks.NAMES else _student_of_recipe)(
-        train, sizes_of_loader, options, notes
-    )
+    student_of = _student if options.student in networks.NAMES else _student_of_recipe
+    student = student_of(train, sizes_of_loader, options, notes)
     alone = recipe_of(student, length, notes)
     recipes = {"alone": alone, "taught": _taught(alone, train, options, notes)}
     if options.unlabelled:
@@ -211,10 +210,8 @@ def _student_of_recipe(train: Source, loader: Mapping[str, Any], options: Option
         notes.take("student.anchors", Choice(config.anchors.sizes, f"those of {name}; {fitted}"))
     initial, whose = options.initial or given.initial, "as given" if options.initial else f"as in {name}"
     network = networks.network_of(detector, classes=len(classes), initial=initial)
-    words = (
-        f"the weights that it starts from, {whose}" if initial else f"all weights start from random numbers, {whose}"
-    )
-    return _Learner(detector, Choice(initial, words), network, parts=None)
+    words = "the weights that it starts from" if initial else "all weights start from random numbers"
+    return _Learner(detector, Choice(initial, f"{words}, {whose}"), network, parts=None)
 
 
 def _teacher(student: _Learner, train: Source, loader: Mapping[str, Any], options: Options, notes: _Notes) -> _Learner:

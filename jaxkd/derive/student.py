@@ -90,8 +90,8 @@ def of_recipe(name: str) -> configs.Recipe:
     try:
         file, argument = configs.named(name)
     except ConfigError as error:
-        names = phrases.listed(NAMES)
-        raise ConfigError(f"The student {name!r} is none of {names}, and no recipe has this name: {error}") from error
+        known = phrases.listed(NAMES)
+        raise ConfigError(f"The student {name!r} is none of {known}, and no recipe has this name: {error}") from error
     recipe = configs.load_recipe(file, argument)
     if configs.NAME not in (recipe.student or {}):
         raise ConfigError(f"The recipe {name} has no student; give it a detector's component as its student.")
@@ -110,20 +110,20 @@ def check(name: str) -> None:
 def network_of(detector: configs.Recipe, *, classes: int, initial: str) -> Network:
     """What a teacher's network follows of, of the component of a student's detector.
 
-    Of a detector without a backbone and a pyramid it is the network that the number of classes decides.
+    Of a detector without a backbone and a pyramid's channels it is the network that the number of classes decides.
     """
-    if not {"backbone", "neck"} <= set(detector.keys()):
+    if "backbone" not in detector or "channels" not in detector.get("neck", {}):
         return student("auto", classes=classes).value
-    head = detector.get("head", {})
-    hidden = head.get("hidden", HIDDEN * detector.neck.channels)
-    return Network(detector.backbone, detector.neck.channels, hidden, "" if _is_detector(initial) else initial)
+    channels = detector.neck.channels
+    hidden = detector.get("head", {}).get("hidden", HIDDEN * channels)
+    return Network(detector.backbone, channels, hidden, "" if initial and _is_detector(initial) else initial)
 
 
 def _is_detector(initial: str) -> bool:
     """Whether a file or folder of weights has those of a whole detector, with which no other one can start."""
     file, part = parts.split(path_of(initial))
-    if not initial or not file.is_file():
-        return bool(initial) and file.is_dir()
+    if not file.is_file():
+        return file.is_dir()
     net = parts.read_net(file, part=part)
     return published.recognise(net.arrays, metadata=net.metadata) is not None
 
