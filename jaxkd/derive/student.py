@@ -4,7 +4,10 @@ import dataclasses
 import inspect
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from jaxkd import config as configs
 from jaxkd import phrases
@@ -12,6 +15,7 @@ from jaxkd.config import component
 from jaxkd.derive.base import Choice
 from jaxkd.derive.schedule import Start
 from jaxkd.errors import ConfigError
+from jaxkd.nets.mobilenetv4 import STEM
 from jaxkd.nets.resnet import BLOCKS
 from jaxkd.paths import path_of
 from jaxkd.weights import names, parts, published
@@ -155,6 +159,8 @@ def backbone_in(file: str) -> configs.Recipe:
     """The component of the network in a file of weights; WeightsError or ConfigError where it is none of ours."""
     path, part = parts.split(path_of(file))
     leaves, _ = names.to_jaxkd(parts.read_net(path, part=part).arrays)
+    if {"features_0/conv/kernel", "block_2_0/expand_conv/kernel"} <= set(leaves):
+        return _mobilenet_v4(leaves)
     if any(name.startswith("features_") for name in leaves):
         return _mobilenet(file)
     blocks = [re.match(r"layer(\d)_(\d+)/", name) for name in leaves]
@@ -167,8 +173,8 @@ def backbone_in(file: str) -> configs.Recipe:
         if known == counts and (depth >= 50) == bottleneck:
             return _resnet(depth, FULL_WIDTH, file)
     raise ConfigError(
-        f"{file} holds no backbone that a student is made of; give the weights of a MobileNetV2 or of a ResNet-18, 34, "
-        "50 or 101."
+        f"{file} holds no backbone that a student is made of; give the weights of a MobileNetV2, of a MobileNetV4 "
+        "(conv small or medium), or of a ResNet-18, 34, 50 or 101."
     )
 
 
@@ -190,3 +196,12 @@ def _resnet(depth: int, width: int, initial: str = "") -> configs.Recipe:
 def _mobilenet(initial: str) -> configs.Recipe:
     norm: dict[str, Any] = {} if initial else {"norm": "group", "groups": GROUPS}
     return component("nets.mobilenet", **norm)
+
+
+def _mobilenet_v4(leaves: Mapping[str, np.ndarray]) -> configs.Recipe:
+    """The pretrained net with these leaves: its size by its first block, its width by its stem [3 3 3 c]."""
+    size = "medium" if "block_0_0/expand_conv/kernel" in leaves else "small"
+    top = "wide" if "block_4_0/conv/kernel" in leaves else "stage"
+    return component(
+        "nets.mobilenetv4", size=size, top=top, width=leaves["features_0/conv/kernel"].size / 27 / STEM.width
+    )

@@ -135,7 +135,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.stride == 1 and x.shape[-1] == self.width else y
 
 
-def rounded(width: float) -> int:
+def rounded(width: int | float) -> int:
     """The multiple of 8 nearest to `width`, at least 8 and never more than a tenth below it."""
     nearest = max(8, int(width + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * width else nearest

@@ -11,16 +11,25 @@ from jaxkd.weights import caffe
 from jaxkd.weights.unpickle import printable
 
 # Leaves of published files that jaxkd's nets lack, as patterns for the strict match: a classifier, or the last 1x1
-# convolution before it (features.18 of MobileNetV2).
-BEYOND = {"jaxkd": (), "resnet": ("fc/*",), "mobilenet_v2": ("features_18/*", "classifier/*")}
+# convolutions before it (features.18 of MobileNetV2; conv_head, and blocks.4 with `top` "stage", of MobileNetV4).
+BEYOND = {
+    "jaxkd": (),
+    "resnet": ("fc/*",),
+    "mobilenet_v2": ("features_18/*", "classifier/*"),
+    "mobilenet_v4": ("block_4_0/*", "conv_head/*", "norm_head/*", "classifier/*"),
+}
 
 # Patterns of a name that identifies a backbone, under any prefix.
 MARKS = {
     "resnet": r"layer1\.0\.conv1\.weight$",
     "caffe": r"res2_0_branch2a_w$",
     "mobilenet_v2": r"features\.1\.conv\.0\.(?:0\.)?weight$",
+    "mobilenet_v4": r"blocks\.2\.0\.pw_exp\.conv\.weight$",
 }
 LEAVES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
+TIMM_STEPS = {"dw_start": "start", "pw_exp": "expand", "dw_mid": "middle", "pw_proj": "project"}
+TIMM_PLAIN = {"conv": "conv", "bn1": "norm"}
+TIMM_FUSED = {"conv_exp": "expand_conv", "bn1": "expand_norm", "conv_pwl": "project_conv", "bn2": "project_norm"}
 COUNTER = "num_batches_tracked"  # counts training steps and takes no part in a forward pass
 
 
@@ -38,6 +47,8 @@ def to_jaxkd(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], s
         return resnet(arrays), "resnet"
     if {"features.1.conv.0.weight", "features.1.conv.0.0.weight"} & set(arrays):
         return mobilenet_v2(arrays), "mobilenet_v2"
+    if {"conv_stem.weight", "blocks.2.0.pw_exp.conv.weight"} <= set(arrays):
+        return mobilenet_v4(arrays), "mobilenet_v4"
     raise WeightsError(unknown(arrays))
 
 
@@ -93,6 +104,26 @@ def mobilenet_v2(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if step >= len(steps) or part not in (0, 1):
             return None
         return f"features_{block}/{steps[step]}_{('conv', 'norm')[part]}"
+
+    return translated(arrays, jaxkd_name)
+
+
+def mobilenet_v4(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """MobileNetV4 with timm's names: blocks.2.0.pw_exp.conv.weight becomes block_2_0/expand_conv/kernel."""
+
+    def jaxkd_name(module: str) -> str | None:
+        if module in ("conv_stem", "bn1"):
+            return f"features_0/{'conv' if module == 'conv_stem' else 'norm'}"
+        if module in ("conv_head", "norm_head", "classifier"):
+            return module
+        match = re.fullmatch(r"(blocks\.(\d)\.(\d+))\.(\w+)(?:\.(conv|bn))?", module)
+        if not match:
+            return None
+        block, stage, index, step, part = match.groups()
+        if step in TIMM_STEPS and part:
+            return f"block_{stage}_{index}/{TIMM_STEPS[step]}_{'conv' if part == 'conv' else 'norm'}"
+        layers = TIMM_FUSED if f"{block}.conv_exp.weight" in arrays else TIMM_PLAIN
+        return f"block_{stage}_{index}/{layers[step]}" if step in layers and not part else None
 
     return translated(arrays, jaxkd_name)
 

@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 import pytest
+import timm_reference
 from safetensors.numpy import save_file
 
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.derive import student
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.loading import build
+from jaxkd.loading import build, initial
 from jaxkd.weights.tree import flatten
 
 
@@ -66,9 +67,13 @@ def test_a_mobilenet_and_its_teacher():
     assert student.teacher(found).value.backbone.depth == 34
 
 
-def weights_of(backbone, file):
+def shapes_of(backbone):
     detector = build.detector(component("detectors.faster_rcnn", backbone=backbone), ["cell"])
-    shapes = flatten(jax.eval_shape(detector.init, jax.random.key(0))["backbone"])
+    return flatten(jax.eval_shape(detector.init, jax.random.key(0))["backbone"])
+
+
+def weights_of(backbone, file):
+    shapes = shapes_of(backbone)
     save_file({name: np.zeros(leaf.shape, np.float32) for name, leaf in shapes.items()}, file)
     return str(file)
 
@@ -88,6 +93,28 @@ def test_a_teacher_from_a_file(tmp_path):
     larger = student.teacher(network(), initial=file).value
     assert configs.dump(larger.backbone) == configs.dump(component("nets.mobilenet"))
     assert (larger.channels, larger.hidden, larger.start) == (64, 256, "pretrained")
+
+
+@pytest.mark.parametrize("fields", [{"size": "small", "width": 0.5}, {"size": "medium", "top": "stage"}])
+def test_a_mobilenet_v4_in_a_file(tmp_path, fields):
+    backbone = component("nets.mobilenetv4", **fields)
+    ours, theirs = weights_of(backbone, tmp_path / "ours.safetensors"), tmp_path / "theirs.safetensors"
+    arrays = timm_reference.state_of(shapes_of(backbone))
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, theirs)
+    for file in (ours, str(theirs)):
+        found = network(initial=file)
+        assert configs.dump(found.backbone) == configs.dump(backbone)
+        assert (found.start, found.initial, found.channels, found.hidden) == ("pretrained", file, 64, 256)
+
+
+def test_a_student_starts_from_timms_weights(tmp_path):
+    backbone = component("nets.mobilenetv4", width=0.25)
+    detector = build.detector(component("detectors.faster_rcnn", backbone=backbone), ["cell"])
+    arrays = timm_reference.state_of(shapes_of(backbone)) | timm_reference.BEYOND
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "net.safetensors")
+    params, words = initial.params(detector, jax.random.key(0), str(tmp_path / "net.safetensors"))
+    assert f"starts from net.safetensors (mobilenet_v4): {len(shapes_of(backbone))} leaves." in words
+    np.testing.assert_array_equal(params["backbone"]["features_0"]["norm"]["scale"], arrays["bn1.weight"])
 
 
 @pytest.mark.parametrize(

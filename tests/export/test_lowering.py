@@ -17,9 +17,11 @@ from jaxkd.errors import ConfigError
 from jaxkd.export.lowering import lower
 from jaxkd.export.onnx_ops import IR, OPSET, OnnxOps
 from jaxkd.export.tf_ops import TfOps
+from jaxkd.nets.depthwise import shifted_products
 from jaxkd.ops.nms import nms
 from jaxkd.ops.roi_align import Pooling, roi_align_batch
 
+KERNEL = np.linspace(-1, 1, 75, dtype=np.float32).reshape(5, 5, 3)
 TABLE = np.linspace(-2, 2, 24, dtype=np.float32).reshape(6, 4)
 
 
@@ -78,6 +80,7 @@ PROGRAMS = {  # x [b 5 4] float32
     "loop": looped,
     "map": chunked,
     "batch": lambda x: x * x.shape[0] + jnp.arange(x.shape[0])[:, None, None],
+    "depthwise": lambda x: shifted_products(jnp.stack([x, x + 1, x * x], -1), jnp.asarray(KERNEL), 2),
     "dense": lambda x: jax.nn.softmax(jax.nn.relu(x @ TABLE.T), -1) * jax.nn.sigmoid(x[..., :1]),
 }
 

@@ -37,6 +37,7 @@ NETS = {  # of each backbone, where numbers make other programs
         {"depth": 50, "width": 8, "cardinality": 4, "part_width": 4},
     ),
     "mobilenet": ({"width": 0.25},),
+    "mobilenetv4": ({"width": 0.25},),
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from jax import numpy as jnp
 
 from jaxkd.errors import ConfigError
-from jaxkd.nets import mobilenet, resnet
+from jaxkd.nets import mobilenet, mobilenetv4, resnet
 from jaxkd.nets.conv import conv
 from jaxkd.nets.remat import rematted
 from jaxkd.weights import names, read, tree
@@ -83,6 +83,7 @@ def test_mobilenet_has_the_published_number_of_parameters():
         (resnet, resnet.Config(depth=10, width=8)),
         (resnet, resnet.Config(depth=50, width=8, norm="group")),
         (mobilenet, mobilenet.Config()),
+        (mobilenetv4, mobilenetv4.Config()),
     ],
 )
 def test_bfloat16_is_computed_from_float32_parameters(module, config):
@@ -92,9 +93,10 @@ def test_bfloat16_is_computed_from_float32_parameters(module, config):
 
 
 BLOCKS = {
-    "basic": (resnet.Basic, resnet.Config(depth=10), {"width": 8}),
-    "bottleneck": (resnet.Bottleneck, resnet.Config(norm="group"), {"width": 8, "inner": 8}),
-    "inverted": (mobilenet.InvertedResidual, mobilenet.Config(), {"width": 8, "expansion": 2}),
+    "basic": (resnet.Basic, resnet.Config(depth=10), {"width": 8, "stride": 1}),
+    "bottleneck": (resnet.Bottleneck, resnet.Config(norm="group"), {"width": 8, "inner": 8, "stride": 1}),
+    "inverted": (mobilenet.InvertedResidual, mobilenet.Config(), {"width": 8, "expansion": 2, "stride": 1}),
+    "universal": (mobilenetv4.InvertedBlock, mobilenetv4.Config(), {"row": mobilenetv4.Inverted(3, 5, 2, 8)}),
 }
 
 
@@ -104,7 +106,7 @@ def test_what_a_block_keeps_for_the_gradient_changes_no_result(kind):
     x, valid = jax.random.normal(jax.random.key(0), (2, 8, 6, 8)), jnp.ones((2, 8, 6, 1))
     found = {}
     for remat in ("none", "convolutions", "blocks"):
-        net = rematted(block, remat)(config, stride=1, dtype="float32", **options)
+        net = rematted(block, remat)(config, dtype="float32", **options)
         params = net.init(jax.random.key(1), x, valid, valid)
 
         def summed(params, x, net=net):
@@ -121,7 +123,12 @@ def test_what_a_block_keeps_for_the_gradient_changes_no_result(kind):
 
 
 @pytest.mark.parametrize(
-    ("module", "config"), [(resnet, resnet.Config(depth=50, width=8)), (mobilenet, mobilenet.Config())]
+    ("module", "config"),
+    [
+        (resnet, resnet.Config(depth=50, width=8)),
+        (mobilenet, mobilenet.Config()),
+        (mobilenetv4, mobilenetv4.Config(size="medium")),
+    ],
 )
 def test_what_is_kept_for_the_gradient_names_no_parameter(module, config):
     shapes = [shapes_of(module, config, remat=remat) for remat in ("none", "convolutions", "blocks")]

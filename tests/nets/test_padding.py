@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.nets import fpn, mobilenet, resnet
+from jaxkd.nets import fpn, mobilenet, mobilenetv4, resnet
 
 SIZES = np.array([[50, 37], [33, 61]], np.int32)
 PICTURES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
@@ -50,6 +50,7 @@ def assert_same_inside(levels, larger, strides):
         (resnet, {"depth": 50, "width": 8, "norm": "group", "stride_in_1x1": True}),
         (mobilenet, {"width": 0.35, "norm": "frozen_batch"}),
         (mobilenet, {"width": 0.35, "norm": "group"}),
+        (mobilenetv4, {"width": 0.25, "norm": "group", "top": "stage"}),
     ],
 )
 def test_bucket_does_not_matter_to_a_backbone(module, options):

@@ -1,10 +1,11 @@
 import jax
 import numpy as np
 import pytest
+import timm_reference
 from jax import numpy as jnp
 
 from jaxkd.errors import WeightsError
-from jaxkd.nets import mobilenet, resnet
+from jaxkd.nets import mobilenet, mobilenetv4, resnet
 from jaxkd.weights import names, tree
 
 PARTS = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -76,6 +77,33 @@ def test_mobilenet(numbering):
     theirs, ours = published(tree.flatten(net), rename)
     extra = {"features.18.0.weight": np.zeros((8, 4, 1, 1)), "classifier.1.weight": np.zeros((10, 8))}
     assert_translated(theirs, ours, net, "mobilenet_v2", extra=extra)
+
+
+@pytest.mark.parametrize("top", ["stage", "wide"])
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_timms_mobilenet_v4(size, top):
+    net, whole = (wanted(mobilenetv4, mobilenetv4.Config(size=size, width=0.25, top=kind)) for kind in (top, "wide"))
+    theirs, ours = published(tree.flatten(whole), timm_reference.name_of)
+    theirs |= timm_reference.BEYOND
+    assert {"conv_stem.weight", "bn1.bias", "blocks.4.0.bn1.running_var", "blocks.3.1.dw_mid.bn.weight"} <= set(theirs)
+    out, flavour = names.to_jaxkd(theirs)
+    params, report = tree.match(net, out, allow_unused=names.BEYOND[flavour])
+    assert flavour == "mobilenet_v4"
+    assert {name.split("/")[0] for name in report.unused} == {
+        *("conv_head", "norm_head", "classifier"),
+        *(("block_4_0",) if top == "stage" else ()),
+    }
+    for name, leaf in tree.flatten(params).items():
+        np.testing.assert_array_equal(leaf, ours[name])
+
+    del out["block_2_1/middle_conv/kernel"]
+    with pytest.raises(WeightsError, match=r"block_2_1/middle_conv/kernel is missing"):
+        tree.match(net, out, allow_unused=names.BEYOND[flavour])
+    strays, _ = names.to_jaxkd({**theirs, "blocks.3.1.se.conv.weight": np.zeros(2), "blocks.3.1.bn3.bias": np.zeros(2)})
+    with pytest.raises(
+        WeightsError, match=r"blocks\.3\.1\.se\.conv\.weight is not used.*blocks\.3\.1\.bn3\.bias is not"
+    ):
+        tree.match(whole, strays, allow_unused=names.BEYOND[flavour])
 
 
 def test_caffe2s_resnet():

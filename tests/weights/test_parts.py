@@ -21,6 +21,7 @@ DETECTRON2 = {"backbone.fpn_lateral2.weight": np.ones(2, np.float32), "backbone.
 MMDETECTION = {"neck.lateral_convs.0.conv.weight": np.ones(2, np.float32), "rpn_head.x": np.ones(2, np.float32)}
 RESNET = {"conv1.weight": np.ones(2, np.float32), "layer1.0.conv1.weight": np.ones(2, np.float32)}
 MOBILENET = {"features.1.conv.0.0.weight": np.ones(2, np.float32), "features.0.0.weight": np.ones(2, np.float32)}
+TIMM = {"blocks.2.0.pw_exp.conv.weight": np.ones(2, np.float32), "conv_stem.weight": np.ones(2, np.float32)}
 CAFFE = {"res2_0_branch2a_w": np.ones(2, np.float32), "conv1_w": np.ones(2, np.float32)}
 
 
@@ -70,7 +71,7 @@ def test_prefixes_are_taken_off_and_said(tmp_path, prefix, suffix):
     assert part.notes == (f"Not used are 2 array(s) beside these: {', '.join(part.unused)}.",)
 
 
-@pytest.mark.parametrize("arrays", [net(), DETECTRON2, MMDETECTION, RESNET, MOBILENET, CAFFE])
+@pytest.mark.parametrize("arrays", [net(), DETECTRON2, MMDETECTION, RESNET, MOBILENET, TIMM, CAFFE])
 def test_every_known_net_is_found_under_a_prefix(tmp_path, arrays):
     plain, wrapped = (write(tmp_path / f"x{name}npz", under(name[1:], arrays)) for name in (".", ".a.module."))
     same(parts.read_net(plain), arrays)
