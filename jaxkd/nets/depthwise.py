@@ -1,4 +1,4 @@
-"""Depthwise convolutions of k x k, as sums of shifted products."""
+"""Depthwise convolutions of k x k, as sums of shifted products, and separable ones."""
 
 import functools
 
@@ -8,7 +8,8 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxkd.nets.conv import HE_FAN_OUT
+from jaxkd.nets.conv import HE_FAN_OUT, conv
+from jaxkd.nets.norm import norm
 from jaxkd.nets.remat import kept
 
 
@@ -29,6 +30,38 @@ class DepthwiseConv(nn.Module):
         kernel = kernel.astype(self.dtype).astype(jnp.float32)[:, :, 0]
         out: Array = shifted_products(x.astype(jnp.float32), kernel, self.stride)
         return kept(out.astype(self.dtype))
+
+
+class SeparableConv(nn.Module):
+    """A depthwise convolution and one of 1 x 1, each with norm and ReLU.
+
+    Attributes:
+      features: channels of the output.
+      size: of the depthwise convolution.
+      stride: likewise.
+      norm: "group" or "frozen_batch".
+      groups: number of groups of "group" norm.
+      dtype: what both compute in; their parameters are float32.
+    """
+
+    features: int
+    size: int = 5
+    stride: int = 1
+    norm: str = "group"
+    groups: int = 32
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], valid: Float[Array, "b i j 1"]) -> Float[Array, "b i j d"]:
+        """[b ceil(h / stride) ceil(w / stride) features], zero outside `valid`, which are its own valid cells."""
+
+        def normed(x: Float[Array, "b i j _"], name: str) -> Float[Array, "b i j _"]:
+            return nn.relu(norm(self.norm, groups=self.groups, dtype=self.dtype, name=name)(x, valid))
+
+        x = DepthwiseConv(self.size, self.stride, self.dtype, name="depthwise_conv")(x)
+        x = normed(x, "depthwise_norm")
+        x = conv(self.features, 1, dtype=self.dtype, name="project_conv")(x)
+        return normed(x, "project_norm") * valid
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

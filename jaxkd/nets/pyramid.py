@@ -27,5 +27,10 @@ def pyramid_strides(backbone_strides: Sequence[int], *, first: int, extra: int) 
 
 
 def doubled(x: Float[Array, "b h w c"], *, like: Float[Array, "b i j _"]) -> Float[Array, "b i j c"]:
-    """`x` with every cell repeated 2 x 2, cropped to the size of the finer level `like`."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, : like.shape[1], : like.shape[2]]
+    """`repeated` and cropped to the size of the finer level `like`."""
+    return repeated(x)[:, : like.shape[1], : like.shape[2]]
+
+
+def repeated(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """`x` with every cell repeated 2 x 2."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
