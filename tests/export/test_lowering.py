@@ -17,7 +17,9 @@ from jaxkd.errors import ConfigError
 from jaxkd.export.lowering import lower
 from jaxkd.export.onnx_ops import IR, OPSET, OnnxOps
 from jaxkd.export.tf_ops import TfOps
+from jaxkd.nets import sum_pan
 from jaxkd.nets.depthwise import shifted_products
+from jaxkd.nets.norm import valid_cells
 from jaxkd.ops.nms import nms
 from jaxkd.ops.roi_align import Pooling, roi_align_batch
 
@@ -57,6 +59,13 @@ def windows(x):
     return jax.vmap(lambda one, i: lax.dynamic_slice(one, (i, 1), (3, 2)))(x, start)
 
 
+def halved_and_back(x):
+    """The sums of a parameter-free neck, over an odd number of rows."""
+    x = jnp.stack([x, x * x], -1)
+    fine, coarse = (valid_cells(jnp.full((x.shape[0], 2), 4), stride=s, shape=(-(-5 // s), 4 // s)) for s in (1, 2))
+    return sum_pan.interpolated(sum_pan.halved(x * fine, fine), coarse, like=x) * fine
+
+
 PROGRAMS = {  # x [b 5 4] float32
     "cells": lambda x: jnp.where(x > 0, jnp.exp(-jnp.abs(x)), lax.rsqrt(jnp.square(x) + 1)) + TABLE[0],
     "integers": lambda x: (x * 7).astype(jnp.int32) // 3 - (x * 9).astype(jnp.int32) % 4,
@@ -81,6 +90,7 @@ PROGRAMS = {  # x [b 5 4] float32
     "map": chunked,
     "batch": lambda x: x * x.shape[0] + jnp.arange(x.shape[0])[:, None, None],
     "depthwise": lambda x: shifted_products(jnp.stack([x, x + 1, x * x], -1), jnp.asarray(KERNEL), 2),
+    "halved and back": halved_and_back,
     "dense": lambda x: jax.nn.softmax(jax.nn.relu(x @ TABLE.T), -1) * jax.nn.sigmoid(x[..., :1]),
 }
 

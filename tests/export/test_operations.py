@@ -48,6 +48,7 @@ def modules(package):
 
 DETECTORS = {name: module for name, module in modules(detectors).items() if hasattr(module, "build")}
 BACKBONES = {name: module for name, module in modules(nets).items() if hasattr(module, "stage_of")}
+NECKS = {name: one for name, one in modules(nets).items() if hasattr(one, "strides") and name not in BACKBONES}
 SIZES = [(net, more) for net in BACKBONES for more in NETS.get(net, ({},))]
 
 
@@ -132,16 +133,18 @@ def traced(recipe, size):
     return base.subject(build.Loaded(detector, params, recipe, {}, {}), size=size).program()
 
 
-def varied(kind, net, more, turn):
+def varied(kind, net, more, turn, neck="fpn"):
     """A small recipe of a detector."""
-    module = DETECTORS[kind]
+    detector = DETECTORS[kind].Config
     backbone = configs.component(f"nets.{net}", **(choices(BACKBONES[net].Config, turn) | more))
-    neck = configs.component("nets.fpn", **({"channels": 16, "groups": 4} | choices(nets.fpn.Config, turn)))
+    module = NECKS[neck]
+    numbers = {name: number for name, number in (("channels", 16), ("groups", 4)) if name in fields(module.Config)}
+    neck = configs.component(f"nets.{neck}", **(numbers | choices(module.Config, turn)))
     with backbone.unlocked():
         backbone.groups = 4
-    levels = nets.fpn.strides(configs.build(neck), BACKBONES[net].strides(configs.build(backbone)))
-    known = fields(module.Config)
-    small = {name: value for name, value in SMALL.items() if name in known} | choices(module.Config, turn)
+    levels = module.strides(configs.build(neck), BACKBONES[net].strides(configs.build(backbone)))
+    known = fields(detector)
+    small = {name: value for name, value in SMALL.items() if name in known} | choices(detector, turn)
     small["anchors.sizes"] = tuple(8.0 * 2**level for level in range(len(levels)))
     return configs.component(f"detectors.{kind}", backbone=backbone, neck=neck, **configs.nested(small))
 
@@ -168,6 +171,12 @@ def test_every_operation_of_every_detector_has_a_rule(kind, place):
     net, more = SIZES[place]
     turns = (place, place + 1)
     check((f"{kind} on {net} {more}, turn {turn}", traced(varied(kind, net, more, turn), TINY)) for turn in turns)
+
+
+@pytest.mark.parametrize("neck", sorted(set(NECKS) - {"fpn"}))
+def test_every_operation_of_every_neck_has_a_rule(neck):
+    recipes = {f"retinanet over {neck}, turn {turn}": varied("retinanet", *SIZES[0], turn, neck) for turn in (0, 1)}
+    check((name, traced(recipe, TINY)) for name, recipe in recipes.items())
 
 
 @pytest.mark.parametrize("kind", DETECTORS)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.nets import fpn, mobilenet, mobilenetv4, resnet
+from jaxkd.nets import fpn, light_pan, mobilenet, mobilenetv4, resnet, sum_pan
 
 SIZES = np.array([[50, 37], [33, 61]], np.int32)
 PICTURES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
@@ -67,14 +67,17 @@ def test_bucket_does_not_matter_to_a_backbone(module, options):
     ("module", "options"),
     [
         *(
-            (fpn, {"extra": extra, "norm": norm})
+            (fpn, {"extra": extra, "norm": norm, "groups": 4})
             for extra in ("pool", "conv_c5", "conv_p5")
             for norm in ("none", "group")
         ),
+        (light_pan, {"norm": "group", "groups": 4, "first": 0}),
+        (light_pan, {"norm": "frozen_batch", "extra": 2, "first": 0}),
+        (sum_pan, {"first": 0}),
     ],
 )
 def test_bucket_does_not_matter_to_a_neck(module, options):
-    config = module.Config(**{"channels": 16, "groups": 4} | options)
+    config = module.Config(channels=16, **options)
     neck = module.build(config)
     rng = np.random.default_rng(2)
     full = [rng.normal(size=(2, 64 // stride, 64 // stride, 8)).astype(np.float32) for stride in (4, 8, 16, 32)]
