@@ -137,8 +137,10 @@ class Lowering(Context):
         aval = equation.outvars[0].aval
         strides = [-(-int(x.shape[axis]) // int(aval.shape[axis])) for axis in (1, 2)]  # for one cell any stride does
         weights = np.asarray(kernel.array)[:, :, None]
-        padding = ((len(weights) // 2,) * 2,) * 2
-        out = self.ops.conv(self.expanded(x), weights, strides=strides, padding=padding, groups=weights.shape[-1])
+        margin = (len(weights) // 2, len(weights) // 2)
+        out = self.ops.conv(
+            self.expanded(x), weights, strides=strides, padding=(margin, margin), groups=weights.shape[-1]
+        )
         return [self.as_value(out, aval)]
 
     def _elementwise(self, equation: Any, inputs: list[Value]) -> Value:

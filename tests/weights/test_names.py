@@ -79,8 +79,7 @@ def test_mobilenet(numbering):
     assert_translated(theirs, ours, net, "mobilenet_v2", extra=extra)
 
 
-@pytest.mark.parametrize("top", ["stage", "wide"])
-@pytest.mark.parametrize("size", ["small", "medium"])
+@pytest.mark.parametrize(("size", "top"), [("small", "stage"), ("medium", "wide")])
 def test_timms_mobilenet_v4(size, top):
     net, whole = (wanted(mobilenetv4, mobilenetv4.Config(size=size, width=0.25, top=kind)) for kind in (top, "wide"))
     theirs, ours = published(tree.flatten(whole), timm_reference.name_of)
