@@ -5,12 +5,12 @@ from typing import Literal
 
 import flax.linen as nn
 from jax import Array
-from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxkd.errors import ConfigError
 from jaxkd.nets.conv import conv
 from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.nets.pool import halved
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count, Natural, NonNegative
 
@@ -125,18 +125,6 @@ class ResNet(nn.Module):
                 valid = after
             levels.append(x)
         return tuple(levels)
-
-
-def halved(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
-    """The greatest of each 3x3 window of `x`, none negative, with stride 2 and padding 1.
-
-    A maximum of shifted slices, first over rows and then over columns: on a CPU faster than XLA's window
-    reduction, with and without the gradient.
-    """
-    _, high, wide, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = jnp.maximum(jnp.maximum(x[:, :high:2], x[:, 1 : high + 1 : 2]), x[:, 2 : high + 2 : 2])
-    return jnp.maximum(jnp.maximum(x[:, :, :wide:2], x[:, :, 1 : wide + 1 : 2]), x[:, :, 2 : wide + 2 : 2])
 
 
 class Basic(nn.Module):

@@ -38,6 +38,7 @@ NETS = {  # of each backbone, where numbers make other programs
     ),
     "mobilenet": ({"width": 0.25},),
     "mobilenetv4": ({"width": 0.25},),
+    "csp": ({"width": 8},),
 }
 
 

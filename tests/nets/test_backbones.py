@@ -5,8 +5,9 @@ import pytest
 from jax import numpy as jnp
 
 from jaxkd.errors import ConfigError
-from jaxkd.nets import mobilenet, mobilenetv4, resnet
+from jaxkd.nets import csp, mobilenet, mobilenetv4, resnet
 from jaxkd.nets.conv import conv
+from jaxkd.nets.pool import halved
 from jaxkd.nets.remat import rematted
 from jaxkd.weights import names, read, tree
 
@@ -77,6 +78,26 @@ def test_mobilenet_has_the_published_number_of_parameters():
     assert mobilenet.channels(mobilenet.Config(width=0.35)) == (8, 16, 32, 112)
 
 
+def test_csp_has_the_numbers_of_nanodet_g():
+    params, levels = shapes_of(csp, csp.Config(), high=75, wide=50)
+    kernels = {name: leaf.shape for name, leaf in tree.flatten(params).items() if name.endswith("/kernel")}
+    assert len(kernels) == 25 and all(shape[:2] == (3, 3) for shape in kernels.values())
+    assert kernels["conv/kernel"][2:] == (3, 32) and kernels["stage1/block_0/mid/kernel"][2:] == (16, 16)
+    assert kernels["stage4/in/kernel"][2:] == kernels["stage4/out/kernel"][2:] == (256, 256)
+    assert trainable(params) == 3_786_068 - 115_072 - 490_740  # NanoDet-g without its laterals and its heads
+    assert [level.shape[1:] for level in levels] == [(19, 13, 64), (10, 7, 128), (5, 4, 256), (3, 2, 512)]
+    assert csp.channels(csp.Config()) == (64, 128, 256, 512)
+    normed, _ = shapes_of(csp, csp.Config(norm="group"))
+    assert trainable(normed) == trainable(params) + sum(shape[3] for shape in kernels.values())
+
+
+def test_a_csp_net_that_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match="width is 7"):
+        csp.build(csp.Config(width=7))
+    with pytest.raises(ConfigError, match="one number for each of the 4 stages"):
+        csp.build(csp.Config(blocks=(1, 2, 3)))
+
+
 @pytest.mark.parametrize(
     ("module", "config"),
     [
@@ -84,6 +105,7 @@ def test_mobilenet_has_the_published_number_of_parameters():
         (resnet, resnet.Config(depth=50, width=8, norm="group")),
         (mobilenet, mobilenet.Config()),
         (mobilenetv4, mobilenetv4.Config()),
+        (csp, csp.Config(width=8)),
     ],
 )
 def test_bfloat16_is_computed_from_float32_parameters(module, config):
@@ -93,24 +115,26 @@ def test_bfloat16_is_computed_from_float32_parameters(module, config):
 
 
 BLOCKS = {
-    "basic": (resnet.Basic, resnet.Config(depth=10), {"width": 8, "stride": 1}),
-    "bottleneck": (resnet.Bottleneck, resnet.Config(norm="group"), {"width": 8, "inner": 8, "stride": 1}),
-    "inverted": (mobilenet.InvertedResidual, mobilenet.Config(), {"width": 8, "expansion": 2, "stride": 1}),
+    "basic": (resnet.Basic, resnet.Config(depth=10), {"width": 8}),
+    "bottleneck": (resnet.Bottleneck, resnet.Config(norm="group"), {"width": 8, "inner": 8}),
+    "inverted": (mobilenet.InvertedResidual, mobilenet.Config(), {"width": 8, "expansion": 2}),
     "universal": (mobilenetv4.InvertedBlock, mobilenetv4.Config(), {"row": mobilenetv4.Inverted(3, 5, 2, 8)}),
+    "csp": (csp.Stage, csp.Config(norm="group"), {"blocks": 2}),
 }
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_what_a_block_keeps_for_the_gradient_changes_no_result(kind):
     block, config, options = BLOCKS[kind]
-    x, valid = jax.random.normal(jax.random.key(0), (2, 8, 6, 8)), jnp.ones((2, 8, 6, 1))
-    found = {}
+    x = jax.random.normal(jax.random.key(0), (2, 8, 6, 8))
+    valid, found = (jnp.ones((2, 8, 6, 1)),) * (1 if kind == "csp" else 2), {}
     for remat in ("none", "convolutions", "blocks"):
-        net = rematted(block, remat)(config, dtype="float32", **options)
-        params = net.init(jax.random.key(1), x, valid, valid)
+        stride = {} if kind == "universal" else {"stride": 1}
+        net = rematted(block, remat)(config, dtype="float32", **stride, **options)
+        params = net.init(jax.random.key(1), x, *valid)
 
         def summed(params, x, net=net):
-            return jnp.square(net.apply(params, x, valid, valid)).sum()
+            return jnp.square(net.apply(params, x, *valid)).sum()
 
         waiting = jax.tree.leaves(jax.eval_shape(lambda *inputs, f=summed: jax.vjp(f, *inputs)[1], params, x))
         found[remat] = params, jax.jit(jax.grad(summed, (0, 1)))(params, x), sum(leaf.size for leaf in waiting)
@@ -128,6 +152,7 @@ def test_what_a_block_keeps_for_the_gradient_changes_no_result(kind):
         (resnet, resnet.Config(depth=50, width=8)),
         (mobilenet, mobilenet.Config()),
         (mobilenetv4, mobilenetv4.Config()),
+        (csp, csp.Config(width=8)),
     ],
 )
 def test_what_is_kept_for_the_gradient_names_no_parameter(module, config):
@@ -140,20 +165,28 @@ def test_every_parameter_has_its_stage():
     for name in tree.flatten(params):
         stage = resnet.stage_of(tuple(name.split("/")))
         assert (stage == 0 and name.startswith(("conv1/", "bn1/"))) or name.startswith(f"layer{stage}_")
+    params, _ = shapes_of(csp, csp.Config(width=8, norm="group"))
+    for name in tree.flatten(params):
+        stage = csp.stage_of(tuple(name.split("/")))
+        assert (stage == 0 and name.startswith(("conv/", "conv_norm/"))) or name.startswith(f"stage{stage}/")
     blocks = [mobilenet.stage_of((f"features_{block}", "conv", "kernel")) for block in range(18)]
     assert blocks == [0] * 2 + [1] * 2 + [2] * 3 + [3] * 7 + [4] * 4
 
 
-def test_halved_is_max_pooling_with_its_gradient():
-    x = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, 13, 10, 4)))
-    x = jnp.where(x > 0, x, -0.0)
+@pytest.mark.parametrize("beyond", [0.0, -1e30])
+def test_halved_is_max_pooling_with_its_gradient(beyond):
+    x = jax.random.normal(jax.random.key(0), (2, 13, 10, 4))
+    x = x if beyond else jnp.where(x > 0, x, -0.0)
+
+    def ours(x):
+        return halved(x, beyond=beyond)
 
     def pooled(x):
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
-    ours, reference = (jax.jit(jax.vjp, static_argnums=0)(f, x)[0] for f in (resnet.halved, pooled))
-    np.testing.assert_array_equal(ours, reference)
-    gradients = [jax.jit(jax.grad(lambda x, f=f: jnp.sum(f(nn.relu(x)) ** 2)))(x) for f in (resnet.halved, pooled)]
+    results = [jax.jit(jax.vjp, static_argnums=0)(f, x)[0] for f in (ours, pooled)]
+    np.testing.assert_array_equal(*results)
+    gradients = [jax.jit(jax.grad(lambda x, f=f: jnp.sum(f(nn.relu(x)) ** 2)))(x) for f in (ours, pooled)]
     np.testing.assert_allclose(*gradients, rtol=1e-5)
 
 

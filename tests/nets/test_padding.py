@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.nets import fpn, light_pan, mobilenet, mobilenetv4, resnet, sum_pan
+from jaxkd.nets import csp, fpn, light_pan, mobilenet, mobilenetv4, resnet, sum_pan
 
 SIZES = np.array([[50, 37], [33, 61]], np.int32)
 PICTURES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
@@ -51,6 +51,9 @@ def assert_same_inside(levels, larger, strides):
         (mobilenet, {"width": 0.35, "norm": "frozen_batch"}),
         (mobilenet, {"width": 0.35, "norm": "group"}),
         (mobilenetv4, {"width": 0.25, "norm": "group", "top": "stage"}),
+        (csp, {"width": 8, "norm": "none"}),
+        (csp, {"width": 8, "norm": "frozen_batch"}),
+        (csp, {"width": 8, "norm": "group"}),
     ],
 )
 def test_bucket_does_not_matter_to_a_backbone(module, options):
@@ -96,3 +99,16 @@ def test_bucket_does_not_matter_to_a_neck(module, options):
     assert_same_inside(
         apply(params, levels(64, 64), SIZES), apply(params, levels(96, 128), SIZES), module.strides(config)
     )
+
+
+def test_no_zero_of_the_padding_is_the_greatest_of_a_window():
+    """A stem that gives negative numbers alone, and a picture on a canvas of its own whose windows end beyond it."""
+    net, (high, wide) = csp.build(csp.Config(width=8)), SIZES[0]
+    params = random_like(jax.eval_shape(net.init, jax.random.key(0), padded(64, 64), SIZES))
+    params["params"]["conv"]["bias"] = np.full(8, -20, np.float32)
+    apply = jax.jit(net.apply)
+    for level, other in zip(
+        apply(params, padded(64, 64)[:1], SIZES[:1]), apply(params, PICTURES[:1, :high, :wide], SIZES[:1]), strict=True
+    ):
+        _, rows, columns, _ = other.shape
+        np.testing.assert_allclose(level[:, :rows, :columns], other, atol=1e-5 * float(jnp.abs(other).max()))
