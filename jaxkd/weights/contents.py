@@ -1,6 +1,6 @@
 """The named arrays of a weights file and its other contents, before the numbers are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Contents:
       classes: names of classes in the file; empty where it has none.
       metadata: the texts under its key "meta".
       summary: the keys of the top level, for a message.
+      constants: names of arrays that are no weights, but arguments of a graph's operations.
     """
 
     path: Path
@@ -53,10 +54,12 @@ class Contents:
     classes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     summary: str = "nothing"
+    constants: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """The names of all arrays, each with its mapping as prefix."""
-        return [joined(mapping, name) for mapping, arrays in self.sets.items() for name in arrays]
+        """The names of all arrays, each with its mapping as prefix; constants come last."""
+        named = [joined(mapping, name) for mapping, arrays in self.sets.items() for name in arrays]
+        return [*named, *self.constants]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +74,17 @@ class _InMemory(Stored):
 
     @property
     def nbytes(self) -> int:
-        return self.numbers.nbytes
+        """None that is still to be allocated."""
+        return 0
 
     def array(self) -> np.ndarray:
         return self.numbers
 
 
-def of_arrays(arrays: Mapping[str, np.ndarray], *, path: Path) -> Contents:
-    """The contents of a file of named arrays and nothing else."""
-    return Contents(path, {"": {name: _InMemory(array) for name, array in arrays.items()}}, {})
+def of_arrays(arrays: Mapping[str, np.ndarray], *, path: Path, constants: Sequence[str] = ()) -> Contents:
+    """The contents of a file of named arrays, and of `constants` with these names, which are no weights."""
+    sets = {"": {name: _InMemory(array) for name, array in arrays.items()}}
+    return Contents(path, sets, {}, constants=tuple(constants))
 
 
 def of_pickle(pickled: Pickled, *, path: Path) -> Contents:

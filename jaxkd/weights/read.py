@@ -1,4 +1,4 @@
-"""Files of named arrays: read from .safetensors, .npz, files of torch.save and pickles, written as .safetensors."""
+"""Files of named arrays: .safetensors, .npz, torch.save's, pickles and TensorFlow.js's; written as .safetensors."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ import safetensors.numpy
 from jax import numpy as jnp
 
 from jaxkd.errors import StorageError, WeightsError
-from jaxkd.weights import contents, pickle_file, torch_file, torch_legacy, unpickle
+from jaxkd.weights import contents, pickle_file, tfjs, torch_file, torch_legacy, unpickle
 from jaxkd.weights.contents import Contents
 from jaxkd.weights.pickled_numpy import checked_shape
 from jaxkd.weights.unpickle import Stored, printable, reason
@@ -42,8 +42,8 @@ DTYPES = {
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a weights file by name; half-precision ones become float32.
 
-    The kind is given by the suffix: .safetensors, .npz, torch's .pth, .pt, .bin, .ckpt or .tar, or detectron2's .pkl.
-    Of a checkpoint only the weights are read, under their names there.
+    The kind is given by the suffix: .safetensors, .npz, torch's .pth, .pt, .bin, .ckpt or .tar, detectron2's .pkl, or
+    the .json of a TensorFlow.js graph model. Of a checkpoint only the weights are read, under their names there.
 
     Nothing in the file is executed. Raises WeightsError where the file is missing, is of another kind, declares other
     sizes than it has, or has weights that are not numbers.
@@ -217,5 +217,6 @@ READERS: dict[str, Reader] = {
     ".npz": _npz,
     **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt", ".tar"), torch_file.opened),
     ".pkl": pickle_file.opened,
+    tfjs.SUFFIX: tfjs.opened,
 }
 KINDS = ", ".join(READERS)

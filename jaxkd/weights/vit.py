@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkd.errors import WeightsError
-from jaxkd.weights import read
+from jaxkd.weights import read, tfjs
 from jaxkd.weights.unpickle import printable
 
 MARK = re.compile(r"(.*\.)?(?:patch_embed\.proj|embeddings\.patch_embeddings(?:\.projection)?)\.weight")
@@ -104,8 +104,8 @@ class VitWeights:
 
 def is_vit(path: Path) -> bool:
     """Whether a file of weights has the patches of a vision transformer; False for a file of another kind."""
-    if path.suffix not in read.READERS or not path.is_file():
-        return False
+    if path.suffix not in read.READERS or path.suffix == tfjs.SUFFIX or not path.is_file():
+        return False  # a .json file may also be one of detections
     with read.opened(path) as file:
         return any(MARK.fullmatch(name) for name in file.names())
 
