@@ -22,12 +22,12 @@ BY_NUMBER = {len(COCO): tuple(COCO.values()), len(VOC): VOC}
 def load(
     path: str | Path, *, part: str | None = None, classes: Sequence[str] = (), overrides: Overrides | None = None
 ) -> tuple[build.Loaded, str]:
-    """The detector in a file of torchvision, detectron2 or mmdetection, and a report on its arrays.
+    """The detector in a file of torchvision, detectron2, mmdetection or TensorFlow.js, and a report on its arrays.
 
     The `notes` of the detector say which arrays were used, and what was assumed.
 
     Args:
-      path: .pth, .pt, .bin, .ckpt, .tar, .pkl, .safetensors or .npz.
+      path: .pth, .pt, .bin, .ckpt, .tar, .pkl, .safetensors, .npz or .json.
       part: which detector, where the file holds several; see `weights.parts.read_net`.
       classes: names of its classes in the file's order; where empty, those that the file has, or else COCO's or VOC's
         if their numbers fit.
@@ -101,9 +101,9 @@ def _config(published: Published, overrides: Overrides) -> configs.Recipe:
     eps = {} if overrides.eps is None else {"eps": overrides.eps}
     return configs.component(
         published.kind,
-        like=published.family,
-        backbone=configs.component("nets.resnet", like=published.family, **(published.backbone | eps)),
-        neck=configs.component("nets.fpn", like=published.family, **published.neck),
+        like=published.like,
+        backbone=configs.component(published.backbone_kind, like=published.like, **(published.backbone | eps)),
+        neck=configs.component(published.neck_kind, like=published.like, **published.neck),
         **configs.nested(published.fields | anchors),
     )
 
@@ -152,7 +152,9 @@ def _unused_notes(published: Published, report: tree.Report) -> list[str]:
 
 
 def _anchor_note(config: configs.Recipe, published: Published, overrides: Overrides) -> str:
-    """A sentence on what is assumed for the anchors; empty where all is in the file or in `overrides`."""
+    """A sentence on what is assumed for the anchors; empty where all is in the file or in `overrides`, or none is."""
+    if "sizes" not in config.anchors:
+        return ""
     notes = []
     if "anchors.sizes" not in published.stated and not overrides.anchor_sizes:
         octaves = published.fields.get("anchors.octaves", 1)

@@ -37,7 +37,7 @@ class Overrides:
 def epsilon_note(
     arrays: Mapping[str, np.ndarray], *, path: Path, given: float | None, usual: float, family: str
 ) -> str:
-    """A sentence on the epsilon that is used for the norms of a published detector's backbone.
+    """A sentence on the epsilon that is used for the norms of a published detector's backbone; empty without norms.
 
     Args:
       arrays: under jaxkd's names, each of the shape of the detector's leaf.
@@ -48,6 +48,8 @@ def epsilon_note(
 
     Raises WeightsError where the sum of a variance and the epsilon is not above 0.
     """
+    if not any(name.endswith("/var") for name in arrays):
+        return ""
     _check_variances(arrays, usual if given is None else given)
     if given is not None:
         return f"Epsilon of the backbone's norms: {given:g}, as given."

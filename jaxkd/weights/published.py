@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxkd.errors import WeightsError
 from jaxkd.weights import caffe, conventions
+from jaxkd.weights import nanodet as nanodet_g
 from jaxkd.weights.assumptions import EPS
 from jaxkd.weights.names import COUNTER, resnet_name, translated
 from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields
@@ -27,6 +28,7 @@ MARKS = {
     "torchvision": r"backbone\.fpn\.",
     "detectron2": r"backbone\.fpn_lateral",
     "mmdetection": r"neck\.lateral_convs\.",
+    "nanodet": nanodet_g.MARK,
 }
 BUFFERS = ("anchor_generator", "pixel_mean", "pixel_std")  # constants that some files store among the weights
 
@@ -36,15 +38,16 @@ class Published:
     """A detector as its file describes it.
 
     Attributes:
-      family: "torchvision", "detectron2" or "mmdetection".
-      kind: module of the detector, "detectors.faster_rcnn" or "detectors.retinanet".
-      backbone, neck: fields of `nets.resnet` and `nets.fpn`, in addition to the family's conventions.
+      family: "torchvision", "detectron2", "mmdetection" or "nanodet".
+      kind: module of the detector, such as "detectors.faster_rcnn".
+      backbone, neck: fields of `backbone_kind` and `neck_kind`, in addition to the family's conventions.
       fields: fields of the detector, likewise.
       classes: number of classes without background.
       arrays: under jaxkd's leaf names; unknown names stay, so that a strict match lists them.
       idle: names of arrays in the file that take no part in a forward pass.
       stated: names of those fields that the file itself states.
       notes: a sentence on the conventions that the file states, if any.
+      backbone_kind, neck_kind: modules of the backbone and of the neck.
     """
 
     family: str
@@ -57,6 +60,13 @@ class Published:
     idle: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    backbone_kind: str = "nets.resnet"
+    neck_kind: str = "nets.fpn"
+
+    @property
+    def like(self) -> str:
+        """The library whose conventions the components have in their LIKE; "" where the fields say all of them."""
+        return self.family if self.family in FAMILIES else ""
 
 
 def recognise(
@@ -77,20 +87,25 @@ def recognise(
     buffers = {name: array for name, array in arrays.items() if any(part in name for part in BUFFERS)}
     weights = {name: array for name, array in arrays.items() if name not in buffers}
     try:
+        if family == "nanodet":
+            return _with_classes_at_all(nanodet(weights))
         stated = (
             conventions.from_buffers(buffers) if family == "detectron2" else conventions.from_config(metadata or {})
         )
         ratios = ratios or len(stated.fields.get("anchors.ratios", ())) or RATIOS
-        published = FAMILIES[family](weights, ratios=ratios)
-        if published.classes < 1:
-            raise WeightsError("The weights have no outputs for classes.")
-        published = _with_conventions(published, stated)
+        published = _with_conventions(_with_classes_at_all(FAMILIES[family](weights, ratios=ratios)), stated)
     except KeyError as error:
         raise WeightsError(f"The weights are named as {family}'s and lack {error}.") from error
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise WeightsError(f"The weights are named as {family}'s, and their shapes do not fit: {error}.") from error
     counters = tuple(name for name in weights if name.rpartition(".")[2] == COUNTER)
     return replace(published, idle=(*counters, *buffers))
+
+
+def _with_classes_at_all(published: Published) -> Published:
+    if published.classes < 1:
+        raise WeightsError("The weights have no outputs for classes.")
+    return published
 
 
 def _with_conventions(published: Published, stated: conventions.Conventions) -> Published:
@@ -173,6 +188,23 @@ def mmdetection(arrays: Arrays, *, ratios: int) -> Published:
     dense = "bbox_head.retina_cls.weight" in arrays
     leaves = translated(arrays, _renamer(MMDETECTION, "backbone.", levels=3 if dense else 4))
     return _from_shapes("mmdetection", dense, leaves, ratios=ratios)
+
+
+def nanodet(arrays: Arrays) -> Published:
+    """NanoDet-g as a graph of TensorFlow.js, of any width."""
+    leaves = nanodet_g.to_jaxkd(arrays)
+    return Published(
+        "nanodet",
+        "detectors.gfl",
+        backbone={"width": leaves["backbone/conv/kernel"].shape[-1]},
+        neck={"channels": leaves["neck/lateral_0/kernel"].shape[-1], "first": 1},
+        fields=nanodet_g.FIELDS | {"head.channels": leaves["head/level_0/tower_0/kernel"].shape[-1]},
+        classes=leaves["head/level_0/logits/bias"].shape[-1],
+        arrays=leaves,
+        notes=("Its pixels, bins and suppression are those of NanoDet-g; the file does not say them.",),
+        backbone_kind="nets.csp",
+        neck_kind="nets.sum_pan",
+    )
 
 
 FAMILIES: dict[str, Callable[..., Published]] = {
