@@ -137,9 +137,12 @@ def load_arrays(arrays: Mapping[str, Stored], *, path: Path) -> dict[str, np.nda
     return {name: item.array() for name, item in arrays.items()}
 
 
-def check_needed(needed: int, *, path: Path) -> None:
-    """Raises WeightsError where `needed` bytes of arrays are more than the size of the file `path` allows."""
-    allowed = min(LIMIT, SLACK + GROWTH * path.stat().st_size)
+def check_needed(needed: int, *, path: Path, size: int | None = None) -> None:
+    """Raises WeightsError where `needed` bytes of arrays are more than the size of the file `path` allows.
+
+    `size` is given where the numbers are in other files: the bytes of all of these.
+    """
+    allowed = min(LIMIT, SLACK + GROWTH * (path.stat().st_size if size is None else size))
     if needed > allowed:
         raise WeightsError(f"{path} declares {needed} bytes of arrays, more than the {allowed} allowed for its size.")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxkd.errors import WeightsError
 from jaxkd.weights import contents
-from jaxkd.weights.contents import LIMIT, NAME_LENGTH, Contents
+from jaxkd.weights.contents import NAME_LENGTH, Contents
 from jaxkd.weights.pickled_numpy import checked_shape
 from jaxkd.weights.unpickle import printable
 
@@ -48,8 +48,8 @@ def opened(path: Path) -> Iterator[Contents]:
     files = [file for group in groups for file in group.files]
     if len({*files}) < len(files):
         raise ValueError("its manifest names a file of numbers twice")
-    if (needed := sum(one.needed for group in groups for one in group.arrays)) > LIMIT:
-        raise WeightsError(f"{path} declares {needed} bytes of arrays, more than the {LIMIT} allowed.")
+    size = sum(one.nbytes for group in groups for one in group.arrays)
+    contents.check_needed(sum(one.needed for group in groups for one in group.arrays), path=path, size=size)
     arrays: dict[str, np.ndarray] = {}
     for name, array in (named for group in groups for named in _numbers_of(group)):
         if name in arrays:
@@ -59,6 +59,8 @@ def opened(path: Path) -> Iterator[Contents]:
     weights = {name: array for name, array in named.items() if array.dtype.kind == "f" and array.ndim}
     if not weights:
         raise WeightsError(f"{path} is a graph without weights; give the model.json of a net.")
+    needed = sum(array.size * np.dtype(np.float32).itemsize for array in weights.values())
+    contents.check_needed(needed, path=path, size=size)  # an array may be that of any number of convolutions
     constants = tuple(name for name in named if name not in weights)
     yield contents.of_arrays(weights, path=path, constants=constants)
 

@@ -177,6 +177,20 @@ def test_a_file_of_numbers_belongs_to_one_group(tmp_path):
     refusal(saved(tmp_path, change=lambda nodes, groups: groups.append(groups[0])), "names a file of numbers twice")
 
 
+def test_an_array_may_be_shared_and_does_not_grow_without_bound(tmp_path):
+    kernel, count = np.zeros((1, 1, 1000, 100), np.float32), 20_000
+
+    def graph(copies):
+        nodes, arrays = tfjs_writer.convolutions({"convolution": (kernel, None)})
+        nodes += [nodes[1] | {"name": f"PartitionedCall/convolution_{number}"} for number in range(1, copies)]
+        entries = [tfjs_writer.entry(name, array) for name, array in arrays.items()]
+        tfjs_writer.save(tmp_path / "model.json", nodes, [tfjs_writer.group(entries)])
+        return tmp_path / "model.json"
+
+    assert set(read(graph(2))) == {"PartitionedCall.convolution.kernel", "PartitionedCall.convolution_1.kernel"}
+    refusal(graph(count), f"declares {count * kernel.nbytes} bytes of arrays, more than")
+
+
 def test_a_graph_whose_biases_are_not_clear_is_refused(tmp_path):
     def add_twice(nodes, groups):
         nodes.append({"name": "Add_9", "op": "Add", "input": ["PartitionedCall/convolution", "unknown_4"]})
