@@ -62,7 +62,8 @@ class PyramidHead:
         return outputs
 
     def _init_level(self, key: Key[Array, ""], channels: int) -> Params:
-        return self.module.init(key, jnp.zeros((1, 2, 2, channels)), jnp.ones((1, 2, 2, 1)))["params"]
+        params = self.module.init(key, jnp.zeros((1, 2, 2, channels)), jnp.ones((1, 2, 2, 1)))
+        return dict(params["params"])
 
 
 def positives(regions: Regions) -> Float[Array, ""]:

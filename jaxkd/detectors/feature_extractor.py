@@ -15,7 +15,7 @@ from jaxkd.detectors.base import Params
 from jaxkd.nets.remat import Remat
 from jaxkd.types import Batch, Features
 
-Padding = Literal["masked", "seen"]
+Padding = Literal["masked", "seen", "canvas"]
 PADDING_MULTIPLE = 32  # pixels to multiples of which torchvision, detectron2 and mmdetection pad pictures
 
 
@@ -33,7 +33,8 @@ class FeatureExtractor:
       padding: what the nets see beyond a picture's edge. "masked": nothing, as if every map ended with the picture.
         "seen": zeros, the mean colour, up to the next multiple of 32 pixels, which biases and norms make other numbers
         of, and nothing beyond. In both cases the size of the canvas that the picture lies on does not matter; for
-        "seen" its sides have to be multiples of 32.
+        "seen" its sides have to be multiples of 32. "canvas": zeros on the whole canvas, as where pictures are
+        letterboxed into one size; the canvas then matters.
     """
 
     backbone: Any
@@ -94,6 +95,8 @@ class FeatureExtractor:
         """Height and width in pixels of each picture, with its padding where the nets see that."""
         if self.padding == "masked":
             return batch.sizes
+        if self.padding == "canvas":
+            return jnp.full_like(batch.sizes, jnp.asarray(batch.images.shape[-3:-1]))
         return -(-batch.sizes // PADDING_MULTIPLE) * PADDING_MULTIPLE
 
     @functools.cached_property

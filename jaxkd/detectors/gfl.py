@@ -18,7 +18,8 @@ from jaxkd.detectors.base import Params, Stage
 from jaxkd.detectors.pyramid import PyramidDetector, truth_weights
 from jaxkd.errors import ConfigError
 from jaxkd.nets import fpn, resnet
-from jaxkd.nets.dense_head import Activation, DenseHead, Output, logit
+from jaxkd.nets.activation import Activation
+from jaxkd.nets.dense_head import DenseHead, Output, logit
 from jaxkd.nets.remat import Remat
 from jaxkd.ops import atss, box_codes, distributions
 from jaxkd.ops import boxes as box_ops
@@ -151,7 +152,8 @@ class Config:
 def build(config: Config, *, classes: Sequence[str]) -> "GFL":
     """The detector for these classes.
 
-    Raises ConfigError where the neck has too few levels, or levels of several widths that are to share a head.
+    Raises ConfigError where the neck has too few levels or levels of several widths that are to share a head, and for a
+    separable head without norms.
     """
     detector = GFL(config, tuple(classes))
     strides = detector.feature_extractor.strides
@@ -159,6 +161,8 @@ def build(config: Config, *, classes: Sequence[str]) -> "GFL":
         raise ConfigError(
             f"The neck has {len(strides)} levels, and ATSS wants {LEAST_LEVELS} or more; add some by neck.extra."
         )
+    if config.head.separable and config.head.norm == "none":
+        raise ConfigError("head.separable wants a norm after each of its convolutions; set head.norm.")
     if not config.head.per_level:
         detector.check_one_width()
     return detector

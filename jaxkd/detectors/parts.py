@@ -66,5 +66,6 @@ class Compat:
     anchor_rounded: bool = False
     """Base anchors rounded to whole pixels, and in RetinaNet sizes rounded down, as in torchvision."""
     padding: Padding = "masked"
-    """What the nets see beyond a picture's edge: nothing ("masked"), or zeros up to the next multiple of 32 pixels
-    ("seen"), as in the training of torchvision, detectron2 and mmdetection; see `detectors.feature_extractor`."""
+    """What the nets see beyond a picture's edge: nothing ("masked"), zeros up to the next multiple of 32 pixels
+    ("seen"), as in the training of torchvision, detectron2 and mmdetection, or zeros on the whole "canvas"; see
+    `detectors.feature_extractor`."""

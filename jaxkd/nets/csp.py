@@ -13,13 +13,13 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxkd.errors import ConfigError
+from jaxkd.nets.activation import ACTIVATIONS
 from jaxkd.nets.conv import conv
 from jaxkd.nets.norm import norm, valid_cells
 from jaxkd.nets.pool import halved
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count
 
-SLOPE = 0.1  # of the leaky ReLUs below 0
 STAGES = 4
 ONLY_WITH = {"groups": ("norm", "group")}  # it does nothing otherwise; see `train.unused`
 
@@ -154,4 +154,4 @@ def _convolved(
     x = conv(width, 3, stride=stride, bias=config.norm == "none", dtype=dtype, name=name)(x)
     if config.norm != "none":
         x = norm(config.norm, groups=config.groups, dtype=dtype, name=f"{name}_norm")(x, valid)
-    return nn.leaky_relu(x, SLOPE) * valid
+    return ACTIVATIONS["leaky"](x) * valid

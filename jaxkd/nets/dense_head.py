@@ -1,8 +1,6 @@
 """The head of a dense detector: towers of convolutions over a level, and a predictor for each of its outputs."""
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -10,18 +8,13 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
 
+from jaxkd.nets.activation import ACTIVATIONS, Activation
 from jaxkd.nets.conv import HE_FAN_OUT, conv
-from jaxkd.nets.depthwise import DepthwiseConv
+from jaxkd.nets.depthwise import SeparableConv
 from jaxkd.nets.norm import norm
 
-Activation = Literal["relu", "leaky"]
 Norm = Literal["none", "group", "frozen_batch"]
 SMALL = nn.initializers.normal(0.01)
-LEAK = 0.1  # slope of "leaky" below 0
-ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
-    "relu": nn.relu,
-    "leaky": functools.partial(nn.leaky_relu, negative_slope=LEAK),
-}
 
 
 class Output(NamedTuple):
@@ -46,7 +39,8 @@ class DenseHead(nn.Module):
       channels: width of the towers.
       depth: convolutions in each.
       kernel: their size, and `last_kernel` that of the predictors.
-      separable: whether each is a depth-wise convolution and a 1x1, both with norm and activation.
+      separable: whether each is a depth-wise convolution and a 1x1, both with a norm, which is not "none", and
+        activation.
       shared_tower: whether all outputs are of one tower, called "tower".
       norm: after each convolution; with "none", and with `bias`, they have a bias.
       groups: number of groups of "group" norm.
@@ -95,21 +89,22 @@ class DenseHead(nn.Module):
     def _tower(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], name: str) -> Float[Array, "b h w d"]:
         valid = valid.astype(self.dtype)
         for index in range(self.depth):
-            if self.separable:
-                x = DepthwiseConv(size=self.kernel, dtype=self.dtype, name=f"{name}_{index}_depthwise")(x)
-                x = self._activated(x, valid, f"{name}_{index}_depthwise")
-            x = self._conv(x, name=f"{name}_{index}")
-            x = self._activated(x, valid, f"{name}_{index}")
+            convolved = self._separable if self.separable else self._plain
+            x = convolved(x, valid, name=f"{name}_{index}")
         return x
 
-    def _conv(self, x: Float[Array, "b h w c"], *, name: str) -> Float[Array, "b h w d"]:
-        size, plain = 1 if self.separable else self.kernel, self.norm == "none"
-        init = SMALL if plain else HE_FAN_OUT
-        return conv(self.channels, size, bias=plain or self.bias, dtype=self.dtype, init=init, name=name)(x)
+    def _separable(
+        self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], *, name: str
+    ) -> Float[Array, "b h w d"]:
+        norm_options = {"norm": self.norm, "groups": self.groups, "activation": self.activation}
+        return SeparableConv(self.channels, self.kernel, dtype=self.dtype, name=name, **norm_options)(x, valid)
 
-    def _activated(
-        self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], name: str
-    ) -> Float[Array, "b h w c"]:
-        if self.norm != "none":
+    def _plain(
+        self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], *, name: str
+    ) -> Float[Array, "b h w d"]:
+        plain = self.norm == "none"
+        init = SMALL if plain else HE_FAN_OUT
+        x = conv(self.channels, self.kernel, bias=plain or self.bias, dtype=self.dtype, init=init, name=name)(x)
+        if not plain:
             x = norm(self.norm, groups=self.groups, dtype=self.dtype, name=f"{name}_norm")(x, valid)
         return ACTIVATIONS[self.activation](x) * valid

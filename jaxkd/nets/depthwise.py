@@ -8,6 +8,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float, Int
 
+from jaxkd.nets.activation import ACTIVATIONS, Activation
 from jaxkd.nets.conv import HE_FAN_OUT, conv
 from jaxkd.nets.norm import norm
 from jaxkd.nets.remat import kept
@@ -33,7 +34,7 @@ class DepthwiseConv(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A depthwise convolution and one of 1 x 1, each with norm and ReLU.
+    """A depthwise convolution and one of 1 x 1, each with norm and activation.
 
     Attributes:
       features: channels of the output.
@@ -41,6 +42,7 @@ class SeparableConv(nn.Module):
       stride: likewise.
       norm: "group" or "frozen_batch".
       groups: number of groups of "group" norm.
+      activation: after each norm.
       dtype: what both compute in; their parameters are float32.
     """
 
@@ -49,6 +51,7 @@ class SeparableConv(nn.Module):
     stride: int = 1
     norm: str = "group"
     groups: int = 32
+    activation: Activation = "relu"
     dtype: str = "float32"
 
     @nn.compact
@@ -56,7 +59,8 @@ class SeparableConv(nn.Module):
         """[b ceil(h / stride) ceil(w / stride) features], zero outside `valid`, which are its own valid cells."""
 
         def normed(x: Float[Array, "b i j _"], name: str) -> Float[Array, "b i j _"]:
-            return nn.relu(norm(self.norm, groups=self.groups, dtype=self.dtype, name=name)(x, valid))
+            x = norm(self.norm, groups=self.groups, dtype=self.dtype, name=name)(x, valid)
+            return ACTIVATIONS[self.activation](x)
 
         x = DepthwiseConv(self.size, self.stride, self.dtype, name="depthwise_conv")(x)
         x = normed(x, "depthwise_norm")

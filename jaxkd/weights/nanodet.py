@@ -13,13 +13,16 @@ LEVELS, SIDES, BINS = 3, 4, 11  # of strides 8, 16, 32; left, top, right, bottom
 FIELDS: dict[str, Any] = {  # of `detectors.gfl`; no array says them
     "head.shared_tower": True,
     "head.per_level": True,
+    "head.level_scales": False,
     "head.activation": "leaky",
     "head.convs": 1,
     "head.kernel": 3,
+    "head.norm": "none",
     "head.last_kernel": 1,
     "head.reg_max": BINS - 1,
     "anchors.offset": 0.5,
     "postprocess.nms": 0.6,
+    "compat.padding": "canvas",
     "pixels.mean": (123.675, 116.28, 103.53),
     "pixels.std": (58.395, 57.12, 57.375),
 }

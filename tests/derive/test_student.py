@@ -184,5 +184,5 @@ def test_the_teacher_of_a_detector_from_elsewhere_is_larger(argument, channels, 
 
 def test_a_teacher_starts_from_its_students_backbone_but_not_from_a_whole_detector(tmp_path):
     detector = configs.load_recipe("coco", "faster_rcnn-r18").student
-    for initial, start in ((str(tmp_path), "random"), ("backbone.pth", "pretrained"), ("", "random")):
-        assert student.network_of(detector, classes=3, initial=initial).start == start
+    for file, start in ((str(tmp_path), "random"), ("backbone.pth", "pretrained"), ("", "random")):
+        assert student.network_of(detector, classes=3, initial=file).start == start

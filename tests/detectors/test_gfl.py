@@ -81,8 +81,8 @@ def test_a_light_head_has_the_leaves_of_its_parts():
     detector = build.detector(tiny.gfl(head=light | {"level_scales": False}), CLASSES)
     leaves = flatten(jax.eval_shape(detector.init, KEYS[0]))
     shapes = {name: leaf.shape for name, leaf in leaves.items() if name.startswith("head/")}
-    assert shapes["head/level_0/tower_0_depthwise/kernel"] == (5, 5, 1, 16)
-    assert shapes["head/level_2/tower_1/kernel"] == (1, 1, 16, 16)
+    assert shapes["head/level_0/tower_0/depthwise_conv/kernel"] == (5, 5, 1, 16)
+    assert shapes["head/level_2/tower_1/project_conv/kernel"] == (1, 1, 16, 16)
     assert shapes["head/level_1/logits/kernel"] == (1, 1, 16, 3)
     assert shapes["head/level_1/bins/kernel"] == (1, 1, 16, 28)
     assert {name.split("/")[1] for name in shapes} == {"level_0", "level_1", "level_2"}
