@@ -41,7 +41,9 @@ def run(argv: Sequence[str]) -> int:
     part = part if values.part is None else values.part
     loaded, report = published.load(file, part=part, classes=values.classes, overrides=given)
     out, classes = Path(values.out), loaded.detector.classes
-    build.save(out, loaded.params, config=loaded.config, classes=classes, scores={}, half=values.half)
+    build.save(
+        out, loaded.params, config=loaded.config, classes=classes, scores={}, sizes=loaded.sizes, half=values.half
+    )
     storage.write(out / "conversion.txt", f"{file.name}: {report}\n")
     print("\n".join(loaded.notes))
     print(f"{phrases.counted(len(classes), 'class')}: {phrases.some(classes, most=8)}")

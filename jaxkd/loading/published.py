@@ -86,7 +86,7 @@ def _with_params(
             raise
         raise WeightsError(f"The weights are those of no detector that can be built: {error}") from error
     params, report = tree.match(build.param_shapes(detector), published.arrays, allow_unused=names.BEYOND["resnet"])
-    return build.Loaded(detector, jax.tree.map(jax.numpy.asarray, params), config, {}, {}), report
+    return build.Loaded(detector, jax.tree.map(jax.numpy.asarray, params), config, {}, dict(published.sizes)), report
 
 
 def _config(published: Published, overrides: Overrides) -> configs.Recipe:

@@ -26,6 +26,7 @@ FIELDS: dict[str, Any] = {  # of `detectors.gfl`; no array says them
     "pixels.mean": (123.675, 116.28, 103.53),
     "pixels.std": (58.395, 57.12, 57.375),
 }
+SIZES = {"buckets": ((416, 416),), "short": (416,), "long": 416}  # of its pictures, as fields of `data.loader`
 
 
 def _modules() -> tuple[str, ...]:

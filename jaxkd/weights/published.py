@@ -7,7 +7,7 @@ background, the order of anchors in a cell, BGR pictures, the flattening of a gr
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Published:
       stated: names of those fields that the file itself states.
       notes: a sentence on the conventions that the file states, if any.
       backbone_kind, neck_kind: modules of the backbone and of the neck.
+      sizes: fields of `data.loader` that say how pictures are resized; empty for COCO's.
     """
 
     family: str
@@ -62,6 +63,7 @@ class Published:
     notes: tuple[str, ...] = ()
     backbone_kind: str = "nets.resnet"
     neck_kind: str = "nets.fpn"
+    sizes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def like(self) -> str:
@@ -204,6 +206,7 @@ def nanodet(arrays: Arrays) -> Published:
         notes=("Its pixels, bins and suppression are those of NanoDet-g; the file does not say them.",),
         backbone_kind="nets.csp",
         neck_kind="nets.sum_pan",
+        sizes=nanodet_g.SIZES,
     )
 
 
