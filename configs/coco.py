@@ -1,15 +1,17 @@
-"""Faster R-CNN or RetinaNet on COCO, untaught: teachers, and students to compare with.
+"""Faster R-CNN, RetinaNet or GFL on COCO, untaught: teachers, and students to compare with.
 
 Run card
-  paper     Ren et al. 2015 (arXiv 1506.01497), Lin et al. 2017 (1612.03144, 1708.02002); mmdetection's schedules
+  paper     Ren et al. 2015 (arXiv 1506.01497), Lin et al. 2017 (1612.03144, 1708.02002), Li et al. 2020 (2006.04388);
+            mmdetection's schedules
   expects   AP on val2017 published for these schedules: Faster R-CNN R50 37.4 (1x), 38.4 (2x), R101 39.4 (1x), 39.8
-            (2x); RetinaNet R50 36.5 (1x), 37.4 (2x), R101 38.9 (2x), X101 41.0 (2x); none that we know for R18, R34
+            (2x); RetinaNet R50 36.5 (1x), 37.4 (2x), R101 38.9 (2x), X101 41.0 (2x); GFL R50 40.2 (1x), 42.9 (2x),
+            R101 44.7 (2x); none that we know for R18, R34 of the first two
   data      COCO 2017 in coco/train2017, coco/val2017 and coco/annotations
   weights   the backbone's from ImageNet, as torchvision publishes them, in weights/
   hardware  8 accelerators with 16 GB; estimated: 12 hours for R50 at 1x
   command   jaxkd train --config=coco:faster_rcnn-r50-2x --workdir=runs/faster_rcnn-r50-2x
-  arguments DETECTOR-BACKBONE with faster_rcnn or retinanet, and r18, r34, r50, r101, x101 (32 x 4d) or mobilenet; then
-            -2x for the long schedule; -tiny for a small one of its kind on blood cells, which come with the package,
+  arguments DETECTOR-BACKBONE with faster_rcnn, retinanet or gfl, and r18, r34, r50, r101, x101 (32 x 4d) or mobilenet;
+            then -2x for the long schedule; -tiny for a small one of its kind on blood cells, which the package has,
             on a CPU in minutes; -debug for ten steps of that
 """
 
@@ -44,7 +46,7 @@ def get_config(arg="faster_rcnn-r50"):
             ),
             "val": component("data.coco", images="coco/val2017", annotations="coco/annotations/instances_val2017.json"),
         },
-        optimizer=component("train.optimizer", learning_rate={"faster_rcnn": 0.02, "retinanet": 0.01}[detector]),
+        optimizer=component("train.optimizer", learning_rate={"faster_rcnn": 0.02}.get(detector, 0.01)),
         train=component("train.loop", batch=16, steps=epochs * EPOCH, evaluate_every=EPOCH),
     )
 
@@ -56,7 +58,7 @@ def student(detector, backbone):
 
 def tiny(detector, backbone):
     """A small detector of this kind on blood cells, for a few hundred steps."""
-    config = load_recipe("bccd", {"faster_rcnn": "alone", "retinanet": "retinanet-alone"}[detector])
+    config = load_recipe("bccd", {"faster_rcnn": "alone"}.get(detector, f"{detector}-alone"))
     if backbone == "mobilenet":
         with config.unlocked():
             config.student.backbone = component("nets.mobilenet", width=0.35, norm="group", groups=8)

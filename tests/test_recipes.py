@@ -13,11 +13,12 @@ from jaxkd.train import log, loop, unused
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = {
-    "bccd": ("alone", "mimic", "tar", "gkd", "tar+gkd", "retinanet-alone", "retinanet-tar+gkd"),
+    "bccd": ("alone", "mimic", "tar", "gkd", "tar+gkd", "retinanet-alone", "retinanet-tar+gkd", "gfl-alone"),
     "bccd_teacher": ("",),
     "coco": (
         *(f"faster_rcnn-{net}" for net in ("r18", "r34", "r50", "r50-2x", "r101-2x", "x101", "mobilenet")),
         *(f"retinanet-{net}" for net in ("r18", "r34", "r50", "r50-2x", "r101-2x", "x101")),
+        *("gfl-r50", "gfl-r50-2x", "gfl-r50-tiny"),
         *("faster_rcnn-r50-tiny", "retinanet-r50-tiny", "faster_rcnn-r50-debug"),
     ),
     "voc": ("faster_rcnn-r50", "faster_rcnn-r101", "faster_rcnn-r50-tiny"),
@@ -36,6 +37,7 @@ TRAINED = [
     ("tar_coco", "tiny"),
     ("gkd_coco", "faster_rcnn-tiny"),
     ("gkd_coco", "retinanet-tiny"),
+    ("coco", "gfl-r50-tiny"),
     ("gkd_voc", "tiny"),
     ("mobilenet_coco", "tiny"),
 ]
