@@ -17,7 +17,7 @@ from jaxkd.weights import caffe, conventions
 from jaxkd.weights import nanodet as nanodet_g
 from jaxkd.weights.assumptions import EPS
 from jaxkd.weights.names import COUNTER, resnet_name, translated
-from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields
+from jaxkd.weights.shapes import box_head_fields, gfl_head_fields, neck_fields, resnet_fields
 
 Arrays = dict[str, np.ndarray]
 Rule = tuple[str, str | Callable[[re.Match], str]]
@@ -30,7 +30,8 @@ MARKS = {
     "mmdetection": r"neck\.lateral_convs\.",
     "nanodet": nanodet_g.MARK,
 }
-BUFFERS = ("anchor_generator", "pixel_mean", "pixel_std")  # constants that some files store among the weights
+# Constants that some files store among the weights.
+BUFFERS = ("anchor_generator", "pixel_mean", "pixel_std", "integral.project")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def _with_conventions(published: Published, stated: conventions.Conventions) -> 
     levels = sum(re.fullmatch(r"neck/lateral_\d/kernel", name) is not None for name in published.arrays)
     levels += 1 if published.neck["extra"] == "pool" else 2
     octaves = published.fields.get("anchors.octaves", 1)
+    if published.kind == "detectors.gfl":
+        fields = _with_squares(fields, stride=4 * 2 ** published.neck["first"])
     if "anchors.sizes" in fields and (stated.octaves, len(fields["anchors.sizes"])) != (octaves, levels):
         if published.family == "detectron2":
             raise WeightsError(
@@ -137,6 +140,13 @@ def _with_conventions(published: Published, stated: conventions.Conventions) -> 
         stated=tuple(fields),
         notes=notes,
     )
+
+
+def _with_squares(fields: Mapping[str, Any], *, stride: int) -> dict[str, Any]:
+    """The fields with the finest anchors' size in strides, of which there is one square a cell, in place of all."""
+    others = {name: value for name, value in fields.items() if name not in ("anchors.sizes", "anchors.ratios")}
+    sizes = fields.get("anchors.sizes")
+    return others | ({"anchors.scale": sizes[0] / stride} if sizes else {})
 
 
 def _listed(value: Any) -> str:
@@ -186,9 +196,16 @@ def detectron2(arrays: Arrays, *, ratios: int) -> Published:
 
 
 def mmdetection(arrays: Arrays, *, ratios: int) -> Published:
-    """Faster R-CNN and RetinaNet with a feature pyramid from mmdetection 2 and 3."""
-    dense = "bbox_head.retina_cls.weight" in arrays
-    leaves = translated(arrays, _renamer(MMDETECTION, "backbone.", levels=3 if dense else 4))
+    """Faster R-CNN, RetinaNet and GFL with a feature pyramid from mmdetection 2 and 3."""
+    gfl, dense = ("bbox_head.gfl_cls.weight" in arrays, "bbox_head.retina_cls.weight" in arrays)
+    leaves = translated(arrays, _renamer(MMDETECTION, "backbone.", levels=3 if dense or gfl else 4))
+    if gfl:
+        leaves = {re.sub(r"bbox_head\.scales\.(\d)\.scale", r"head/scale_\1", name): leaves[name] for name in leaves}
+        fields = gfl_head_fields(leaves)
+        classes = leaves["head/logits/kernel"].shape[-1]
+        return Published(
+            "mmdetection", "detectors.gfl", resnet_fields(leaves), neck_fields(leaves), fields, classes, leaves
+        )
     return _from_shapes("mmdetection", dense, leaves, ratios=ratios)
 
 
@@ -339,6 +356,10 @@ MMDETECTION: tuple[Rule, ...] = (
     (r"roi_head\.bbox_head\.fc_reg", "head/deltas"),
     (r"bbox_head\.cls_convs\.(\d)\.conv", "head/class_{}"),
     (r"bbox_head\.reg_convs\.(\d)\.conv", "head/box_{}"),
+    (r"bbox_head\.cls_convs\.(\d)\.gn", "head/class_{}_norm"),
+    (r"bbox_head\.reg_convs\.(\d)\.gn", "head/box_{}_norm"),
+    (r"bbox_head\.gfl_cls", "head/logits"),
+    (r"bbox_head\.gfl_reg", "head/bins"),
     (r"bbox_head\.retina_cls", "head/logits"),
     (r"bbox_head\.retina_reg", "head/deltas"),
 )
