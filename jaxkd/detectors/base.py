@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 from jaxkd.types import Batch, Detections, Features, Predictions, Regions, Term, Traits
 
 Params = dict[str, Any]
+Moments = dict[str, Any]  # of batch norms, as `nets.norm.running` takes them; {} where there are none
 Stage = Literal["sampled", "proposals"]
 
 
@@ -49,6 +50,10 @@ class Detector(Teacher, Protocol):
 
     def features(self, params: Params, batch: Batch) -> Features:
         """Feature maps of the batch's pictures, which it normalises itself."""
+        ...
+
+    def training_features(self, params: Params, batch: Batch) -> tuple[Features, Moments]:
+        """As `features`, in training: batch norms take the statistics of the batch; and what these have seen."""
         ...
 
     def sample_regions(

@@ -11,7 +11,8 @@ from jax import numpy as jnp
 from jaxtyping import Float, Int, Key
 
 from jaxkd.config import module_of
-from jaxkd.detectors.base import Params
+from jaxkd.detectors.base import Moments, Params
+from jaxkd.nets import norm as norms
 from jaxkd.nets.remat import Remat
 from jaxkd.types import Batch, Features
 
@@ -85,11 +86,32 @@ class FeatureExtractor:
 
     def features(self, params: Params, batch: Batch) -> Features:
         """Feature maps of the batch's pictures, zero outside their extents."""
-        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.pixel_mean, self.pixel_std))
-        images = (batch.images.astype(jnp.float32) - mean) / std * _inside_picture(batch)
-        extents = self.extents(batch)
+        images, extents = self._normalised(batch), self.extents(batch)
         backbone = apply(self._backbone, params["backbone"], images, extents)
         return Features(backbone=backbone, neck=apply(self._neck, params["neck"], backbone, extents))
+
+    def training_features(self, params: Params, batch: Batch) -> tuple[Features, Moments]:
+        """As `features`, with batch norms that take the statistics of the batch; and the sums that these have seen.
+
+        Norms of frozen stages keep their stored statistics. `nets.norm.running` takes the sums, under "backbone" and
+        "neck".
+        """
+        images, extents, moments = self._normalised(batch), self.extents(batch), {}
+
+        def applied(module: nn.Module, name: str, *inputs: Any) -> Any:
+            switches = norms.training(params[name], lambda path: self.trainable((name, *path)))
+            variables = {"params": params[name], norms.TRAINING: switches}
+            out, seen = module.apply(variables, *inputs, extents, mutable=[norms.MOMENTS])
+            moments[name] = seen.get(norms.MOMENTS, {})
+            return out
+
+        backbone = applied(self._backbone, "backbone", images)
+        return Features(backbone=backbone, neck=applied(self._neck, "neck", backbone)), moments
+
+    def _normalised(self, batch: Batch) -> Float[Array, "b h w 3"]:
+        """The pictures with the mean subtracted and divided by the standard deviation, zero outside of them."""
+        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.pixel_mean, self.pixel_std))
+        return (batch.images.astype(jnp.float32) - mean) / std * _inside_picture(batch)
 
     def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
         """Height and width in pixels of each picture, with its padding where the nets see that."""

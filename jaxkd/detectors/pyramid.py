@@ -9,7 +9,7 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxkd.detectors.base import Params
+from jaxkd.detectors.base import Moments, Params
 from jaxkd.detectors.feature_extractor import FeatureExtractor
 from jaxkd.errors import ConfigError
 from jaxkd.types import Batch, BoxCode, Capability, Features, Traits
@@ -37,6 +37,10 @@ class PyramidDetector(abc.ABC):
     def features(self, params: Params, batch: Batch) -> Features:
         """Feature maps of the batch's pictures, which are normalised first."""
         return self.feature_extractor.features(params, batch)
+
+    def training_features(self, params: Params, batch: Batch) -> tuple[Features, Moments]:
+        """As `features`, with batch norms that take the statistics of the batch; and what these have seen."""
+        return self.feature_extractor.training_features(params, batch)
 
     def common_traits(
         self, *capabilities: Capability, box_code: BoxCode, background: int | None, anchors: tuple | None

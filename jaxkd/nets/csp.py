@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from jaxkd.errors import ConfigError
 from jaxkd.nets.activation import ACTIVATIONS
 from jaxkd.nets.conv import conv
-from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.nets.norm import Norm, norm, valid_cells
 from jaxkd.nets.pool import halved
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count
@@ -32,9 +32,9 @@ class Config:
     """Channels of the stem, an even number; stage i gives 2^i times as many."""
     blocks: tuple[Count, ...] = (1, 2, 2, 3)
     """Blocks of each of the four stages."""
-    norm: Literal["none", "frozen_batch", "group"] = "none"
+    norm: Literal["none", Norm] = "none"
     """Norm after each convolution, in place of its bias: "none" for pretrained weights, whose norms are folded into the
-    convolutions, "group" for training from random numbers or in small batches."""
+    convolutions, the others as in `nets.norm`."""
     groups: Count = 32
     """Number of groups of "group" norm, or its greatest common divisor with the channels."""
 

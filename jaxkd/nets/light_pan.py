@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import flax.linen as nn
 from jax import Array
@@ -10,7 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxkd.nets.conv import conv
 from jaxkd.nets.depthwise import SeparableConv
-from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.nets.norm import Norm, norm, valid_cells
 from jaxkd.nets.pyramid import doubled, pyramid_strides, used_levels
 from jaxkd.ranges import Count, Natural
 
@@ -27,8 +26,8 @@ class Config:
     """Coarser levels on top of the backbone's, each of twice the stride."""
     first: Natural = 1
     """Index of the first backbone level used; 0 starts at stride 4, 1 at stride 8."""
-    norm: Literal["group", "frozen_batch"] = "group"
-    """Norm after each convolution."""
+    norm: Norm = "group"
+    """Norm after each convolution; see `nets.norm`."""
     groups: Count = 32
     """Number of groups of "group" norm, or its greatest common divisor with the channels."""
 

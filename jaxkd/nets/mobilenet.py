@@ -1,7 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018) that returns four feature levels at strides 4, 8, 16 and 32."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import flax.linen as nn
 from jax import Array
@@ -9,7 +8,7 @@ from jaxtyping import Float, Int
 
 from jaxkd.nets.conv import conv
 from jaxkd.nets.depthwise import DepthwiseConv
-from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.nets.norm import Norm, norm, valid_cells
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count, Positive
 
@@ -26,9 +25,9 @@ class Config:
 
     width: Positive = 1.0
     """Factor on all channels, rounded to multiples of 8; 1.0 gives levels of 24, 32, 96 and 320 channels."""
-    norm: Literal["frozen_batch", "group"] = "frozen_batch"
+    norm: Norm = "frozen_batch"
     """Norm after each convolution: "frozen_batch" for pretrained weights, "group" for training from random numbers or
-    in small batches."""
+    in small batches, "batch" of each device's own pictures, "sync_batch" of those of all devices."""
     groups: Count = 32
     """Number of groups of "group" norm, or its greatest common divisor with the channels."""
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from jaxkd.nets.conv import conv
 from jaxkd.nets.depthwise import DepthwiseConv
 from jaxkd.nets.mobilenet import rounded
-from jaxkd.nets.norm import FrozenBatchNorm, GroupNorm, norm, valid_cells
+from jaxkd.nets.norm import AnyNorm, Norm, norm, valid_cells
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count, Positive
 
@@ -97,9 +97,9 @@ class Config:
     top: Literal["stage", "wide"] = "wide"
     """Where the level at stride 32 ends: with its blocks ("stage"), or with the 1x1 convolution to 960 channels that
     follows them ("wide")."""
-    norm: Literal["frozen_batch", "group"] = "frozen_batch"
+    norm: Norm = "frozen_batch"
     """Norm after each convolution: "frozen_batch" for pretrained weights, "group" for training from random numbers or
-    in small batches."""
+    in small batches, "batch" of each device's own pictures, "sync_batch" of those of all devices."""
     groups: Count = 32
     """Number of groups of "group" norm, or its greatest common divisor with the channels."""
 
@@ -238,6 +238,6 @@ class InvertedBlock(nn.Module):
 BLOCKS: dict[type[Row], type[nn.Module]] = {Plain: PlainBlock, Fused: FusedBlock, Inverted: InvertedBlock}
 
 
-def _norm(block: PlainBlock | FusedBlock | InvertedBlock, name: str) -> FrozenBatchNorm | GroupNorm:
+def _norm(block: PlainBlock | FusedBlock | InvertedBlock, name: str) -> AnyNorm:
     """The block's norm of this name."""
     return norm(block.config.norm, groups=block.config.groups, dtype=block.dtype, name=name)

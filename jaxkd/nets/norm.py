@@ -6,12 +6,20 @@ first, so that a convolution reads zeros beyond a picture's edge, as at the edge
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+from flax import struct
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+Norm = Literal["frozen_batch", "group", "batch", "sync_batch"]  # see `FrozenBatchNorm`, `GroupNorm` and `BatchNorm`
+TRAINING, MOMENTS = "training", "moments"  # collections of batch norms: which are trained, and what they have seen
+DEVICES = "data"  # the mesh's axis of devices
+MOMENTUM = 0.1  # of a step's statistics in the stored ones
 
 
 def valid_cells(
@@ -106,8 +114,107 @@ class GroupNorm(nn.Module):
         return (x * factor[:, None, None] + shift[:, None, None]).astype(self.dtype)
 
 
-def norm(kind: str, *, name: str, dtype: str, groups: int = 32, eps: float = 1e-5) -> FrozenBatchNorm | GroupNorm:
-    """The norm called "frozen_batch" or "group", to be applied to (x, valid)."""
+class Moments(struct.PyTreeNode):
+    """Sums over the valid cells that a batch norm has seen in a step, of each channel."""
+
+    # While a tree is mapped, shapes or shardings are in the place of arrays.
+    cells: Any  # [] float32: their number
+    total: Any  # [c] float32
+    squares: Any  # [c] float32
+
+    def of_all_devices(self) -> "Moments":
+        """The sums over devices; inside of a sharded step alone."""
+        return jax.lax.psum(self, DEVICES)
+
+    def mean_and_var(self) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+        """Mean and (biased) variance of each channel; 0 without a cell."""
+        cells = jnp.maximum(self.cells, 1.0)
+        mean = self.total / cells
+        return mean, jnp.maximum(self.squares / cells - jnp.square(mean), 0.0)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm (Ioffe & Szegedy 2015) over the valid cells of all pictures of a batch.
+
+    In training, which a collection TRAINING with this norm in it says, the statistics are those of the batch and their
+    sums are put into the collection MOMENTS; else they are the stored ones, and the norm is a `FrozenBatchNorm` with
+    the same leaves. `running` brings the stored ones up to date after a step.
+
+    Attributes:
+      synchronised: whether the batch is that of all devices, or each device's own pictures.
+    """
+
+    synchronised: bool = False
+    dtype: str = "float32"
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]) -> Float[Array, "b h w c"]:
+        """`x` normalised in the net's dtype; cells outside `valid` neither count nor become zero."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        mean = jax.lax.stop_gradient(self.param("mean", nn.initializers.zeros, channels))
+        var = jax.lax.stop_gradient(self.param("var", nn.initializers.ones, channels))
+        if self.has_variable(TRAINING, "mean"):
+            exact, counted = x.astype(jnp.float32), valid.astype(jnp.float32)
+            inside = exact * counted
+            moments = Moments(counted.sum(), inside.sum((0, 1, 2)), jnp.square(inside).sum((0, 1, 2)))
+            self.sow(MOMENTS, "batch", jax.lax.stop_gradient(moments), reduce_fn=_added, init_fn=lambda: None)
+            mean, var = (moments.of_all_devices() if self.synchronised else moments).mean_and_var()
+        factor = scale * jax.lax.rsqrt(var + self.eps)
+        return scaled(x.astype(self.dtype), factor, bias - mean * factor)
+
+
+def _added(before: Moments | None, new: Moments) -> Moments:
+    return new if before is None else jax.tree.map(jnp.add, before, new)
+
+
+def training(params: dict[str, Any], is_trained: Callable[[tuple[str, ...]], bool]) -> dict[str, Any]:
+    """The collection TRAINING for a net's parameters: the norms with stored statistics whose leaves are trained.
+
+    `is_trained` is asked about the path of each norm's scale.
+    """
+
+    def switches(node: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+        if "mean" in node:
+            return {"mean": node["mean"]} if is_trained((*path, "scale")) else {}
+        inner = {name: switches(part, (*path, name)) for name, part in node.items() if isinstance(part, dict)}
+        return {name: part for name, part in inner.items() if part}
+
+    return switches(params, ())
+
+
+def running(params: dict[str, Any], moments: dict[str, Any], *, finite: Bool[Array, ""]) -> dict[str, Any]:
+    """A net's parameters with the stored statistics moved towards those of a step, by MOMENTUM.
+
+    The stored variance is unbiased.
+
+    Args:
+      params: of the net.
+      moments: the collection MOMENTS, summed over devices and micro-batches.
+      finite: whether the step counts; if not, all stays.
+    """
+    out = dict(params)
+    for name, part in moments.items():
+        if isinstance(part, Moments):
+            mean, var = part.mean_and_var()
+            unbiased = var * part.cells / jnp.maximum(part.cells - 1.0, 1.0)
+            for leaf, value in (("mean", mean), ("var", unbiased)):
+                moved = params[leaf] + MOMENTUM * (value - params[leaf])
+                out[leaf] = jnp.where(finite & (part.cells > 0), moved, params[leaf])
+        else:
+            out[name] = running(params[name], part, finite=finite)
+    return out
+
+
+AnyNorm = FrozenBatchNorm | GroupNorm | BatchNorm
+
+
+def norm(kind: str, *, name: str, dtype: str, groups: int = 32, eps: float = 1e-5) -> AnyNorm:
+    """The norm of a `Norm` but "none", to be applied to (x, valid)."""
     if kind == "group":
         return GroupNorm(groups=groups, dtype=dtype, eps=eps, name=name)
+    if kind in ("batch", "sync_batch"):
+        return BatchNorm(synchronised=kind == "sync_batch", dtype=dtype, eps=eps, name=name)
     return FrozenBatchNorm(dtype=dtype, eps=eps, name=name)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxkd.errors import ConfigError
 from jaxkd.nets.conv import conv
-from jaxkd.nets.norm import norm, valid_cells
+from jaxkd.nets.norm import Norm, norm, valid_cells
 from jaxkd.nets.pool import halved
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count, Natural, NonNegative
@@ -35,9 +35,9 @@ class Config:
     """Number of layers; up to 34 of basic blocks, from 50 of bottlenecks."""
     width: Count = 64
     """Channels of the stem and of the first stage's inner convolutions; each stage doubles them."""
-    norm: Literal["frozen_batch", "group"] = "frozen_batch"
+    norm: Norm = "frozen_batch"
     """Norm after each convolution: "frozen_batch" for pretrained weights, "group" for training from random numbers or
-    in small batches."""
+    in small batches, "batch" of each device's own pictures, "sync_batch" of those of all devices."""
     groups: Count = 32
     """Number of groups of "group" norm."""
     eps: NonNegative = 1e-5

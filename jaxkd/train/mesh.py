@@ -9,9 +9,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxkd.errors import ConfigError
+from jaxkd.nets.norm import DEVICES
 from jaxkd.types import Batch
 
-AXIS = "data"
+AXIS = DEVICES
 
 
 def make_mesh(devices: int = 0) -> Mesh:

@@ -31,7 +31,7 @@ def make_probe(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batc
 
     def probe(state: State, teacher_params: Tree, scheduled: Scheduled, batch: Batch) -> dict[str, jax.Array]:
         inputs = with_teacher_outputs(pair, step_inputs(state, teacher_params, scheduled, batch))
-        features = pair.student.features(state.params["detector"], batch)
+        features, _ = pair.student.training_features(state.params["detector"], batch)
 
         def groups(neck: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
             student_features = features.replace(neck=neck)

@@ -13,6 +13,8 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from jaxkd.config import module_of
+from jaxkd.detectors.base import Moments
+from jaxkd.nets.norm import running
 from jaxkd.train.dependence import depends_on_first
 from jaxkd.train.lesson import (
     Lesson,
@@ -143,26 +145,27 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
         trainable, frozen = split(state.params, pair.trainable)
         batch_counts = whole_batch_counts(pair, state.params, batch_inputs) if pair.accumulate > 1 else {}
 
-        def gradient(part: Batch) -> tuple[Tree, tuple[Losses, Counts]]:
+        def gradient(part: Batch) -> tuple[Tree, tuple[Losses, Counts, Moments]]:
             inputs = with_teacher_outputs(pair, batch_inputs.replace(batch=part))
 
-            def loss(trainable: Tree) -> tuple[jax.Array, tuple[Losses, Counts]]:
+            def loss(trainable: Tree) -> tuple[jax.Array, tuple[Losses, Counts, Moments]]:
                 params = join(trainable, frozen)
-                student_features = pair.student.features(params["detector"], part)
+                student_features, moments = pair.student.training_features(params["detector"], part)
                 losses = forward(pair, params, student_features, inputs)
                 counts = micro_batch_counts(losses, batch_counts)
                 squares = {name: count**2 for name, count in counts.items()} if pair.accumulate > 1 else {}
-                return total_loss(losses, batch_counts, counts, parts=pair.accumulate), (losses, squares)
+                return total_loss(losses, batch_counts, counts, parts=pair.accumulate), (losses, squares, moments)
 
             return jax.grad(loss, has_aux=True)(trainable)
 
-        grads, (losses, squares) = over_micro_batches(gradient, batch, parts=pair.accumulate)
-        grads, losses = lax.psum((grads, losses), AXIS)
+        grads, (losses, squares, moments) = over_micro_batches(gradient, batch, parts=pair.accumulate)
+        grads, losses, moments = lax.psum((grads, losses, moments), AXIS)
         opt_state: Any
         rate = scheduled.learning_rate
         update = optax.with_extra_args_support(pair.optimizer).update
         updates, opt_state = update(grads, state.opt_state, trainable, learning_rate=rate)
         params = join(optax.apply_updates(trainable, updates), frozen)
+        params["detector"] = running(params["detector"], moments, finite=opt_state.last_finite)
         ema = state.ema
         if pair.ema_decay:
             moved = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)

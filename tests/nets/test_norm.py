@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
+from jaxkd.nets import norm as norms
 from jaxkd.nets.conv import convolved, convolved_wide
-from jaxkd.nets.norm import FrozenBatchNorm, GroupNorm, valid_cells
+from jaxkd.nets.norm import BatchNorm, FrozenBatchNorm, GroupNorm, valid_cells
 
 EXTENTS = jnp.array([[5, 3], [1, 7]], jnp.int32)
 
@@ -54,6 +55,57 @@ def test_frozen_batch_norm_is_its_formula_and_holds_its_statistics():
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
     assert not gradient["mean"].any() and not gradient["var"].any()
     assert gradient["scale"].all() and gradient["bias"].all()
+
+
+def batch_norm_leaves():
+    rng = np.random.default_rng(0)
+    return {name: rng.uniform(0.5, 2.0, 6).astype(np.float32) for name in ("scale", "bias", "mean", "var")}
+
+
+def test_batch_norm_is_the_numpy_one_over_valid_cells_and_keeps_what_it_has_seen():
+    x = np.random.default_rng(1).normal(2.0, 3.0, (2, 5, 7, 6)).astype(np.float32)
+    x, valid, params = jnp.asarray(x), valid_cells(EXTENTS, stride=1, shape=(5, 7)), batch_norm_leaves()
+    switches = norms.training(params, lambda path: path == ("scale",))
+    out, seen = BatchNorm().apply({"params": params, norms.TRAINING: switches}, x, valid, mutable=[norms.MOMENTS])
+    inside = np.asarray(x, np.float64)[np.asarray(valid, bool)[..., 0]]
+    mean, var = inside.mean(0), inside.var(0)
+    expected = (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    moved = norms.running(params, seen[norms.MOMENTS], finite=jnp.asarray(True))
+    np.testing.assert_allclose(moved["mean"], 0.9 * params["mean"] + 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(moved["var"], 0.9 * params["var"] + 0.1 * inside.var(0, ddof=1), rtol=1e-5)
+    left = norms.running(params, seen[norms.MOMENTS], finite=jnp.asarray(False))
+    assert all((left[name] == params[name]).all() for name in params)
+
+
+def test_the_padding_of_a_batch_changes_no_statistics():
+    x = np.random.default_rng(1).normal(size=(2, 5, 7, 6)).astype(np.float32)
+    wide = np.full((2, 8, 9, 6), 7, np.float32)
+    wide[:, :5, :7] = x
+    params = batch_norm_leaves()
+    variables = {"params": params, norms.TRAINING: norms.training(params, lambda path: True)}
+
+    def applied(x):
+        valid = valid_cells(EXTENTS, stride=1, shape=x.shape[1:3])
+        return BatchNorm().apply(variables, jnp.asarray(x), valid, mutable=[norms.MOMENTS])
+
+    (out, seen), (other, same) = applied(x), applied(wide)
+    for (high, low), one, two in zip(EXTENTS.tolist(), out, other, strict=True):
+        np.testing.assert_allclose(one[:high, :low], two[:high, :low], atol=1e-6)
+    for one, two in zip(jax.tree.leaves(seen), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+def test_outside_of_training_a_batch_norm_is_a_frozen_one():
+    x = np.random.default_rng(1).normal(size=(2, 5, 7, 6)).astype(np.float32)
+    x, valid, params = jnp.asarray(x), valid_cells(EXTENTS, stride=1, shape=(5, 7)), batch_norm_leaves()
+    for variables in (
+        {"params": params},
+        {"params": params, norms.TRAINING: norms.training(params, lambda path: False)},
+    ):
+        np.testing.assert_array_equal(
+            BatchNorm().apply(variables, x, valid), FrozenBatchNorm().apply({"params": params}, x, valid)
+        )
 
 
 def test_a_wide_convolution_has_the_gradient_of_any_other():
