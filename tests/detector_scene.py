@@ -71,7 +71,7 @@ class Case(NamedTuple):
     seen: Any
 
 
-RECIPES = {"faster_rcnn": tiny.detector, "retinanet": tiny.retinanet, "gfl": tiny.gfl}
+RECIPES = {"faster_rcnn": tiny.detector, "retinanet": tiny.retinanet, "gfl": tiny.gfl, "fcos": tiny.fcos}
 
 
 @functools.cache

@@ -66,6 +66,23 @@ def gfl(
     )
 
 
+def fcos(
+    *, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", first: int = 1, **more
+) -> ConfigDict:
+    """FCOS with ResNet-10 and a pyramid of three levels, from stride 8 to 32."""
+    fields = {
+        "head": {"convs": 1, "channels": 16, "groups": 4},
+        "postprocess": {"candidates": 64, "max_detections": 20},
+    }
+    return component(
+        "detectors.fcos",
+        backbone=component("nets.resnet", depth=10, width=width, norm=norm, groups=4),
+        neck=component("nets.fpn", channels=channels, first=first, extra="none"),
+        dtype=dtype,
+        **merged(fields, more),
+    )
+
+
 def loader(**more) -> ConfigDict:
     """Batches of one bucket."""
     return component(

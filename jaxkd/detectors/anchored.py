@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from jaxkd.detectors.pyramid import PyramidDetector
 from jaxkd.errors import ConfigError
-from jaxkd.ops.anchors import Anchors, inside, pyramid_anchors, respace
+from jaxkd.ops.anchors import Anchors, inside
 from jaxkd.ops.match import Matches, match
 from jaxkd.types import Batch, Features
 
@@ -43,23 +43,10 @@ class AnchorBased(PyramidDetector):
 
     def anchors(self, features: Features, batch: Batch, *, sizes: Sequence[Sequence[float]]) -> Anchors:
         """The anchors of every level, of these sizes each."""
-        config, compat, strides = self.config.anchors, self.config.compat, self.feature_extractor.strides
-        shapes = [level.shape[1:3] for level in features.neck]
-        if compat.anchor_step == "canvas" and compat.padding == "masked":
-            canvas_height, canvas_width = batch.images.shape[1:3]
-            strides = [(canvas_height // height, canvas_width // width) for height, width in shapes]
-        anchors = pyramid_anchors(
-            shapes,
-            strides=strides,
-            sizes=sizes,
-            ratios=config.ratios,
-            offset=config.offset,
-            rounded=compat.anchor_rounded,
+        config, rounded = self.config.anchors, self.config.compat.anchor_rounded
+        return self.spaced_anchors(
+            features, batch, sizes=sizes, ratios=config.ratios, offset=config.offset, rounded=rounded
         )
-        if compat.anchor_step == "stride" or compat.padding == "masked":
-            return anchors
-        extents, step = self.extents(batch)[:, None], jnp.asarray(strides, jnp.int32)[:, None]
-        return respace(anchors, extents // -(-extents // step), strides=strides, offset=config.offset)
 
     def match_anchors(
         self, anchors: Anchors, batch: Batch, *, positive: float, negative: float

@@ -11,22 +11,20 @@ from typing import Annotated, Any, Literal
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Key
 
 from jaxkd.detectors import dense, parts
 from jaxkd.detectors.base import Params, Stage
-from jaxkd.detectors.pyramid import PyramidDetector, truth_weights
 from jaxkd.errors import ConfigError
 from jaxkd.nets import fpn, resnet
-from jaxkd.nets.activation import Activation
-from jaxkd.nets.dense_head import DenseHead, Output, logit
+from jaxkd.nets.dense_head import Output, logit
 from jaxkd.nets.remat import Remat
 from jaxkd.ops import atss, box_codes, distributions
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import inside
 from jaxkd.ops.quality_focal import quality_focal_loss
-from jaxkd.ranges import Count, Natural, NonNegative, Positive, Probability, Range, Share
-from jaxkd.types import Batch, BoxCode, Detections, Features, Predictions, Regions, Term, Traits
+from jaxkd.ranges import Count, NonNegative, Positive, Range, Share
+from jaxkd.types import Batch, BoxCode, Features, Predictions, Regions, Term, Traits
 
 LIKE = {
     "mmdetection": {
@@ -35,15 +33,7 @@ LIKE = {
         "compat": {"padding": "seen"},
     },
 }
-ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
-    "head.channels": ("head.convs", True),
-    "head.kernel": ("head.convs", True),
-    "head.separable": ("head.convs", True),
-    "head.shared_tower": ("head.convs", True),
-    "head.norm": ("head.convs", True),
-    "head.groups": ("head.norm", "group"),
-    "head.activation": ("head.convs", True),
-}
+ONLY_WITH = parts.HEAD_ONLY_WITH
 LEAST_LEVELS = 3  # below which ATSS finds no anchor for some objects; see `ops.atss.assign`
 
 
@@ -68,33 +58,9 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Head:
-    """The head: one tower of convolutions for classes and one for boxes, or one for both."""
+class Head(parts.Head):
+    """The head, with distributions of the sides of boxes."""
 
-    convs: Natural = 4
-    """Convolutions of each tower."""
-    channels: Count = 256
-    """Width of the towers."""
-    kernel: Literal[3, 5] = 3
-    """Size of the convolutions."""
-    separable: bool = False
-    """Depth-wise convolutions, each before one of 1x1, in place of full ones."""
-    shared_tower: bool = False
-    """One tower for classes and boxes."""
-    per_level: bool = False
-    """A head for each level, in place of one that all share."""
-    level_scales: bool = True
-    """A learned factor on each level's box logits."""
-    last_kernel: Literal[1, 3] = 3
-    """Size of the convolutions that predict."""
-    norm: Literal["none", "group", "frozen_batch"] = "group"
-    """Norm after each convolution of the towers."""
-    groups: Count = 32
-    """Number of groups of "group" norm."""
-    activation: Activation = "relu"
-    """After each convolution of the towers; "leaky" has a slope of 0.1 below 0."""
-    prior: Probability = 0.01
-    """Probability of every class before training."""
     reg_max: Count = 16
     """Largest distance of a side from an anchor's centre, in strides."""
 
@@ -161,15 +127,12 @@ def build(config: Config, *, classes: Sequence[str]) -> "GFL":
         raise ConfigError(
             f"The neck has {len(strides)} levels, and ATSS wants {LEAST_LEVELS} or more; add some by neck.extra."
         )
-    if config.head.separable and config.head.norm == "none":
-        raise ConfigError("head.separable wants a norm after each of its convolutions; set head.norm.")
-    if not config.head.per_level:
-        detector.check_one_width()
+    detector.check_head()
     return detector
 
 
 @dataclass(frozen=True)
-class GFL(PyramidDetector):
+class GFL(dense.DenseDetector):
     """The detector as functions of its parameters; see `detectors.base` for the protocol."""
 
     config: Config
@@ -185,13 +148,6 @@ class GFL(PyramidDetector):
             background=None,
             anchors=("square", self.feature_extractor.strides, anchors.scale, anchors.offset),
         )
-
-    def init_heads(self, key: Key[Array, ""]) -> Params:
-        """Random parameters of the head, and the factors of its levels."""
-        channels = self.feature_extractor.channels
-        head = self._head.init(jax.random.fold_in(key, dense.HEAD_KEY), channels)
-        factors = {f"scale_{level}": jnp.ones(()) for level in range(len(channels)) if self.config.head.level_scales}
-        return {"head": head | factors}
 
     def sample_regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
@@ -235,63 +191,36 @@ class GFL(PyramidDetector):
             ),
         }
 
-    def detect(self, params: Params, batch: Batch) -> Detections:
-        """Boxes with a score over the threshold after suppression class by class, best first."""
-        levels = self._candidates(params, self.features(params, batch), batch)
-        return dense.detections(levels, batch.sizes, postprocess=self.config.postprocess, classes=len(self.classes))
-
-    def _candidates(self, params: Params, features: Features, batch: Batch) -> Iterator[dense.Level]:
+    def candidates(self, params: Params, features: Features, batch: Batch) -> Iterator[dense.Level]:
         """The anchors of each level with their scores."""
-        anchors, code, start = self._grid(features).anchors(), self.traits.box_code, 0
+        anchors = self._grid(features).anchors()
         within = jax.vmap(inside, (None, 0))(anchors, self.extents(batch))
-        for logits, sides in self._predict_levels(params, features, batch):
-            span = slice(start, start + logits.shape[1])
-            start = span.stop
+        levels = self._predict_levels(params, features, batch)
+        scored = (dense.Scored(jax.nn.sigmoid(logits), sides) for logits, sides in levels)
+        return dense.candidates_of(scored, anchors, within=within, decode=self._decode)
 
-            def boxes_at(
-                place: Int[Array, "b n"], span: slice = span, sides: Float[Array, "b a 4 _"] = sides
-            ) -> Float[Array, "b n 4"]:
-                distances = distributions.expectation(jnp.take_along_axis(sides, place[..., None, None], axis=1))
-                return box_codes.decode(code, distances, anchors.boxes_at(span, place))
-
-            yield dense.Level(jnp.where(within[:, span, None], jax.nn.sigmoid(logits), -1.0), boxes_at)
+    def _decode(self, sides: Float[Array, "b n 4 _"], anchors: Float[Array, "b n 4"]) -> Float[Array, "b n 4"]:
+        """The boxes of these distributions of their sides."""
+        return box_codes.decode(self.traits.box_code, distributions.expectation(sides), anchors)
 
     def _predict_levels(
         self, params: Params, features: Features, batch: Batch
     ) -> Iterator[tuple[Float[Array, "b _ k"], Float[Array, "b _ 4 n"]]]:
         """For each level the class logits of its anchors, and the logits of their sides' distances."""
-        head, config = params["head"], self.config.head
-        strides = self.feature_extractor.strides
-        outputs = self._head.outputs(head, features.neck, self.extents(batch), strides=strides)
-        for index, level in enumerate(outputs):
-            sides = dense.by_anchor(level["bins"], 4 * (config.reg_max + 1))
-            if config.level_scales:
-                sides = sides * head[f"scale_{index}"]
-            yield (
-                dense.by_anchor(level["logits"], len(self.classes)),
-                sides.reshape(*sides.shape[:2], 4, config.reg_max + 1),
-            )
+        bins, strides = self.config.head.reg_max + 1, self.feature_extractor.strides
+        for level in self.dense_head.outputs(params["head"], features.neck, self.extents(batch), strides=strides):
+            sides = dense.by_anchor(level["bins"], 4 * bins)
+            yield dense.by_anchor(level["logits"], len(self.classes)), sides.reshape(*sides.shape[:2], 4, bins)
 
     @functools.cached_property
-    def _head(self) -> dense.PyramidHead:
+    def dense_head(self) -> dense.PyramidHead:
+        """The head."""
         head = self.config.head
-        module = DenseHead(
-            outputs=(
-                Output("logits", len(self.classes), tower="class", bias=(logit(head.prior),)),
-                Output("bins", 4 * (head.reg_max + 1), tower="box", bias=self._first_sides),
-            ),
-            channels=head.channels,
-            depth=head.convs,
-            kernel=head.kernel,
-            last_kernel=head.last_kernel,
-            separable=head.separable,
-            shared_tower=head.shared_tower,
-            norm=head.norm,
-            groups=head.groups,
-            activation=head.activation,
-            dtype=self.config.dtype,
+        outputs = (
+            Output("logits", len(self.classes), tower="class", bias=(logit(head.prior),)),
+            Output("bins", 4 * (head.reg_max + 1), tower="box", bias=self._first_sides),
         )
-        return dense.PyramidHead(module, per_level=head.per_level)
+        return dense.pyramid_head(head, outputs, scaled="bins", dtype=self.config.dtype)
 
     @property
     def _first_sides(self) -> tuple[float, ...]:
@@ -320,14 +249,5 @@ class GFL(PyramidDetector):
             topk=assignment.topk,
             at_least_one=assignment.at_least_one,
         )
-        truth, positive = matches.truth, matches.positive
-        sides = box_codes.encode(self.traits.box_code, batch.boxes[truth], anchors)
-        return Regions(
-            boxes=anchors,
-            labels=jnp.where(positive, batch.labels[truth], len(self.classes)).astype(jnp.int32),
-            deltas=jnp.where(positive[:, None], sides, 0.0),
-            truth=truth,
-            positive=positive,
-            valid=positive | matches.negative,
-            weights=truth_weights(batch, truth, positive),
-        )
+        sides = box_codes.encode(self.traits.box_code, batch.boxes[matches.truth], anchors)
+        return dense.targets(batch, matches, boxes=anchors, deltas=sides, background=len(self.classes))

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jaxkd.detectors.feature_extractor import Padding
-from jaxkd.ranges import Count, Finite, Positive, Range, Share
+from jaxkd.nets.activation import Activation
+from jaxkd.ranges import Count, Finite, Natural, Positive, Probability, Range, Share
 
 BoxWeights = tuple[Positive, Positive, Positive, Positive]  # factors on the deltas dx, dy, dw and dh
 Stages = Annotated[int, Range(-1)]  # of a backbone: -1 none, 0 the stem, 1 the stem and the first, ...
@@ -32,6 +33,47 @@ class Anchors:
 
 
 @dataclass(frozen=True)
+class Head:
+    """A dense head: one tower of convolutions for classes and one for boxes, or one for both."""
+
+    convs: Natural = 4
+    """Convolutions of each tower."""
+    channels: Count = 256
+    """Width of the towers."""
+    kernel: Literal[3, 5] = 3
+    """Size of the convolutions."""
+    separable: bool = False
+    """Depth-wise convolutions, each before one of 1x1, in place of full ones."""
+    shared_tower: bool = False
+    """One tower for classes and boxes."""
+    per_level: bool = False
+    """A head for each level, in place of one that all share."""
+    level_scales: bool = True
+    """A learned factor on each level's outputs for the sides of boxes."""
+    last_kernel: Literal[1, 3] = 3
+    """Size of the convolutions that predict."""
+    norm: Literal["none", "group", "frozen_batch"] = "group"
+    """Norm after each convolution of the towers."""
+    groups: Count = 32
+    """Number of groups of "group" norm."""
+    activation: Activation = "relu"
+    """After each convolution of the towers; "leaky" has a slope of 0.1 below 0."""
+    prior: Probability = 0.01
+    """Probability of every class before training."""
+
+
+HEAD_ONLY_WITH = {  # of a detector with such a head: fields that do nothing unless another is so; see `train.unused`
+    "head.channels": ("head.convs", True),
+    "head.kernel": ("head.convs", True),
+    "head.separable": ("head.convs", True),
+    "head.shared_tower": ("head.convs", True),
+    "head.norm": ("head.convs", True),
+    "head.groups": ("head.norm", "group"),
+    "head.activation": ("head.convs", True),
+}
+
+
+@dataclass(frozen=True)
 class Postprocess:
     """From predictions to detections."""
 
@@ -42,7 +84,7 @@ class Postprocess:
     max_detections: Count = 100
     """Most detections of a picture."""
     candidates: Count = 2000
-    """Boxes of the highest scores that enter the suppression: of a picture, or in RetinaNet of a level."""
+    """Boxes of the highest scores that enter the suppression: of a picture, or in a dense detector of a level."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +98,27 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Compat:
+class Spacing:
     """What only imitates another library, so that its weights give its outputs; see `like` of `config.component`."""
 
     anchor_step: Literal["stride", "canvas"] = "stride"
     """Pixels between the anchors of two cells: the level's stride, or as in torchvision the "canvas" divided by its
     cells. The canvas is the picture with its visible padding where `padding` is "seen", and else all that the picture
     is padded to; on coarse levels the step then depends on how far that is."""
-    anchor_rounded: bool = False
-    """Base anchors rounded to whole pixels, and in RetinaNet sizes rounded down, as in torchvision."""
     padding: Padding = "masked"
     """What the nets see beyond a picture's edge: nothing ("masked"), zeros up to the next multiple of 32 pixels
     ("seen"), as in the training of torchvision, detectron2 and mmdetection, or zeros on the whole "canvas"; see
     `detectors.feature_extractor`."""
+
+    @property
+    def step(self) -> str:
+        """What the step between anchors depends on, for `Traits.anchors`."""
+        return "stride" if self.anchor_step == "stride" else f"{self.padding} canvas"
+
+
+@dataclass(frozen=True)
+class Compat(Spacing):
+    """What only imitates another library, in a detector with anchors of several shapes."""
+
+    anchor_rounded: bool = False
+    """Base anchors rounded to whole pixels, and in RetinaNet sizes rounded down, as in torchvision."""

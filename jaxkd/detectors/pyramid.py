@@ -2,6 +2,7 @@
 
 import abc
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxkd.detectors.base import Moments, Params
 from jaxkd.detectors.feature_extractor import FeatureExtractor
 from jaxkd.errors import ConfigError
+from jaxkd.ops.anchors import Anchors, pyramid_anchors, respace
 from jaxkd.types import Batch, BoxCode, Capability, Features, Traits
 
 
@@ -62,6 +64,28 @@ class PyramidDetector(abc.ABC):
     def extents(self, batch: Batch) -> Int[Array, "*b 2"]:
         """Height and width in pixels of each picture, with its padding where the nets see that."""
         return self.feature_extractor.extents(batch)
+
+    def spaced_anchors(
+        self,
+        features: Features,
+        batch: Batch,
+        *,
+        sizes: Sequence[Sequence[float]],
+        ratios: Sequence[float],
+        offset: float,
+        rounded: bool = False,
+    ) -> Anchors:
+        """Anchors of every level with the step of `config.compat`, a `parts.Spacing`; see `ops.anchors`."""
+        compat, strides = self.config.compat, self.feature_extractor.strides
+        shapes = [level.shape[1:3] for level in features.neck]
+        if compat.anchor_step == "canvas" and compat.padding == "masked":
+            canvas_height, canvas_width = batch.images.shape[1:3]
+            strides = [(canvas_height // height, canvas_width // width) for height, width in shapes]
+        anchors = pyramid_anchors(shapes, strides=strides, sizes=sizes, ratios=ratios, offset=offset, rounded=rounded)
+        if compat.anchor_step == "stride" or compat.padding == "masked":
+            return anchors
+        extents, step = self.extents(batch)[:, None], jnp.asarray(strides, jnp.int32)[:, None]
+        return respace(anchors, extents // -(-extents // step), strides=strides, offset=offset)
 
     def check_one_width(self) -> None:
         """Raises ConfigError where the neck's levels, which share the heads, have several widths."""

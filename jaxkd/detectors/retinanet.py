@@ -7,23 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
-import optax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Key
 
 from jaxkd.detectors import dense, parts
 from jaxkd.detectors.anchored import AnchorBased
 from jaxkd.detectors.base import Params, Stage
-from jaxkd.detectors.pyramid import truth_weights
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.dense_head import DenseHead, Output, logit
 from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors as AnchorBoxes
 from jaxkd.ops.anchors import inside
+from jaxkd.ops.match import Matches
 from jaxkd.ranges import Count, Natural, NonNegative, Probability, Share, SomeShare
-from jaxkd.types import Batch, BoxCode, Detections, Features, Predictions, Regions, Term, Traits
+from jaxkd.types import Batch, BoxCode, Features, Predictions, Regions, Term, Traits
 
 LIKE = {
     "torchvision": {
@@ -136,7 +135,7 @@ def build(config: Config, *, classes: Sequence[str]) -> "RetinaNet":
 
 
 @dataclass(frozen=True)
-class RetinaNet(AnchorBased):
+class RetinaNet(AnchorBased, dense.DenseDetector):
     """The detector as functions of its parameters; see `detectors.base` for the protocol."""
 
     config: Config
@@ -145,18 +144,13 @@ class RetinaNet(AnchorBased):
     def traits(self) -> Traits:
         """The constants that methods may need."""
         anchors, compat = self.config.anchors, self.config.compat
-        step = "stride" if compat.anchor_step == "stride" else f"{compat.padding} canvas"
-        numbers = (anchors.offset, step, compat.anchor_rounded)
+        numbers = (anchors.offset, compat.step, compat.anchor_rounded)
         return self.common_traits(
             "anchor_predictions",
             box_code=BoxCode(weights=self.config.head.box_weights),
             background=None,
             anchors=(self.feature_extractor.strides, self._sizes, anchors.ratios, numbers),
         )
-
-    def init_heads(self, key: Key[Array, ""]) -> Params:
-        """Random parameters of the head."""
-        return {"head": self._head.init(jax.random.fold_in(key, dense.HEAD_KEY), self.feature_extractor.channels)}
 
     def sample_regions(
         self, params: Params, features: Features, batch: Batch, keys: Key[Array, "b"], *, stage: Stage = "sampled"
@@ -179,10 +173,7 @@ class RetinaNet(AnchorBased):
         """Focal loss over the valid anchors and a box loss over the positive ones, both divided by the positives."""
         loss = self.config.loss
         count = regions.count(regions.positive)
-        targets = jax.nn.one_hot(regions.labels, len(self.classes))  # the background's row is zero
-        classes = optax.sigmoid_focal_loss(
-            predictions.logits, targets, alpha=loss.focal_alpha, gamma=loss.focal_gamma
-        ).sum(-1)
+        classes = dense.focal_losses(predictions.logits, regions.labels, alpha=loss.focal_alpha, gamma=loss.focal_gamma)
         boxes = self._box_losses(predictions.deltas[:, :, 0], regions)
         return {
             "class": Term(regions.total(classes, regions.valid), count),
@@ -198,31 +189,18 @@ class RetinaNet(AnchorBased):
         truth = box_ops.decode(regions.deltas, regions.boxes, weights=weights, limit=math.inf)
         return 1.0 - box_ops.generalized_iou(boxes, truth)
 
-    def detect(self, params: Params, batch: Batch) -> Detections:
-        """Boxes with a score over the threshold after suppression class by class, best first."""
-        features = self.features(params, batch)
-        levels = self._candidates(params, features, batch)
-        return dense.detections(levels, batch.sizes, postprocess=self.config.postprocess, classes=len(self.classes))
-
-    def _candidates(self, params: Params, features: Features, batch: Batch) -> Iterator[dense.Level]:
+    def candidates(self, params: Params, features: Features, batch: Batch) -> Iterator[dense.Level]:
         """The anchors of each level with their scores."""
-        anchors, start = self.anchors(features, batch, sizes=self._sizes), 0
+        anchors, weights = self.anchors(features, batch, sizes=self._sizes), self.config.head.box_weights
         within = jax.vmap(inside, (anchors.axes, 0))(anchors, self.extents(batch))
-        weights = self.config.head.box_weights
-        for logits, deltas in zip(*self._predict_levels(params, features, batch), strict=True):
-            span = slice(start, start + logits.shape[1])
-            start = span.stop
-
-            def boxes_at(
-                place: Int[Array, "b n"], span: slice = span, deltas: Float[Array, "b a 4"] = deltas
-            ) -> Float[Array, "b n 4"]:
-                return box_ops.decode(dense.at(deltas, place), anchors.boxes_at(span, place), weights=weights)
-
-            scores = jnp.where(within[:, span, None], jax.nn.sigmoid(logits), -1.0)
-            yield dense.Level(scores, boxes_at)
+        levels = zip(*self._predict_levels(params, features, batch), strict=True)
+        scored = (dense.Scored(jax.nn.sigmoid(logits), deltas) for logits, deltas in levels)
+        decode = functools.partial(box_ops.decode, weights=weights)
+        return dense.candidates_of(scored, anchors, within=within, decode=decode)
 
     @functools.cached_property
-    def _head(self) -> dense.PyramidHead:
+    def dense_head(self) -> dense.PyramidHead:
+        """The head."""
         head, anchors = self.config.head, self.config.anchors.octaves * len(self.config.anchors.ratios)
         module = DenseHead(
             outputs=(
@@ -249,24 +227,16 @@ class RetinaNet(AnchorBased):
         """The anchors of one picture with their targets; `anchors` and `batch` without their leading axes."""
         ious = self.config.assignment
         matches, within = self.match_anchors(anchors, batch, positive=ious.positive_iou, negative=ious.negative_iou)
-        positive = matches.positive & within
+        matches = Matches(matches.truth, matches.positive & within, matches.negative & within)
         weights = self.config.head.box_weights
         deltas = box_ops.encode(batch.boxes[matches.truth], anchors.boxes, weights=weights)
-        return Regions(
-            boxes=anchors.boxes,
-            labels=jnp.where(positive, batch.labels[matches.truth], len(self.classes)).astype(jnp.int32),
-            deltas=jnp.where(positive[:, None], deltas, 0.0),
-            truth=matches.truth,
-            positive=positive,
-            valid=(matches.negative & within) | positive,
-            weights=truth_weights(batch, matches.truth, positive),
-        )
+        return dense.targets(batch, matches, boxes=anchors.boxes, deltas=deltas, background=len(self.classes))
 
     def _predict_levels(
         self, params: Params, features: Features, batch: Batch
     ) -> tuple[list[Float[Array, "b _ k"]], list[Float[Array, "b _ 4"]]]:
         """For each level logits and deltas of its anchors."""
         strides = self.feature_extractor.strides
-        levels = self._head.outputs(params["head"], features.neck, self.extents(batch), strides=strides)
+        levels = self.dense_head.outputs(params["head"], features.neck, self.extents(batch), strides=strides)
         logits = [dense.by_anchor(level["logits"], len(self.classes)) for level in levels]
         return logits, [dense.by_anchor(level["deltas"], 4) for level in levels]

@@ -53,7 +53,9 @@ def test_detections_are_sorted_and_inside(case):
     found = case.seen["detections"]
     assert found.valid.any(1).all()
     assert (np.diff(found.scores, axis=1) <= 0).all()
-    assert (found.scores[found.valid] > 0.05).all()
+    # A threshold on class probabilities alone leaves products with centre-ness below it.
+    by_class = getattr(case.detector.config.postprocess, "score", "") == "product"
+    assert (found.scores[found.valid] > (0 if by_class else 0.05)).all()
     assert (found.boxes[found.valid][:, 2:] > found.boxes[found.valid][:, :2]).all()
     assert (found.boxes >= 0).all() and (found.boxes[..., 2:] <= SIZES[:, None, ::-1]).all()
     assert set(np.unique(found.labels)) <= {0, 1, 2}

@@ -34,5 +34,10 @@ def test_a_weight_is_a_share_of_an_object(kind):
     regions = half["regions"]
     np.testing.assert_array_equal(regions.weights, np.where(regions.positive, 0.5, 1.0))
     objects, whole = 0.5 * regions.positive.sum(1), (regions.valid & ~regions.positive).sum(1)
-    counted = {"faster_rcnn": whole + objects, "retinanet": objects, "gfl": np.maximum(objects, 1.0)}[kind]
+    counted = {
+        "faster_rcnn": whole + objects,
+        "retinanet": objects,
+        "gfl": np.maximum(objects, 1.0),
+        "fcos": objects,
+    }[kind]
     assert half["terms"]["class"].count == counted.sum()

@@ -40,6 +40,13 @@ STUDENTS = {
         head={"convs": 2, "channels": 32, "groups": 8, "reg_max": 8},
         postprocess={"candidates": 128, "max_detections": 40},
     ),
+    "fcos": tiny.fcos(
+        width=16,
+        channels=32,
+        first=0,
+        head={"convs": 2, "channels": 32, "groups": 8},
+        postprocess={"candidates": 128, "max_detections": 40},
+    ),
 }
 
 
