@@ -63,9 +63,10 @@ def test_anchors_of_a_cell_and_decoding_by_hand():
     np.testing.assert_allclose(box, [[6 - 10, 8 - 625, 6 + 10, 8 + 625]])
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize(
+    ("kind", "version"), [("faster_rcnn", 1), ("faster_rcnn", 2), ("retinanet", 1), ("retinanet", 2), ("fcos", 1)]
+)
 @pytest.mark.parametrize("depth", [18, 50])
-@pytest.mark.parametrize("version", [1, 2])
 def test_narrow_networks_find_objects_of_several_classes(kind, depth, version):
     state = reference.random_state_dict(kind, depth, version, 5, 0, **NARROW)
     limit = {"post_nms_top_n": 100} if kind == "faster_rcnn" else {}
@@ -96,6 +97,7 @@ def test_given_boxes_take_the_place_of_the_proposals():
 
 
 CASES = [(kind, *rest) for kind in ("faster_rcnn", "retinanet") for rest in ((18, 1), (50, 1), (50, 2))]
+CASES += [("fcos", 18, 1), ("fcos", 50, 1)]
 
 
 @pytest.mark.parametrize("kind, depth, version", CASES)

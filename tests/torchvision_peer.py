@@ -11,14 +11,14 @@ def model_of(kind, depth, version):
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
     if depth == 50:
-        name = {"faster_rcnn": "fasterrcnn", "retinanet": "retinanet"}[kind] + "_resnet50_fpn" + "_v2" * (version == 2)
+        name = kind.replace("_", "", kind == "faster_rcnn") + "_resnet50_fpn" + "_v2" * (version == 2)
         return getattr(detection, name)(weights=None, weights_backbone=None, num_classes=5)
     body = {"backbone_name": "resnet18", "weights": None, "trainable_layers": 5}
     if kind == "faster_rcnn":
         return detection.FasterRCNN(resnet_fpn_backbone(**body), num_classes=5)
     extra = LastLevelP6P7(256, 256)
     backbone = resnet_fpn_backbone(**body, returned_layers=[2, 3, 4], extra_blocks=extra)
-    return detection.RetinaNet(backbone, num_classes=5)
+    return {"retinanet": detection.RetinaNet, "fcos": detection.FCOS}[kind](backbone, num_classes=5)
 
 
 def stages_of(kind, model, image):
@@ -28,7 +28,7 @@ def stages_of(kind, model, image):
 
     sides = sorted(image.shape[:2])
     model.transform = GeneralizedRCNNTransform(*sides, list(reference.MEAN), list(reference.STD))
-    parts, seen = {"backbone": model.backbone, "head": model.head if kind == "retinanet" else model.rpn.head}, {}
+    parts, seen = {"backbone": model.backbone, "head": model.rpn.head if kind == "faster_rcnn" else model.head}, {}
     if kind == "faster_rcnn":
         parts |= {"rpn": model.rpn, "pool": model.roi_heads.box_roi_pool, "predictor": model.roi_heads.box_predictor}
     for name, part in parts.items():
@@ -36,8 +36,9 @@ def stages_of(kind, model, image):
     with torch.no_grad():
         found = model.eval()([torch.from_numpy(image).permute(2, 0, 1).float() / 255])[0]
     stages = {"pyramid": list(seen["backbone"].values())}
-    if kind == "retinanet":
+    if kind != "faster_rcnn":
         stages |= {"logits": [seen["head"]["cls_logits"][0]], "deltas": [seen["head"]["bbox_regression"][0]]}
+        stages |= {"quality": [seen["head"]["bbox_ctrness"][0]]} if kind == "fcos" else {}
     else:
         objectness = [reference.by_anchor(x.numpy(), 1)[:, 0] for x in seen["head"][0]]
         deltas = [reference.by_anchor(x.numpy(), 4) for x in seen["head"][1]]

@@ -1,4 +1,4 @@
-"""Slow numpy forward passes of torchvision's Faster R-CNN and RetinaNet with ResNet-FPN, for tests to compare with.
+"""Slow numpy forward passes of torchvision's Faster R-CNN, RetinaNet and FCOS with ResNet-FPN, for tests.
 
 They work on a state dict {torchvision's name: array}, in float64 and NCHW, on one picture, which is padded to
 multiples of 32. Depth, kind of block and version (1 or 2) are read off the names and shapes.
@@ -14,6 +14,7 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 RATIOS = (0.5, 1.0, 2.0)
 RPN_SIZES = tuple((s,) for s in (32, 64, 128, 256, 512))
 RETINANET_SIZES = tuple((s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in (32, 64, 128, 256, 512))
+FCOS_SIZES = tuple((s,) for s in (8, 16, 32, 64, 128))
 ROI_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 GROUPS, GROUP_EPS = 32, 1e-5
 
@@ -45,6 +46,20 @@ class RetinaNetRecord:
     anchors: list  # (H*W*A, 4) per level
     logits: list  # (H*W*A, K) per level; column 0 is torchvision's never-used class
     deltas: list  # (H*W*A, 4) per level
+    boxes: np.ndarray  # detections, best first
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass
+class FCOSRecord:
+    """Every stage of FCOS on one picture; dense values are ordered by row and column."""
+
+    pyramid: list  # (1, C, H, W) per level: P3..P7
+    anchors: list  # (H*W, 4) per level
+    logits: list  # (H*W, K) per level; column 0 is torchvision's never-used class
+    deltas: list  # (H*W, 4) per level: distances to the sides in strides
+    quality: list  # (H*W, 1) per level: logits of centre-ness
     boxes: np.ndarray  # detections, best first
     scores: np.ndarray
     labels: np.ndarray
@@ -161,11 +176,11 @@ def feature_pyramid(state, stages, eps):
 # Boxes
 
 
-def anchor_boxes(image_shape, pyramid, sizes):
+def anchor_boxes(image_shape, pyramid, sizes, ratios=RATIOS):
     """(H*W*A, 4) anchors per level: rounded boxes about the corners of cells, ratio by ratio, size by size."""
     out = []
     for level, scales in zip(pyramid, sizes, strict=True):
-        half = [(s / r**0.5 / 2, s * r**0.5 / 2) for r in RATIOS for s in scales]
+        half = [(s / r**0.5 / 2, s * r**0.5 / 2) for r in ratios for s in scales]
         base = np.round([(-w, -h, w, h) for w, h in half])
         rows, columns = level.shape[2:]
         ys = np.arange(rows) * (image_shape[0] // rows)
@@ -391,3 +406,47 @@ def retinanet(state, image, bn_eps=1e-5):
         x = tower(state, "head.regression_head.conv", level, bn_eps)
         deltas.append(by_anchor(named_conv(state, "head.regression_head.bbox_reg", x), 4))
     return RetinaNetRecord(pyramid, anchors, logits, deltas, *detect_dense(anchors, logits, deltas, image.shape))
+
+
+def fcos_tower(state, name, x):
+    """As many `name.0`, `name.3`, ... as there are, each followed by its group normalisation and a ReLU."""
+    i = 0
+    while f"{name}.{i}.weight" in state:
+        x = np.maximum(group_norm(state, f"{name}.{i + 1}", named_conv(state, f"{name}.{i}", x)), 0)
+        i += 3
+    return x
+
+
+def detect_points(levels, image_shape, score_threshold=0.2, nms_threshold=0.6, top_k=1000, best=100):
+    """Detections of FCOS from the anchors, logits, distances and centre-ness of each level."""
+    boxes, scores, labels = [], [], []
+    for anchor, logit, sides, quality in levels:
+        score = np.sqrt(sigmoid(logit) * sigmoid(quality)).ravel()
+        top = np.argsort(-score, kind="stable")[:top_k]
+        top = top[score[top] > score_threshold]
+        rows, columns = np.divmod(top, logit.shape[1])
+        middle = (anchor[rows, :2] + anchor[rows, 2:]) / 2
+        sides = sides[rows] * (anchor[rows, 2:] - anchor[rows, :2]).repeat(2, axis=1)
+        boxes.append(clip(np.concatenate([middle - sides[:, :2], middle + sides[:, 2:]], axis=1), image_shape))
+        scores.append(score[top])
+        labels.append(columns)
+    boxes, scores, labels = np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels)
+    kept = group_nms(boxes, scores, labels, nms_threshold)[:best]
+    return boxes[kept], scores[kept], labels[kept]
+
+
+def fcos(state, image, bn_eps=1e-5):
+    """FCOS on one picture."""
+    state = {name: np.asarray(value, np.float64) for name, value in state.items()}
+    pyramid = pyramid_of(state, image, bn_eps)
+    anchors = anchor_boxes(padded_shape(image), pyramid, FCOS_SIZES, ratios=(1.0,))
+    logits, deltas, quality = [], [], []
+    for level in pyramid:
+        x = fcos_tower(state, "head.classification_head.conv", level)
+        head = "head.classification_head.cls_logits"
+        logits.append(by_anchor(named_conv(state, head, x), len(state[f"{head}.weight"])))
+        x = fcos_tower(state, "head.regression_head.conv", level)
+        deltas.append(np.maximum(by_anchor(named_conv(state, "head.regression_head.bbox_reg", x), 4), 0))
+        quality.append(by_anchor(named_conv(state, "head.regression_head.bbox_ctrness", x), 1))
+    found = detect_points(zip(anchors, logits, deltas, quality, strict=True), image.shape)
+    return FCOSRecord(pyramid, anchors, logits, deltas, quality, *found)

@@ -1,11 +1,11 @@
-"""Random state dicts with the names and shapes of torchvision's Faster R-CNN and RetinaNet with ResNet-FPN."""
+"""Random state dicts with the names and shapes of torchvision's Faster R-CNN, RetinaNet and FCOS with ResNet-FPN."""
 
 import re
 
 import numpy as np
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
-KINDS = ("faster_rcnn", "retinanet")
+KINDS = ("faster_rcnn", "retinanet", "fcos")
 
 
 class Draw:
@@ -76,7 +76,7 @@ def draw_pyramid(draw, kind, version, widths, channels):
     for i, width in enumerate(taken):
         draw.conv_norm(f"backbone.fpn.inner_blocks.{i}", (channels, width, 1, 1), norm, gain=1.0)
         draw.conv_norm(f"backbone.fpn.layer_blocks.{i}", (channels, channels, 3, 3), norm, gain=2.0)
-    if kind == "retinanet":
+    if kind != "faster_rcnn":
         given = channels if version == 1 else widths[-1]
         draw.layer("backbone.fpn.extra_blocks.p6", (channels, given, 3, 3), gain=1.0)
         draw.layer("backbone.fpn.extra_blocks.p7", (channels, channels, 3, 3))
@@ -113,6 +113,20 @@ def draw_retinanet(draw, version, num_classes, channels):
     bias.reshape(9, num_classes)[:, 0] = -50
 
 
+def draw_fcos(draw, num_classes, channels):
+    """The state of the dense heads, whose convolutions have a bias beside their norm; class 0 is never used."""
+    for part in ("classification", "regression"):
+        for i in range(4):
+            draw.layer(f"head.{part}_head.conv.{3 * i}", (channels, channels, 3, 3))
+            draw.norm(f"head.{part}_head.conv.{3 * i + 1}", channels, running=False)
+    draw.layer("head.classification_head.cls_logits", (num_classes, channels, 3, 3), gain=2.0)
+    draw.layer("head.regression_head.bbox_reg", (4, channels, 3, 3), gain=1.0)
+    draw.layer("head.regression_head.bbox_ctrness", (1, channels, 3, 3), gain=2.0)
+    draw.state["head.classification_head.cls_logits.bias"] -= 2
+    draw.state["head.classification_head.cls_logits.bias"][0] = -50
+    draw.state["head.regression_head.bbox_reg.bias"] += 2
+
+
 def names_before_0_13(state):
     """The state under the names torchvision used before 0.13, which had version 1 only."""
     out = {}
@@ -129,15 +143,19 @@ def random_state_dict(
 ) -> dict[str, np.ndarray]:
     """Random numbers under torchvision's names, with activations of a sane scale and varied scores and boxes.
 
-    `kind` is "faster_rcnn" or "retinanet", `depth` 18 or 50, `version` 1 or 2; `num_classes` counts class 0.
+    `kind` is "faster_rcnn", "retinanet" or "fcos", `depth` 18 or 50, `version` 1 or 2, of which FCOS has the first
+    alone; `num_classes` counts class 0.
     `old_names` gives the names from before torchvision 0.13.
     """
-    if kind not in KINDS or depth not in BLOCKS or version not in (1, 2) or (old_names and version == 2):
+    known = kind in KINDS and depth in BLOCKS and version in (1, 2)
+    if not known or (version == 2 and (old_names or kind == "fcos")):
         raise ValueError(f"no such model: {kind} {depth} version {version}, old_names={old_names}")
     draw = Draw(seed)
     draw_pyramid(draw, kind, version, draw_resnet(draw, depth, width), channels)
     if kind == "faster_rcnn":
         draw_faster_rcnn(draw, version, num_classes, channels, hidden)
+    elif kind == "fcos":
+        draw_fcos(draw, num_classes, channels)
     else:
         draw_retinanet(draw, version, num_classes, channels)
     return names_before_0_13(draw.state) if old_names else draw.state

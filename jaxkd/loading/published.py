@@ -153,7 +153,7 @@ def _unused_notes(published: Published, report: tree.Report) -> list[str]:
 
 def _anchor_note(config: configs.Recipe, published: Published, overrides: Overrides) -> str:
     """A sentence on what is assumed for the anchors; empty where all is in the file or in `overrides`, or none is."""
-    if "sizes" not in config.anchors:
+    if "sizes" not in config.get("anchors", {}):
         return ""
     notes = []
     if "anchors.sizes" not in published.stated and not overrides.anchor_sizes:

@@ -17,7 +17,7 @@ from jaxkd.weights import caffe, conventions
 from jaxkd.weights import nanodet as nanodet_g
 from jaxkd.weights.assumptions import EPS
 from jaxkd.weights.names import COUNTER, resnet_name, translated
-from jaxkd.weights.shapes import box_head_fields, gfl_head_fields, neck_fields, resnet_fields
+from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields, tower_fields
 
 Arrays = dict[str, np.ndarray]
 Rule = tuple[str, str | Callable[[re.Match], str]]
@@ -154,7 +154,9 @@ def _listed(value: Any) -> str:
 
 
 def torchvision(arrays: Arrays, *, ratios: int) -> Published:
-    """Faster R-CNN and RetinaNet of torchvision, both versions of each, over any of its ResNets."""
+    """Faster R-CNN and RetinaNet of torchvision, both versions of each, and its FCOS, over any of its ResNets."""
+    if "head.regression_head.bbox_ctrness.weight" in arrays:
+        return _torchvision_fcos(arrays)
     dense = "head.classification_head.cls_logits.weight" in arrays
     leaves = translated(arrays, _renamer(TORCHVISION, "backbone.body.", levels=3 if dense else 4))
     published = _from_shapes("torchvision", dense, leaves, ratios=ratios)
@@ -175,6 +177,18 @@ def torchvision(arrays: Arrays, *, ratios: int) -> Published:
     first_version &= (published.backbone["depth"], published.backbone["width"]) == (50, 64)
     eps = 0.0 if first_version and classes == COCO_WITH_HOLES else EPS
     return replace(published, backbone=published.backbone | {"eps": eps}, fields=fields, classes=classes)
+
+
+def _torchvision_fcos(arrays: Arrays) -> Published:
+    """FCOS of torchvision; no version of it has an epsilon of 0."""
+    leaves = translated(arrays, _renamer(TORCHVISION_FCOS, "backbone.body.", levels=3))
+    for leaf in ("kernel", "bias"):
+        leaves[f"head/logits/{leaf}"] = leaves[f"head/logits/{leaf}"][..., 1:]  # the first class is unused
+    classes = leaves["head/logits/kernel"].shape[-1]
+    backbone = resnet_fields(leaves) | {"eps": EPS}
+    return Published(
+        "torchvision", "detectors.fcos", backbone, neck_fields(leaves), tower_fields(leaves), classes, leaves
+    )
 
 
 def detectron2(arrays: Arrays, *, ratios: int) -> Published:
@@ -201,7 +215,7 @@ def mmdetection(arrays: Arrays, *, ratios: int) -> Published:
     leaves = translated(arrays, _renamer(MMDETECTION, "backbone.", levels=3 if dense or gfl else 4))
     if gfl:
         leaves = {re.sub(r"bbox_head\.scales\.(\d)\.scale", r"head/scale_\1", name): leaves[name] for name in leaves}
-        fields = gfl_head_fields(leaves)
+        fields = tower_fields(leaves) | {"head.reg_max": leaves["head/bins/kernel"].shape[-1] // 4 - 1}
         classes = leaves["head/logits/kernel"].shape[-1]
         return Published(
             "mmdetection", "detectors.gfl", resnet_fields(leaves), neck_fields(leaves), fields, classes, leaves
@@ -237,7 +251,7 @@ FAMILIES: dict[str, Callable[..., Published]] = {
 def with_classes(published: Published, keep: Sequence[int]) -> Published:
     """The detector with only the classes of the indices in `keep`, in that order."""
     arrays, columns = dict(published.arrays), np.asarray(keep)
-    dense = published.kind == "detectors.retinanet"
+    dense = published.kind in ("detectors.retinanet", "detectors.fcos")
     for leaf in ("kernel", "bias"):
         logits, deltas = arrays[f"head/logits/{leaf}"], arrays[f"head/deltas/{leaf}"]
         if dense:
@@ -263,9 +277,7 @@ def _from_shapes(family: str, dense: bool, leaves: Arrays, *, ratios: int) -> Pu
     if dense:
         fields: dict[str, Any] = {
             "anchors.octaves": anchors // ratios,
-            "head.channels": leaves["head/class_0/kernel"].shape[-1],
-            "head.convs": sum(re.fullmatch(r"head/class_\d+/kernel", name) is not None for name in leaves),
-        }
+        } | tower_fields(leaves)
         if "head/class_0_norm/scale" in leaves:
             fields["head.norm"] = "group"
         classes = leaves["head/logits/kernel"].shape[-1] // anchors
@@ -310,6 +322,12 @@ def _tower_name(match: re.Match) -> str:
     return f"head/{name}_{number}{'_norm' if part == '1' else ''}"
 
 
+def _fcos_tower_name(match: re.Match) -> str:
+    """jaxkd's name of a layer of a tower of FCOS, where convolution, norm and ReLU are counted."""
+    number, part = divmod(int(match[2]), 3)
+    return f"head/{'class' if match[1] == 'classification' else 'box'}_{number}{'_norm' if part else ''}"
+
+
 TORCHVISION: tuple[Rule, ...] = (
     (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?", "neck/lateral_{}"),
     (r"backbone\.fpn\.inner_blocks\.(\d)\.1", "neck/lateral_{}_norm"),
@@ -329,6 +347,11 @@ TORCHVISION: tuple[Rule, ...] = (
     (r"head\.(?P<which>classification|regression)_head\.conv\.(?P<number>\d)(?:\.(?P<part>[01]))?", _tower_name),
     (r"head\.classification_head\.cls_logits", "head/logits"),
     (r"head\.regression_head\.bbox_reg", "head/deltas"),
+)
+TORCHVISION_FCOS: tuple[Rule, ...] = (
+    (r"head\.(classification|regression)_head\.conv\.(\d+)", _fcos_tower_name),
+    (r"head\.regression_head\.bbox_ctrness", "head/quality"),
+    *TORCHVISION,
 )
 DETECTRON2: tuple[Rule, ...] = (
     (r"backbone\.fpn_(lateral|output)(\d)", "neck/{}@{}"),

@@ -55,12 +55,11 @@ def box_head_fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return fields
 
 
-def gfl_head_fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Fields of the head of `detectors.gfl` from arrays under jaxkd's names; raises KeyError where one is missing."""
+def tower_fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Fields of the head of a dense detector from the arrays of its tower; raises KeyError where one is missing."""
     return {
-        "head.convs": _count(arrays, r"head/class_(\d+)/kernel"),
         "head.channels": arrays["head/class_0/kernel"].shape[-1],
-        "head.reg_max": arrays["head/bins/kernel"].shape[-1] // 4 - 1,
+        "head.convs": _count(arrays, r"head/class_(\d+)/kernel"),
     }
 
 
