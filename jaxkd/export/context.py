@@ -1,6 +1,7 @@
 """What the lowering rules work with: a format's operations, and values and sizes as handles of that format."""
 
 import ast
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from jaxkd.errors import ConfigError
 from jaxkd.export.ops import Handle, Number, Ops
-from jaxkd.export.values import Size, Value, as_int, is_static
+from jaxkd.export.values import Convolution, Size, Value, as_int, is_static
 
 
 class Context:
@@ -33,7 +34,22 @@ class Context:
 
     def stored(self, value: Value) -> Handle:
         """The handle of a value in its stored shape."""
-        return self.ops.constant(value.array) if value.is_constant else value.array
+        return self.ops.constant(value.array) if value.is_constant else self.settled(value).array
+
+    def settled(self, value: Value) -> Value:
+        """The value with its convolution written, if it is one to which factors and shifts may still be added."""
+        convolution = value.array
+        if not isinstance(convolution, Convolution):
+            return value
+        handle = self.ops.conv(
+            convolution.x,
+            convolution.kernel,
+            bias=convolution.bias,
+            strides=convolution.strides,
+            padding=convolution.padding,
+            groups=convolution.groups,
+        )
+        return dataclasses.replace(value, array=handle)
 
     def numbers(self, shape: Sequence[Size]) -> list[Number]:
         """The sizes as integers and handles of them."""

@@ -2,9 +2,12 @@
 
 What depends on constants alone is computed at once. The rest is lowered to an `ops.Ops`, one for each format, for any
 number of pictures: the batch is a symbol in the program's shapes. Operands that are only broadcast stay in their
-smallest shape, so a bias stays a row of numbers.
+smallest shape, so a bias stays a row of numbers. Factors and shifts of a convolution's channels, such as those of a
+frozen batch norm, join the convolution, and what changes no number, such as a mask of ones, is left out.
 """
 
+import collections
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +17,20 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from jaxkd.export import fused
 from jaxkd.export.context import Context
 from jaxkd.export.ops import BINARY, UNARY, Handle, Ops
 from jaxkd.export.rules import RULES
-from jaxkd.export.values import Size, Value, constant, is_static, scalar_of_rank, static_sizes, with_shape
+from jaxkd.export.values import (
+    Convolution,
+    Size,
+    Value,
+    constant,
+    is_static,
+    scalar_of_rank,
+    static_sizes,
+    with_shape,
+)
 
 ELEMENTWISE = (*UNARY, *BINARY, "clamp", "convert_element_type", "integer_pow", "is_finite", "select_n", "square")
 IDENTITIES = ("copy", "name", "optimization_barrier", "reduce_precision", "stop_gradient")
@@ -30,7 +43,7 @@ INLINED = {
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
 }
-FUSED = {"greedy": "jaxkd/ops/nms.py", "shifted_products": "jaxkd/nets/depthwise.py"}  # see `_call`
+NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1}  # what changes no number, on the right
 
 
 def lower(program: ClosedJaxpr, ops: Ops, inputs: Sequence[Handle], batch: Handle) -> list[Handle]:
@@ -54,8 +67,20 @@ class Lowering(Context):
 
     def run(self, program: ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
         """The outputs of a program or of a part of one."""
-        jaxpr = program.jaxpr
-        values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+        jaxpr, equations = program.jaxpr, _needed(program.jaxpr)
+        uses = collections.Counter(
+            variable
+            for variables in (jaxpr.outvars, *(equation.invars for equation in equations))
+            for variable in variables
+            if not isinstance(variable, Literal)
+        )
+
+        def named(variables: Sequence[Any], values: Sequence[Value]) -> dict[Any, Value]:
+            """The values by variable; a convolution with two uses is written, as nothing may join it then."""
+            pairs = zip(variables, values, strict=True)
+            return {variable: self.settled(value) if uses[variable] > 1 else value for variable, value in pairs}
+
+        values = named(jaxpr.invars, inputs)
         values |= {
             variable: constant(np.asarray(x)) for variable, x in zip(jaxpr.constvars, program.consts, strict=True)
         }
@@ -65,9 +90,9 @@ class Lowering(Context):
                 return constant(np.asarray(variable.val, _dtype(variable)))  # else a bare 1 would have 64 bits
             return values[variable]
 
-        for equation in _needed(jaxpr):
+        for equation in equations:
             outputs = self._equation(equation, [read(variable) for variable in equation.invars])
-            values |= dict(zip(equation.outvars, outputs, strict=True))
+            values |= named(equation.outvars, outputs)
         return [read(variable) for variable in jaxpr.outvars]
 
     def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
@@ -76,6 +101,9 @@ class Lowering(Context):
             return inputs
         if name in INLINED:
             return self._call(equation, inputs)
+        if name in ELEMENTWISE:
+            return [self._elementwise(equation, inputs)]
+        inputs = [self.settled(value) for value in inputs]
         if name == "platform_index":
             return [constant(np.asarray(_platform(params["platforms"]), np.int32))]
         if name == "cond":
@@ -84,8 +112,6 @@ class Lowering(Context):
             return self.run(params["branches"][int(inputs[0].array)], inputs[1:])
         if name in ("while", "scan"):
             return getattr(self, f"_{name}")(params, inputs, out)
-        if name in ELEMENTWISE:
-            return [self._elementwise(equation, inputs)]
         if name == "broadcast_in_dim":
             return [self._broadcast(inputs[0], [int(axis) for axis in params["broadcast_dimensions"]], out[0])]
         static = all(is_static(value.shape) for value in (*inputs, *out))
@@ -99,49 +125,16 @@ class Lowering(Context):
         return [self.as_value(handle, aval) for handle, aval in zip(results, out, strict=True)]
 
     def _call(self, equation: Any, inputs: list[Value]) -> list[Value]:
-        """A function within the program; one of FUSED is lowered as one operation where the format has it."""
+        """A function within the program; one of `fused.FUSED` is lowered as one operation where the format has it."""
         program = equation.params[INLINED[equation.primitive.name]]
         if not isinstance(program, ClosedJaxpr):  # of a remat, which has no constants
             program = ClosedJaxpr(program, ())
-        name, _, file = (program.jaxpr.debug_info.func_src_info or "").partition(" at ")
-        is_fused = name in FUSED and FUSED[name] in file.replace("\\", "/")
-        results = getattr(self, f"_fused_{name}")(equation, inputs) if is_fused else None
-        return self.run(program, inputs) if results is None else results
-
-    def _fused_greedy(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
-        """`ops.nms.greedy` as the format's non-maximum suppression, None where it has none."""
-        suppress = getattr(self.ops, "suppress", None)
-        boxes, scores, valid, *classes, threshold = inputs
-        index, _ = [variable.aval for variable in equation.outvars]
-        if suppress is None or not threshold.is_constant or len(index.shape) != 2:
-            return None
-        class_rows = classes[0] if classes else constant(np.zeros((1, 1), np.int32))
-        limit, count = index.shape[-1], boxes.shape[-2]
-        operands = [self._with_batch(value, boxes.shape[0]) for value in (boxes, scores, valid)]
-        operands.append(self._with_batch(class_rows, boxes.shape[0], count))
-        handles = suppress(*operands, threshold=float(threshold.array), limit=limit, count=count)
-        return [
-            self.as_value(handle, variable.aval) for handle, variable in zip(handles, equation.outvars, strict=True)
-        ]
-
-    def _with_batch(self, value: Value, batch: Size, count: Size | None = None) -> Handle:
-        """The value with the axis of the batch expanded; `count` gives the length of its last axis."""
-        shape = (batch, *value.shape[1:]) if count is None else (batch, count)
-        return self.expanded(with_shape(value, shape))
-
-    def _fused_shifted_products(self, equation: Any, inputs: list[Value]) -> list[Value] | None:
-        """`nets.depthwise.shifted_products`, which is a depthwise convolution."""
-        x, kernel = inputs
-        if not kernel.is_constant:
-            return None
-        aval = equation.outvars[0].aval
-        strides = [-(-int(x.shape[axis]) // int(aval.shape[axis])) for axis in (1, 2)]  # for one cell any stride does
-        weights = np.asarray(kernel.array)[:, :, None]
-        margin = (len(weights) // 2, len(weights) // 2)
-        out = self.ops.conv(
-            self.expanded(x), weights, strides=strides, padding=(margin, margin), groups=weights.shape[-1]
-        )
-        return [self.as_value(out, aval)]
+        rule = fused.rule_of(program.jaxpr.debug_info.func_src_info or "")
+        if rule is None or all(value.is_constant for value in inputs):
+            return self.run(program, inputs)
+        settled = [self.settled(value) for value in inputs]
+        results = rule(self, equation, settled)
+        return self.run(program, settled) if results is None else results
 
     def _elementwise(self, equation: Any, inputs: list[Value]) -> Value:
         name, params, aval = equation.primitive.name, equation.params, equation.outvars[0].aval
@@ -154,9 +147,32 @@ class Lowering(Context):
         if all(value.is_constant for value in inputs):
             arrays = [np.broadcast_to(value.array, stored_shape) for value in inputs]
             return with_shape(constant(_evaluate(equation, arrays)[0]), aval.shape)
+        folded = self._folded(name, inputs, aval)
+        if folded is not None:
+            return folded
+        if name == "div" and _is_invertible(inputs[1]):
+            name, inputs = "mul", [inputs[0], _inverse(inputs[1])]
         handles = [self.stored(value) for value in inputs]
         out = self._apply(name, params, handles, inputs[-1].dtype, np.dtype(aval.dtype))
         return Value(out, False, aval.shape, stored_shape, np.dtype(aval.dtype))
+
+    def _folded(self, name: str, inputs: list[Value], aval: Any) -> Value | None:
+        """The value of an operation that needs none of its own, None for others."""
+        if name == "convert_element_type" and inputs[0].dtype == aval.dtype:
+            return inputs[0]
+        if name == "select_n" and inputs[0].is_constant and len({*np.ravel(inputs[0].array).tolist()}) == 1:
+            return with_shape(inputs[1 + int(np.ravel(inputs[0].array)[0])], aval.shape)
+        if name not in NEUTRAL:
+            return None
+        value, other = inputs if name in ("sub", "div") or inputs[1].is_constant else inputs[::-1]
+        if not other.is_constant:
+            return None
+        if (np.asarray(other.array) == NEUTRAL[name]).all():
+            return with_shape(value, aval.shape)
+        is_of_channels = all(size == 1 for size in other.stored_shape[:-1])
+        if not isinstance(value.array, Convolution) or not is_of_channels or not _is_finite(name, other):
+            return None
+        return self.as_value(value.array.joined(name, np.ravel(other.array)), aval)
 
     def _apply(self, name: str, params: dict, handles: list[Handle], dtype: np.dtype, out_dtype: np.dtype) -> Handle:
         ops = self.ops
@@ -284,6 +300,22 @@ class Lowering(Context):
 def _evaluate(equation: Any, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     out = equation.primitive.bind(*map(jax.numpy.asarray, arrays), **equation.params)
     return [np.asarray(x) for x in (out if equation.primitive.multiple_results else [out])]
+
+
+def _is_finite(name: str, value: Value) -> bool:
+    return name != "div" or _is_invertible(value)
+
+
+def _is_invertible(value: Value) -> bool:
+    """Whether a value is constant, of floats, and the inverse of each is a finite one."""
+    if not value.is_constant or value.dtype != np.float32:
+        return False
+    with np.errstate(divide="ignore", over="ignore"):
+        return bool(np.isfinite(1 / np.asarray(value.array)).all())
+
+
+def _inverse(value: Value) -> Value:
+    return dataclasses.replace(value, array=1 / np.asarray(value.array))
 
 
 def _dtype(variable: Any) -> np.dtype:

@@ -21,6 +21,7 @@ BINARY = {
     "xor": "Xor",
 }  # fmt: skip
 REDUCE = {"reduce_and": "ReduceMin", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_or": "ReduceMax"}
+TO_ONNX, FROM_ONNX = (0, 3, 1, 2), (0, 2, 3, 1)  # axes of maps
 INT32, BOOL = np.dtype(np.int32), np.dtype(bool)
 
 
@@ -115,19 +116,47 @@ class OnnxOps:
         return self.node("MatMul", [x, y])
 
     def conv(
-        self, x: str, kernel: np.ndarray, *, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
+        self,
+        x: str,
+        kernel: np.ndarray,
+        *,
+        bias: np.ndarray | None,
+        strides: Sequence[int],
+        padding: Sequence[tuple[int, int]],
+        groups: int,
     ) -> str:
-        """ONNX convolves [b c h w]; runtimes remove transpositions that cancel."""
         (top, bottom), (left, right) = padding
-        out = self.node(
+        weights = [kernel.transpose(3, 2, 0, 1), *([] if bias is None else [bias])]
+        return self._of_maps(
             "Conv",
-            [self.transpose(x, (0, 3, 1, 2)), self.constant(kernel.transpose(3, 2, 0, 1))],
+            [x, *map(self.constant, weights)],
             kernel_shape=kernel.shape[:2],
             strides=list(strides),
             pads=[top, left, bottom, right],
             group=groups,
         )
-        return self.transpose(out, (0, 2, 3, 1))
+
+    def activation(self, name: str, x: str, *, slope: float) -> str:
+        if name == "relu6":
+            return self.node("Clip", [x, self.constant(np.float32(0)), self.constant(np.float32(6))])
+        return self.node("Relu", [x]) if name == "relu" else self.node("LeakyRelu", [x], alpha=slope)
+
+    def max_pool(self, x: str) -> str:
+        return self._of_maps("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+    def mean_pool(self, x: str) -> str:
+        return self._of_maps("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+
+    def doubled(self, name: str, x: str, size: tuple[int, int]) -> str:
+        scales = self.constant(np.array([1, 1, 2, 2], np.float32))
+        kind = {"nearest": ("nearest", "asymmetric"), "bilinear": ("linear", "half_pixel")}[name]
+        modes = {"mode": kind[0], "coordinate_transformation_mode": kind[1], "nearest_mode": "floor"}
+        return self._of_maps("Resize", [x, "", scales], **modes)
+
+    def _of_maps(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """A node of the first input [b h w c]; ONNX has [b c h w], and `onnx_layout` removes what cancels."""
+        out = self.node(kind, [self.transpose(inputs[0], TO_ONNX), *inputs[1:]], **attributes)
+        return self.transpose(out, FROM_ONNX)
 
     def take(self, x: str, index: str) -> str:
         return self.node("Gather", [x, index], axis=0)

@@ -14,6 +14,7 @@ UNARY = (
 BINARY = (
     "add", "and", "div", "eq", "ge", "gt", "le", "lt", "max", "min", "mul", "ne", "or", "pow", "rem", "sub", "xor",
 )  # fmt: skip
+ACTIVATIONS = ("leaky_relu", "relu", "relu6")
 REDUCTIONS = ("reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_sum")
 
 
@@ -87,9 +88,32 @@ class Ops(Protocol):
         ...
 
     def conv(
-        self, x: Handle, kernel: np.ndarray, *, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
+        self,
+        x: Handle,
+        kernel: np.ndarray,
+        *,
+        bias: np.ndarray | None,
+        strides: Sequence[int],
+        padding: Sequence[tuple[int, int]],
+        groups: int,
     ) -> Handle:
-        """The convolution of [b h w c] by a kernel [h w c/groups d]."""
+        """The convolution of [b h w c] by a kernel [h w c/groups d], plus a bias [d]."""
+        ...
+
+    def activation(self, name: str, x: Handle, *, slope: float) -> Handle:
+        """One of ACTIVATIONS, elementwise; `slope` is that of "leaky_relu" below 0."""
+        ...
+
+    def max_pool(self, x: Handle) -> Handle:
+        """The greatest of each 3x3 window of [b h w c] with stride 2 and a padding of 1, which does not count."""
+        ...
+
+    def mean_pool(self, x: Handle) -> Handle:
+        """The mean of every 2x2 cells of [b h w c]; of an odd side the last cells are fewer."""
+        ...
+
+    def doubled(self, name: str, x: Handle, size: tuple[int, int]) -> Handle:
+        """[b h w c] at twice its size, which is `size`: "nearest" or, between the centres of cells, "bilinear"."""
         ...
 
     def take(self, x: Handle, index: Handle) -> Handle:

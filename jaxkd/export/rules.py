@@ -9,7 +9,7 @@ import numpy as np
 from jaxkd.export.context import Context
 from jaxkd.export.gather_scatter import gather, scatter
 from jaxkd.export.ops import REDUCTIONS, Handle, Number
-from jaxkd.export.values import Size, Value, as_int, ints
+from jaxkd.export.values import Convolution, Size, Value, as_int, ints
 
 
 def dim_as_value(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
@@ -168,14 +168,14 @@ def _as_matrices(ctx: Context, value: Value, batch: Sequence[int], summed: Seque
     return free, ctx.ops.reshape(handle, ctx.numbers([*(value.shape[axis] for axis in batch), *sides]))
 
 
-def conv_general_dilated(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
+def conv_general_dilated(ctx: Context, equation: Any, inputs: list[Value]) -> Convolution:
     params, (x, kernel) = equation.params, inputs
     numbers = params["dimension_numbers"]
     is_nhwc = numbers.lhs_spec == (0, 3, 1, 2) and numbers.rhs_spec == (3, 2, 0, 1) and numbers.out_spec == (0, 3, 1, 2)
     is_dilated = set(params["lhs_dilation"]) | set(params["rhs_dilation"]) != {1}
     if not is_nhwc or is_dilated or params["batch_group_count"] != 1 or not kernel.is_constant:
         raise ctx.unsupported("a convolution that is dilated or not of [b h w c]")
-    return ctx.ops.conv(
+    return Convolution(
         ctx.expanded(x),
         np.broadcast_to(kernel.array, kernel.shape),
         strides=params["window_strides"],

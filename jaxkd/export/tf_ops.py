@@ -98,20 +98,45 @@ class TfOps:
         return tf.matmul(x, y)
 
     def conv(
-        self, x: Any, kernel: np.ndarray, *, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
+        self,
+        x: Any,
+        kernel: np.ndarray,
+        *,
+        bias: np.ndarray | None,
+        strides: Sequence[int],
+        padding: Sequence[tuple[int, int]],
+        groups: int,
     ) -> Any:
-        """The padding is a separate operation: TFLite's convolutions have only "same" and "valid"."""
-        if any(any(pair) for pair in padding):
+        """The padding is a separate operation unless it is TFLite's "same", as its convolutions have no other."""
+        sides = zip(x.shape[1:3], kernel.shape[:2], strides, strict=True)
+        is_same = all(_same(*side) == tuple(pair) for side, pair in zip(sides, padding, strict=True))
+        if not is_same and any(any(pair) for pair in padding):
             x = tf.pad(x, [(0, 0), *padding, (0, 0)])
-        strides = [1, *strides, 1]
+        strides, mode = [1, *strides, 1], "SAME" if is_same else "VALID"
         if groups == 1:
-            return tf.nn.conv2d(x, self.constant(kernel), strides, "VALID")
-        if kernel.shape[2] == 1 and kernel.shape[3] == groups:
-            return tf.nn.depthwise_conv2d(x, self.constant(kernel.transpose(0, 1, 3, 2)), strides, "VALID")
-        parts = zip(tf.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
-        return tf.concat(
-            [tf.nn.conv2d(part, self.constant(part_kernel), strides, "VALID") for part, part_kernel in parts], -1
-        )
+            out = tf.nn.conv2d(x, self.constant(kernel), strides, mode)
+        elif kernel.shape[2] == 1 and kernel.shape[3] == groups:
+            out = tf.nn.depthwise_conv2d(x, self.constant(kernel.transpose(0, 1, 3, 2)), strides, mode)
+        else:
+            parts = zip(tf.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
+            out = tf.concat([tf.nn.conv2d(part, self.constant(numbers), strides, mode) for part, numbers in parts], -1)
+        return out if bias is None else tf.nn.bias_add(out, self.constant(bias))
+
+    def activation(self, name: str, x: Any, *, slope: float) -> Any:
+        return tf.nn.leaky_relu(x, slope) if name == "leaky_relu" else getattr(tf.nn, name)(x)
+
+    def max_pool(self, x: Any) -> Any:
+        """The padding repeats the cells at the edge, which count anyway: as a number it would widen int8's ranges."""
+        padded = tf.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="SYMMETRIC")
+        return tf.nn.max_pool2d(padded, 3, 2, "VALID")
+
+    def mean_pool(self, x: Any) -> Any:
+        return tf.nn.avg_pool2d(x, 2, 2, "SAME")
+
+    def doubled(self, name: str, x: Any, size: tuple[int, int]) -> Any:
+        if name == "nearest":
+            return tf.raw_ops.ResizeNearestNeighbor(images=x, size=size)
+        return tf.raw_ops.ResizeBilinear(images=x, size=size, half_pixel_centers=True)
 
     def take(self, x: Any, index: Any) -> Any:
         if self._exact and x.dtype == tf.float32:
@@ -152,3 +177,11 @@ class TfOps:
             lambda row: tuple(body(list(row))), tuple(rows), fn_output_signature=signature, parallel_iterations=1
         )
         return list(results)
+
+
+def _same(side: int | None, size: int, stride: int) -> tuple[int, int] | None:
+    """What "same" pads of a side before and after, None where the side is not known."""
+    if side is None:
+        return None
+    total = max((-(-side // stride) - 1) * stride + size - side, 0)
+    return total // 2, total - total // 2

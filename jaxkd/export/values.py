@@ -1,5 +1,6 @@
 """The tensors of a program while it is lowered."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,32 @@ Size = Any  # an integer, or an expression of the batch
 class Value:
     """A tensor of the program."""
 
-    array: Any  # a NumPy array where it is constant, else a handle
+    array: Any  # a NumPy array where it is constant, else a handle, or a Convolution that is not yet written
     is_constant: bool
     shape: tuple[Size, ...]  # as the program has it
     stored_shape: tuple[Size, ...]  # of `array`: 1 on axes that are only broadcast
     dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of [b h w c], before it is written: factors and shifts of its channels can still join it."""
+
+    x: Any  # a handle
+    kernel: np.ndarray  # [h w c/groups d]
+    strides: Sequence[int]
+    padding: Sequence[tuple[int, int]]
+    groups: int = 1
+    bias: np.ndarray | None = None  # [d]
+
+    def joined(self, name: str, numbers: np.ndarray) -> "Convolution":
+        """The convolution whose results are these after "add", "sub", "mul" or "div" by [d] or [1] finite numbers."""
+        bias = np.zeros(self.kernel.shape[-1], np.float32) if self.bias is None else self.bias
+        if name in ("add", "sub"):
+            return dataclasses.replace(self, bias=bias + numbers if name == "add" else bias - numbers)
+        factor = numbers if name == "mul" else 1 / numbers
+        scaled_bias = None if self.bias is None else bias * factor
+        return dataclasses.replace(self, kernel=self.kernel * factor, bias=scaled_bias)
 
 
 def constant(array: np.ndarray) -> Value:

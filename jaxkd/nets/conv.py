@@ -1,5 +1,6 @@
 """Convolutions with torch's padding, in the fastest formulation for their size."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -58,9 +59,7 @@ class Conv(nn.Module):
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         large = _cells(x) * max(kernel.shape[2:]) >= LARGE
         if self.size == 1 and self.parts == 1:
-            x = x[:, :: self.stride, :: self.stride]
-            rows = x.reshape(-1, x.shape[-1]) if large else x
-            out = (rows @ kernel[0, 0]).reshape(*x.shape[:3], self.features)
+            out = pointwise(x, kernel[0, 0], stride=self.stride, large=large)
         elif large and min(kernel.shape[2:]) >= WIDE and self.stride == self.parts == 1:
             out = convolved_wide(x, kernel)
         else:
@@ -75,6 +74,17 @@ class Conv(nn.Module):
 def _cells(x: Float[Array, "b h w c"]) -> int:
     """Cells of the maps of a batch; of one map where the program is exported for any number of them."""
     return math.prod(x.shape[jax.export.is_symbolic_dim(x.shape[0]) : -1])
+
+
+@functools.partial(jax.jit, static_argnames=("stride", "large"))
+def pointwise(x: Float[Array, "b h w c"], kernel: Float[Array, "c d"], *, stride: int, large: bool) -> Array:
+    """The 1 x 1 convolution [b ceil(h / stride) ceil(w / stride) d] as a product; of rows where the maps are `large`.
+
+    A separate jitted function, as `ops.nms.greedy`.
+    """
+    x = x[:, ::stride, ::stride]
+    rows = x.reshape(-1, x.shape[-1]) if large else x
+    return (rows @ kernel).reshape(*x.shape[:3], kernel.shape[-1])
 
 
 def convolved(

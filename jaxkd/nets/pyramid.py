@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
@@ -31,6 +32,7 @@ def doubled(x: Float[Array, "b h w c"], *, like: Float[Array, "b i j _"]) -> Flo
     return repeated(x)[:, : like.shape[1], : like.shape[2]]
 
 
+@jax.jit
 def repeated(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """`x` with every cell repeated 2 x 2."""
+    """`x` with every cell repeated 2 x 2; a separate jitted function, as `ops.nms.greedy`."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

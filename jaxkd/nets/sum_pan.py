@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax
 import numpy as np
 from jax import Array
 from jax import numpy as jnp
@@ -88,13 +89,14 @@ class SumPAN(nn.Module):
         return tuple(out)
 
 
+@jax.jit
 def interpolated(
     x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"], *, like: Float[Array, "b i j _"]
 ) -> Float[Array, "b i j c"]:
     """The map at twice its size, bilinear between the centres of cells, and cropped to the size of `like`.
 
     Only `valid` cells count, so that the last one is continued to the picture's edge. `x` is zero outside of them, and
-    what comes out is not.
+    what comes out is not. A separate jitted function, as `ops.nms.greedy`.
     """
     total, weight = (_smoothed(repeated(y))[:, : like.shape[1], : like.shape[2]] for y in (x, valid))
     return (total / jnp.where(weight > 0, weight, 1.0)).astype(x.dtype)
@@ -106,8 +108,12 @@ def _smoothed(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     return shifted_products(x.astype(jnp.float32), jnp.asarray(kernel), 1)
 
 
+@jax.jit
 def halved(x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]) -> Float[Array, "b i j c"]:
-    """The mean of the `valid` ones of every 2 x 2 cells, 0 where there is none; `x` is zero outside of them."""
+    """The mean of the `valid` ones of every 2 x 2 cells, 0 where there is none; `x` is zero outside of them.
+
+    A separate jitted function, as `ops.nms.greedy`.
+    """
 
     def summed(x: Float[Array, "b h w _"]) -> Float[Array, "b i j _"]:
         even = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
