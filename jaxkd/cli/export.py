@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxkd.export.base import Subject
     from jaxkd.export.check import Check
 
+TAILS = ("detections", "raw")
 SPLITS = {"train": "training", "val": "validation"}
 
 
@@ -30,6 +31,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "size", "", "HEIGHTxWIDTH of the canvas; the bucket of most validation pictures.", flag_values=values
     )
+    flags.DEFINE_string("tail", "detections", f"What the file ends with: {' or '.join(TAILS)}.", flag_values=values)
     flags.DEFINE_bool("int8", False, "TFLite with convolutions and products of int8.", flag_values=values)
     flags.DEFINE_integer("calibration", 100, "Training pictures to set int8's ranges by.", 1, flag_values=values)
     flags.DEFINE_integer("check", 200, "Validation pictures to score the file on; 0 for none.", 0, flag_values=values)
@@ -44,6 +46,8 @@ def run(argv: Sequence[str]) -> int:
     values, _ = parse("export", rest, define, with_recipe=True)
     if values.format not in FORMATS:
         raise ConfigError(f"There is no format {values.format!r}; give --format=, one of {', '.join(FORMATS)}.")
+    if values.tail not in TAILS:
+        raise ConfigError(f"There is no tail {values.tail!r}; give --tail=, one of {', '.join(TAILS)}.")
     if values.int8 and values.format != "tflite":
         raise ConfigError(f"int8 is for --format=tflite, not for {values.format}.")
     if not values.out:
@@ -51,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     size = _size(values.size)
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
     from jaxkd.cli.workdir import open_run
-    from jaxkd.export import base, folder
+    from jaxkd.export import base, folder, raw
 
     module = folder.module_of(values.format)
     base.require(values.format, extra=module.EXTRA, modules=module.NEEDS)
@@ -59,6 +63,8 @@ def run(argv: Sequence[str]) -> int:
     folder.earlier_files(out)
     opened = open_run(values.workdir)
     recipe, subject = choices.recipe(opened.recipe), base.subject(opened.student, size=size)
+    if values.tail == "raw":
+        subject = raw.subject(subject)
     sources = _sources(recipe, subject, values)
     subject, reason = _on_canvas(subject, recipe, sources, chosen=size is not None)
     with folder.replacing(out) as part:
@@ -108,7 +114,7 @@ def _on_canvas(subject: "Subject", recipe: Any, sources: "dict[str, Source]", *,
     With `chosen` the canvas stays. Without validation data it is the first bucket.
     """
     # Late, as in `run`.
-    from jaxkd.export import base, check
+    from jaxkd.export import check
     from jaxkd.loading import prepare
 
     buckets = subject.loaded.sizes.get("buckets") or ()
@@ -124,7 +130,7 @@ def _on_canvas(subject: "Subject", recipe: Any, sources: "dict[str, Source]", *,
     reason = (
         f"the one of the detector's {len(buckets)} buckets that {count} of {len(source.records)} validation pictures"
     )
-    return base.subject(subject.loaded, size=size), f"{reason} are for"
+    return subject.on(size), f"{reason} are for"
 
 
 def _export(

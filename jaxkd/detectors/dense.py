@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -26,6 +26,26 @@ from jaxkd.types import Batch, Detections, Features, Regions
 
 HEAD_KEY = 2  # of a detector's initial parameters; backbone and neck have 0 and 1
 Strides = Sequence[int]  # input pixels per cell of each level
+
+
+class Maps(NamedTuple):
+    """What a head predicts for one level."""
+
+    logits: Float[Array, "b h w m"]  # of the classes of each anchor of a cell
+    boxes: Float[Array, "b h w n"]  # the numbers of the box of each anchor of a cell, as `traits.box_code` has them
+
+
+@runtime_checkable
+class Dense(Protocol):
+    """A detector that predicts for the anchors of every cell of a pyramid."""
+
+    def maps(self, params: Params, features: Features, batch: Batch) -> list[Maps]:
+        """What the head predicts for each level."""
+        ...
+
+    def grid_anchors(self, features: Features, batch: Batch) -> Anchors:
+        """The anchors of every cell of every level."""
+        ...
 
 
 class Level(NamedTuple):

@@ -21,6 +21,7 @@ from jaxkd.nets.dense_head import Output, logit
 from jaxkd.nets.remat import Remat
 from jaxkd.ops import atss, box_codes, distributions
 from jaxkd.ops import boxes as box_ops
+from jaxkd.ops.anchors import Anchors as AnchorBoxes
 from jaxkd.ops.anchors import inside
 from jaxkd.ops.quality_focal import quality_focal_loss
 from jaxkd.ranges import Count, NonNegative, Positive, Range, Share
@@ -193,7 +194,7 @@ class GFL(dense.DenseDetector):
 
     def candidates(self, params: Params, features: Features, batch: Batch) -> Iterator[dense.Level]:
         """The anchors of each level with their scores."""
-        anchors = self._grid(features).anchors()
+        anchors = self.grid_anchors(features, batch)
         within = jax.vmap(inside, (None, 0))(anchors, self.extents(batch))
         levels = self._predict_levels(params, features, batch)
         scored = (dense.Scored(jax.nn.sigmoid(logits), sides) for logits, sides in levels)
@@ -207,10 +208,21 @@ class GFL(dense.DenseDetector):
         self, params: Params, features: Features, batch: Batch
     ) -> Iterator[tuple[Float[Array, "b _ k"], Float[Array, "b _ 4 n"]]]:
         """For each level the class logits of its anchors, and the logits of their sides' distances."""
-        bins, strides = self.config.head.reg_max + 1, self.feature_extractor.strides
-        for level in self.dense_head.outputs(params["head"], features.neck, self.extents(batch), strides=strides):
-            sides = dense.by_anchor(level["bins"], 4 * bins)
-            yield dense.by_anchor(level["logits"], len(self.classes)), sides.reshape(*sides.shape[:2], 4, bins)
+        bins = self.config.head.reg_max + 1
+        for level in self.maps(params, features, batch):
+            sides = dense.by_anchor(level.boxes, 4 * bins)
+            yield dense.by_anchor(level.logits, len(self.classes)), sides.reshape(*sides.shape[:2], 4, bins)
+
+    def maps(self, params: Params, features: Features, batch: Batch) -> list[dense.Maps]:
+        """For each level the class logits of its cells, and the logits of their sides' distances, side by side."""
+        strides = self.feature_extractor.strides
+        levels = self.dense_head.outputs(params["head"], features.neck, self.extents(batch), strides=strides)
+        return [dense.Maps(level["logits"], level["bins"]) for level in levels]
+
+    def grid_anchors(self, features: Features, batch: Batch) -> AnchorBoxes:
+        """The anchors of every cell, the same for all pictures."""
+        del batch
+        return self._grid(features).anchors()
 
     @functools.cached_property
     def dense_head(self) -> dense.PyramidHead:

@@ -157,7 +157,7 @@ class RetinaNet(AnchorBased, dense.DenseDetector):
     ) -> tuple[Regions, dict[str, Term]]:
         """Every anchor with its targets, at either stage, and no losses of proposing."""
         del params, keys, stage
-        anchors = self.anchors(features, batch, sizes=self._sizes)
+        anchors = self.grid_anchors(features, batch)
         return jax.vmap(self._assign_targets, (anchors.axes, 0))(anchors, batch), {}
 
     def predict(self, params: Params, features: Features, boxes: Float[Array, "b r 4"], batch: Batch) -> Predictions:
@@ -191,7 +191,7 @@ class RetinaNet(AnchorBased, dense.DenseDetector):
 
     def candidates(self, params: Params, features: Features, batch: Batch) -> Iterator[dense.Level]:
         """The anchors of each level with their scores."""
-        anchors, weights = self.anchors(features, batch, sizes=self._sizes), self.config.head.box_weights
+        anchors, weights = self.grid_anchors(features, batch), self.config.head.box_weights
         within = jax.vmap(inside, (anchors.axes, 0))(anchors, self.extents(batch))
         levels = zip(*self._predict_levels(params, features, batch), strict=True)
         scored = (dense.Scored(jax.nn.sigmoid(logits), deltas) for logits, deltas in levels)
@@ -236,7 +236,16 @@ class RetinaNet(AnchorBased, dense.DenseDetector):
         self, params: Params, features: Features, batch: Batch
     ) -> tuple[list[Float[Array, "b _ k"]], list[Float[Array, "b _ 4"]]]:
         """For each level logits and deltas of its anchors."""
+        levels = self.maps(params, features, batch)
+        logits = [dense.by_anchor(level.logits, len(self.classes)) for level in levels]
+        return logits, [dense.by_anchor(level.boxes, 4) for level in levels]
+
+    def maps(self, params: Params, features: Features, batch: Batch) -> list[dense.Maps]:
+        """For each level the class logits and the deltas of the anchors of its cells."""
         strides = self.feature_extractor.strides
         levels = self.dense_head.outputs(params["head"], features.neck, self.extents(batch), strides=strides)
-        logits = [dense.by_anchor(level["logits"], len(self.classes)) for level in levels]
-        return logits, [dense.by_anchor(level["deltas"], 4) for level in levels]
+        return [dense.Maps(level["logits"], level["deltas"]) for level in levels]
+
+    def grid_anchors(self, features: Features, batch: Batch) -> AnchorBoxes:
+        """The anchors of every cell; see `AnchorBased.anchors`."""
+        return self.anchors(features, batch, sizes=self._sizes)

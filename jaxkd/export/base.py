@@ -1,5 +1,6 @@
 """The input of every format: a detector as a function of pictures, and the description that goes beside the file."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.export
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Num, UInt8
 
 from jaxkd.data.pictures import MAX_PIXELS
 from jaxkd.errors import ConfigError, first_line
@@ -21,6 +23,7 @@ from jaxkd.version import VERSION, install_line
 DESCRIPTION, SCRIPT = "model.json", "detect.py"
 OUTPUTS = ("boxes", "scores", "labels", "count")
 INPUTS = ("images", "sizes")
+BLACK = (0, 0, 0)
 MAX_SIDE = 16384  # pixels of a side of a canvas, and so most rows of anchors on the finest level
 
 
@@ -42,20 +45,8 @@ class Subject:
         return int(self.loaded.sizes.get("long") or max(self.size))
 
     def function(self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]) -> dict[str, Array]:
-        """The function that is exported; `describe` documents its inputs and outputs."""
-        b = images.shape[0]
-        batch = Batch(
-            images=images,
-            sizes=sizes,
-            boxes=jnp.zeros((b, 1, 4)),
-            labels=jnp.zeros((b, 1), jnp.int32),
-            valid=jnp.zeros((b, 1), bool),
-            crowd=jnp.zeros((b, 1), bool),
-            ids=jnp.zeros(b, jnp.int32),
-            scales=jnp.ones((b, 2)),
-            real=jnp.ones(b, bool),
-        )
-        detections = self.loaded.detector.detect(self.loaded.params, batch)
+        """The detections of the detector; `describe` documents inputs and outputs."""
+        detections = self.loaded.detector.detect(self.loaded.params, batch_of(images, sizes))
         return {
             "boxes": jnp.where(detections.valid[..., None], detections.boxes, 0),
             "scores": jnp.where(detections.valid, detections.scores, 0),
@@ -63,21 +54,87 @@ class Subject:
             "count": detections.valid.sum(1, dtype=jnp.int32),
         }
 
-    def shapes(self, batch: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        """Shapes of the inputs for a batch size that is a number or a symbol."""
-        height, width = self.size
-        images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
-        return images, jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+    @property
+    def own(self) -> "Subject":
+        """The detector as it was trained."""
+        return self
+
+    def on(self, size: tuple[int, int]) -> "Subject":
+        """The detector on a canvas of another size; ConfigError where that is out of bounds."""
+        return dataclasses.replace(self, size=_checked(size))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs of the file."""
+        return INPUTS
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of its outputs."""
+        return OUTPUTS
+
+    def exported(self, *inputs: Array) -> dict[str, Array]:
+        """The function that is exported."""
+        return self.function(*inputs)
+
+    def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes of the inputs, for any number b of pictures."""
+        (b,) = jax.export.symbolic_shape("b")
+        return jax.ShapeDtypeStruct((b, *self.size, 3), jnp.uint8), jax.ShapeDtypeStruct((b, 2), jnp.int32)
 
     def program(self) -> Any:
-        """The function traced for any number of pictures b: a ClosedJaxpr, its outputs in the order of OUTPUTS."""
+        """The exported function traced: a ClosedJaxpr, its outputs in the order of `outputs`."""
 
-        def ordered_outputs(images: Any, sizes: Any) -> list[Array]:
-            outputs = self.function(images, sizes)
-            return [outputs[name] for name in OUTPUTS]
+        def ordered_outputs(*inputs: Any) -> list[Array]:
+            outputs = self.exported(*inputs)
+            return [outputs[name] for name in self.outputs]
 
-        (batch,) = jax.export.symbolic_shape("b")
-        return jax.make_jaxpr(ordered_outputs)(*self.shapes(batch))
+        return jax.make_jaxpr(ordered_outputs)(*self.shapes())
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The colour of the canvas around a picture, RGB from 0 to 255."""
+        return BLACK
+
+    def canvases(self, images: UInt8[np.ndarray, "b h w 3"], sizes: Int[np.ndarray, "b 2"]) -> np.ndarray:
+        """The canvases [b h w 3] as detect.py makes them, of the loader's, which are black around the pictures."""
+        if self.fill == BLACK:
+            return images
+        rows, columns = (np.arange(side) for side in images.shape[1:3])
+        within = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None]
+        return np.where(within[..., None], images, np.asarray(self.fill, np.uint8))
+
+    def tensors(self) -> dict[str, Any]:
+        """What model.json says of inputs and outputs."""
+        height, width = self.size
+        return {
+            "inputs": {
+                "images": f"uint8 [b {height} {width} 3], RGB canvases, any number of them",
+                "sizes": "int32 [b 2], height and width of each picture on its canvas",
+            },
+            "outputs": {
+                "boxes": "float32 [b d 4], x0 y0 x1 y1 in pixels of the canvas, best first",
+                "scores": "float32 [b d]",
+                "labels": "int32 [b d], indices into classes",
+                "count": "int32 [b], how many of the d are detections; the others are zero",
+            },
+        }
+
+
+def batch_of(images: Num[Array, "b h w 3"], sizes: Int[Array, "b 2"]) -> Batch:
+    """The pictures as a batch without truth."""
+    b = images.shape[0]
+    return Batch(
+        images=images,
+        sizes=sizes,
+        boxes=jnp.zeros((b, 1, 4)),
+        labels=jnp.zeros((b, 1), jnp.int32),
+        valid=jnp.zeros((b, 1), bool),
+        crowd=jnp.zeros((b, 1), bool),
+        ids=jnp.zeros(b, jnp.int32),
+        scales=jnp.ones((b, 2)),
+        real=jnp.ones(b, bool),
+    )
 
 
 def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Subject:
@@ -88,7 +145,15 @@ def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Sub
     sizes = [size] if size else list(loaded.sizes.get("buckets") or ())
     if not sizes:
         raise ConfigError("The detector does not say how large its pictures are; give --size=HEIGHTxWIDTH.")
-    height, width = sizes[0]
+    size = _checked(sizes[0])
+    if loaded.config.get("dtype", "float32") != "float32":
+        loaded = build.with_dtype(loaded, dtype="float32")
+    return Subject(loaded, size)
+
+
+def _checked(size: tuple[int, int]) -> tuple[int, int]:
+    """The size, unless it is out of bounds."""
+    height, width = size
     if min(height, width) < 1:
         raise ConfigError(f"The size of an export must be at least 1x1, not {height}x{width}.")
     if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
@@ -96,9 +161,7 @@ def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Sub
             f"A size of {height}x{width} is too large; give --size=HEIGHTxWIDTH with at most {MAX_SIDE} pixels a side "
             f"and {MAX_PIXELS // 10**6} million in all."
         )
-    if loaded.config.get("dtype", "float32") != "float32":
-        loaded = build.with_dtype(loaded, dtype="float32")
-    return Subject(loaded, (int(height), int(width)))
+    return int(height), int(width)
 
 
 def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
@@ -116,7 +179,9 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
             "long": subject.long,
             "rule": "Scale by min(short / shorter side, long / longer side), then down until it fits the canvas, "
             "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels, weights in "
-            "2048ths, as OpenCV's INTER_LINEAR and detect.py do it; lay it in the top left corner of a black canvas.",
+            "2048ths, as OpenCV's INTER_LINEAR and detect.py do it; lay it in the top left corner of a canvas of the "
+            "colour fill.",
+            "fill": list(subject.fill),
             "reading": {
                 "exif": "turn" if loaded.reading.follows_exif else "ignore",
                 "levels": list(loaded.reading.levels),
@@ -128,17 +193,7 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
                 "where": "inside the model, of RGB values from 0 to 255",
             },
         },
-        "inputs": {
-            "images": f"uint8 [b {height} {width} 3], RGB canvases, any number of them",
-            "sizes": "int32 [b 2], height and width of each picture on its canvas",
-        },
-        "outputs": {
-            "boxes": "float32 [b d 4], x0 y0 x1 y1 in pixels of the canvas, best first",
-            "scores": "float32 [b d]",
-            "labels": "int32 [b d], indices into classes",
-            "count": "int32 [b], how many of the d are detections; the others are zero",
-        },
-    }
+    } | subject.tensors()
 
 
 def installed(modules: Sequence[str]) -> bool:

@@ -85,7 +85,7 @@ def check(
         return jax.device_get(function(images, sizes))
 
     run_exported = model.run
-    pairs = list(_pairs(run_detector, model, source, config, limit=limit))
+    pairs = list(_pairs(run_detector, model, source, config, limit=limit, canvases=subject.canvases))
     truth, only = source.annotations(), {pair.record.image_id for pair in pairs}
     ap, ap_exported = (
         coco.score(truth, [result for of_picture in results for result in of_picture], only=only).summary["AP"]
@@ -98,7 +98,7 @@ def check(
     return Check(
         pictures=len(pairs),
         files=isinstance(source, Stored),
-        ap_own=_bucket_ap(subject, run_detector, source, limit=limit, config=config),
+        ap_own=_bucket_ap(subject, source, limit=limit, config=config),
         ap=ap,
         ap_exported=ap_exported,
         boxes=max((pair.boxes for pair in pairs), default=0.0),
@@ -109,7 +109,7 @@ def check(
         first_unequal=unequal[0] if unequal else "",
         megabytes=base.megabytes(folder / model.description["file"]),
         milliseconds=_median(run_detector, images, sizes),
-        milliseconds_exported=_median(run_exported, images, sizes),
+        milliseconds_exported=_median(run_exported, subject.canvases(images, sizes), sizes),
     )
 
 
@@ -144,7 +144,11 @@ def calibration(subject: base.Subject, source: Source, *, limit: int) -> list[tu
     """
     indices = np.linspace(0, len(source.records) - 1, min(limit, len(source.records)), dtype=int)
     batches = loader.eval_batches(Subset(source, indices), loader_config(subject), batch=1)
-    pairs = [(np.asarray(batch.images), np.asarray(batch.sizes)) for batch in batches if np.asarray(batch.real).all()]
+    pairs = [
+        (subject.canvases(np.asarray(batch.images), np.asarray(batch.sizes)), np.asarray(batch.sizes))
+        for batch in batches
+        if np.asarray(batch.real).all()
+    ]
     batches.close()
     if not pairs:
         raise DataError("None of the training pictures that int8's ranges are set by can be read.")
@@ -179,9 +183,18 @@ class _Pair:
 
 
 def _pairs(
-    run_detector: Run, model: standalone.Model, source: Source, config: loader.Config, *, limit: int
+    run_detector: Run,
+    model: standalone.Model,
+    source: Source,
+    config: loader.Config,
+    *,
+    limit: int,
+    canvases: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Iterator[_Pair]:
-    """The pictures that can be read, one after another; meanwhile `model.run` records its inputs and outputs."""
+    """The pictures that can be read, one after another; meanwhile `model.run` records its inputs and outputs.
+
+    `canvases` makes those of detect.py of the loader's.
+    """
     run, calls = model.run, {}
 
     def recorded(images: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
@@ -200,7 +213,8 @@ def _pairs(
             record,
             coco.to_results(_detections(expected), batch, source),
             coco.to_results(detections, batch.replace(scales=np.ones((1, 2))), source),
-            np.array_equal(calls["images"], batch.images) and np.array_equal(calls["sizes"], batch.sizes),
+            np.array_equal(calls["images"], canvases(batch.images, batch.sizes))
+            and np.array_equal(calls["sizes"], batch.sizes),
             *differences(expected, calls["outputs"]),
         )
     batches.close()
@@ -234,21 +248,24 @@ def _detections(outputs: dict[str, np.ndarray]) -> Detections:
     return Detections(boxes=outputs["boxes"], scores=outputs["scores"], labels=outputs["labels"], valid=valid)
 
 
-def _bucket_ap(
-    subject: base.Subject, run_detector: Run, source: Source, *, limit: int, config: loader.Config
-) -> float | None:
-    """The detector's AP in its own buckets, None where it has none, or where the canvas is the only one."""
+def _bucket_ap(subject: base.Subject, source: Source, *, limit: int, config: loader.Config) -> float | None:
+    """The detector's AP as it was trained, in its own buckets.
+
+    None where it has none, or where it is the detector that is exported and the canvas is its only one.
+    """
     bucket_config = prepare.with_training_sizes(subject.loaded, config)
     is_same = (bucket_config.buckets, bucket_config.short[0], bucket_config.long) == (
         config.buckets,
         config.short[0],
         config.long,
     )
-    if is_same or not subject.loaded.sizes.get("buckets"):
+    is_exported = subject.own.loaded is subject.loaded
+    if (is_same and is_exported) or not subject.loaded.sizes.get("buckets"):
         return None
+    function = jax.jit(subject.own.function)
 
     def detect(batch: Batch) -> Detections:
-        return _detections(run_detector(batch.images, batch.sizes))
+        return _detections(jax.device_get(function(batch.images, batch.sizes)))
 
     batches = loader.eval_batches(source, bucket_config, batch=1, limit=limit)
     evaluation = evaluate(detect, batches, source)

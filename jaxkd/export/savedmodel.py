@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from jaxkd.export.base import INPUTS, OUTPUTS, Subject
+from jaxkd.export.base import Subject
 from jaxkd.export.lowering import lower
+from jaxkd.export.values import static_sizes
 
 FILE, EXTRA, NEEDS = "model", "tflite", ("tensorflow",)
 
@@ -26,13 +27,14 @@ def function(subject: Subject, *, exact: bool = False) -> Any:
     from jaxkd.export.tf_ops import TfOps
 
     program = subject.program()
+    shapes = [static_sizes(aval.shape) for aval in program.in_avals]
 
-    def detect(images: Any, sizes: Any) -> dict[str, Any]:
-        outputs = lower(program, TfOps(exact=exact), [images, sizes], tf.shape(images)[0])
-        return dict(zip(OUTPUTS, outputs, strict=True))
+    def detect(*inputs: Any) -> dict[str, Any]:
+        outputs = lower(program, TfOps(exact=exact), inputs, tf.shape(inputs[0])[0])
+        return dict(zip(subject.outputs, outputs, strict=True))
 
     signature = [
-        tf.TensorSpec((None, *subject.size, 3), tf.uint8, INPUTS[0]),
-        tf.TensorSpec((None, 2), tf.int32, INPUTS[1]),
+        tf.TensorSpec(shape, aval.dtype, name)
+        for name, shape, aval in zip(subject.inputs, shapes, program.in_avals, strict=True)
     ]
     return tf.function(detect, signature, autograph=False)

@@ -12,7 +12,6 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(subject: Subject, file: Path) -> None:
-    """Writes the program for any number of pictures, NMS included."""
-    (batch,) = jax.export.symbolic_shape("b")
-    exported = jax.export.export(jax.jit(subject.function), platforms=PLATFORMS)(*subject.shapes(batch))
+    """Writes the program."""
+    exported = jax.export.export(jax.jit(subject.exported), platforms=PLATFORMS)(*subject.shapes())
     file.write_bytes(exported.serialize())

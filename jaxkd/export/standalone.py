@@ -28,9 +28,13 @@ class Model:
         self.description = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
         kind = self.description["format"]
         try:
-            self.run = RUNTIMES[kind](str(Path(folder) / self.description["file"]))
+            run = RUNTIMES[kind](str(Path(folder) / self.description["file"]))
         except ImportError as error:
             raise ImportError(f"a model of {kind} needs its runtime: pip install {PACKAGES[kind]} ({error})") from error
+        rule = self.description.get("decoding")  # of a file that ends with the maps of its head
+        self.run = lambda images, sizes: (
+            decode(run(images=images), rule, sizes[0]) if rule else run(images=images, sizes=sizes)
+        )
 
     def read(self, name):
         """The picture in a file (a path, or an open file) as training reads it, uint8 RGB [h w 3]."""
@@ -59,9 +63,55 @@ class Model:
         canvas_height, canvas_width = rule["canvas"]
         height, width = scaled_size(height, width, min(1.0, canvas_height / height, canvas_width / width))
         size = min(height, canvas_height), min(width, canvas_width)
-        canvas = np.zeros((canvas_height, canvas_width, 3), np.uint8)
+        canvas = np.full((canvas_height, canvas_width, 3), rule["fill"], np.uint8)
         canvas[: size[0], : size[1]] = resize(picture, *size)
         return canvas, size
+
+
+def decode(maps, rule, size):
+    """Boxes, scores, labels and count of a picture of `size` (height, width), of the maps [1 h w _] of each level."""
+    levels = [
+        candidates(maps[f"logits_{index}"][0], maps[f"boxes_{index}"][0], level, rule)
+        for index, level in enumerate(rule["levels"])
+    ]
+    boxes, scores, labels = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+    boxes = boxes.clip(0, np.array([size[1], size[0]] * 2, np.float32))
+    order = np.argsort(-scores, kind="stable")
+    order = order[((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[order]]
+    kept = []
+    while len(order) and len(kept) < rule["max_detections"]:
+        best, order = order[0], order[1:]
+        kept.append(best)
+        order = order[(labels[order] != labels[best]) | (overlaps(boxes[best], boxes[order]) <= rule["nms"])]
+    boxes, scores, labels = (array[np.array(kept, int)][None] for array in (boxes, scores, labels))
+    return {"boxes": boxes, "scores": scores, "labels": labels, "count": np.array([len(kept)], np.int32)}
+
+
+def candidates(logits, numbers, level, rule):
+    """Boxes [n 4], scores [n] and labels [n] of the best pairs of an anchor and a class of a level."""
+    anchors, width = np.array(level["anchors"], np.float32), logits.shape[1]
+    scores = 1 / (1 + np.exp(-logits.astype(np.float32).clip(-80, 80))).reshape(-1)
+    places = np.flatnonzero(scores > rule["score_threshold"])
+    places = places[np.argsort(-scores[places], kind="stable")[: rule["candidates"]]]
+    place, label = np.divmod(places, logits.shape[-1] // len(anchors))
+    cell, kind = np.divmod(place, len(anchors))
+    shift = np.stack([cell % width, cell // width] * 2, -1) * np.array(level["step"][::-1] * 2, np.float32)
+    anchors, numbers = anchors[kind] + shift, numbers.reshape(logits[..., 0].size * len(anchors), 4, -1)[place]
+    center, sides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
+    if rule["code"] == "sides":  # distances in units, each as one number or as a distribution over 0, 1, 2, ...
+        weights = np.exp(numbers - numbers.max(-1, keepdims=True))
+        means = (weights * np.arange(numbers.shape[-1])).sum(-1) / weights.sum(-1)
+        distances = (means if numbers.shape[-1] > 1 else numbers[..., 0]) * level["unit"]
+        return np.concatenate([center - distances[:, :2], center + distances[:, 2:]], -1), scores[places], label
+    deltas = numbers[..., 0] / np.array(rule["weights"], np.float32)
+    center, half = center + deltas[:, :2] * sides, sides * np.exp(deltas[:, 2:].clip(None, rule["most_log"])) / 2
+    return np.concatenate([center - half, center + half], -1), scores[places], label
+
+
+def overlaps(box, boxes):
+    """The intersection over union of a box with each of the boxes [n 4]."""
+    shared = (np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])).clip(0).prod(-1)
+    return shared / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(-1) - shared)
 
 
 FLIPS = Image.Transpose
@@ -144,7 +194,7 @@ def onnx(file):
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options)
     names = [output.name for output in session.get_outputs()]
-    return lambda images, sizes: dict(zip(names, session.run(None, {"images": images, "sizes": sizes}), strict=True))
+    return lambda **inputs: dict(zip(names, session.run(None, inputs), strict=True))
 
 
 def tflite(file):
@@ -152,7 +202,28 @@ def tflite(file):
     from ai_edge_litert.interpreter import Interpreter  # late: only the runtime of this format has to be installed
 
     runner = Interpreter(model_path=file, num_threads=2).get_signature_runner()
-    return lambda images, sizes: runner(images=images, sizes=sizes)
+    given, made = runner.get_input_details(), runner.get_output_details()
+
+    def run(**inputs):
+        quantized = {name: to_int8(value, given[name]) for name, value in inputs.items()}
+        return {name: from_int8(value, made[name]) for name, value in runner(**quantized).items()}
+
+    return run
+
+
+def to_int8(value, details):
+    """The array as an input of 8 bits has it, if it is one whose numbers are not the array's."""
+    scale, zero = details["quantization"]
+    if not scale or (scale, zero) == (1, 0):
+        return value
+    limits = np.iinfo(details["dtype"])
+    return np.rint(value / np.float32(scale) + zero).clip(limits.min, limits.max).astype(details["dtype"])
+
+
+def from_int8(value, details):
+    """The numbers of an output, which may be of 8 bits."""
+    scale, zero = details["quantization"]
+    return (value.astype(np.float32) - zero) * np.float32(scale) if scale else value
 
 
 def savedmodel(file):
@@ -161,8 +232,8 @@ def savedmodel(file):
 
     loaded = tf.saved_model.load(file)  # its variables live as long as this object
     run = loaded.signatures["serving_default"]
-    return lambda images, sizes, loaded=loaded: {
-        name: value.numpy() for name, value in run(images=tf.constant(images), sizes=tf.constant(sizes)).items()
+    return lambda loaded=loaded, **inputs: {
+        name: value.numpy() for name, value in run(**{name: tf.constant(x) for name, x in inputs.items()}).items()
     }
 
 
@@ -172,7 +243,7 @@ def stablehlo(file):
     import jax.export
 
     run = jax.jit(jax.export.deserialize(bytearray(Path(file).read_bytes())).call)
-    return lambda images, sizes: {name: np.asarray(value) for name, value in run(images, sizes).items()}
+    return lambda **inputs: {name: np.asarray(value) for name, value in run(*inputs.values()).items()}
 
 
 RUNTIMES: dict[str, Callable] = {"onnx": onnx, "tflite": tflite, "savedmodel": savedmodel, "stablehlo": stablehlo}
