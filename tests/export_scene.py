@@ -14,7 +14,6 @@ def subjects():
 
     The one over MobileNetV2 sees padding, and has anchors of its own for each picture.
     """
-    made = {}
     recipes = {
         "faster_rcnn": tiny.detector(postprocess={"score_threshold": 0.0}),
         "retinanet": tiny.retinanet(postprocess={"score_threshold": 0.0}),
@@ -24,12 +23,15 @@ def subjects():
     }
     with recipes["mobilenet"].unlocked():
         recipes["mobilenet"].backbone = configs.component("nets.mobilenet", width=0.25)
-    for name, recipe in recipes.items():
-        detector = build.detector(recipe, ("round", "square", "long"))
-        params = _random(jax.eval_shape(detector.init, jax.random.key(0)))
-        sizes = {"buckets": (tiny.SIZE,), "short": (min(tiny.SIZE),), "long": max(tiny.SIZE)}
-        made[name] = base.subject(build.Loaded(detector, params, recipe, {}, sizes))
-    return made
+    return {name: subject(recipe) for name, recipe in recipes.items()}
+
+
+def subject(recipe):
+    """The detector of a recipe, with random parameters."""
+    detector = build.detector(recipe, ("round", "square", "long"))
+    params = _random(jax.eval_shape(detector.init, jax.random.key(0)))
+    sizes = {"buckets": (tiny.SIZE,), "short": (min(tiny.SIZE),), "long": max(tiny.SIZE)}
+    return base.subject(build.Loaded(detector, params, recipe, {}, sizes))
 
 
 def _random(shapes):

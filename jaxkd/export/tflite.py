@@ -36,7 +36,8 @@ def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarra
         subject, convert = dataclasses.replace(subject, dtype="float32"), _in_int8
     with tempfile.TemporaryDirectory() as folder:
         savedmodel.write(subject, Path(folder) / savedmodel.FILE, exact=bool(calibration))
-        with silent_stderr():
+        with silent_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TensorFlow warns of its own deprecations
             content = convert(str(Path(folder) / savedmodel.FILE), calibration)
     file.write_bytes(content)
 
@@ -76,9 +77,7 @@ def _converted(folder: str, calibration: Sequence[tuple[np.ndarray, np.ndarray]]
     converter.representative_dataset = pictures
     not_quantized = [name for name in vars(schema.BuiltinOperator) if name.isupper() and name not in QUANTIZED]
     debug_options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=not_quantized)
-    with warnings.catch_warnings():  # TensorFlow warns of its own deprecations
-        warnings.simplefilter("ignore")
-        debugger = tf.lite.experimental.QuantizationDebugger(
-            converter=converter, debug_dataset=pictures, debug_options=debug_options
-        )
-        return debugger.get_nondebug_quantized_model()
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=converter, debug_dataset=pictures, debug_options=debug_options
+    )
+    return debugger.get_nondebug_quantized_model()

@@ -17,7 +17,8 @@ from jaxkd.errors import ConfigError
 from jaxkd.export.lowering import lower
 from jaxkd.export.onnx_ops import IR, OPSET, OnnxOps
 from jaxkd.export.tf_ops import TfOps
-from jaxkd.nets import sum_pan
+from jaxkd.nets import pool, pyramid, sum_pan
+from jaxkd.nets.conv import convolved, pointwise
 from jaxkd.nets.depthwise import shifted_products
 from jaxkd.nets.norm import valid_cells
 from jaxkd.ops.nms import nms
@@ -66,6 +67,24 @@ def halved_and_back(x):
     return sum_pan.interpolated(sum_pan.halved(x * fine, fine), coarse, like=x) * fine
 
 
+def doubled_and_back(x):
+    """Resizes, poolings and activations, with masks of ones that vanish."""
+    x = jnp.stack([x, x * x - 1], -1)
+    ones = [jnp.ones((x.shape[0], high, wide, 1)) for high, wide in ((5, 4), (10, 8))]
+    fine = sum_pan.interpolated(x * ones[0], ones[0], like=ones[1])
+    x = jnp.where(ones[0] > 0, sum_pan.halved(fine + pyramid.repeated(x), ones[1]), 7.0)
+    x = sum_pan.halved(jax.nn.leaky_relu(x, 0.1), ones[0]) + pool.halved(x, beyond=-1e9)
+    return jax.nn.relu(x) + jax.nn.relu6(3 * x) / 4
+
+
+def normed(x):
+    """A convolution with factors and shifts, and one with two uses, which nothing may join."""
+    x = jnp.stack([x, x + 1, x * x], -1)
+    y = convolved(x, jnp.asarray(KERNEL[:3, :3, :, None] * np.ones(4, np.float32)), stride=2) * TABLE[1] + TABLE[2]
+    z = pointwise(y / 3 - 1, jnp.asarray(TABLE[:4]), stride=1, large=False)
+    return z + 2 * z + pointwise(z, jnp.asarray(TABLE[:4]), stride=2, large=True)[:, :1, :1] * TABLE[3]
+
+
 PROGRAMS = {  # x [b 5 4] float32
     "cells": lambda x: jnp.where(x > 0, jnp.exp(-jnp.abs(x)), lax.rsqrt(jnp.square(x) + 1)) + TABLE[0],
     "integers": lambda x: (x * 7).astype(jnp.int32) // 3 - (x * 9).astype(jnp.int32) % 4,
@@ -91,6 +110,8 @@ PROGRAMS = {  # x [b 5 4] float32
     "batch": lambda x: x * x.shape[0] + jnp.arange(x.shape[0])[:, None, None],
     "depthwise": lambda x: shifted_products(jnp.stack([x, x + 1, x * x], -1), jnp.asarray(KERNEL), 2),
     "halved and back": halved_and_back,
+    "doubled and back": doubled_and_back,
+    "normed": normed,
     "dense": lambda x: jax.nn.softmax(jax.nn.relu(x @ TABLE.T), -1) * jax.nn.sigmoid(x[..., :1]),
 }
 
