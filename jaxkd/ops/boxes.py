@@ -110,7 +110,7 @@ def decode(
 
 
 def encode_sides(
-    boxes: Float[Array, "*n 4"], centers: Float[Array, "*n 2"], *, unit: Float[Array, "*#n"] | float = 1.0
+    boxes: Float[Array, "*n 4"], centers: Float[Array, "*n 2"], *, unit: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "*n 4"]:
     """Distances (left, top, right, bottom) from points (x, y) to the sides of their boxes.
 
@@ -127,7 +127,7 @@ def encode_sides(
 
 
 def decode_sides(
-    sides: Float[Array, "*n 4"], centers: Float[Array, "*n 2"], *, unit: Float[Array, "*#n"] | float = 1.0
+    sides: Float[Array, "*n 4"], centers: Float[Array, "*n 2"], *, unit: Float[Array, "..."] | float = 1.0
 ) -> Float[Array, "*n 4"]:
     """Boxes of points (x, y) and the distances (left, top, right, bottom) to their sides: inverse of `encode_sides`.
 

@@ -100,8 +100,12 @@ def lacking(program):
 
 
 def computed(equation, arrays, *, plainly=lowering._evaluate):
-    """What depends on constants alone, as zeros where it is no single number, for values change no operation."""
-    if all(array.size == 1 for array in arrays):
+    """What depends on constants alone, as zeros where it is no single number, for values change no operation.
+
+    What is the same for every picture is stored without them, and has no static shape.
+    """
+    static = all(lowering.is_static(variable.aval.shape) for variable in equation.outvars)
+    if not static or all(array.size == 1 for array in arrays):
         return plainly(equation, arrays)
     return [np.zeros(variable.aval.shape, variable.aval.dtype) for variable in equation.outvars]
 
@@ -146,7 +150,10 @@ def varied(kind, net, more, turn, neck="fpn"):
     levels = module.strides(configs.build(neck), BACKBONES[net].strides(configs.build(backbone)))
     known = fields(detector)
     small = {name: value for name, value in SMALL.items() if name in known} | choices(detector, turn)
-    small["anchors.sizes"] = tuple(8.0 * 2**level for level in range(len(levels)))
+    if small.get("head.norm") == "none" and "head.separable" in known:
+        small["head.separable"] = False  # which is refused without norms
+    if "anchors.sizes" in known:
+        small["anchors.sizes"] = tuple(8.0 * 2**level for level in range(len(levels)))
     return configs.component(f"detectors.{kind}", backbone=backbone, neck=neck, **configs.nested(small))
 
 
