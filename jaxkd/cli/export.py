@@ -146,7 +146,7 @@ def _export(
         return None
     like = configs.build(recipe.data.loader)
     result = check.check(subject, part, sources["val"], limit=values.check, like=like)
-    if not values.int8 and abs(result.ap - result.ap_exported) > check.TOLERANCE:
+    if not values.int8 and abs(result.ap - result.ap_exported) > subject.tolerance:
         raise JaxkdError(
             f"The {values.format} file scores AP {_percent(result.ap_exported)} and its detector "
             f"{_percent(result.ap)} on {result.pictures} pictures{_unequal(result)}; it is not kept. Please report "
@@ -158,9 +158,6 @@ def _export(
 
 def _show(result: "Check", subject: "Subject", name: str) -> None:
     """Prints the table of results, and notes on them."""
-    # Late, as in `run`.
-    from jaxkd.export import check
-
     buckets = list(subject.loaded.sizes.get("buckets") or ())
     table = Table(title=f"On {result.pictures} validation pictures")
     for column in ("", "AP", "ms/image", "MB"):
@@ -176,7 +173,12 @@ def _show(result: "Check", subject: "Subject", name: str) -> None:
         f"Largest difference of a box {result.boxes:.1e} pixels, of a score {result.scores:.1e}; "
         f"{result.lost} detections are in one of both only{_unequal(result)}."
     )
-    if result.ap_own is not None and (loss := result.ap_own - result.ap) > check.TOLERANCE:
+    if result.ap_own is None or (loss := result.ap_own - result.ap) <= subject.tolerance:
+        return
+    sees_more = subject.own.loaded is not subject.loaded
+    if sees_more:
+        print(f"That the file sees the whole canvas, with the mean colour around a picture, costs {_percent(loss)} AP.")
+    if result.shrunk or not sees_more:
         largest = [max(bucket[side] for bucket in buckets) for side in (0, 1)]
         print(
             f"The one canvas costs {_percent(loss)} AP: {result.shrunk} of the {result.pictures} pictures shrink to "

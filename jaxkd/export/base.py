@@ -24,6 +24,7 @@ DESCRIPTION, SCRIPT = "model.json", "detect.py"
 OUTPUTS = ("boxes", "scores", "labels", "count")
 INPUTS = ("images", "sizes")
 BLACK = (0, 0, 0)
+TOLERANCE = 0.001  # of AP, between a float32 file and its detector
 MAX_SIDE = 16384  # pixels of a side of a canvas, and so most rows of anchors on the finest level
 
 
@@ -90,6 +91,11 @@ class Subject:
             return [outputs[name] for name in self.outputs]
 
         return jax.make_jaxpr(ordered_outputs)(*self.shapes())
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference in AP between the float32 file and the detector."""
+        return TOLERANCE
 
     @property
     def fill(self) -> tuple[int, int, int]:

@@ -21,7 +21,6 @@ from jaxkd.types import Batch, Detections
 
 Run = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]  # images and sizes to outputs
 REPEATS = 20
-TOLERANCE = 0.001  # of AP, between a float32 file and its detector
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,8 @@ from jaxkd.loading import build
 from jaxkd.ops import boxes as box_ops
 from jaxkd.types import Batch
 
+ROUNDED_TOLERANCE = 0.005  # of AP
+
 
 @dataclasses.dataclass(frozen=True)
 class RawSubject(Subject):
@@ -60,6 +62,11 @@ class RawSubject(Subject):
     def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The shape of one picture."""
         return (jax.ShapeDtypeStruct((1, *self.size, 3), self.dtype),)
+
+    @property
+    def tolerance(self) -> float:
+        """More than that of other files: the colour around a picture is a rounded one."""
+        return ROUNDED_TOLERANCE
 
     @property
     def fill(self) -> tuple[int, int, int]:

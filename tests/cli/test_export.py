@@ -91,6 +91,8 @@ def _two_buckets(run):
             "There is no format 'coreml'; give --format=, one of stablehlo, onnx, tflite",
         ),
         ([], "There is no format ''"),
+        (["--format=onnx", "--tail=maps"], "There is no tail 'maps'; give --tail=, one of detections, raw."),
+        (["--format=onnx", "--tail=raw"], "--tail=raw is for detectors of one stage, such as detectors.gfl"),
         (["--format=onnx", "--int8"], "int8 is for --format=tflite"),
         (["--format=onnx", "--size=12"], "--size=12 is no size"),
         (["--format=onnx", "--size=0x64"], "must be at least 1x1"),

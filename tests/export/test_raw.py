@@ -13,6 +13,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from onnx import helper
 
 from jaxkd.config import component
+from jaxkd.data import shapes
 from jaxkd.errors import ConfigError
 from jaxkd.export import base, check, folder, raw, standalone
 from jaxkd.export.onnx_layout import relaid
@@ -178,6 +179,14 @@ def test_a_picture_lies_on_its_mean_colour(raws, written):
         assert canvas.shape == expected.shape and canvas[-1, -1].tolist() in ([124, 116, 104], picture[-1, -1].tolist())
     own = raws["csp"].own
     np.testing.assert_array_equal(own.canvases(images, sizes), images)
+
+
+def test_a_check_shows_what_the_whole_canvas_costs(raws, written):
+    source = shapes.load(shapes.Config(count=2, size=(75, 131)))
+    found = check.check(raws["csp"], written("onnx", "csp"), source, limit=2)
+    assert (found.pictures, found.unequal) == (2, 0)
+    assert found.ap_own is not None and abs(found.ap - found.ap_exported) < raws["csp"].tolerance
+    assert raws["csp"].on((96, 64)).shapes()[0].shape == (1, 96, 64, 3)
 
 
 def test_two_stages_have_no_maps_to_end_with(subjects):
