@@ -45,6 +45,17 @@ def test_a_file_is_scored_and_described(run, tmp_path):
     assert "checked" not in json.loads((out / "model.json").read_text())
 
 
+def test_a_file_that_ends_with_maps(tmp_path):
+    out = tmp_path / "out"
+    words = ["--workdir=assets:nanodet", "--format=onnx", "--tail=raw", "--size=64x96", "--check=0", f"--out={out}"]
+    outcome = projects.call("export", *words)
+    assert (outcome.code, outcome.err) == (0, "")
+    about = json.loads((out / "model.json").read_text())
+    assert list(about["outputs"]) == ["logits_0", "boxes_0", "logits_1", "boxes_1", "logits_2", "boxes_2"]
+    assert about["outputs"]["logits_0"].startswith("[1 8 12 80]") and about["inputs"].keys() == {"images"}
+    assert [level["unit"] for level in about["decoding"]["levels"]] == [8.0, 16.0, 32.0]
+
+
 def test_the_canvas_fits_most_pictures_and_what_another_costs_is_shown(run, tmp_path):
     """The pictures of the run, put upright, with what the student finds on them for truth."""
     _two_buckets(run)
