@@ -32,7 +32,9 @@ def define(values: flags.FlagValues) -> None:
         "size", "", "HEIGHTxWIDTH of the canvas; the bucket of most validation pictures.", flag_values=values
     )
     flags.DEFINE_string("tail", "detections", f"What the file ends with: {' or '.join(TAILS)}.", flag_values=values)
-    flags.DEFINE_bool("int8", False, "TFLite with convolutions and products of int8.", flag_values=values)
+    flags.DEFINE_bool(
+        "int8", False, "TFLite with convolutions and products of int8; raw: all.", flag_values=values
+    )
     flags.DEFINE_integer("calibration", 100, "Training pictures to set int8's ranges by.", 1, flag_values=values)
     flags.DEFINE_integer("check", 200, "Validation pictures to score the file on; 0 for none.", 0, flag_values=values)
 
@@ -165,7 +167,9 @@ def _show(result: "Check", subject: "Subject", name: str) -> None:
     if result.ap_own is not None:
         buckets_text = f"its own {len(buckets)} buckets" if len(buckets) > 1 else f"its own {_text(buckets[0])}"
         table.add_row(f"detector in {buckets_text}", _percent(result.ap_own), "", "")
-    table.add_row(f"detector at {_text(subject.size)}", _percent(result.ap), f"{result.milliseconds:.1f}", "")
+    sees_more = subject.own.loaded is not subject.loaded
+    canvas = f"{_text(subject.size)}{', seeing all of it' if sees_more else ''}"
+    table.add_row(f"detector at {canvas}", _percent(result.ap), f"{result.milliseconds:.1f}", "")
     row = (_percent(result.ap_exported), f"{result.milliseconds_exported:.1f}", f"{result.megabytes:.2f}")
     table.add_row(name, *row)
     Console().print(table)
@@ -175,7 +179,6 @@ def _show(result: "Check", subject: "Subject", name: str) -> None:
     )
     if result.ap_own is None or (loss := result.ap_own - result.ap) <= subject.tolerance:
         return
-    sees_more = subject.own.loaded is not subject.loaded
     if sees_more:
         print(f"That the file sees the whole canvas, with the mean colour around a picture, costs {_percent(loss)} AP.")
     if result.shrunk or not sees_more:

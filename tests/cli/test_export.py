@@ -51,7 +51,7 @@ def test_a_file_that_ends_with_maps(tmp_path):
     outcome = projects.call("export", *words)
     assert (outcome.code, outcome.err) == (0, "")
     about = json.loads((out / "model.json").read_text())
-    assert list(about["outputs"]) == ["logits_0", "boxes_0", "logits_1", "boxes_1", "logits_2", "boxes_2"]
+    assert sorted(about["outputs"]) == [f"{name}_{level}" for name in ("boxes", "logits") for level in range(3)]
     assert about["outputs"]["logits_0"].startswith("[1 8 12 80]") and about["inputs"].keys() == {"images"}
     assert [level["unit"] for level in about["decoding"]["levels"]] == [8.0, 16.0, 32.0]
 
