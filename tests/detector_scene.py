@@ -94,6 +94,8 @@ def told_apart(params):
         out[part] = dict(params[part])
         for name, factor in factors.items():
             out[part][name] = params[part][name] | {"kernel": factor * params[part][name]["kernel"]}
+    if "quality" in params["head"]:  # distances, of which half are 0 before training
+        out["head"]["deltas"] = params["head"]["deltas"] | {"bias": jnp.ones(4)}
     return out
 
 

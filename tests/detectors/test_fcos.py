@@ -224,11 +224,8 @@ def test_scores_are_probabilities_with_centerness(case, score):
     """Without suppression the scores are those of the best candidates, in order."""
     fields = {"score": score, "score_threshold": 0.05, "nms": 1.0, "candidates": 400, "max_detections": 400}
     detector = build.detector(tiny.fcos(postprocess=fields), CLASSES)
-    head = case.params["head"]
-    wide = case.params | {"head": head | {"deltas": head["deltas"] | {"bias": jnp.ones(4)}}}
-    found = jax.device_get(jax.jit(detector.detect)(wide, BATCH))
-    features, squares = jax.tree.map(jnp.asarray, (case.seen["features"], case.seen["regions"].boxes))
-    predictions = detector.predict(wide, features, squares, BATCH)
+    found = jax.device_get(jax.jit(detector.detect)(case.params, BATCH))
+    predictions, squares = jax.tree.map(jnp.asarray, (case.seen["predictions"], case.seen["regions"].boxes))
     classes, quality = jax.nn.sigmoid(predictions.logits), jax.nn.sigmoid(predictions.quality)[..., None]
     scores, chosen = {
         "product": (classes * quality, classes > 0.05),
