@@ -267,8 +267,9 @@ def _in_student_classes(
     student_traits, teacher_traits = lesson.student.traits, lesson.teacher.traits
     if (student_traits.background is None) != (teacher_traits.background is None):
         return teacher
+    regions = jnp.broadcast_to(boxes[:, :, None], student.deltas.shape)
     deltas = box_codes.converted(
-        student.deltas, boxes[:, :, None], source=student_traits.box_code, target=teacher_traits.box_code
+        student.deltas, regions, source=student_traits.box_code, target=teacher_traits.box_code
     )
     background = student_traits.background is not None
     return classes.translated(teacher, student.replace(deltas=deltas), lesson.teacher_columns, background=background)

@@ -141,7 +141,7 @@ class Recorder(toy_teachers.FeatureMaps):
     def trainable(self, path):
         return True
 
-    losses = detect = trainable  # are not called
+    losses = detect = training_features = trainable  # are not called
 
 
 @pytest.mark.parametrize("kind", VIEWS)
