@@ -31,7 +31,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "size", "", "HEIGHTxWIDTH of the canvas; the bucket of most validation pictures.", flag_values=values
     )
-    flags.DEFINE_string("tail", "detections", f"What the file ends with: {' or '.join(TAILS)}.", flag_values=values)
+    flags.DEFINE_string("tail", "detections", f"What the model ends with: {' or '.join(TAILS)}.", flag_values=values)
     flags.DEFINE_bool("int8", False, "TFLite with convolutions and products of int8; raw: all.", flag_values=values)
     flags.DEFINE_integer("calibration", 100, "Training pictures to set int8's ranges by.", 1, flag_values=values)
     flags.DEFINE_integer("check", 200, "Validation pictures to score the file on; 0 for none.", 0, flag_values=values)

@@ -222,7 +222,7 @@ def test_a_file_that_scores_otherwise_is_not_kept(run, tmp_path, monkeypatch):
 
     def blind(file):
         inner = write(file)
-        return lambda images, sizes: inner(images, sizes) | {"count": 0 * inner(images, sizes)["count"]}
+        return lambda **inputs: inner(**inputs) | {"count": 0 * inner(**inputs)["count"]}
 
     monkeypatch.setitem(standalone.RUNTIMES, "onnx", blind)
     recipe = json.loads((run / "config.json").read_text())
