@@ -54,7 +54,7 @@ class Options:
     seeds: int = 1
     """Runs of the student, alone and taught, each."""
     baseline: bool = True
-    """Whether the student is trained alone too, without which no gain can be told."""
+    """Whether the student is trained alone too, without which no gain is measured."""
     anyway: bool = False
     """Go on with a weak teacher, or with very few epochs."""
 

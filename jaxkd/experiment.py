@@ -31,7 +31,7 @@ TIMED_PICTURES = 16  # that it is scored on
 CHECKED = 64  # validation pictures that a given teacher is scored on before anything is trained
 LEAST_AP50 = 0.2  # of a teacher that is worth learning from
 
-NO_BASELINE = "The student alone was not trained, so what it gains by its teacher cannot be told; --baseline adds it."
+NO_BASELINE = "The student alone was not trained, so what it gains by its teacher is not measured; --baseline adds it."
 
 WHAT = {
     TEACHER: "The teacher is trained",

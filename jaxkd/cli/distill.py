@@ -55,7 +55,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("epochs", 0, words, 0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Initial weights, order of data and sampling.", 0, flag_values=values)
     flags.DEFINE_integer("seeds", 1, "Seeds, from --seed on, of the student alone and taught.", 1, flag_values=values)
-    words = "Train the student alone too, without which no gain can be told."
+    words = "Train the student alone too, without which no gain is measured."
     flags.DEFINE_bool("baseline", True, words, flag_values=values)
     formats = ["auto", "none", *FORMATS]
     words = "Format of the exported student; auto is onnx where its extra is installed, and else stablehlo."

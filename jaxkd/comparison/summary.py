@@ -111,7 +111,7 @@ def _gained(comparison: Comparison) -> tuple[str, str]:
 def _chance(comparison: Comparison) -> tuple[str, str]:
     gain, over = comparison.gain, comparison.over_seeds
     if gain is None:
-        return "No gain to tell", "That needs another student of the same recipe, such as one that learns alone."
+        return "No gain measured", "That needs another student of the same recipe, such as one that learns alone."
     if not gain.known:
         return "Too few pictures to say", f"Fewer than {FEW} pictures have an object."
     answer = "Not certain" if not gain.clear else "Yes" if gain.low > 0 else "Yes, a loss"

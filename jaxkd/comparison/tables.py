@@ -51,7 +51,7 @@ def verdict(comparison: Comparison) -> str:
     gain, pictures = comparison.gain, phrases.counted(len(comparison.images), f"{comparison.split} picture")
     if gain is None:
         ap = points(focused.scores.summary["AP"])
-        return f"{focused.name} has AP {ap} on {pictures}; no gain can be told without another student beside it."
+        return f"{focused.name} has AP {ap} on {pictures}; no gain is measured without another student beside it."
     sentence = f"{focused.name} has {100 * gain.difference:+.1f} AP against {reference.name} on {pictures}"
     if not gain.known:
         return f"{sentence}; fewer than {FEW} pictures have an object, too few to say how much of it may be chance."

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from jaxkd.nets.conv import conv
 from jaxkd.nets.depthwise import DepthwiseConv
-from jaxkd.nets.norm import Norm, norm, valid_cells
+from jaxkd.nets.norm import Norm, masks_of, norm
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count, Positive
 
@@ -72,9 +72,7 @@ class MobileNetV2(nn.Module):
         """
         config = self.config
 
-        def valid_at(stride: int, x: Float[Array, "b h w _"]) -> Float[Array, "b h w 1"]:
-            return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=self.dtype)
-
+        valid_at = masks_of(extents, dtype=self.dtype)
         x = images.astype(self.dtype) * valid_at(1, images)
         valid, stride = valid_at(2, x[:, ::2, ::2]), 2
         x = Stem(config, self.dtype, name="features_0")(x, valid)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from jaxkd.nets.conv import conv
 from jaxkd.nets.depthwise import DepthwiseConv
 from jaxkd.nets.mobilenet import rounded
-from jaxkd.nets.norm import AnyNorm, Norm, norm, valid_cells
+from jaxkd.nets.norm import AnyNorm, Norm, masks_of, norm
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count, Positive
 
@@ -143,10 +143,7 @@ class MobileNetV4(nn.Module):
           images: normalised pictures, padded at the bottom and on the right with anything finite.
           extents: height and width in pixels of each picture.
         """
-
-        def valid_at(stride: int, x: Float[Array, "b h w _"]) -> Float[Array, "b h w 1"]:
-            return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=self.dtype)
-
+        valid_at = masks_of(extents, dtype=self.dtype)
         inside, valid, stride = valid_at(1, images), valid_at(2, images[:, ::2, ::2]), 2
         x = images.astype(self.dtype) * inside
         x = PlainBlock(self.config, STEM, self.dtype, name="features_0")(x, inside, valid)

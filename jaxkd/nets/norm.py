@@ -32,6 +32,11 @@ def valid_cells(
     return (rows[:, :, None, None] & columns[:, None, :, None]).astype(dtype)
 
 
+def masks_of(extents: Int[Array, "b 2"], *, dtype: str) -> Callable[[int, Array], Float[Array, "b h w 1"]]:
+    """A function of a stride and a map at that stride: the mask of the map's cells that lie in the pictures."""
+    return lambda stride, x: valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=dtype)
+
+
 class FrozenBatchNorm(nn.Module):
     """Batch norm with stored statistics, folded into one multiply-add.
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxkd.errors import ConfigError
 from jaxkd.nets.conv import conv
-from jaxkd.nets.norm import Norm, norm, valid_cells
+from jaxkd.nets.norm import Norm, masks_of, norm
 from jaxkd.nets.pool import halved
 from jaxkd.nets.remat import Remat, rematted
 from jaxkd.ranges import Count, Natural, NonNegative
@@ -100,9 +100,7 @@ class ResNet(nn.Module):
         """
         config = self.config
 
-        def valid_at(stride: int, x: Float[Array, "b h w _"]) -> Float[Array, "b h w 1"]:
-            return valid_cells(extents, stride=stride, shape=x.shape[1:3], dtype=self.dtype)
-
+        valid_at = masks_of(extents, dtype=self.dtype)
         x = images.astype(self.dtype) * valid_at(1, images)
         x = conv(config.width, 7, stride=2, dtype=self.dtype, name="conv1")(x)
         valid = valid_at(2, x)

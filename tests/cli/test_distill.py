@@ -133,7 +133,7 @@ def test_the_student_of_a_recipe_is_taught_some_classes_without_a_baseline(runs,
     assert outcome.code == 0, outcome
     for words in ("- student: the student of bccd:retinanet-alone.", "1/1 The student learns taught.", "1 class (bar)"):
         assert words in outcome.out
-    assert experiment.NO_BASELINE in outcome.out and "no gain can be told without another student" in outcome.out
+    assert experiment.NO_BASELINE in outcome.out and "no gain is measured without another student" in outcome.out
     page = tmp_path / "run" / "comparison"
     content = json.loads((page / "comparison.json").read_text())
     assert list(content["detectors"]) == ["taught", "teacher"] and list(content["objects"]) == ["bar"]

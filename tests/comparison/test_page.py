@@ -77,11 +77,11 @@ def test_a_student_with_nothing_to_gain_over(comparison, names):
         single = without_reference(whole, *names)
         text = page.page(single, data or compared.source(), most=2)
         gained, chance, cost = cards(text)
-        assert (gained[1], chance[1]) == ("Not known", "No gain to tell") and "ms" in cost[1]
+        assert (gained[1], chance[1]) == ("Not known", "No gain measured") and "ms" in cost[1]
         assert "<h1>taught</h1>" in text and ("Where it gains" in headings(text)) == (len(names) > 1)
         assert tables.markdown(single).startswith("# taught\n")
         assert re.fullmatch(
-            r"taught has AP \d+\.\d on 12 validation pictures; no gain can be told without .*\.", tables.verdict(single)
+            r"taught has AP \d+\.\d on 12 validation pictures; no gain is measured without .*\.", tables.verdict(single)
         )
         assert page.as_json(single)["detectors"]["taught"]["difference"] is None
 

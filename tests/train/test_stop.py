@@ -72,6 +72,21 @@ def test_f3_f5_f6_a_signal_saves_and_the_run_goes_on_equal(whole, tmp_path, monk
     assert_equal(tmp_path, whole)
 
 
+def test_stored_statistics_of_batch_norms_go_on_equal(tmp_path, monkeypatch):
+    trained = tiny.run(student=tiny.gfl(norm="batch"), steps=STEPS, train={"checkpoint_every": 4, "keep": 3})
+    loop.run(trained, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM, at=6)
+        with pytest.raises(StoppedError):
+            loop.run(trained, tmp_path / "stopped", quiet=True)
+    loop.run(trained, tmp_path / "stopped", quiet=True)
+    assert_equal(tmp_path / "stopped", tmp_path / "whole")
+    stored = [
+        leaf for name, leaf in runs.arrays(tmp_path / "whole", step=STEPS).items() if "bn1" in name and "mean" in name
+    ]
+    assert any(leaf.any() for leaf in stored)
+
+
 def test_the_command_exits_with_75(tmp_path, monkeypatch, capsys):
     file = tmp_path / "recipe.py"
     file.write_text(f"from jaxkd import config\ndef get_config():\n    return config.parse({recipe().to_json()!r})\n")
