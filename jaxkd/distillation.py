@@ -16,12 +16,13 @@ from jaxkd import experiment, json_values, phrases, storage
 from jaxkd.comparison.records import Comparison
 from jaxkd.data import recognise, unlabelled
 from jaxkd.data.base import check_distinct
-from jaxkd.derive import duration, explain, recipes, schedule, screen, student
+from jaxkd.derive import duration, explain, learners, recipes, schedule, screen, student
 from jaxkd.derive.base import Choice, Reason
 from jaxkd.errors import ConfigError, StorageError
 from jaxkd.experiment import ALONE, STUDENTS, TAUGHT, TEACHER, UNLABELLED, Experiment
 from jaxkd.loading import build, folder, prepare, stored_teacher
 from jaxkd.paths import absolute, path_of
+from jaxkd.types import Traits
 
 RECIPE = "recipe.py"  # in the workdir: the derived recipes, which may be edited before anything is trained
 OPTIONS = "options.json"  # in the workdir: what recipe.py was derived from
@@ -249,23 +250,27 @@ def timed(plan: Plan, *, say: Say = print) -> Plan:
 
 def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice | None = None) -> recipes.Derived:
     """The recipes that follow of the data, with so many steps of a student's run, or as many as the data ask for."""
-    given = {name: absolute(getattr(options.settings, name)) for name in GIVEN_PATHS}
-    settings = replace(options.settings, **given)
+    settings = replace(options.settings, **{name: absolute(getattr(options.settings, name)) for name in GIVEN_PATHS})
+    given = recipes.Given()
+    if student.is_weights(settings.student):
+        given = replace(given, student=_given_student(settings.student))
     if not settings.teacher:
         settings = replace(settings, teacher_folder=absolute(str(workdir / TEACHER / build.STUDENT)))
     elif stored_teacher.is_one(path_of(settings.teacher)):
-        settings = replace(settings, teacher_capabilities=("detections",))
+        given = replace(given, teacher=Traits((), frozenset(["detections"])))
     else:
-        traits = prepare.load_network(settings.teacher).detector.traits
-        settings = replace(
-            settings,
-            teacher_capabilities=tuple(sorted(traits.capabilities)),
-            teacher_strides=traits.strides,
-            teacher_anchors=traits.anchors,
-        )
+        given = replace(given, teacher=prepare.load_network(settings.teacher).detector.traits)
     components = {name: data.components[name] for name in ("train", "val")}
     train, val = data.sources["train"], data.sources["val"]
-    return recipes.derive(train, val, data=components, options=settings, steps=steps)
+    return recipes.derive(train, val, data=components, options=settings, given=given, steps=steps)
+
+
+def _given_student(weights: str) -> learners.Given:
+    """The detector in a run, a folder or a file of weights, with its absolute path."""
+    location = path_of(weights)
+    folder = build.folder_of(location)
+    start = weights if folder == location else str(folder)
+    return learners.Given(prepare.load_detector(weights).config, absolute(start))
 
 
 def explanation(options: Options, workdir: Path, *, file: str = RECIPE) -> str:

@@ -16,7 +16,7 @@ from jaxkd.export import FORMATS
 if TYPE_CHECKING:
     from jaxkd.distillation import Options, Plan, Result
 
-STUDENTS = ("auto", "tiny", "small", "mobilenet", "r18")  # the names that --student takes beside recipes
+STUDENTS = ("auto", "pocket", "tiny", "small", "medium", "mobilenet", "r18")  # that --student takes by name
 CHOICES = {  # of flags, the default first
     "size": (("balanced", "fast", "accurate"), "Size of the pictures."),
     "method": (("auto", "tar", "gkd", "tar+gkd", "mimic", "detections", "align"), "What the teacher teaches by."),
@@ -43,7 +43,10 @@ def define(values: flags.FlagValues) -> None:
     words = "Folder of pictures without labels, of which a third run of the student learns too."
     define_path("unlabelled", "", words, values=values)
     define_path("val", "", "Folder of validation pictures, in place of those of FOLDER.", values=values)
-    words = f"What the student is: {', '.join(STUDENTS)}, or FILE[:ARG], a recipe whose student is taken as it is."
+    words = (
+        f"What the student is: {', '.join(STUDENTS)}; a recipe FILE[:ARG] whose student is taken as it is; or a run or "
+        "weights of a detector, to go on from."
+    )
     define_path("student", STUDENTS[0], words, values=values)
     for name, (choices, words) in CHOICES.items():
         flags.DEFINE_enum(name, choices[0], list(choices), words, flag_values=values)

@@ -14,6 +14,7 @@ from jaxkd.detectors import parts
 RATIOS = (0.5, 1.0, 2.0)
 MOST = 1200  # objects that the search looks at
 STEPS, PER_OCTAVE = 25, 6  # finest sizes that are tried: from the finest stride on, each 2^(1/6) times the one before
+SCALES = (3.0, 4.0, 5.0, 6.0, 8.0)  # sides in strides of square anchors that are tried
 USELESS, GOOD = 0.4, 0.8  # IoU of an object's best anchor from which it counts, and from which it counts fully
 CANONICAL_STRIDE = 16
 CANONICAL = 28.0  # a box of this many finest anchors over finest strides is pooled from stride 16; COCO: 28 * 32 / 4
@@ -99,6 +100,23 @@ def ladder(objects: Objects, *, strides: Sequence[int], octaves: int) -> Choice:
     scores = [_fit(sample, grid) for grid in grids]
     grid = grids[int(np.argmax(scores))]
     return Choice(tuple(level[0] for level in grid.sizes), fit_in_words(objects, grid))
+
+
+def square(objects: Objects, *, strides: Sequence[int]) -> Choice:
+    """The side in strides of every level's square anchors, one in the middle of each cell, that fit the objects best.
+
+    Scored as a ladder's.
+    """
+    sample = objects.taken(evenly_spaced(len(objects.boxes), MOST))
+    grids = [square_grid(scale, strides=strides) for scale in SCALES]
+    scores = [_fit(sample, grid) for grid in grids]
+    best = int(np.argmax(scores))
+    return Choice(SCALES[best], f"strides; {fit_in_words(objects, grids[best])}")
+
+
+def square_grid(scale: float, *, strides: Sequence[int]) -> Grid:
+    """The grid of one square a cell, of so many strides."""
+    return Grid(tuple(strides), tuple((scale * stride,) for stride in strides), ratios=(1.0,), offset=0.5)
 
 
 def fit_in_words(objects: Objects, grid: Grid) -> str:

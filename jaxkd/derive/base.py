@@ -30,6 +30,19 @@ class Reason(NamedTuple):
     words: str
 
 
+class Notes:
+    """The reasons, noted as values are taken."""
+
+    def __init__(self, prefix: str = ""):
+        self.reasons: list[Reason] = []
+        self._prefix = prefix  # of the settings
+
+    def take(self, setting: str, choice: Choice) -> Any:
+        """The value of a choice, whose reason is noted."""
+        self.reasons.append(Reason(f"{self._prefix}{setting}", *choice))
+        return choice.value
+
+
 def boxes_of_objects(records: Sequence[Record]) -> Float32[np.ndarray, "n 4"]:
     """The boxes of all objects, those of crowds left out; DataError where there is none."""
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes[~record.crowd] for record in records)])

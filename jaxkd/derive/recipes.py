@@ -1,7 +1,7 @@
 """Recipes of a teacher, of a student alone and of a student taught, derived from data and a few options."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jaxkd import config as configs
@@ -9,23 +9,22 @@ from jaxkd import phrases
 from jaxkd.config import component, recipe
 from jaxkd.data import presets
 from jaxkd.data.base import Source
-from jaxkd.derive import anchors, augmentation, methods, regions, schedule, sizes
+from jaxkd.derive import anchors, augmentation, learners, methods, schedule, sizes
 from jaxkd.derive import student as networks
-from jaxkd.derive.base import Choice, Reason, detector_of
+from jaxkd.derive.base import Choice, Notes, Reason, detector_of
+from jaxkd.derive.learners import STRIDES, Learner
 from jaxkd.detectors.parts import Anchors
 from jaxkd.distill import base
 from jaxkd.errors import ConfigError
-from jaxkd.types import Capability, Traits
+from jaxkd.types import Traits
 
-STRIDES = (4, 8, 16, 32)  # of the derived detectors' levels
-OCTAVES = 2  # of their anchors
 SIZES = {"fast": (10.0, 0.5), "balanced": (16.0, 1.0), "accurate": (24.0, 2.0)}  # wanted side; factor on PIXELS
 PIXELS = {"cpu": 320**2, "gpu": 640**2, "tpu": 640**2}
 BALANCE = 0.5  # of the detection loss's gradient, the most of a distillation term's
 BALANCED = "no term of distillation pulls harder than half of what the detection loss does"
 UNLABELLED = "half of each batch is of these pictures, in which the teacher tells what it is sure of"
 TEACHER_KNOWN = "the teacher is scored before anything learns from it"
-TWO_STAGE: tuple[Capability, ...] = ("features", "box_predictions", "detections")
+NETWORK = Traits((), frozenset(("features", "box_predictions", "detections")), strides=STRIDES)  # as those derived
 OF_TEACHER = "teacher:"  # in front of settings of the teacher's recipe that differ from the student's
 
 
@@ -33,7 +32,7 @@ OF_TEACHER = "teacher:"  # in front of settings of the teacher's recipe that dif
 class Options:
     """What is asked for; the rest is derived. Raises ConfigError for a size or platform that there is not."""
 
-    student: str = "auto"  # one of `student.NAMES`, or a recipe FILE[:ARG] whose student is taken as it is
+    student: str = "auto"  # one of `student.NAMES`, or where one is taken as it is: a recipe FILE[:ARG], or weights
     size: str = "balanced"  # a key of SIZES
     method: str = "auto"  # one of `methods.NAMES`
     augment: presets.Name = "auto"  # how training pictures are varied
@@ -46,19 +45,19 @@ class Options:
     teacher_initial: str = ""  # file of weights of the backbone of a teacher that is trained
     teacher_folder: str = "runs/teacher/student"  # where a teacher that is trained will be
     unlabelled: str = ""  # a folder of pictures without labels
-    teacher_capabilities: tuple[Capability, ...] = TWO_STAGE  # of the given teacher; one that is trained has these
-    teacher_strides: tuple[int, ...] = STRIDES  # in the same way
-    teacher_anchors: tuple | None = None  # in the same way, as `Traits.anchors` describes them
 
     def __post_init__(self):
         for name, choices in (("size", SIZES), ("platform", PIXELS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"There is no {name} {getattr(self, name)!r}; take {phrases.listed([*choices])}.")
 
-    def teacher_traits(self, classes: Sequence[str]) -> Traits:
-        """What is known of the teacher, as far as methods follow of it."""
-        capabilities = frozenset(self.teacher_capabilities if self.teacher else TWO_STAGE)
-        return Traits(tuple(classes), capabilities, strides=self.teacher_strides, anchors=self.teacher_anchors)
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Detectors that exist, as far as settings follow of them."""
+
+    student: learners.Given | None = None  # where it is that of weights; that of a recipe is read here
+    teacher: Traits = NETWORK  # of the teacher that the options name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +78,7 @@ def derive(
     *,
     data: Mapping[str, configs.Recipe],
     options: Options,
+    given: Given = Given(),
     steps: Choice | None = None,
 ) -> Derived:
     """The recipes for these sources.
@@ -87,47 +87,37 @@ def derive(
       train, val: the sources, with one list of classes.
       data: their components, under "train" and "val".
       options: what is asked for.
+      given: what is known of detectors that the options name.
       steps: those of a student's run, in place of its epochs.
 
     Raises DataError where no training picture has an object, ConfigError for options that there are not (see
     `student.of_recipe`), and WeightsError for a file of weights of no known backbone.
     """
-    notes = _Notes()
+    notes = Notes()
     sizes_of_loader = _loader_fields(train, val, options, notes)
     length = _Length(len(train.records), len(val.records), options, steps)
 
-    def recipe_of(learner: _Learner, length: _Length, notes: _Notes) -> configs.Recipe:
+    def recipe_of(learner: Learner, length: _Length, notes: Notes) -> configs.Recipe:
         loader = sizes_of_loader | _augmentation(train, learner.detector, options, notes)
         return _recipe(learner, {**data, "loader": component("data.loader", **loader)}, length, notes)
 
-    student_of = _student if options.student in networks.NAMES else _student_of_recipe
-    student = student_of(train, sizes_of_loader, options, notes)
+    scene = learners.Scene(train, sizes_of_loader)
+    student = _student(scene, options, given, notes)
     alone = recipe_of(student, length, notes)
-    recipes = {"alone": alone, "taught": _taught(alone, train, options, notes)}
+    recipes = {"alone": alone}
+    if options.teacher:
+        teacher, of_teacher = given.teacher, ()
+    else:
+        notes_of_teacher = Notes(prefix=OF_TEACHER)
+        learner = learners.teacher(scene, student, initial=options.teacher_initial, notes=notes_of_teacher)
+        longer = dataclasses.replace(length, times=schedule.TEACHER_LENGTH)
+        recipes = {"teacher": recipe_of(learner, longer, notes_of_teacher)} | recipes
+        teacher, of_teacher = detector_of(learner.detector, train.classes).traits, notes_of_teacher.reasons
+    recipes["taught"] = _taught(alone, teacher, train, options, notes)
     if options.unlabelled:
         recipes["unlabelled"] = _unlabelled(recipes["taught"], options, notes)
-    if not options.teacher:
-        notes = notes.of_teacher()
-        teacher = _teacher(student, train, sizes_of_loader, options, notes)
-        length = dataclasses.replace(length, times=schedule.TEACHER_LENGTH)
-        recipes = {"teacher": recipe_of(teacher, length, notes)} | recipes
-    return Derived(recipes, tuple(notes.reasons), {"train": length.pictures, "val": length.scored}, len(train.classes))
-
-
-class _Notes:
-    """The reasons, noted as values are taken."""
-
-    def __init__(self, reasons: list[Reason] | None = None, prefix: str = ""):
-        self.reasons, self._prefix = [] if reasons is None else reasons, prefix
-
-    def of_teacher(self) -> "_Notes":
-        """The same reasons, to which those of the teacher's recipe are added."""
-        return _Notes(self.reasons, OF_TEACHER)
-
-    def take(self, setting: str, choice: Choice) -> Any:
-        """The value of a choice, whose reason is noted."""
-        self.reasons.append(Reason(f"{self._prefix}{setting}", *choice))
-        return choice.value
+    reasons = (*notes.reasons, *of_teacher)
+    return Derived(recipes, reasons, {"train": length.pictures, "val": length.scored}, len(train.classes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +130,7 @@ class _Length:
     steps: Choice | None  # of a student's run, in place of its epochs
     times: int = 1  # as long as the student's run
 
-    def fields(self, start: schedule.Start, notes: _Notes) -> dict[str, configs.Recipe]:
+    def fields(self, start: schedule.Start, notes: Notes) -> dict[str, configs.Recipe]:
         """The components "optimizer" and "train" for a detector that starts so."""
         options = self.options
         batch = schedule.batch(self.pictures, platform=options.platform, devices=options.devices)
@@ -171,7 +161,7 @@ class _Length:
         return Choice(0, f"the epochs say it: {steps} steps"), epochs
 
 
-def _optimizer(start: schedule.Start, batch: int, notes: _Notes) -> configs.Recipe:
+def _optimizer(start: schedule.Start, batch: int, notes: Notes) -> configs.Recipe:
     rate, words = schedule.rate(start, batch=batch)
     fields = dataclasses.asdict(rate)
     from_where = {"random": "all weights start from random numbers", "pretrained": "the backbone is pretrained"}
@@ -181,81 +171,14 @@ def _optimizer(start: schedule.Start, batch: int, notes: _Notes) -> configs.Reci
     return component("train.optimizer", **fields)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Learner:
-    """A detector that is trained, and what its run and its teacher follow of."""
-
-    detector: configs.Recipe
-    initial: Choice  # the file or folder of weights that it starts from
-    network: networks.Network  # of which its teacher's network follows
-    parts: Mapping[str, Any] | None  # of the detector, its teacher's too; None where they do not follow of the data
-
-
-def _student(train: Source, loader: Mapping[str, Any], options: Options, notes: _Notes) -> _Learner:
-    """The student of one of `student.NAMES`."""
-    network, words = networks.student(options.student, classes=len(train.classes), initial=options.initial)
-    notes.take("student.backbone", Choice(network.backbone, words))
-    return _faster_rcnn(network, _shared_parts(train, loader, notes), len(train.records), notes)
-
-
-def _student_of_recipe(train: Source, loader: Mapping[str, Any], options: Options, notes: _Notes) -> _Learner:
-    """The student of the recipe that `options.student` names, as it is, with the weights that it starts from there."""
-    name, classes = options.student, train.classes
-    given = networks.of_recipe(name)
-    detector = notes.take("student", Choice(given.student, f"the student of {name}"))
-    config, strides = configs.build(detector), detector_of(detector, classes).traits.strides
-    if isinstance(getattr(config, "anchors", None), Anchors):
-        objects = anchors.objects_in(train.records, configs.build(component("data.loader", **loader)))
-        fitted = anchors.fit_in_words(objects, anchors.grid_in(config.anchors, strides=strides))
-        notes.take("student.anchors", Choice(config.anchors.sizes, f"those of {name}; {fitted}"))
-    initial, whose = options.initial or given.initial, "as given" if options.initial else f"as in {name}"
-    network = networks.network_of(detector, classes=len(classes), initial=initial)
-    words = "the weights that it starts from" if initial else "all weights start from random numbers"
-    return _Learner(detector, Choice(initial, f"{words}, {whose}"), network, parts=None)
-
-
-def _teacher(student: _Learner, train: Source, loader: Mapping[str, Any], options: Options, notes: _Notes) -> _Learner:
-    """The teacher that is trained on the same data: a Faster R-CNN, larger than its student."""
-    network, words = networks.teacher(student.network, initial=options.teacher_initial)
-    notes.take("student.backbone", Choice(network.backbone, words))
-    parts = student.parts
-    if parts is None:
-        parts = _shared_parts(train, loader, notes)
-        notes.take("student", Choice(component("detectors.faster_rcnn"), "a Faster R-CNN that follows of the data"))
-    return _faster_rcnn(network, parts, len(train.records), notes)
-
-
-def _faster_rcnn(network: networks.Network, parts: Mapping[str, Any], pictures: int, notes: _Notes) -> _Learner:
-    """A Faster R-CNN with this network and these parts."""
-    initial = networks.start(network.initial, pictures=pictures)
-    return _Learner(_detector(network, parts, notes), initial, network, parts)
-
-
-def _detector(network: networks.Network, parts: Mapping[str, Any], notes: _Notes) -> configs.Recipe:
-    """The component of the detector with this network."""
-    channels, hidden = network.channels, network.hidden
-    notes.take("student.neck", Choice(channels, "channels in proportion to the backbone's; four levels are enough"))
-    notes.take("student.head", Choice(hidden, "width in proportion to the pyramid's"))
-    if network.initial:
-        notes.take("student.frozen_stages", Choice(network.frozen_stages, "the first stages are good as they are"))
-    return component(
-        "detectors.faster_rcnn",
-        backbone=network.backbone,
-        neck=component("nets.fpn", channels=channels, extra="none"),
-        head={"hidden": hidden},
-        frozen_stages=network.frozen_stages,
-        **parts,
-    )
-
-
-def _recipe(learner: _Learner, data: Mapping[str, configs.Recipe], length: _Length, notes: _Notes) -> configs.Recipe:
+def _recipe(learner: Learner, data: Mapping[str, configs.Recipe], length: _Length, notes: Notes) -> configs.Recipe:
     """The recipe of a run without a teacher."""
     initial = notes.take("initial", learner.initial)
     start: schedule.Start = "pretrained" if initial else "random"
     return recipe(student=learner.detector, initial=initial, data=data, **length.fields(start, notes))
 
 
-def _loader_fields(train: Source, val: Source, options: Options, notes: _Notes) -> dict[str, Any]:
+def _loader_fields(train: Source, val: Source, options: Options, notes: Notes) -> dict[str, Any]:
     """The fields of `data.loader`."""
     wanted, factor = SIZES[options.size]
     size = sizes.working_size(train.records, wanted=wanted, pixels=int(factor * PIXELS[options.platform]))
@@ -269,31 +192,25 @@ def _loader_fields(train: Source, val: Source, options: Options, notes: _Notes) 
     }
 
 
-def _augmentation(train: Source, detector: configs.Recipe, options: Options, notes: _Notes) -> dict[str, Any]:
+def _augmentation(train: Source, detector: configs.Recipe, options: Options, notes: Notes) -> dict[str, Any]:
     """The fields of `data.loader` that vary training pictures."""
     choices = augmentation.fields(options.augment, train, detector)
     return {name: notes.take(f"data.loader.{name}", choice) for name, choice in choices.items()}
 
 
-def _shared_parts(train: Source, loader: Mapping[str, Any], notes: _Notes) -> dict[str, Any]:
-    """The parts of the detectors that student and teacher share: anchors, pooling, and numbers of regions."""
-    objects = anchors.objects_in(train.records, configs.build(component("data.loader", **loader)))
-    ladder = notes.take("student.anchors", anchors.ladder(objects, strides=STRIDES, octaves=OCTAVES))
-    scale = anchors.canonical_scale(ladder[0], stride=STRIDES[0])
-    words = "seven times the finest anchors, as 224 is to 32 for COCO"
-    pixels = max(height * width for height, width in loader["buckets"])
-    counts = regions.counts(pixels, max_objects=loader["max_objects"])
-    return {
-        "anchors": {"sizes": ladder, "octaves": OCTAVES},
-        "pooling": {"canonical_scale": notes.take("student.pooling", Choice(scale, words))},
-        **{name: notes.take(f"student.{name}", choice) for name, choice in counts.items()},
-    }
+def _student(scene: learners.Scene, options: Options, given: Given, notes: Notes) -> Learner:
+    """The student that the options name."""
+    name, initial = options.student, options.initial
+    if name in networks.NAMES:
+        return learners.student(scene, name, initial=initial, notes=notes)
+    one = given.student or learners.Given.of(networks.of_recipe(name))
+    return learners.given_student(scene, name, one, initial=initial, notes=notes)
 
 
-def _taught(alone: configs.Recipe, train: Source, options: Options, notes: _Notes) -> configs.Recipe:
-    """The student's recipe with a teacher and methods."""
+def _taught(alone: configs.Recipe, teacher: Traits, train: Source, options: Options, notes: Notes) -> configs.Recipe:
+    """The student's recipe with a teacher of these traits and methods."""
     out = alone.copy_and_resolve_references()
-    student, teacher = detector_of(alone.student, train.classes).traits, options.teacher_traits(train.classes)
+    student = detector_of(alone.student, train.classes).traits
     capabilities = {"student": student.capabilities, "teacher": teacher.capabilities}
     names = notes.take("distill", methods.chosen(options.method, pictures=len(train.records), **capabilities))
     setting = methods.Setting(
@@ -336,13 +253,13 @@ def _scales(alone: configs.Recipe, train: Source, student: Traits, teacher: Trai
         scale = anchors.canonical_scale(detector.anchors.sizes[0], stride=strides[0])
     else:
         objects = anchors.objects_in(train.records, configs.build(alone.data.loader))
-        finest = anchors.ladder(objects, strides=strides, octaves=OCTAVES).value[0]
+        finest = anchors.ladder(objects, strides=strides, octaves=learners.OCTAVES).value[0]
         scale = anchors.canonical_scale(finest, stride=strides[0])
     finest_common = min(set(strides) & set(teacher.strides), default=strides[0])
     return {"tar": scale, "gkd": anchors.scale_on_finest(scale, stride=finest_common)}
 
 
-def _unlabelled(taught: configs.Recipe, options: Options, notes: _Notes) -> configs.Recipe:
+def _unlabelled(taught: configs.Recipe, options: Options, notes: Notes) -> configs.Recipe:
     """The taught student's recipe with pictures without labels too."""
     out = taught.copy_and_resolve_references()
     source = component("data.unlabelled", images=options.unlabelled)

@@ -31,7 +31,7 @@ def distill(project, workdir, *flags):
     [
         (["--minutes=-1"], "minutes"),
         (["--seeds=0"], "seeds"),
-        (["--student=huge"], "no recipe has this name"),
+        (["--student=huge"], "no recipe has it"),
         (["--method=luck"], "luck"),
         (["--other"], "no flag --other"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from jaxkd import config as configs
 from jaxkd.config import component
-from jaxkd.derive import anchors, explain, methods, recipes
+from jaxkd.derive import anchors, explain, learners, methods, recipes, schedule
 from jaxkd.derive import remarks as settings
 from jaxkd.derive import sizes as sizes_of
 from jaxkd.derive.base import Choice
@@ -18,6 +18,7 @@ from jaxkd.distill import fit
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.loading import build, prepare
 from jaxkd.train import unused
+from jaxkd.types import Traits
 
 DATA = {
     "train": component("data.coco", images="mine/images", annotations="mine/train.json"),
@@ -38,12 +39,18 @@ def source(name):
     }[name]()
 
 
-ONE_STAGE = ("features", "anchor_predictions", "detections")  # what a teacher of one stage gives
+UNKNOWN = recipes.Given()
 
 
-def derive(train, *, steps=None, **options):
+def one_stage(**fields):
+    """What is known of a teacher of one stage."""
+    capabilities = frozenset(["features", "anchor_predictions", "detections"])
+    return recipes.Given(teacher=Traits((), capabilities, **({"strides": (4, 8, 16, 32)} | fields)))
+
+
+def derive(train, *, steps=None, given=UNKNOWN, **options):
     val = drawn.Drawn(train.records[:50])
-    return recipes.derive(train, val, data=DATA, options=recipes.Options(**options), steps=steps)
+    return recipes.derive(train, val, data=DATA, options=recipes.Options(**options), given=given, steps=steps)
 
 
 def numbers(derived):
@@ -97,10 +104,12 @@ OPTIONS = [
     {},
     {"student": "mobilenet", "size": "accurate", "platform": "gpu", "devices": 4, "method": "tar"},
     {"student": "r18", "size": "fast", "method": "gkd", "epochs": 7, "seed": 3},
-    {"student": "small", "method": "mimic", "teacher": 'there\'s/a "teacher".pth'},
+    {"student": "pocket", "method": "tar+gkd"},
+    {"student": "medium", "method": "detections"},
+    {"student": "tiny", "method": "mimic", "teacher": 'there\'s/a "teacher".pth'},
     {
         "teacher": "retinanet.pth",
-        "teacher_capabilities": ("features", "anchor_predictions", "detections"),
+        "given": one_stage(),
         "method": "tar+gkd",
         "platform": "tpu",
     },
@@ -169,9 +178,7 @@ def test_a_derived_detector_can_be_built():
 
 
 def test_a_teacher_that_is_given_has_no_recipe():
-    derived = derive(
-        source("cells"), teacher="teacher.pth", teacher_capabilities=("features", "anchor_predictions", "detections")
-    )
+    derived = derive(source("cells"), teacher="teacher.pth", given=one_stage())
     taught = derived.recipes["taught"]
     assert (taught.teacher, tuple(taught.distill)) == ("teacher.pth", ("tar",))
     assert (taught.distill.tar.classification.weight, taught.distill.tar.box.weight) == (0.0, 0.0)
@@ -193,7 +200,7 @@ def test_a_student_of_a_recipe_is_taken_as_it_is():
     assert re.match(r"those of bccd:retinanet-alone; \d+ % of training objects", said["student.anchors"])
 
 
-@pytest.mark.parametrize("student", ["bccd:retinanet-alone", "coco:retinanet-r18", "mobilenet_coco", "small"])
+@pytest.mark.parametrize("student", ["bccd:retinanet-alone", "coco:retinanet-r18", "mobilenet_coco", "auto", "pocket"])
 @pytest.mark.parametrize("method", [name for name in methods.NAMES if name != "auto"])
 def test_every_method_fits_the_teacher_that_is_derived(student, method):
     recipes = derive(source("specks"), student=student, method=method).recipes
@@ -214,7 +221,11 @@ def test_every_method_fits_the_teacher_that_is_derived(student, method):
     [
         ("coco:faster_rcnn-r18", {}, (224.0, 56.0)),  # as in the recipes for COCO
         ("coco:retinanet-r18", {}, (112.0, 56.0)),  # anchors of 32 at stride 8
-        ("coco:faster_rcnn-r18", {"teacher": "one_stage.pth", "teacher_strides": (8, 16, 32, 64, 128)}, (224.0, 112.0)),
+        (
+            "coco:faster_rcnn-r18",
+            {"teacher": "one_stage.pth", "given": one_stage(strides=(8, 16, 32, 64, 128))},
+            (224.0, 112.0),
+        ),
     ],
 )
 def test_the_scales_of_methods_follow_of_the_levels_of_both_detectors(student, fields, scales):
@@ -223,18 +234,50 @@ def test_the_scales_of_methods_follow_of_the_levels_of_both_detectors(student, f
     assert taught.distill.gkd.levels == "common" and taught.initial.endswith("weights/resnet18.pth")
 
 
+@pytest.mark.parametrize("name", ["pocket", "tiny", "small", "medium"])
+def test_a_dense_student_has_a_teacher_with_its_anchors(name):
+    derived = derive(source("specks"), student=name)
+    student, teacher = (
+        build.detector(derived.recipes[who].student, ("cell", "speck")) for who in ("taught", "teacher")
+    )
+    assert student.traits.anchors == teacher.traits.anchors and student.traits.strides == (8, 16, 32, 64)
+    assert derived.recipes["taught"].distill.tar.classification.weight > 0
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(build.param_shapes(one))) for one in (student, teacher)]
+    assert sizes[0] < sizes[1]
+
+
+def test_square_anchors_are_near_the_objects_sizes():
+    objects = anchors.objects_in(source("specks").records, configs.build(component("data.loader")))
+    scale, words = anchors.square(objects, strides=(8, 16, 32, 64))
+    near, far = (anchors.square_grid(one, strides=(8, 16, 32, 64)) for one in (scale, 8.0))
+    assert scale < 8.0 and anchors.recall(objects, near, iou=0.5) > anchors.recall(objects, far, iou=0.5)
+    assert "% of training objects" in words
+
+
+def test_a_student_of_weights_is_taken_as_it_is():
+    detector = configs.load_recipe("bccd", "gfl-alone").student
+    given = recipes.Given(student=learners.Given(detector, "/runs/coco/student"))
+    derived = derive(source("cells"), student="runs/coco", given=given)
+    alone, taught = derived.recipes["alone"], derived.recipes["taught"]
+    assert configs.dump(alone.student) == configs.dump(detector)
+    assert alone.initial == taught.initial == "/runs/coco/student"
+    assert alone.optimizer.learning_rate == schedule.RATES["pretrained"][0]
+
+
 def test_a_teacher_of_one_stage_answers_for_a_student_with_its_anchors():
     name = "bccd:retinanet-alone"
     given = configs.load_recipe("bccd", "retinanet-alone").student
     same = build.detector(given, ("cell", "speck")).traits.anchors
     for anchors_of_teacher, weight in ((same, 2.0), (("others",), 0.0), (None, 0.0)):
-        fields = {"teacher_capabilities": ONE_STAGE, "teacher_anchors": anchors_of_teacher}
-        taught = derive(source("specks"), student=name, teacher="one_stage.pth", **fields).recipes["taught"]
+        given = one_stage(anchors=anchors_of_teacher)
+        taught = derive(source("specks"), student=name, teacher="one_stage.pth", given=given).recipes["taught"]
         assert taught.distill.tar.classification.weight == weight
 
 
 def test_a_teacher_of_detections_alone_teaches_by_them():
-    derived = derive(source("cells"), teacher="found.json", teacher_capabilities=("detections",))
+    derived = derive(
+        source("cells"), teacher="found.json", given=recipes.Given(teacher=Traits((), frozenset(["detections"])))
+    )
     assert list(derived.recipes["taught"].distill) == ["detections"]
 
 
@@ -356,6 +399,6 @@ def test_real_sets_golden(shared, name, platform):
     packings = sizes_of.best_packings(sources["train"].records, short=size[0], long=size[1])
     assert tuple(int(100 * packing.padding + 0.5) for packing in packings) == padding
     assert alone.student.anchors.sizes[0] == finest
-    grid = anchors.grid_of(alone.student.anchors.sizes, strides=recipes.STRIDES, octaves=recipes.OCTAVES)
+    grid = anchors.grid_of(alone.student.anchors.sizes, strides=learners.STRIDES, octaves=learners.OCTAVES)
     objects = anchors.objects_in(sources["val"].records, configs.build(alone.data.loader))
     assert tuple(round(100 * anchors.recall(objects, grid, iou=iou), 1) for iou in (0.5, 0.7)) == recalls

@@ -42,8 +42,7 @@ def test_the_student_of_blood_cells_is_that_of_its_recipe():
 @pytest.mark.parametrize(
     ("name", "backbone", "teacher"),
     [
-        ("tiny", (10, 8), (18, 32)),
-        ("small", (10, 16), (18, 64)),
+        ("auto", (10, 8), (18, 32)),
         ("r18", (18, 64), (34, 64)),
     ],
 )
@@ -54,6 +53,39 @@ def test_residual_networks_and_their_teachers(name, backbone, teacher):
     assert (larger.backbone.depth, larger.backbone.width) == teacher
     assert (larger.channels, larger.hidden) == (4 * found.channels, 4 * found.hidden)
     assert larger.start == "random"
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "channels", "teacher"),
+    [
+        ("pocket", ("small", 0.5), 64, (18, 32)),
+        ("tiny", ("small", 1.0), 96, (18, 64)),
+        ("small", ("medium", 0.75), 128, (34, 64)),
+        ("medium", ("medium", 1.0), 128, (34, 64)),
+    ],
+)
+def test_dense_sizes_and_their_teachers(name, backbone, channels, teacher):
+    found = network(name)
+    assert (found.backbone.name, found.backbone.size, found.backbone.width) == ("nets.mobilenetv4", *backbone)
+    assert (found.detector, found.channels, found.start) == ("gfl", channels, "random")
+    larger = student.teacher(found).value
+    assert (larger.detector, larger.backbone.depth, larger.backbone.width) == ("gfl", *teacher)
+
+
+def test_a_dense_size_has_the_backbone_of_a_file(tmp_path):
+    file = weights_of(component("nets.mobilenet"), tmp_path / "net.safetensors")
+    found = network("tiny", initial=file)
+    assert configs.dump(found.backbone) == configs.dump(component("nets.mobilenet"))
+    assert (found.detector, found.channels, found.initial, found.frozen_stages) == ("gfl", 96, file, 1)
+
+
+def test_weights_are_told_from_recipes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine", "coco"):  # the second has the name of a recipe
+        (tmp_path / folder).mkdir()
+    (tmp_path / "net.pth").touch(), (tmp_path / "recipe.py").touch()
+    names = ("mine", "net.pth", "net.pth:model", "assets:nanodet", "coco", "recipe.py", "gone", "tiny")
+    assert [student.is_weights(name) for name in names] == [True] * 4 + [False] * 4
 
 
 def test_a_mobilenet_and_its_teacher():
@@ -120,8 +152,7 @@ def test_a_student_starts_from_timms_weights(tmp_path):
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("huge", {}, r"There is no student 'huge'; take auto, tiny, small, mobilenet and r18\."),
-        ("tiny", {"initial": "net.pth"}, r"The student tiny starts from random numbers, so net.pth is of no use; take"),
+        ("huge", {}, r"There is no student 'huge'; take auto, pocket, tiny, small, medium, mobilenet and r18\."),
     ],
 )
 def test_what_is_refused(name, fields, words):
@@ -152,7 +183,7 @@ def get_config(arg="none"):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("huge", "'huge' is none of auto, .* and no recipe has this name: There is no recipe huge"),
+        ("huge", "'huge' is none of auto, .* and no recipe has it: There is no recipe huge"),
         ("gone.py:tar", "There is no recipe gone.py"),
         ("bccd:luck", "does not take the argument 'luck'"),
         ("mine.py", "mine.py has no student"),
