@@ -1,4 +1,4 @@
-"""Runs what README and the commands themselves print, in an installation that has nothing but what it declares.
+"""Runs what README, docs/your_data.md and commands print, in an installation that has nothing but what it declares.
 
     python tests/smoke.py PYTHON             # every command that needs no extra
     python tests/smoke.py PYTHON onnx        # those that need the extra, in an environment that has it alone
@@ -94,13 +94,11 @@ torch_writer.save(pathlib.Path("both.pth"), both)
 """
 
 
-def commands_of_readme():
-    """Every line of README's blocks that a shell would run, comments taken off."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def commands_of(page, *, language):
+    """Every line of a page's blocks of this language that a shell would run, comments taken off."""
+    text = (ROOT / page).read_text(encoding="utf-8")
     found = []
-    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        if language:
-            continue
+    for _, block in re.findall(rf"^```({language})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
                 found.append(shlex.join(words))
@@ -175,12 +173,13 @@ def recipes(folder):
 
 
 def core(environment):
-    """What README, the quickstart and messages print, where no extra is there."""
+    """What these pages, the quickstart and messages print, where no extra is there."""
     quickstart = environment.run("jaxkd quickstart")
     printed = re.findall(r"^  (jaxkd .*)$", quickstart, re.MULTILINE)
     if len(printed) < 2:
         sys.exit(f"{quickstart}\nsmoke: the quickstart prints no commands to go on with.")
-    left = [line for line in commands_of_readme() if not any(word in NEEDS for word in shlex.split(line))]
+    left = [*commands_of("README.md", language=""), *commands_of("docs/your_data.md", language="console")]
+    left = [line for line in left if not any(word in NEEDS for word in shlex.split(line))]
     for line in [*printed, *left]:
         environment.run(line)
     environment.run("jaxkd --help")

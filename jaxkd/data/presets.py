@@ -94,12 +94,12 @@ def _auto(pictures: int, parameters: int, repeated: bool) -> tuple[Config, list[
     row = next(row for row in TABLE if pictures < row.pictures)
     small = parameters < SMALL_STUDENT
     config = _of(row, repeated=repeated, strong=row is TABLE[0] and not small)
+    config = halved(config) if small else config
     reasons = [f"There are {phrases.counted(pictures, 'training picture')}, of which {_made(config)}."]
     if row.paste and not repeated:
         reasons.append("No object is pasted, for no class is rare.")
     if small:
-        config = halved(config)
-        reasons.append(f"All but the flip is halved, for the student has {parameters:,} parameters, below a million.")
+        reasons.append(f"That is half of what a student of a million parameters has; this one has {parameters:,}.")
     return config, reasons
 
 
