@@ -15,6 +15,7 @@ RATIOS = (0.5, 1.0, 2.0)
 MOST = 1200  # objects that the search looks at
 STEPS, PER_OCTAVE = 25, 6  # finest sizes that are tried: from the finest stride on, each 2^(1/6) times the one before
 SCALES = (3.0, 4.0, 5.0, 6.0, 8.0)  # sides in strides of square anchors that are tried
+CELLS = 2  # of the finest level of a dense detector, across an object
 USELESS, GOOD = 0.4, 0.8  # IoU of an object's best anchor from which it counts, and from which it counts fully
 CANONICAL_STRIDE = 16
 CANONICAL = 28.0  # a box of this many finest anchors over finest strides is pooled from stride 16; COCO: 28 * 32 / 4
@@ -103,15 +104,23 @@ def ladder(objects: Objects, *, strides: Sequence[int], octaves: int) -> Choice:
 
 
 def square(objects: Objects, *, strides: Sequence[int]) -> Choice:
-    """The side in strides of every level's square anchors, one in the middle of each cell, that fit the objects best.
+    """The side in strides of every level's anchors, squares in the middle of cells, that fits the objects best.
 
     Scored as a ladder's.
     """
     sample = objects.taken(evenly_spaced(len(objects.boxes), MOST))
-    grids = [square_grid(scale, strides=strides) for scale in SCALES]
-    scores = [_fit(sample, grid) for grid in grids]
-    best = int(np.argmax(scores))
-    return Choice(SCALES[best], f"strides; {fit_in_words(objects, grids[best])}")
+    scale = max(SCALES, key=lambda scale: _fit(sample, square_grid(scale, strides=strides)))
+    return Choice(scale, f"strides; {fit_in_words(objects, square_grid(scale, strides=strides))}")
+
+
+def first_level(objects: Objects, *, strides: Sequence[int]) -> Choice:
+    """The first of these strides with which half of the objects of every class have CELLS cells a side, or else 0."""
+    sides = np.sqrt((objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(-1))
+    least = min(float(np.median(sides[objects.labels == label])) for label in np.unique(objects.labels))
+    index = max((place for place, stride in enumerate(strides) if least >= CELLS * stride), default=0)
+    return Choice(
+        index, f"half of the objects of one class are narrower than {least:.0f} px, and {CELLS} cells are wanted"
+    )
 
 
 def square_grid(scale: float, *, strides: Sequence[int]) -> Grid:

@@ -15,7 +15,7 @@ from jaxkd.detectors.parts import Anchors
 
 STRIDES = (4, 8, 16, 32)  # of the levels of derived detectors of two stages
 OCTAVES = 2  # of their anchors
-DENSE_STRIDES = (8, 16, 32, 64)  # of dense ones, the last an extra level of their light pyramid
+DENSE_FIRST = (4, 8)  # of which one is the stride of the first level of a dense one, which has as many levels
 DENSE = {"convs": 2, "kernel": 5, "separable": True, "reg_max": 8}  # of their heads
 CANDIDATES = 256  # boxes of a level that enter the suppression
 
@@ -132,21 +132,23 @@ def _two_stage_parts(scene: Scene, notes: Notes) -> dict[str, Any]:
 
 def _gfl(network: networks.Network, parts: Mapping[str, Any], notes: Notes) -> configs.Recipe:
     """The component of a GFL with a light pyramid and a light head."""
-    channels = network.channels
+    channels, first = network.channels, parts["first"]
     notes.take("student.neck", Choice(channels, "channels of the size, in a light pyramid"))
     notes.take("student.head", Choice(channels, "as wide as the pyramid, of separable convolutions"))
     return component(
         "detectors.gfl",
         backbone=network.backbone,
-        neck=component("nets.light_pan", channels=channels, groups=GROUPS),
+        neck=component("nets.light_pan", channels=channels, first=first, extra=first, groups=GROUPS),
+        anchors=parts["anchors"],
         head={**DENSE, "channels": channels, "groups": GROUPS},
         postprocess={"candidates": CANDIDATES, "nms": 0.6},
         frozen_stages=network.frozen_stages,
-        **parts,
     )
 
 
 def _dense_parts(scene: Scene, notes: Notes) -> dict[str, Any]:
-    """Anchors: squares of so many strides on every level."""
-    scale = notes.take("student.anchors", anchors.square(scene.objects(), strides=DENSE_STRIDES))
-    return {"anchors": {"scale": scale}}
+    """The first level of the backbone, of which as many extra levels follow, and anchors: a square for each cell."""
+    objects = scene.objects()
+    first = notes.take("student.neck.first", anchors.first_level(objects, strides=DENSE_FIRST))
+    scale = anchors.square(objects, strides=[stride * 2**first for stride in STRIDES])
+    return {"first": first, "anchors": {"scale": notes.take("student.anchors", scale)}}

@@ -240,17 +240,20 @@ def test_a_dense_student_has_a_teacher_with_its_anchors(name):
     student, teacher = (
         build.detector(derived.recipes[who].student, ("cell", "speck")) for who in ("taught", "teacher")
     )
-    assert student.traits.anchors == teacher.traits.anchors and student.traits.strides == (8, 16, 32, 64)
+    assert student.traits.anchors == teacher.traits.anchors
     assert derived.recipes["taught"].distill.tar.classification.weight > 0
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(build.param_shapes(one))) for one in (student, teacher)]
     assert sizes[0] < sizes[1]
 
 
-def test_square_anchors_are_near_the_objects_sizes():
-    objects = anchors.objects_in(source("specks").records, configs.build(component("data.loader")))
-    scale, words = anchors.square(objects, strides=(8, 16, 32, 64))
-    near, far = (anchors.square_grid(one, strides=(8, 16, 32, 64)) for one in (scale, 8.0))
-    assert scale < 8.0 and anchors.recall(objects, near, iou=0.5) > anchors.recall(objects, far, iou=0.5)
+@pytest.mark.parametrize(("name", "first"), [("specks", 0), ("mixed", 1)])
+def test_levels_and_squares_follow_of_the_objects_sizes(name, first):
+    objects = anchors.objects_in(source(name).records, configs.build(component("data.loader", short=(300,), long=400)))
+    assert anchors.first_level(objects, strides=(4, 8)).value == first
+    strides = [stride * 2**first for stride in learners.STRIDES]
+    scale, words = anchors.square(objects, strides=strides)
+    near, far = (anchors.square_grid(one, strides=strides) for one in (scale, 2 * scale))
+    assert anchors.recall(objects, near, iou=0.5) > anchors.recall(objects, far, iou=0.5)
     assert "% of training objects" in words
 
 
