@@ -47,3 +47,24 @@ def stages_of(kind, model, image):
         stages |= {"pooled": [seen["pool"]], "class_logits": [logits], "box_deltas": [box_deltas.unflatten(1, (-1, 4))]}
     stages = {name: [np.asarray(x) for x in values] for name, values in stages.items()}
     return stages, [found[name].numpy() for name in ("boxes", "scores", "labels")]
+
+
+def fcos_losses_of(model, images, truths):
+    """The real FCOS's three losses of a batch of uint8 pictures; labels count class 0.
+
+    The pictures are padded to the largest of them and to multiples of 32, and are not resized.
+    """
+    import torch
+    from torchvision.models.detection.image_list import ImageList
+
+    pixels = [model.transform.normalize(torch.from_numpy(image).permute(2, 0, 1).float() / 255) for image in images]
+    batch = ImageList(model.transform.batch_images(pixels), [image.shape[:2] for image in images])
+    targets = [
+        {"boxes": torch.from_numpy(boxes).float(), "labels": torch.from_numpy(labels)} for boxes, labels in truths
+    ]
+    with torch.no_grad():
+        levels = list(model.eval().backbone(batch.tensors).values())
+        anchors, counts = model.anchor_generator(batch, levels), [level[0, 0].numel() for level in levels]
+        losses = model.compute_loss(targets, model.head(levels), anchors, counts)
+    names = {"class": "classification", "box": "bbox_regression", "centerness": "bbox_ctrness"}
+    return {name: losses[theirs].item() for name, theirs in names.items()}
