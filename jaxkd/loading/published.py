@@ -13,8 +13,10 @@ from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.loading import build
 from jaxkd.weights import assumptions, names, parts, tree
 from jaxkd.weights.assumptions import Overrides
+from jaxkd.weights.description import Published
+from jaxkd.weights.families import COCO_WITH_HOLES
 from jaxkd.weights.parts import Part, few
-from jaxkd.weights.published import COCO_WITH_HOLES, Published, recognise, with_classes
+from jaxkd.weights.published import recognise, with_classes
 
 BY_NUMBER = {len(COCO): tuple(COCO.values()), len(VOC): VOC}
 
