@@ -1,4 +1,4 @@
-"""Settings of a published detector that its arrays do not contain: the epsilon of its norms, and its effect."""
+"""Settings of a published detector that its arrays do not contain: the epsilon of its norms, and FCOS's conventions."""
 
 import hashlib
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxkd.errors import WeightsError
+from jaxkd.weights.conventions import FCOS_RADIUS, Conventions
 
 # The first eight digits of the SHA-256 sums of torchvision's COCO_V1 files; the names of its downloads end with them.
 COCO_V1 = {
@@ -16,6 +17,7 @@ COCO_V1 = {
     "eeacb38b": "retinanet_resnet50_fpn_coco-eeacb38b.pth",
 }
 EPS = 1e-5  # of all norms, except that torchvision sets that of COCO_V1 to 0
+CAFFE_PIXELS = {"pixels.mean": (122.7717, 115.9465, 102.9801), "pixels.std": (1.0, 1.0, 1.0)}  # of mmdetection's FCOS
 MIN_FACTOR = 1.01  # change of a channel's scale above which it is reported
 
 
@@ -32,6 +34,25 @@ class Overrides:
     eps: float | None = None
     anchor_sizes: tuple[float, ...] = ()
     anchor_ratios: tuple[float, ...] = ()
+
+
+def of_fcos(*, improved: bool, caffe: bool) -> Conventions:
+    """The conventions of mmdetection's common configs of FCOS that no array shows.
+
+    Args:
+      improved: whether they are those of the paper's second version, whose towers have biases, or of its first.
+      caffe: whether the backbone is one for which mmdetection starts from Caffe's weights.
+    """
+    fields = {
+        "head.box_activation": "relu" if improved else "exp",
+        "head.centerness_tower": "box" if improved else "class",
+        "assignment.radius": FCOS_RADIUS if improved else 0.0,
+        "loss.box_loss": "giou" if improved else "iou",
+        "postprocess.nms": 0.6 if improved else 0.5,
+    }
+    if not caffe:
+        return Conventions(fields)
+    return Conventions(fields | CAFFE_PIXELS, backbone={"stride_in_1x1": True}, bgr=True)
 
 
 def epsilon_note(

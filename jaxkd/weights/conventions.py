@@ -11,6 +11,7 @@ import numpy as np
 from jaxkd.errors import WeightsError
 
 TOLERANCE = 0.01  # relative difference of two sizes or ratios that count as equal
+FCOS_RADIUS = 1.5  # of mmdetection's samples around a centre, in strides, where a config says no other
 CONFIG_KEYS = ("cfg", "config")  # of "meta" in a file of mmdetection 3 and of 2
 
 
@@ -21,12 +22,14 @@ class Conventions:
     Attributes:
       fields: fields of the detector.
       backbone: fields of `nets.resnet`.
+      points: fields of a detector with points in place of anchors.
       octaves: number of anchor sizes of a level; None where it is not stated.
       bgr: whether the first convolution takes BGR; None where it is not stated.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
+    points: dict[str, Any] = field(default_factory=dict)
     octaves: int | None = None
     bgr: bool | None = None
 
@@ -58,7 +61,7 @@ def from_buffers(buffers: Mapping[str, np.ndarray]) -> Conventions:
 def from_config(metadata: Mapping[str, str]) -> Conventions:
     """Conventions from mmdetection's "meta", which has the text of the training config; nothing in it is executed."""
     text = next((metadata[key] for key in CONFIG_KEYS if key in metadata), "")
-    caffe = re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", text) is not None
+    style = re.search(r"\bstyle\s*=\s*['\"](caffe|pytorch)['\"]", text)
     rgb = _value(text, r"(?:bgr_to_rgb|to_rgb)")
     fields: dict[str, Any] = {}
     for name, key in (("pixels.mean", "mean"), ("pixels.std", "std")):
@@ -69,8 +72,28 @@ def from_config(metadata: Mapping[str, str]) -> Conventions:
     if match := re.search(r"\banchor_generator\s*=\s*dict\(([^()]*)\)", text):
         anchors, octaves = _anchors_of(match[1])
         fields |= anchors
-    backbone = {"stride_in_1x1": True} if caffe else {}
-    return Conventions(fields, backbone, octaves, (not rgb) if type(rgb) is bool else None)
+    return Conventions(
+        fields,
+        backbone={"stride_in_1x1": style[1] == "caffe"} if style else {},
+        points=_points_of(text) if _has_type(text, "FCOSHead") else {},
+        octaves=octaves,
+        bgr=(not rgb) if type(rgb) is bool else None,
+    )
+
+
+def _points_of(text: str) -> dict[str, Any]:
+    """Fields of FCOS from the config of its head, which does not state what is as in the paper's first version."""
+    normalised, sampled, beside_boxes = (
+        _value(text, key) is True for key in ("norm_on_bbox", "center_sampling", "centerness_on_reg")
+    )
+    radius, nms = _value(text, "center_sample_radius"), _value(text, "iou_thr(?:eshold)?")
+    fields = {
+        "head.box_activation": "relu" if normalised else "exp",
+        "head.centerness_tower": "box" if beside_boxes else "class",
+        "assignment.radius": (float(radius) if type(radius) in (int, float) else FCOS_RADIUS) if sampled else 0.0,
+        "loss.box_loss": "giou" if _has_type(text, "GIoULoss") else "iou",
+    }
+    return fields | ({"postprocess.nms": nms} if type(nms) is float else {})
 
 
 def _anchors_of(text: str) -> tuple[dict[str, Any], int | None]:
@@ -85,6 +108,11 @@ def _anchors_of(text: str) -> tuple[dict[str, Any], int | None]:
     if _are_numbers(ratios):
         fields["anchors.ratios"] = tuple(float(ratio) for ratio in ratios)
     return fields, octaves
+
+
+def _has_type(text: str, name: str) -> bool:
+    """Whether a part of the config is of this type."""
+    return re.search(rf"\btype\s*=\s*['\"]{name}['\"]", text) is not None
 
 
 def _value(text: str, key: str) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxkd.weights.conventions import Conventions
+
 Arrays = dict[str, np.ndarray]
 LIBRARIES = ("torchvision", "detectron2", "mmdetection")  # whose conventions the components have in their LIKE
 
@@ -22,8 +24,9 @@ class Published:
       classes: number of classes without background.
       arrays: under jaxkd's leaf names; unknown names stay, so that a strict match lists them.
       idle: names of arrays in the file that take no part in a forward pass.
+      assumed: conventions that its arrays do not show, for a file that states none.
       stated: names of those fields that the file itself states.
-      notes: a sentence on the conventions that the file states, if any.
+      notes: sentences on the conventions that the file states and on those that are assumed, if any.
       backbone_kind, neck_kind: modules of the backbone and of the neck.
       sizes: fields of `data.loader` that say how pictures are resized; empty for COCO's.
     """
@@ -36,6 +39,7 @@ class Published:
     classes: int
     arrays: Arrays
     idle: tuple[str, ...] = ()
+    assumed: Conventions = field(default_factory=Conventions)
     stated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     backbone_kind: str = "nets.resnet"

@@ -104,6 +104,7 @@ MMDETECTION: tuple[Rule, ...] = (
     (r"bbox_head\.reg_convs\.(\d)\.gn", "head/box_{}_norm"),
     (r"bbox_head\.gfl_cls", "head/logits"),
     (r"bbox_head\.gfl_reg", "head/bins"),
-    (r"bbox_head\.retina_cls", "head/logits"),
-    (r"bbox_head\.retina_reg", "head/deltas"),
+    (r"bbox_head\.(?:retina|conv)_cls", "head/logits"),
+    (r"bbox_head\.(?:retina|conv)_reg", "head/deltas"),
+    (r"bbox_head\.conv_centerness", "head/quality"),
 )

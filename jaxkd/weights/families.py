@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from jaxkd.errors import WeightsError
-from jaxkd.weights import detector_names
+from jaxkd.weights import assumptions, detector_names
 from jaxkd.weights import nanodet as nanodet_g
 from jaxkd.weights.assumptions import EPS
+from jaxkd.weights.conventions import Conventions
 from jaxkd.weights.description import Arrays, Published
 from jaxkd.weights.detector_names import renamer
 from jaxkd.weights.names import translated
 from jaxkd.weights.shapes import box_head_fields, neck_fields, resnet_fields, tower_fields
 
 COCO_WITH_HOLES = 90  # torchvision's classes are COCO's ids, including unused ones
+DEEP = 50  # depth of a ResNet from which mmdetection has Caffe's weights for it
 
 
 def torchvision(arrays: Arrays, *, ratios: int) -> Published:
@@ -64,7 +66,7 @@ def detectron2(arrays: Arrays, *, ratios: int) -> Published:
     published = _from_shapes("detectron2", dense, leaves, ratios=ratios)
     if dense:
         _ratios_first(leaves, anchors=_anchors_per_cell(leaves), ratios=ratios)
-    leaves["backbone/conv1/kernel"] = leaves["backbone/conv1/kernel"][:, :, ::-1]
+    published = replace(published, assumed=Conventions(bgr=True))
     if published.backbone["cardinality"] == 1:
         return published
     # Its ResNeXts start from other pretrained weights than its ResNets.
@@ -76,17 +78,30 @@ def detectron2(arrays: Arrays, *, ratios: int) -> Published:
 
 
 def mmdetection(arrays: Arrays, *, ratios: int) -> Published:
-    """Faster R-CNN, RetinaNet and GFL with a feature pyramid from mmdetection 2 and 3."""
-    gfl, dense = ("bbox_head.gfl_cls.weight" in arrays, "bbox_head.retina_cls.weight" in arrays)
-    leaves = translated(arrays, renamer(detector_names.MMDETECTION, "backbone.", levels=3 if dense or gfl else 4))
+    """Faster R-CNN, RetinaNet, GFL and FCOS with a feature pyramid from mmdetection 2 and 3."""
+    gfl, fcos, dense = (f"bbox_head.{name}.weight" in arrays for name in ("gfl_cls", "conv_centerness", "retina_cls"))
+    leaves = translated(
+        arrays, renamer(detector_names.MMDETECTION, "backbone.", levels=3 if dense or gfl or fcos else 4)
+    )
+    if not (gfl or fcos):
+        return _from_shapes("mmdetection", dense, leaves, ratios=ratios)
+    leaves = {re.sub(r"bbox_head\.scales\.(\d)\.scale", r"head/scale_\1", name): leaves[name] for name in leaves}
+    backbone, neck, fields = resnet_fields(leaves), neck_fields(leaves), tower_fields(leaves)
+    classes = leaves["head/logits/kernel"].shape[-1]
     if gfl:
-        leaves = {re.sub(r"bbox_head\.scales\.(\d)\.scale", r"head/scale_\1", name): leaves[name] for name in leaves}
-        fields = tower_fields(leaves) | {"head.reg_max": leaves["head/bins/kernel"].shape[-1] // 4 - 1}
-        classes = leaves["head/logits/kernel"].shape[-1]
-        return Published(
-            "mmdetection", "detectors.gfl", resnet_fields(leaves), neck_fields(leaves), fields, classes, leaves
-        )
-    return _from_shapes("mmdetection", dense, leaves, ratios=ratios)
+        fields["head.reg_max"] = leaves["head/bins/kernel"].shape[-1] // 4 - 1
+        return Published("mmdetection", "detectors.gfl", backbone, neck, fields, classes, leaves)
+    bias = "head/class_0/bias" in leaves
+    return Published(
+        "mmdetection",
+        "detectors.fcos",
+        backbone,
+        neck | {"extra_relu": True},  # in FCOS alone of mmdetection's detectors
+        fields | {"head.bias": bias},
+        classes,
+        leaves,
+        assumed=assumptions.of_fcos(improved=bias, caffe=backbone["depth"] >= DEEP and backbone["cardinality"] == 1),
+    )
 
 
 def nanodet(arrays: Arrays) -> Published:

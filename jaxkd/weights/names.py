@@ -57,8 +57,8 @@ def unknown(given: Iterable[str]) -> str:
     first = ", ".join(printable(name) for name in itertools.islice(given, 3)) or "none at all"
     return (
         f"The weights' names ({first}) belong to no net known here; known are Faster R-CNN and RetinaNet with a "
-        "feature pyramid as torchvision, detectron2 and mmdetection name them, torchvision's FCOS, NanoDet-g as a "
-        f"graph of TensorFlow.js, and the backbones {', '.join(BEYOND)}."
+        "feature pyramid as torchvision, detectron2 and mmdetection name them, FCOS as torchvision and mmdetection do, "
+        f"mmdetection's GFL, NanoDet-g as a graph of TensorFlow.js, and the backbones {', '.join(BEYOND)}."
     )
 
 

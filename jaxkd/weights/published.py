@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxkd.errors import WeightsError
 from jaxkd.weights import conventions
+from jaxkd.weights.conventions import Conventions
 from jaxkd.weights.description import Published
 from jaxkd.weights.families import FAMILIES, nanodet
 from jaxkd.weights.names import COUNTER
@@ -70,35 +71,55 @@ def _with_classes_at_all(published: Published) -> Published:
     return published
 
 
-def _with_conventions(published: Published, stated: conventions.Conventions) -> Published:
-    """The detector with the conventions that its file states.
+def _with_conventions(published: Published, stated: Conventions) -> Published:
+    """The detector with the conventions that its file states, and those assumed that it does not.
 
     Raises WeightsError where the number of anchors stored with the weights is not that of the outputs.
     """
-    fields, kernel = dict(stated.fields), "backbone/conv1/kernel"
+    assumed, kernel = published.assumed, "backbone/conv1/kernel"
+    fields = _fitting(published, stated)
+    if assumed.bgr if stated.bgr is None else stated.bgr:
+        published.arrays[kernel] = published.arrays[kernel][:, :, ::-1]
+    given = fields | stated.backbone
+    missing = {name: value for name, value in (assumed.fields | assumed.backbone).items() if name not in given}
+    order = " and pictures in BGR" if missing and assumed.bgr and stated.bgr is None else ""
+    notes = (
+        f"The file states these conventions: {_items(given)}." if given else "",
+        f"Assumed, as {published.family}'s configs have it and the file does not say: {_items(missing)}{order}."
+        if missing
+        else "",
+    )
+    return replace(
+        published,
+        fields=published.fields | assumed.fields | fields,
+        backbone=published.backbone | assumed.backbone | stated.backbone,
+        stated=tuple(fields),
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def _fitting(published: Published, stated: Conventions) -> dict[str, Any]:
+    """The stated fields that such a detector has; WeightsError as `_with_conventions`."""
+    fields = dict(stated.fields)
+    if published.kind == "detectors.fcos":
+        return _without_anchors(fields) | stated.points
+    if published.kind == "detectors.gfl":
+        fields = _with_squares(fields, stride=4 * 2 ** published.neck["first"])
     levels = sum(re.fullmatch(r"neck/lateral_\d/kernel", name) is not None for name in published.arrays)
     levels += 1 if published.neck["extra"] == "pool" else 2
     octaves = published.fields.get("anchors.octaves", 1)
-    if published.kind == "detectors.gfl":
-        fields = _with_squares(fields, stride=4 * 2 ** published.neck["first"])
-    if "anchors.sizes" in fields and (stated.octaves, len(fields["anchors.sizes"])) != (octaves, levels):
-        if published.family == "detectron2":
-            raise WeightsError(
-                f"The weights' anchors are {stated.octaves} sizes on {len(fields['anchors.sizes'])} levels, and their "
-                f"outputs are for {octaves} on {levels}."
-            )
-        fields = {name: value for name, value in fields.items() if not name.startswith("anchors.")}  # of another net
-    if stated.bgr is not None and stated.bgr != (published.family == "detectron2"):
-        published.arrays[kernel] = published.arrays[kernel][:, :, ::-1]
-    items = [f"{name} {_listed(value)}" for name, value in (fields | stated.backbone).items()]
-    notes = (f"The file states these conventions: {'; '.join(items)}.",) if items else ()
-    return replace(
-        published,
-        fields=published.fields | fields,
-        backbone=published.backbone | stated.backbone,
-        stated=tuple(fields),
-        notes=notes,
-    )
+    if "anchors.sizes" not in fields or (stated.octaves, len(fields["anchors.sizes"])) == (octaves, levels):
+        return fields
+    if published.family == "detectron2":
+        raise WeightsError(
+            f"The weights' anchors are {stated.octaves} sizes on {len(fields['anchors.sizes'])} levels, and their "
+            f"outputs are for {octaves} on {levels}."
+        )
+    return _without_anchors(fields)  # which are those of another net
+
+
+def _without_anchors(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if not name.startswith("anchors.")}
 
 
 def _with_squares(fields: Mapping[str, Any], *, stride: int) -> dict[str, Any]:
@@ -108,8 +129,13 @@ def _with_squares(fields: Mapping[str, Any], *, stride: int) -> dict[str, Any]:
     return others | ({"anchors.scale": sizes[0] / stride} if sizes else {})
 
 
-def _listed(value: Any) -> str:
-    return ", ".join(f"{number:g}" for number in value) if type(value) is tuple else str(value)
+def _items(fields: Mapping[str, Any]) -> str:
+    """Fields with their values, for a sentence."""
+
+    def listed(value: Any) -> str:
+        return ", ".join(f"{number:g}" for number in value) if type(value) is tuple else str(value)
+
+    return "; ".join(f"{name} {listed(value)}" for name, value in fields.items())
 
 
 def with_classes(published: Published, keep: Sequence[int]) -> Published:

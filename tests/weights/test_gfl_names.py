@@ -1,8 +1,7 @@
 """GFL under mmdetection's names: every array in its place, both ways strict, and the conventions of its files."""
 
-import re
-
 import jax
+import mmdetection_state
 import numpy as np
 import pytest
 
@@ -12,21 +11,6 @@ from jaxkd.loading import build
 from jaxkd.weights.published import recognise
 from jaxkd.weights.tree import flatten, match
 
-RULES = (  # from jaxkd's modules to mmdetection's
-    (r"backbone/layer(\d)_(\d+)/downsample_conv", r"backbone.layer\1.\2.downsample.0"),
-    (r"backbone/layer(\d)_(\d+)/downsample_norm", r"backbone.layer\1.\2.downsample.1"),
-    (r"backbone/layer(\d)_(\d+)/(\w+)", r"backbone.layer\1.\2.\3"),
-    (r"backbone/(\w+)", r"backbone.\1"),
-    (r"neck/lateral_(\d)", r"neck.lateral_convs.\1.conv"),
-    (r"neck/(?:output|extra)_(\d)", r"neck.fpn_convs.\1.conv"),
-    (r"head/class_(\d)_norm", r"bbox_head.cls_convs.\1.gn"),
-    (r"head/class_(\d)", r"bbox_head.cls_convs.\1.conv"),
-    (r"head/box_(\d)_norm", r"bbox_head.reg_convs.\1.gn"),
-    (r"head/box_(\d)", r"bbox_head.reg_convs.\1.conv"),
-    (r"head/logits", r"bbox_head.gfl_cls"),
-    (r"head/bins", r"bbox_head.gfl_reg"),
-)
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 CLASSES = tuple(f"class {number}" for number in range(80))
 
 
@@ -49,21 +33,14 @@ def params(detector):
     return jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
-def as_mmdetection(params):
+def state_of(params):
     """The parameters as a checkpoint of mmdetection has them."""
-    out = {"bbox_head.integral.project": np.arange(5, dtype=np.float32)}
-    for name, array in flatten(params).items():
-        if scale := re.fullmatch(r"head/scale_(\d)", name):
-            out[f"bbox_head.scales.{scale[1]}.scale"] = array
-            continue
-        module, _, leaf = name.rpartition("/")
-        theirs = next(re.sub(pattern, target, module) for pattern, target in RULES if re.fullmatch(pattern, module))
-        out[f"{theirs}.{LEAVES[leaf]}"] = array.transpose(3, 2, 0, 1) if leaf == "kernel" else array
-    return out
+    state = mmdetection_state.as_mmdetection(params, {"logits": "gfl_cls", "bins": "gfl_reg"})
+    return state | {"bbox_head.integral.project": np.arange(5, dtype=np.float32)}
 
 
 def test_every_array_is_in_its_place(detector, params):
-    found = recognise(as_mmdetection(params))
+    found = recognise(state_of(params))
     assert found is not None and (found.family, found.kind, found.classes) == ("mmdetection", "detectors.gfl", 80)
     assert found.fields == {"head.convs": 2, "head.channels": 32, "head.reg_max": 4}
     assert found.neck == {"channels": 16, "first": 1, "extra": "conv_p5"}
@@ -77,7 +54,7 @@ def test_every_array_is_in_its_place(detector, params):
 def test_the_config_of_a_file_says_its_anchors(params):
     anchors = "dict(ratios=[1.0], octave_base_scale=5, scales_per_octave=1, strides=[8, 16, 32, 64, 128])"
     meta = {"cfg": f"anchor_generator={anchors}, mean=[1, 2, 3], std=[4, 5, 6], bgr_to_rgb=True"}
-    found = recognise(as_mmdetection(params), metadata=meta)
+    found = recognise(state_of(params), metadata=meta)
     stated = {"anchors.scale": 5.0, "pixels.mean": (1.0, 2.0, 3.0), "pixels.std": (4.0, 5.0, 6.0)}
     assert {name: found.fields[name] for name in stated} == stated and set(found.stated) == set(stated)
     assert "anchors.sizes" not in found.fields
@@ -91,7 +68,7 @@ def test_its_conventions(detector):
 
 
 def test_what_is_missing_or_too_much_is_named(detector, params):
-    state = as_mmdetection(params)
+    state = state_of(params)
     del state["bbox_head.scales.4.scale"]
     state["bbox_head.more.weight"] = np.zeros((2, 2), np.float32)
     found = recognise(state)
