@@ -6,8 +6,8 @@ Run card
   hardware  2 CPU cores, one to three minutes
   command   jaxkd train --config=bccd:tar --workdir=runs/tar
   arguments alone, mimic, align, detections, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class, tar_box,
-            tar_no_decay, tar_no_gates; after "retinanet-" or "gfl-" a dense student, to which the Faster R-CNN teacher
-            shows features only
+            tar_no_decay, tar_no_gates; after "retinanet-", "fcos-" or "gfl-" a dense student, to which the Faster R-CNN
+            teacher shows features only
 """
 
 from jaxkd.config import component, merged, recipe
@@ -33,7 +33,7 @@ def get_config(arg="alone"):
     dense = detector != ""
     distill = {name.partition("_")[0]: method(**(FEATURES[name] if dense else {})) for name, method in chosen.items()}
     return recipe(
-        student={"": faster_rcnn, "retinanet": retinanet, "gfl": gfl}[detector](),
+        student={"": faster_rcnn, "retinanet": retinanet, "fcos": fcos, "gfl": gfl}[detector](),
         teacher="assets:bccd_teacher" if distill else "",
         distill=distill,
         data={
@@ -134,6 +134,16 @@ def retinanet():
         anchors={"sizes": ANCHORS, "octaves": 2, "ratios": (1.0,)},
         head={"convs": 2, "channels": 16, "norm": "group", "groups": 8},
         postprocess=POSTPROCESS,
+    )
+
+
+def fcos():
+    return component(
+        "detectors.fcos",
+        backbone=backbone(),
+        neck=neck(),
+        head={"convs": 2, "channels": 16, "groups": 8},
+        postprocess=POSTPROCESS | {"nms": 0.6},
     )
 
 

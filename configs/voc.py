@@ -23,7 +23,8 @@ def get_config(arg="faster_rcnn-r50"):
     with config.unlocked():
         config.data.train = component("data.voc", splits=("2007_trainval", "2012_trainval"))
         config.data.val = component("data.voc", splits=("2007_test",))
-        config.data.loader = component("data.loader", **SIZES)
+        if config.data.loader.short == component("data.loader").short:  # a light student has squares of its own
+            config.data.loader = component("data.loader", **SIZES)
         config.optimizer.milestones = (9 / 12,)
     config.optimizer.learning_rate *= 0.5
     config.train.steps, config.train.evaluate_every = 12 * EPOCH, 3 * EPOCH

@@ -13,15 +13,18 @@ from jaxkd.train import log, loop, unused
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = {
-    "bccd": ("alone", "mimic", "tar", "gkd", "tar+gkd", "retinanet-alone", "retinanet-tar+gkd", "gfl-alone"),
+    "bccd": (
+        *("alone", "mimic", "tar", "gkd", "tar+gkd", "retinanet-alone", "retinanet-tar+gkd", "fcos-alone", "gfl-alone"),
+    ),
     "bccd_teacher": ("",),
     "coco": (
         *(f"faster_rcnn-{net}" for net in ("r18", "r34", "r50", "r50-2x", "r101-2x", "x101", "mobilenet")),
         *(f"retinanet-{net}" for net in ("r18", "r34", "r50", "r50-2x", "r101-2x", "x101")),
-        *("gfl-r50", "gfl-r50-2x", "gfl-r50-tiny"),
+        *("fcos-r18", "fcos-r50", "fcos-r50-2x", "fcos-r101", "fcos-r50-tiny", "gfl-r50", "gfl-r50-2x", "gfl-r50-tiny"),
+        *(f"gfl-mobilenetv4_small-{option}" for option in ("320", "416", "416-2x", "320-tiny")),
         *("faster_rcnn-r50-tiny", "retinanet-r50-tiny", "faster_rcnn-r50-debug"),
     ),
-    "voc": ("faster_rcnn-r50", "faster_rcnn-r101", "faster_rcnn-r50-tiny"),
+    "voc": ("faster_rcnn-r50", "faster_rcnn-r101", "gfl-mobilenetv4_small-320", "faster_rcnn-r50-tiny"),
     "tar_coco": ("", "alone", "tiny", "alone-tiny", "debug"),
     "gkd_coco": (
         *(f"{kind}{option}" for kind in ("faster_rcnn", "retinanet") for option in ("", "-control", "-tar", "-tiny")),
@@ -37,6 +40,7 @@ TRAINED = [
     ("tar_coco", "tiny"),
     ("gkd_coco", "faster_rcnn-tiny"),
     ("gkd_coco", "retinanet-tiny"),
+    ("coco", "fcos-r50-tiny"),
     ("coco", "gfl-r50-tiny"),
     ("gkd_voc", "tiny"),
     ("mobilenet_coco", "tiny"),
