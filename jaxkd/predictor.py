@@ -12,7 +12,7 @@ from jaxkd import config as configs
 from jaxkd.data import files, loader
 from jaxkd.data.files import Frame, Origin
 from jaxkd.errors import DataError
-from jaxkd.loading import build, prepare
+from jaxkd.loading import build, fold, prepare
 from jaxkd.train import evaluate, mesh
 from jaxkd.types import Batch, Detections
 
@@ -48,6 +48,28 @@ class Predictor:
         self._loaded = loaded
         self._loader_config = configs.build(configs.component("data.loader", **loaded.sizes))
         self._devices = mesh.make_mesh(1)
+
+    def fold(self) -> "Predictor":
+        """The same detector with its frozen and batch norms folded into the convolutions before them.
+
+        It is for `save`: what reads that folder finds plain convolutions with biases. It is hardly faster, since XLA
+        computes such a norm in one pass with the activation behind it. See `loading.fold.folded` for norms that stay,
+        and for errors.
+        """
+        return Predictor(fold.folded(self._loaded))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a folder of weights, which `load` and the commands take; StorageError where it cannot be written."""
+        loaded = self._loaded
+        build.save(
+            Path(folder),
+            loaded.params,
+            config=loaded.config,
+            classes=self.classes,
+            scores=loaded.scores,
+            sizes=self.sizes,
+            reading=self.reading,
+        )
 
     def __call__(self, images: Origin | Sequence[Origin]) -> Detections:
         """Detections as NumPy arrays, a row for each picture and best first: boxes [b d 4] (x0, y0, x1, y1) in the

@@ -131,7 +131,7 @@ class Head:
     """Dense layers after them."""
     hidden: Count = 1024
     """Width of the dense layers."""
-    norm: Literal["frozen_batch", "group"] = "group"
+    norm: Literal["frozen_batch", "group", "bias"] = "group"
     """Norm after each convolution."""
     groups: Count = 32
     """Number of groups of "group" norm."""

@@ -52,7 +52,7 @@ class Head:
     """A learned factor on each level's outputs for the sides of boxes."""
     last_kernel: Literal[1, 3] = 3
     """Size of the convolutions that predict."""
-    norm: Literal["none", "group", "frozen_batch"] = "group"
+    norm: Literal["none", "group", "frozen_batch", "bias"] = "group"
     """Norm after each convolution of the towers."""
     groups: Count = 32
     """Number of groups of "group" norm."""

@@ -36,7 +36,8 @@ class Config:
     first: Natural = 0
     """Index of the first backbone level used; 0 starts at stride 4 (P2), 1 at stride 8 (P3)."""
     norm: Literal["none", Norm] = "none"
-    """Norm after each convolution of the sums, in place of its bias; the extra levels have none with "frozen_batch"."""
+    """Norm after each convolution of the sums, in place of its bias; the extra levels have none with "frozen_batch"
+    and "bias"."""
     groups: Count = 32
     """Number of groups of "group" norm."""
 
@@ -109,7 +110,7 @@ class FPN(nn.Module):
             x = used[-1] if config.extra == "conv_c5" else out[-1]
             for index in range(len(used), len(steps)):
                 mask = valid_at(index, x[:, ::2, ::2])
-                kind = "none" if config.norm == "frozen_batch" else config.norm
+                kind = "none" if config.norm in ("frozen_batch", "bias") else config.norm
                 out.append(self._conv(x, mask, size=3, stride=2, norm_kind=kind, name=f"extra_{index}") * mask)
                 x = nn.relu(out[-1]) if config.extra_relu else out[-1]
         return tuple(out)

@@ -16,7 +16,9 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-Norm = Literal["frozen_batch", "group", "batch", "sync_batch"]  # see `FrozenBatchNorm`, `GroupNorm` and `BatchNorm`
+Norm = Literal["frozen_batch", "group", "batch", "sync_batch", "bias"]  # see the classes below; the last is `Bias`
+STORED = ("frozen_batch", "batch", "sync_batch")  # those with stored statistics
+EPS = 1e-5
 TRAINING, MOMENTS = "training", "moments"  # collections of batch norms: which are trained, and what they have seen
 DEVICES = "data"  # the mesh's axis of devices
 MOMENTUM = 0.1  # of a step's statistics in the stored ones
@@ -45,7 +47,7 @@ class FrozenBatchNorm(nn.Module):
     """
 
     dtype: str = "float32"
-    eps: float = 1e-5
+    eps: float = EPS
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]) -> Float[Array, "b h w c"]:
@@ -97,7 +99,7 @@ class GroupNorm(nn.Module):
 
     groups: int = 32
     dtype: str = "float32"
-    eps: float = 1e-5
+    eps: float = EPS
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]) -> Float[Array, "b h w c"]:
@@ -151,7 +153,7 @@ class BatchNorm(nn.Module):
 
     synchronised: bool = False
     dtype: str = "float32"
-    eps: float = 1e-5
+    eps: float = EPS
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]) -> Float[Array, "b h w c"]:
@@ -213,13 +215,30 @@ def running(params: dict[str, Any], moments: dict[str, Any], *, finite: Bool[Arr
     return out
 
 
-AnyNorm = FrozenBatchNorm | GroupNorm | BatchNorm
+class Bias(nn.Module):
+    """What is left of a norm with stored statistics once its factors are in the kernel before it: a sum.
+
+    `loading.fold` makes these norms.
+    """
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], valid: Float[Array, "b h w 1"]) -> Float[Array, "b h w c"]:
+        """`x` plus a number of each channel, in the net's dtype; `valid` is not needed."""
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return x.astype(self.dtype) + bias.astype(self.dtype)
 
 
-def norm(kind: str, *, name: str, dtype: str, groups: int = 32, eps: float = 1e-5) -> AnyNorm:
+AnyNorm = FrozenBatchNorm | GroupNorm | BatchNorm | Bias
+
+
+def norm(kind: str, *, name: str, dtype: str, groups: int = 32, eps: float = EPS) -> AnyNorm:
     """The norm of a `Norm` but "none", to be applied to (x, valid)."""
     if kind == "group":
         return GroupNorm(groups=groups, dtype=dtype, eps=eps, name=name)
     if kind in ("batch", "sync_batch"):
         return BatchNorm(synchronised=kind == "sync_batch", dtype=dtype, eps=eps, name=name)
+    if kind == "bias":
+        return Bias(dtype=dtype, name=name)
     return FrozenBatchNorm(dtype=dtype, eps=eps, name=name)
