@@ -12,7 +12,7 @@ from rich.table import Table
 from jaxkd import config as configs
 from jaxkd.cli.flags import choice, define_path, parse
 from jaxkd.errors import ConfigError, DataError, JaxkdError
-from jaxkd.export import FORMATS
+from jaxkd.export import FORMATS, HALF
 
 if TYPE_CHECKING:
     from jaxkd.data.base import Source
@@ -33,6 +33,7 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("tail", "detections", f"What the model ends with: {' or '.join(TAILS)}.", flag_values=values)
     flags.DEFINE_bool("int8", False, "TFLite with convolutions and products of int8; raw: all.", flag_values=values)
+    flags.DEFINE_bool("half", False, "ONNX or TFLite with weights of float16, of half the size.", flag_values=values)
     flags.DEFINE_integer("calibration", 100, "Training pictures to set int8's ranges by.", 1, flag_values=values)
     flags.DEFINE_integer("check", 200, "Validation pictures to score the file on; 0 for none.", 0, flag_values=values)
 
@@ -40,7 +41,7 @@ def define(values: flags.FlagValues) -> None:
 def run(argv: Sequence[str]) -> int:
     """Writes the folder once the file has been scored, and prints its AP, time and size.
 
-    Raises JaxkdError where the AP of a float32 file differs from its detector's; nothing is written then.
+    Raises JaxkdError where the AP of a file differs from its detector's, but for int8; nothing is written then.
     """
     choices, rest = choice(argv)
     values, _ = parse("export", rest, define, with_recipe=True)
@@ -50,6 +51,10 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"There is no tail {values.tail!r}; give --tail=, one of {', '.join(TAILS)}.")
     if values.int8 and values.format != "tflite":
         raise ConfigError(f"int8 is for --format=tflite, not for {values.format}.")
+    if values.half and values.int8:
+        raise ConfigError("--half and --int8 are two types for the same weights; give one of them.")
+    if values.half and values.format not in HALF:
+        raise ConfigError(f"half is for --format={' or --format='.join(HALF)}, not for {values.format}.")
     if not values.out:
         raise ConfigError("--out is empty; give a folder for the file, model.json and detect.py.")
     size = _size(values.size)
@@ -76,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
             "--size=HEIGHTxWIDTH makes it another."
         )
     if result:
-        _show(result, subject, f"{values.format}{', int8' if values.int8 else ''}")
+        _show(result, subject, f"{values.format}{', int8' if values.int8 else ', half' if values.half else ''}")
     return 0
 
 
@@ -139,14 +144,16 @@ def _export(
     """Writes the folder and, with --check, scores it."""
     # Late, as in `run`.
     from jaxkd.export import check, folder
+    from jaxkd.export.base import ROUNDED_TOLERANCE
 
     pairs = check.calibration(subject, sources["train"], limit=values.calibration) if values.int8 else ()
-    description = folder.write(subject, values.format, part, calibration=pairs)
+    description = folder.write(subject, values.format, part, calibration=pairs, half=values.half)
     if not values.check:
         return None
     like = configs.build(recipe.data.loader)
     result = check.check(subject, part, sources["val"], limit=values.check, like=like)
-    if not values.int8 and abs(result.ap - result.ap_exported) > subject.tolerance:
+    tolerance = max(subject.tolerance, ROUNDED_TOLERANCE) if values.half else subject.tolerance
+    if not values.int8 and abs(result.ap - result.ap_exported) > tolerance:
         raise JaxkdError(
             f"The {values.format} file scores AP {_percent(result.ap_exported)} and its detector "
             f"{_percent(result.ap)} on {result.pictures} pictures{_unequal(result)}; it is not kept. Please report "

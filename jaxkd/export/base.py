@@ -25,6 +25,7 @@ OUTPUTS = ("boxes", "scores", "labels", "count")
 INPUTS = ("images", "sizes")
 BLACK = (0, 0, 0)
 TOLERANCE = 0.001  # of AP, between a float32 file and its detector
+ROUNDED_TOLERANCE = 0.005  # the same where a colour or the weights are rounded
 MAX_SIDE = 16384  # pixels of a side of a canvas, and so most rows of anchors on the finest level
 
 

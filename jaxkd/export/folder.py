@@ -70,14 +70,22 @@ def replacing(out: Path) -> Iterator[Path]:
 
 
 def write(
-    subject: Subject, kind: str, folder: Path, *, calibration: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    subject: Subject,
+    kind: str,
+    folder: Path,
+    *,
+    calibration: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+    half: bool = False,
 ) -> dict[str, Any]:
-    """Writes an export in a format (TFLite in int8 where `calibration` is given) and returns its description.
+    """Writes an export in a format and returns its description.
+
+    It is in float32, where `calibration` is given TFLite in int8, and with `half` one of `export.HALF` in float16.
 
     Raises ConfigError where the format does not support the detector, or a package cannot be imported.
     """
     module = module_of(kind)
-    options = {"calibration": calibration} if calibration else {}
+    options: dict[str, Any] = {"calibration": calibration} if calibration else {}
+    options |= {"half": True} if half else {}
     try:
         module.write(subject, folder / module.FILE, **options)
     except (JaxkdError, OSError):

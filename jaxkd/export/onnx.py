@@ -1,4 +1,7 @@
-"""ONNX: one graph with the standard NonMaxSuppression inside, for onnxruntime and other runtimes of opset 17."""
+"""ONNX: one graph with the standard NonMaxSuppression inside, for onnxruntime and other runtimes of opset 17.
+
+It is of float32, or its convolutions and products are of float16; see `onnx_half`.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,16 @@ from jaxkd.version import VERSION
 FILE, EXTRA, NEEDS = "model.onnx", "onnx", ("onnx", "onnxruntime")
 
 
-def write(subject: Subject, file: Path) -> None:
-    """Writes the graph, checked, with the description of `base.describe` in its metadata as "jaxkd"."""
+def write(subject: Subject, file: Path, *, half: bool = False) -> None:
+    """Writes the graph, checked, with the description of `base.describe` in its metadata as "jaxkd".
+
+    With `half` its convolutions and products are in float16.
+    """
     # Imported late: onnx is an optional dependency.
     import onnx
     from onnx import helper
 
+    from jaxkd.export.onnx_half import halved
     from jaxkd.export.onnx_layout import relaid
     from jaxkd.export.onnx_ops import IR, OPSET, OnnxOps
 
@@ -28,6 +35,8 @@ def write(subject: Subject, file: Path) -> None:
     outputs = lower(program, ops, subject.inputs, ops.cast(batch, np.dtype(np.int32)))
     ops.nodes += [helper.make_node("Identity", [x], [name]) for name, x in zip(subject.outputs, outputs, strict=True)]
     nodes, initializers = relaid(ops.nodes, ops.initializers, subject.outputs)
+    if half:
+        nodes, initializers = halved(nodes, initializers, subject.outputs)
 
     def value_info(name: str, aval: Any) -> Any:
         shape = [size if isinstance(size, int) else str(size) for size in map(as_int, aval.shape)]

@@ -89,15 +89,15 @@ def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> tuple[lis
     for node in reversed(nodes):
         if used.intersection(node.output):
             kept.append(node)
-            used |= _read(node)
+            used |= read_by(node)
     return kept[::-1], used
 
 
-def _read(node: onnx.NodeProto) -> set[str]:
+def read_by(node: onnx.NodeProto) -> set[str]:
     """The names that a node and the graphs within it read."""
     graphs = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
     inner = [inner for graph in graphs for inner in graph.node]
-    return set(node.input).union(*(_read(node) for node in inner), *([o.name for o in g.output] for g in graphs))
+    return set(node.input).union(*(read_by(node) for node in inner), *([o.name for o in g.output] for g in graphs))
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -18,12 +18,10 @@ from jaxkd.detectors import parts
 from jaxkd.detectors.dense import Dense
 from jaxkd.detectors.pyramid import PyramidDetector
 from jaxkd.errors import ConfigError
-from jaxkd.export.base import Subject, batch_of
+from jaxkd.export.base import ROUNDED_TOLERANCE, Subject, batch_of
 from jaxkd.loading import build
 from jaxkd.ops import boxes as box_ops
 from jaxkd.types import Batch
-
-ROUNDED_TOLERANCE = 0.005  # of AP
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""TFLite: builtin operations only, NMS included, for phones and small boards; float32, or int8 where that pays."""
+"""TFLite: builtin operations only, NMS included, for phones and small boards; float32, or int8 where that pays.
+
+With weights of float16 it computes in float32; see `tflite_half`.
+"""
 
 import dataclasses
 import tempfile
@@ -11,13 +14,16 @@ import numpy as np
 from jaxkd.export import savedmodel
 from jaxkd.export.base import Subject
 from jaxkd.export.raw import RawSubject
+from jaxkd.export.tflite_half import halved
 from jaxkd.silence import silent_stderr
 
 FILE, EXTRA, NEEDS = "model.tflite", "tflite", ("tensorflow", "ai_edge_litert")
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
-def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarray, np.ndarray]] = ()) -> None:
+def write(
+    subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarray, np.ndarray]] = (), half: bool = False
+) -> None:
     """Writes the flat buffer; with calibration pictures, convolutions and matrix products are in int8.
 
     Of a file that ends with maps every operation is, and the outputs. Else all others stay float32, inputs and outputs
@@ -28,6 +34,7 @@ def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarra
       subject: the detector and its canvas size.
       file: the file to write.
       calibration: pairs of one picture on its canvas [1 H W 3] and its size [1 2], from which int8's ranges are set.
+      half: whether the weights of convolutions and products are float16; not with calibration.
 
     Raises whatever TensorFlow raises where it cannot convert the detector; `folder.write` turns it into one sentence.
     """
@@ -39,7 +46,7 @@ def write(subject: Subject, file: Path, *, calibration: Sequence[tuple[np.ndarra
         with silent_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorFlow warns of its own deprecations
             content = convert(str(Path(folder) / savedmodel.FILE), calibration)
-    file.write_bytes(content)
+    file.write_bytes(halved(content) if half else content)
 
 
 def _in_int8(folder: str, calibration: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:

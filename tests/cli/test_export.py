@@ -45,6 +45,15 @@ def test_a_file_is_scored_and_described(run, tmp_path):
     assert "checked" not in json.loads((out / "model.json").read_text())
 
 
+def test_a_file_of_float16_is_scored(run, tmp_path):
+    out = tmp_path / "out"
+    outcome = projects.call("export", f"--workdir={run}", "--format=onnx", "--half", f"--out={out}")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "onnx, half" in outcome.out
+    checked = json.loads((out / "model.json").read_text())["checked"]
+    assert checked["ap_exported"] == pytest.approx(checked["ap"], abs=0.005)
+
+
 def test_a_file_that_ends_with_maps(tmp_path):
     out = tmp_path / "out"
     words = ["--workdir=assets:nanodet", "--format=onnx", "--tail=raw", "--size=64x96", "--check=0", f"--out={out}"]
@@ -105,6 +114,8 @@ def _two_buckets(run):
         (["--format=onnx", "--tail=maps"], "There is no tail 'maps'; give --tail=, one of detections, raw."),
         (["--format=onnx", "--tail=raw"], "--tail=raw is for detectors of one stage, such as detectors.gfl"),
         (["--format=onnx", "--int8"], "int8 is for --format=tflite"),
+        (["--format=stablehlo", "--half"], "half is for --format=onnx or --format=tflite, not for stablehlo."),
+        (["--format=tflite", "--half", "--int8"], "--half and --int8 are two types for the same weights; give one"),
         (["--format=onnx", "--size=12"], "--size=12 is no size"),
         (["--format=onnx", "--size=0x64"], "must be at least 1x1"),
         (["--format=onnx", "--size=64x99999999"], "A size of 64x99999999 is too large"),
