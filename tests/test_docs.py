@@ -59,7 +59,15 @@ STEPS = """
 --config.train.teacher_check=0 --config.data.loader.buckets=((64,96),) --config.data.loader.short=(64,)
 --config.data.loader.long=96 --config.student.backbone.width=8 --config.student.neck.channels=16
 """
-HOSTS = {"arxiv.org", "jobset.sigs.k8s.io"}  # that pages point to; whether they answer is not asked
+HOSTS = {  # that pages point to; whether they answer is not asked
+    "apple.github.io",
+    "arxiv.org",
+    "blog.gitcode.com",
+    "community.hailo.ai",
+    "developer.axis.com",
+    "github.com",
+    "jobset.sigs.k8s.io",
+}
 WIDEST = 88  # letters of a line that a page shows without scrolling on a screen of 1280 pixels; see assets/pages.css
 WIDTHS = (390, 1280)
 ORDER = {page: place for place, page in enumerate(("your_data", "runs", "export", "extending"))}
