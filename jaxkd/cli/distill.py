@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from jaxkd.distillation import Options, Plan, Result
 
 STUDENTS = ("auto", "pocket", "tiny", "small", "medium", "mobilenet", "r18")  # that --student takes by name
+METHODS = ("tar", "gkd", "mimic", "detections", "align")  # that --method takes beside auto, one or several
 CHOICES = {  # of flags, the default first
     "size": (("balanced", "fast", "accurate"), "Size of the pictures."),
-    "method": (("auto", "tar", "gkd", "tar+gkd", "mimic", "detections", "align"), "What the teacher teaches by."),
     "augment": (("auto", "none", "light", "strong"), "How training pictures are varied."),
 }
 SETTINGS = (  # flags that are fields of `derive.recipes.Options`
@@ -48,6 +48,8 @@ def define(values: flags.FlagValues) -> None:
         "weights of a detector, to go on from."
     )
     define_path("student", STUDENTS[0], words, values=values)
+    words = f"What the teacher teaches by: auto, {', '.join(METHODS)}, or several as in tar+gkd."
+    flags.DEFINE_string("method", "auto", words, flag_values=values)
     for name, (choices, words) in CHOICES.items():
         flags.DEFINE_enum(name, choices[0], list(choices), words, flag_values=values)
     flags.DEFINE_string("format", "", "Layout of the data, where there are several.", flag_values=values)

@@ -14,7 +14,8 @@ from jaxkd.derive.base import Choice
 from jaxkd.errors import ConfigError
 from jaxkd.types import Capability
 
-NAMES = ("auto", "tar", "gkd", "tar+gkd", "mimic", "detections", "align")
+NAMES = ("tar", "gkd", "mimic", "detections", "align")  # which may be joined, as in "tar+gkd"
+AUTO = "auto"
 OFF, LECUN = {"weight": 0.0}, {"init": "lecun"}
 MEASURED, NO_REGIONS = "measured on blood cells", "the teacher does not predict for the student's regions"
 FEATURE_WEIGHT, ANSWER_WEIGHT = 0.1, 2.0  # of TAR on blood cells, where the paper's would drown the detection loss
@@ -23,17 +24,22 @@ REFRESHES = 11  # selections of prototypes in a run
 MIN_SIDE = 30.0  # of GKD's paper, in pixels of the original picture
 
 
+def check(name: str) -> None:
+    """Raises ConfigError where a name is neither AUTO nor one of NAMES, or several of them joined by "+"."""
+    parts = name.split("+")
+    if name != AUTO and (not set(parts) <= set(NAMES) or len(set(parts)) < len(parts)):
+        raise ConfigError(
+            f"There is no method {name!r}; take auto, {phrases.listed(NAMES)}, or several as in tar+gkd."
+        )
+
+
 def chosen(name: str, *, pictures: int, student: Collection[Capability], teacher: Collection[Capability]) -> Choice:
     """The methods of a name such as "tar+gkd"; "auto" is TAR, with GKD for two detectors of two stages.
 
     A teacher that gives nothing but detections teaches by these, one that gives nothing but maps by alignment.
     `student` and `teacher` are the capabilities of the two.
-
-    Raises ConfigError for another name.
     """
-    if name not in NAMES:
-        raise ConfigError(f"There is no method {name!r}; take {phrases.listed(NAMES)}.")
-    if name != "auto":
+    if name != AUTO:
         return Choice(tuple(name.split("+")), "as asked for")
     if "features" not in teacher:
         return Choice(("detections",), "the teacher gives detections and no feature maps")

@@ -30,11 +30,11 @@ OF_TEACHER = "teacher:"  # in front of settings of the teacher's recipe that dif
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked for; the rest is derived. Raises ConfigError for a size or platform that there is not."""
+    """What is asked for; the rest is derived. Raises ConfigError for a size, platform or method that there is not."""
 
     student: str = "auto"  # one of `student.NAMES`, or where one is taken as it is: a recipe FILE[:ARG], or weights
     size: str = "balanced"  # a key of SIZES
-    method: str = "auto"  # one of `methods.NAMES`
+    method: str = methods.AUTO  # or one of `methods.NAMES`, or several of them, as in "tar+gkd"
     augment: presets.Name = "auto"  # how training pictures are varied
     platform: str = "cpu"  # a key of PIXELS
     devices: int = 1
@@ -50,6 +50,7 @@ class Options:
         for name, choices in (("size", SIZES), ("platform", PIXELS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"There is no {name} {getattr(self, name)!r}; take {phrases.listed([*choices])}.")
+        methods.check(self.method)
 
 
 @dataclasses.dataclass(frozen=True)
