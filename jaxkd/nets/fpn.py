@@ -32,7 +32,7 @@ class Config:
     """Coarser levels on top: "pool" takes every second cell of the last (Faster R-CNN), "conv_c5" and "conv_p5" add two
     3x3 convolutions of stride 2 that start from the backbone's or the pyramid's last level (RetinaNet)."""
     extra_relu: bool = True
-    """A ReLU between these two convolutions; not in mmdetection."""
+    """A ReLU between these two convolutions; not in mmdetection, but for its FCOS."""
     first: Natural = 0
     """Index of the first backbone level used; 0 starts at stride 4 (P2), 1 at stride 8 (P3)."""
     norm: Literal["none", Norm] = "none"
