@@ -28,9 +28,7 @@ def check(name: str) -> None:
     """Raises ConfigError where a name is neither AUTO nor one of NAMES, or several of them joined by "+"."""
     parts = name.split("+")
     if name != AUTO and (not set(parts) <= set(NAMES) or len(set(parts)) < len(parts)):
-        raise ConfigError(
-            f"There is no method {name!r}; take auto, {phrases.listed(NAMES)}, or several as in tar+gkd."
-        )
+        raise ConfigError(f"There is no method {name!r}; take auto, {phrases.listed(NAMES)}, or several as in tar+gkd.")
 
 
 def chosen(name: str, *, pictures: int, student: Collection[Capability], teacher: Collection[Capability]) -> Choice:

@@ -129,7 +129,11 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         if said:
             log.say(said)
             log.lasts(config.steps)
-        for sentence in (*unused.sentences(recipe), *_notes(recipe, pair, teachers, matched, more)):
+        for sentence in (
+            *unused.sentences(recipe),
+            *_notes(recipe, pair, teachers, matched, more),
+            *_on_norms(recipe.student, devices=devices.size),
+        ):
             log.say(sentence)
         refresh = Refresh(
             pair,
@@ -189,6 +193,20 @@ def _notes(
         yield "There is no teacher to teach, so data.loader.teacher_view has no effect."
     if not pair.all_methods and recipe.train.balance.target:
         yield "There is no teacher to teach, so train.balance has no effect."
+
+
+def _on_norms(student: configs.Recipe, *, devices: int) -> Iterator[str]:
+    """A sentence where batch norms see the pictures of one device and there are several."""
+    if devices > 1 and _has_norm(student, "batch"):
+        yield (
+            f"Batch norms see the pictures of one device, here of {devices}, so results depend on their number; "
+            'with norm="sync_batch" they do not.'
+        )
+
+
+def _has_norm(part: configs.Recipe, kind: str) -> bool:
+    """Whether a component, or one in it, has norms of this kind."""
+    return part.get("norm") == kind or any(_has_norm(inner, kind) for inner in part.values() if hasattr(inner, "items"))
 
 
 def _train_batches(

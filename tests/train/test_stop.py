@@ -72,9 +72,11 @@ def test_f3_f5_f6_a_signal_saves_and_the_run_goes_on_equal(whole, tmp_path, monk
     assert_equal(tmp_path, whole)
 
 
-def test_stored_statistics_of_batch_norms_go_on_equal(tmp_path, monkeypatch):
-    trained = tiny.run(student=tiny.gfl(norm="batch"), steps=STEPS, train={"checkpoint_every": 4, "keep": 3})
-    loop.run(trained, tmp_path / "whole", quiet=True)
+def test_stored_statistics_of_batch_norms_go_on_equal(tmp_path, monkeypatch, capsys):
+    options = {"checkpoint_every": 4, "keep": 3, "devices": 2}
+    trained = tiny.run(student=tiny.gfl(norm="batch"), steps=STEPS, train=options)
+    loop.run(trained, tmp_path / "whole")
+    assert "Batch norms see the pictures of one device, here of 2, so results depend" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGTERM, at=6)
         with pytest.raises(StoppedError):
