@@ -22,9 +22,9 @@ NAMES = ("cat", "dog", "cow", "hen")
 NARROW = {"width": 16, "channels": 32}
 SIZES = ((150, 171), (129, 192), (160, 165))  # height and width; all are padded to 160 x 192
 BUCKET, TRUTHS = (224, 320), 6
-TRUTH = (  # label and box of objects on several levels, within each other and at an edge; none in the last picture
+TRUTH = (  # label and box of objects on three levels, within each other and beyond edges; none in the last picture
     ((1, 10, 12, 60, 70), (2, 40.5, 30, 150, 140), (3, 48, 40, 71, 66), (4, 2, 3, 168, 148), (1, 120, 90, 171, 150)),
-    ((4, 30, 20, 121.3, 110), (2, 150, 2, 190, 31), (1, 60, 70, 69, 81)),
+    ((4, 30, 20, 121.3, 110), (2, 150, 2, 190, 31), (1, 60, 70, 69, 81), (3, -8, 2, 199, 127)),
     (),
 )
 
