@@ -18,6 +18,7 @@ from jaxtyping import Float, Key
 
 from jaxkd.detectors import dense, parts
 from jaxkd.detectors.base import Params, Stage
+from jaxkd.errors import ConfigError
 from jaxkd.nets import fpn, resnet
 from jaxkd.nets.dense_head import Output, logit
 from jaxkd.nets.remat import Remat
@@ -138,10 +139,12 @@ def build(config: Config, *, classes: Sequence[str]) -> "FCOS":
     """The detector for these classes.
 
     Raises ConfigError where the neck has levels of several widths that are to share a head, and for a separable head
-    without norms.
+    without norms or with biases beside them.
     """
     detector = FCOS(config, tuple(classes))
     detector.check_head()
+    if config.head.separable and config.head.bias:
+        raise ConfigError("head.bias is for full convolutions, and those of head.separable have none; leave one out.")
     return detector
 
 

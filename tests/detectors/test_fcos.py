@@ -280,9 +280,13 @@ def test_numbers_out_of_range_are_refused(field, value):
         build.detector(tiny.fcos(**nested({field: value})), CLASSES)
 
 
-def test_a_separable_head_without_norms_is_refused():
-    with pytest.raises(ConfigError, match=r"head\.separable wants a norm"):
-        build.detector(tiny.fcos(head={"separable": True, "norm": "none"}), CLASSES)
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [({"norm": "none"}, r"head\.separable wants a norm"), ({"bias": True}, r"head\.bias is for full")],
+)
+def test_a_separable_head_without_norms_or_with_biases_is_refused(head, words):
+    with pytest.raises(ConfigError, match=words):
+        build.detector(tiny.fcos(head={"separable": True} | head), CLASSES)
 
 
 def test_other_regions_than_its_points_are_refused(case):
