@@ -119,6 +119,8 @@ class Features(struct.PyTreeNode):
 
     backbone: tuple[Array, ...]  # input of the neck, levels of [b h w c]
     neck: tuple[Array, ...]  # the feature pyramid, levels of [b h w c]
+    # Whether they are of training, so that batch norms of heads take the statistics of the batch as well.
+    training: bool = struct.field(pytree_node=False, default=False)
 
 
 class DetectorOutputs(struct.PyTreeNode):

@@ -12,13 +12,13 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int, Key
 
 from jaxkd.detectors import parts
-from jaxkd.detectors.base import Params
+from jaxkd.detectors.base import Moments, Params
 from jaxkd.detectors.detections import best_of
-from jaxkd.detectors.feature_extractor import apply
+from jaxkd.detectors.feature_extractor import apply, apply_in_training
 from jaxkd.detectors.pyramid import PyramidDetector, truth_weights
 from jaxkd.errors import ConfigError
 from jaxkd.nets.dense_head import DenseHead, Output
-from jaxkd.nets.norm import valid_cells
+from jaxkd.nets.norm import BATCH, valid_cells
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.anchors import Anchors
 from jaxkd.ops.match import Matches
@@ -89,17 +89,33 @@ class PyramidHead:
         }
 
     def outputs(
-        self, params: Params, levels: Sequence[Float[Array, "b _ _ _"]], extents: Int[Array, "b 2"], *, strides: Strides
+        self, params: Params, features: Features, extents: Int[Array, "b 2"], *, strides: Strides
     ) -> list[dict[str, Float[Array, "b _ _ _"]]]:
-        """For each level the head's outputs [b h w n] by name; `extents` are the pictures' heights and widths."""
-        outputs = []
-        for index, (level, stride) in enumerate(zip(levels, strides, strict=True)):
+        """For each level of the neck the outputs [b h w n] by name; `extents` are the pictures' heights and widths."""
+        outputs, _ = self._outputs_and_moments(params, features, extents, strides)
+        return outputs
+
+    def moments(self, params: Params, features: Features, extents: Int[Array, "b 2"], *, strides: Strides) -> Moments:
+        """What the batch norms see of the features of training; {} without such norms."""
+        if self.module.norm not in BATCH:
+            return {}
+        _, moments = self._outputs_and_moments(params, features, extents, strides)
+        return moments
+
+    def _outputs_and_moments(
+        self, params: Params, features: Features, extents: Int[Array, "b 2"], strides: Strides
+    ) -> tuple[list[dict[str, Float[Array, "b _ _ _"]]], Moments]:
+        outputs, moments = [], {}
+        for index, (level, stride) in enumerate(zip(features.neck, strides, strict=True)):
             valid = valid_cells(extents, stride=stride, shape=level.shape[1:3])
             of_level = params[f"level_{index}"] if self.per_level else params
-            output = apply(self.module, of_level, level, valid)
+            if features.training and self.module.norm in BATCH:
+                output, moments[f"level_{index}"] = apply_in_training(self.module, of_level, level, valid)
+            else:
+                output = apply(self.module, of_level, level, valid)
             factor = {self.scaled: output[self.scaled] * params[f"scale_{index}"]} if self.scaled else {}
             outputs.append(output | factor)
-        return outputs
+        return outputs, moments
 
     def _init_level(self, key: Key[Array, ""], channels: int) -> Params:
         params = self.module.init(key, jnp.zeros((1, 2, 2, channels)), jnp.ones((1, 2, 2, 1)))
@@ -127,9 +143,21 @@ class DenseDetector(PyramidDetector):
         levels = self.candidates(params, self.features(params, batch), batch)
         return detections(levels, batch.sizes, postprocess=self.config.postprocess, classes=len(self.classes))
 
+    def training_features(self, params: Params, batch: Batch) -> tuple[Features, Moments]:
+        """As `features`, with batch norms that take the statistics of the batch; and what these have seen."""
+        features, moments = super().training_features(params, batch)
+        strides = self.feature_extractor.strides
+        # The head is applied once more where it predicts, which XLA computes once.
+        head = self.dense_head.moments(params["head"], features, self.extents(batch), strides=strides)
+        return features, moments | {"head": head}
+
     def check_head(self) -> None:
         """Raises ConfigError where `config.head`, a `parts.Head`, lacks norms or does not fit the neck's levels."""
         head = self.config.head
+        if head.norm in BATCH and not head.per_level:
+            raise ConfigError(
+                f"head.norm={head.norm!r} wants a head for each level, whose statistics differ; set head.per_level."
+            )
         if head.separable and head.norm == "none":
             raise ConfigError("head.separable wants a norm after each of its convolutions; set head.norm.")
         if not head.per_level:

@@ -232,7 +232,7 @@ class FCOS(dense.DenseDetector):
     ) -> Iterator[tuple[Float[Array, "b _ k"], Float[Array, "b _ 4"], Float[Array, "b _"]]]:
         """For each level the class logits of its points, the distances to their sides, and centre-ness logits."""
         strides = self.feature_extractor.strides
-        outputs = self.dense_head.outputs(params["head"], features.neck, self.extents(batch), strides=strides)
+        outputs = self.dense_head.outputs(params["head"], features, self.extents(batch), strides=strides)
         for level, stride in zip(outputs, strides, strict=True):
             yield (
                 dense.by_anchor(level["logits"], len(self.classes)),

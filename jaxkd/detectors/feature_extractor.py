@@ -1,6 +1,7 @@
 """Backbone and feature pyramid: the first step of every detector."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,14 +100,14 @@ class FeatureExtractor:
         images, extents, moments = self._normalised(batch), self.extents(batch), {}
 
         def applied(module: nn.Module, name: str, *inputs: Any) -> Any:
-            switches = norms.training(params[name], lambda path: self.trainable((name, *path)))
-            variables = {"params": params[name], norms.TRAINING: switches}
-            out, seen = module.apply(variables, *inputs, extents, mutable=[norms.MOMENTS])
-            moments[name] = seen.get(norms.MOMENTS, {})
+            out, moments[name] = apply_in_training(
+                module, params[name], *inputs, extents, is_trained=lambda path: self.trainable((name, *path))
+            )
             return out
 
         backbone = applied(self._backbone, "backbone", images)
-        return Features(backbone=backbone, neck=applied(self._neck, "neck", backbone)), moments
+        neck = applied(self._neck, "neck", backbone)
+        return Features(backbone=backbone, neck=neck, training=True), moments
 
     def _normalised(self, batch: Batch) -> Float[Array, "b h w 3"]:
         """The pictures with the mean subtracted and divided by the standard deviation, zero outside of them."""
@@ -138,6 +139,18 @@ class FeatureExtractor:
 def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
     """The outputs of the module for these inputs."""
     return module.apply({"params": params}, *inputs)
+
+
+def apply_in_training(
+    module: nn.Module, params: Params, *inputs: Any, is_trained: Callable[[tuple[str, ...]], bool] = lambda path: True
+) -> tuple[Any, Moments]:
+    """The outputs where batch norms take the statistics of the batch, and what these norms have seen.
+
+    `is_trained` says of the path of a norm's scale whether the norm does so, or keeps its stored statistics.
+    """
+    variables = {"params": params, norms.TRAINING: norms.training(params, is_trained)}
+    out, seen = module.apply(variables, *inputs, mutable=[norms.MOMENTS])
+    return out, dict(seen).get(norms.MOMENTS, {})
 
 
 def _inside_picture(batch: Batch) -> Float[Array, "b h w 1"]:

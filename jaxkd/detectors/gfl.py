@@ -216,7 +216,7 @@ class GFL(dense.DenseDetector):
     def maps(self, params: Params, features: Features, batch: Batch) -> list[dense.Maps]:
         """For each level the class logits of its cells, and the logits of their sides' distances, side by side."""
         strides = self.feature_extractor.strides
-        levels = self.dense_head.outputs(params["head"], features.neck, self.extents(batch), strides=strides)
+        levels = self.dense_head.outputs(params["head"], features, self.extents(batch), strides=strides)
         return [dense.Maps(level["logits"], level["bins"]) for level in levels]
 
     def grid_anchors(self, features: Features, batch: Batch) -> AnchorBoxes:

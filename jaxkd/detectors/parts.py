@@ -52,8 +52,8 @@ class Head:
     """A learned factor on each level's outputs for the sides of boxes."""
     last_kernel: Literal[1, 3] = 3
     """Size of the convolutions that predict."""
-    norm: Literal["none", "group", "frozen_batch", "bias"] = "group"
-    """Norm after each convolution of the towers."""
+    norm: Literal["none", "group", "frozen_batch", "batch", "sync_batch", "bias"] = "group"
+    """Norm after each convolution of the towers; batch norms, whose statistics differ by level, want `per_level`."""
     groups: Count = 32
     """Number of groups of "group" norm."""
     activation: Activation = "relu"

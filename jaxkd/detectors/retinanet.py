@@ -243,7 +243,7 @@ class RetinaNet(AnchorBased, dense.DenseDetector):
     def maps(self, params: Params, features: Features, batch: Batch) -> list[dense.Maps]:
         """For each level the class logits and the deltas of the anchors of its cells."""
         strides = self.feature_extractor.strides
-        levels = self.dense_head.outputs(params["head"], features.neck, self.extents(batch), strides=strides)
+        levels = self.dense_head.outputs(params["head"], features, self.extents(batch), strides=strides)
         return [dense.Maps(level["logits"], level["deltas"]) for level in levels]
 
     def grid_anchors(self, features: Features, batch: Batch) -> AnchorBoxes:

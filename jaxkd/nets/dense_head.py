@@ -13,7 +13,7 @@ from jaxkd.nets.conv import HE_FAN_OUT, conv
 from jaxkd.nets.depthwise import SeparableConv
 from jaxkd.nets.norm import norm
 
-Norm = Literal["none", "group", "frozen_batch", "bias"]
+Norm = Literal["none", "group", "frozen_batch", "batch", "sync_batch", "bias"]
 SMALL = nn.initializers.normal(0.01)
 
 

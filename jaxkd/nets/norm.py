@@ -17,7 +17,8 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 Norm = Literal["frozen_batch", "group", "batch", "sync_batch", "bias"]  # see the classes below; the last is `Bias`
-STORED = ("frozen_batch", "batch", "sync_batch")  # those with stored statistics
+BATCH = ("batch", "sync_batch")  # those that take statistics of a batch, in training
+STORED = ("frozen_batch", *BATCH)  # those with stored statistics
 EPS = 1e-5
 TRAINING, MOMENTS = "training", "moments"  # collections of batch norms: which are trained, and what they have seen
 DEVICES = "data"  # the mesh's axis of devices
@@ -237,7 +238,7 @@ def norm(kind: str, *, name: str, dtype: str, groups: int = 32, eps: float = EPS
     """The norm of a `Norm` but "none", to be applied to (x, valid)."""
     if kind == "group":
         return GroupNorm(groups=groups, dtype=dtype, eps=eps, name=name)
-    if kind in ("batch", "sync_batch"):
+    if kind in BATCH:
         return BatchNorm(synchronised=kind == "sync_batch", dtype=dtype, eps=eps, name=name)
     if kind == "bias":
         return Bias(dtype=dtype, name=name)

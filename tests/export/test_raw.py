@@ -32,7 +32,7 @@ RECIPES = {
         "detectors.gfl",
         backbone=component("nets.mobilenetv4", width=0.25),
         neck=component("nets.light_pan", **LIGHT),
-        head={**HEAD, "separable": True},
+        head={**HEAD, "separable": True, "norm": "batch", "per_level": True},
         postprocess={"score_threshold": 0.0, "max_detections": 20},
     ),
     "retinanet": lambda: tiny.retinanet(norm="frozen_batch", postprocess={"score_threshold": 0.0}),

@@ -35,6 +35,7 @@ RECIPES = {
         component("nets.csp", width=8, norm="sync_batch"),
         component("nets.fpn", channels=16, norm="batch", first=1, extra="conv_p5"),
         per_level=True,
+        norm="batch",
     ),
     "frozen_extra_levels": lambda: gfl(
         component("nets.mobilenet", width=0.25),

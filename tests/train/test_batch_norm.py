@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 from jaxkd import config as configs
 from jaxkd.data import loader, shapes
+from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.train import mesh, optimizer
 from jaxkd.train.schedules import Scheduled
@@ -29,13 +30,14 @@ def batch():
 @functools.cache
 def stepped(norm, *, devices, accumulate=1, frozen_stages=-1, broken=False):
     """The student's leaves before and after a step, and the step's metrics."""
-    detector = build.detector(tiny.gfl(norm=norm, frozen_stages=frozen_stages), shapes.CLASSES)
+    head = {"norm": norm, "per_level": True}
+    detector = build.detector(tiny.gfl(norm=norm, head=head, frozen_stages=frozen_stages), shapes.CLASSES)
     chosen = optimizer.build(optimizer.Config())
     pair = Pair(student=detector, teacher=None, methods={}, optimizer=chosen, accumulate=accumulate)
     meshed = mesh.make_mesh(devices)
     params = detector.init(jax.random.key(0))
     if broken:
-        params["head"]["logits"]["bias"] += np.nan
+        params["head"]["level_0"]["logits"]["bias"] += np.nan
     state = mesh.put_replicated(initial_state(pair, jax.tree.map(jnp.copy, params), jax.random.key(1)), meshed)
     scheduled = Scheduled(np.float32(0.01), {})
     after, metrics = make_step(pair, meshed)(state, {}, scheduled, mesh.put_batch(batch(), meshed))
@@ -75,7 +77,7 @@ def test_norms_of_frozen_stages_keep_what_they_have():
     before, after, _ = stepped("batch", devices=1, frozen_stages=1)
     frozen = [name for name in before if name.startswith(("backbone/bn1", "backbone/layer1_"))]
     trained = [name for name in before if name.endswith(STATISTICS) and name not in frozen]
-    assert frozen and trained
+    assert frozen and {name.partition("/")[0] for name in trained} == {"backbone", "head"}
     assert all((before[name] == after[name]).all() for name in frozen)
     assert all((before[name] != after[name]).any() for name in trained)
 
@@ -93,3 +95,8 @@ def test_a_step_that_is_not_finite_leaves_the_statistics():
     assert metrics["skipped_steps"] == 1
     for name in before:
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+
+
+def test_a_head_of_all_levels_has_no_batch_norms():
+    with pytest.raises(ConfigError, match=r"head\.norm='batch' wants a head for each level"):
+        build.detector(tiny.gfl(head={"norm": "batch"}), shapes.CLASSES)

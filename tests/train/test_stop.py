@@ -74,7 +74,9 @@ def test_f3_f5_f6_a_signal_saves_and_the_run_goes_on_equal(whole, tmp_path, monk
 
 def test_stored_statistics_of_batch_norms_go_on_equal(tmp_path, monkeypatch, capsys):
     options = {"checkpoint_every": 4, "keep": 3, "devices": 2}
-    trained = tiny.run(student=tiny.gfl(norm="batch"), steps=STEPS, train=options)
+    trained = tiny.run(
+        student=tiny.gfl(norm="batch", head={"norm": "batch", "per_level": True}), steps=STEPS, train=options
+    )
     loop.run(trained, tmp_path / "whole")
     assert "Batch norms see the pictures of one device, here of 2, so results depend" in capsys.readouterr().out
     with monkeypatch.context() as patch:
