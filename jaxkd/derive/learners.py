@@ -16,7 +16,7 @@ from jaxkd.detectors.parts import Anchors
 STRIDES = (4, 8, 16, 32)  # of the levels of derived detectors of two stages
 OCTAVES = 2  # of their anchors
 DENSE_FIRST = (4, 8)  # of which one is the stride of the first level of a dense one, which has as many levels
-DENSE = {"convs": 2, "kernel": 5, "separable": True, "reg_max": 8}  # of their heads
+DENSE_HEAD = {"convs": 2, "kernel": 5, "separable": True, "per_level": True, "last_kernel": 1, "reg_max": 8}
 CANDIDATES = 256  # boxes of a level that enter the suppression
 
 
@@ -140,7 +140,7 @@ def _gfl(network: networks.Network, parts: Mapping[str, Any], notes: Notes) -> c
         backbone=network.backbone,
         neck=component("nets.light_pan", channels=channels, first=first, extra=first, groups=GROUPS),
         anchors=parts["anchors"],
-        head={**DENSE, "channels": channels, "groups": GROUPS},
+        head={**DENSE_HEAD, "channels": channels, "groups": GROUPS},
         postprocess={"candidates": CANDIDATES, "nms": 0.6},
         frozen_stages=network.frozen_stages,
     )

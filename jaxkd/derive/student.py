@@ -33,8 +33,8 @@ class Size(NamedTuple):
     teacher: tuple[int, int]  # depth and width of the residual network of a teacher without weights
 
 
-SIZES = {  # some .4, 1.4, 4.4 and 7.4 million parameters
-    "pocket": Size("small", 0.5, 64, teacher=(18, 32)),
+SIZES = {  # some .4, 1.5, 4.5 and 7.5 million parameters
+    "pocket": Size("small", 0.5, 48, teacher=(18, 32)),
     "tiny": Size("small", 1.0, 96, teacher=(18, 64)),
     "small": Size("medium", 0.75, 128, teacher=(34, 64)),
     "medium": Size("medium", 1.0, 128, teacher=(34, 64)),

@@ -58,7 +58,7 @@ def test_residual_networks_and_their_teachers(name, backbone, teacher):
 @pytest.mark.parametrize(
     ("name", "backbone", "channels", "teacher"),
     [
-        ("pocket", ("small", 0.5), 64, (18, 32)),
+        ("pocket", ("small", 0.5), 48, (18, 32)),
         ("tiny", ("small", 1.0), 96, (18, 64)),
         ("small", ("medium", 0.75), 128, (34, 64)),
         ("medium", ("medium", 1.0), 128, (34, 64)),
