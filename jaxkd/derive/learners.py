@@ -52,14 +52,17 @@ class Learner:
     detector: configs.Recipe
     initial: Choice  # the file or folder of weights that it starts from
     network: networks.Network  # of which its teacher's network follows
-    parts: Mapping[str, Any] | None  # of the detector, its teacher's too; None where they do not follow of the data
+    parts: Mapping[str, Any] | None = None  # of its teacher too, where both are of two stages and follow of the data
 
 
 def student(scene: Scene, name: str, *, initial: str, notes: Notes) -> Learner:
     """The student of one of `student.NAMES`."""
     network, words = networks.student(name, classes=len(scene.train.classes), initial=initial)
     notes.take("student.backbone", Choice(network.backbone, words))
-    return _learner(network, _parts(scene, network, notes), scene, notes)
+    if network.detector == "gfl":
+        return _learner(network, _gfl(network, scene, notes), scene, notes)
+    parts = _two_stage_parts(scene, notes)
+    return dataclasses.replace(_learner(network, _faster_rcnn(network, parts, notes), scene, notes), parts=parts)
 
 
 def given_student(scene: Scene, name: str, given: Given, *, initial: str, notes: Notes) -> Learner:
@@ -73,32 +76,26 @@ def given_student(scene: Scene, name: str, given: Given, *, initial: str, notes:
     initial, whose = initial or given.initial, "as given" if initial else f"as in {name}"
     network = networks.network_of(detector, classes=len(classes), initial=initial)
     words = "the weights that it starts from" if initial else "all weights start from random numbers"
-    return Learner(detector, Choice(initial, f"{words}, {whose}"), network, parts=None)
+    return Learner(detector, Choice(initial, f"{words}, {whose}"), network)
 
 
 def teacher(scene: Scene, student: Learner, *, initial: str, notes: Notes) -> Learner:
-    """The teacher that is trained on the same data: larger than its student, and of its kind where that is derived."""
+    """The teacher that is trained on the same data: a Faster R-CNN, larger than its student."""
     network, words = networks.teacher(student.network, initial=initial)
     notes.take("student.backbone", Choice(network.backbone, words))
     parts = student.parts
     if parts is None:
-        parts = _parts(scene, network, notes)
+        parts = _two_stage_parts(scene, notes)
         notes.take("student", Choice(component("detectors.faster_rcnn"), "a Faster R-CNN that follows of the data"))
-    return _learner(network, parts, scene, notes)
+    return _learner(network, _faster_rcnn(network, parts, notes), scene, notes)
 
 
-def _learner(network: networks.Network, parts: Mapping[str, Any], scene: Scene, notes: Notes) -> Learner:
-    """The detector with this network and these parts."""
-    detector = {"faster_rcnn": _faster_rcnn, "gfl": _gfl}[network.detector]
+def _learner(network: networks.Network, detector: configs.Recipe, scene: Scene, notes: Notes) -> Learner:
+    """The detector with this network."""
     initial = networks.start(network.initial, pictures=len(scene.train.records))
     if network.initial:
         notes.take("student.frozen_stages", Choice(network.frozen_stages, "the first stages are good as they are"))
-    return Learner(detector(network, parts, notes), initial, network, parts)
-
-
-def _parts(scene: Scene, network: networks.Network, notes: Notes) -> dict[str, Any]:
-    """The parts of a detector that follow of the data, which student and teacher share."""
-    return {"faster_rcnn": _two_stage_parts, "gfl": _dense_parts}[network.detector](scene, notes)
+    return Learner(detector, initial, network)
 
 
 def _faster_rcnn(network: networks.Network, parts: Mapping[str, Any], notes: Notes) -> configs.Recipe:
@@ -130,25 +127,22 @@ def _two_stage_parts(scene: Scene, notes: Notes) -> dict[str, Any]:
     }
 
 
-def _gfl(network: networks.Network, parts: Mapping[str, Any], notes: Notes) -> configs.Recipe:
-    """The component of a GFL with a light pyramid and a light head."""
-    channels, first = network.channels, parts["first"]
+def _gfl(network: networks.Network, scene: Scene, notes: Notes) -> configs.Recipe:
+    """The component of a GFL with a light pyramid and a light head.
+
+    The pyramid begins with the backbone's `first` level, and has as many extra levels.
+    """
+    channels, objects = network.channels, scene.objects()
+    first = notes.take("student.neck.first", anchors.first_level(objects, strides=DENSE_FIRST))
+    scale = anchors.square(objects, strides=[stride * 2**first for stride in STRIDES])
     notes.take("student.neck", Choice(channels, "channels of the size, in a light pyramid"))
     notes.take("student.head", Choice(channels, "as wide as the pyramid, of separable convolutions"))
     return component(
         "detectors.gfl",
         backbone=network.backbone,
         neck=component("nets.light_pan", channels=channels, first=first, extra=first, groups=GROUPS),
-        anchors=parts["anchors"],
+        anchors={"scale": notes.take("student.anchors", scale)},
         head={**DENSE_HEAD, "channels": channels, "groups": GROUPS},
         postprocess={"candidates": CANDIDATES, "nms": 0.6},
         frozen_stages=network.frozen_stages,
     )
-
-
-def _dense_parts(scene: Scene, notes: Notes) -> dict[str, Any]:
-    """The first level of the backbone, of which as many extra levels follow, and anchors: a square for each cell."""
-    objects = scene.objects()
-    first = notes.take("student.neck.first", anchors.first_level(objects, strides=DENSE_FIRST))
-    scale = anchors.square(objects, strides=[stride * 2**first for stride in STRIDES])
-    return {"first": first, "anchors": {"scale": notes.take("student.anchors", scale)}}

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxkd import config as configs
 from jaxkd import phrases
@@ -30,14 +30,14 @@ class Size(NamedTuple):
     backbone: Literal["small", "medium"]  # which MobileNetV4
     width: float  # factor on its channels
     channels: int  # of pyramid and head
-    teacher: tuple[int, int]  # depth and width of the residual network of a teacher without weights
+    teacher: tuple[int, int, int]  # of one without weights: depth and width of a residual network, and its channels
 
 
 SIZES = {  # some .4, 1.5, 4.5 and 7.5 million parameters
-    "pocket": Size("small", 0.5, 48, teacher=(18, 32)),
-    "tiny": Size("small", 1.0, 96, teacher=(18, 64)),
-    "small": Size("medium", 0.75, 128, teacher=(34, 64)),
-    "medium": Size("medium", 1.0, 128, teacher=(34, 64)),
+    "pocket": Size("small", 0.5, 48, teacher=(18, 32, 64)),
+    "tiny": Size("small", 1.0, 96, teacher=(18, 64, 128)),
+    "small": Size("medium", 0.75, 128, teacher=(34, 64, 256)),
+    "medium": Size("medium", 1.0, 128, teacher=(34, 64, 256)),
 }
 NAMES = ("auto", *SIZES, "mobilenet", "r18")
 
@@ -51,7 +51,7 @@ class Network:
     hidden: int  # width of the head
     initial: str = ""  # file of backbone weights; empty to start from random numbers
     detector: Literal["faster_rcnn", "gfl"] = "faster_rcnn"
-    teacher: tuple[int, int] | None = None  # as in `Size`, where it does not follow of the backbone
+    teacher: tuple[int, int, int] | None = None  # as in `Size`, where it does not follow of the backbone
 
     @property
     def start(self) -> Start:
@@ -101,7 +101,8 @@ def _dense(name: str, initial: str) -> Choice:
     size = SIZES[name]
     backbone = backbones.in_file(initial) if initial else backbones.mobilenet_v4(size.backbone, size.width)
     words = f"the size {name}, as asked for" + (f", with the network in {initial}" if initial else "")
-    network = Network(backbone, size.channels, size.channels, initial, detector="gfl", teacher=size.teacher)
+    hidden = HIDDEN * size.channels
+    network = Network(backbone, size.channels, hidden, initial, detector="gfl", teacher=size.teacher)
     return Choice(network, words)
 
 
@@ -166,29 +167,30 @@ def network_of(detector: configs.Recipe, *, classes: int, initial: str) -> Netwo
 
 
 def teacher(student: Network, *, initial: str = "") -> Choice:
-    """The network of a teacher that is trained on the same data: a larger one of the student's family.
+    """The network of a teacher that is trained on the same data: a larger Faster R-CNN.
 
     With a file of backbone weights, `initial` or else the student's, it is the network of that file.
     """
-    larger: dict[str, Any] = {
-        "channels": max(min(LARGER * student.channels, MOST_CHANNELS), student.channels),
-        "hidden": max(min(LARGER * student.hidden, MOST_HIDDEN), student.hidden),
-        "detector": student.detector,
-    }
-    if initial:
-        return Choice(Network(backbones.in_file(initial), initial=initial, **larger), f"the network in {initial}")
-    if student.initial:
-        network = dataclasses.replace(student, **larger)
-        words = f"the student's backbone, for there are weights, and up to {LARGER} times its width after it"
-        return Choice(network, words)
+    channels = max(min(LARGER * student.channels, MOST_CHANNELS), student.channels)
+    hidden = max(min(LARGER * student.hidden, MOST_HIDDEN), student.hidden)
     if student.teacher:
-        depth, width = student.teacher
-        return Choice(Network(backbones.resnet(depth, width), **larger), f"larger than the student: a ResNet-{depth}")
+        channels = student.teacher[-1]
+        hidden = HIDDEN * channels
+    if initial:
+        network = Network(backbones.in_file(initial), channels, hidden, initial)
+        return Choice(network, f"the network in {initial}")
+    if student.initial:
+        network = Network(student.backbone, channels, hidden, student.initial)
+        return Choice(network, "the student's backbone, for there are weights, and wider after it")
+    if student.teacher:
+        depth, width, _ = student.teacher
+        network = Network(backbones.resnet(depth, width), channels, hidden)
+        return Choice(network, f"larger than the student: a ResNet-{depth}")
     residual = student.backbone.name == "nets.resnet"
     width = LARGER * student.backbone.width if residual else FULL_WIDTH
     deeper = [depth for depth in BLOCKS if not residual or depth > student.backbone.depth] or [max(BLOCKS)]
     depth = max(min(deeper), 18 if width <= FULL_WIDTH and residual else 34)
-    network = Network(backbones.resnet(depth, min(int(width), FULL_WIDTH)), **larger)
+    network = Network(backbones.resnet(depth, min(int(width), FULL_WIDTH)), channels, hidden)
     return Choice(network, f"larger than the student in depth and width: a ResNet-{depth}")
 
 

@@ -58,10 +58,10 @@ def test_residual_networks_and_their_teachers(name, backbone, teacher):
 @pytest.mark.parametrize(
     ("name", "backbone", "channels", "teacher"),
     [
-        ("pocket", ("small", 0.5), 48, (18, 32)),
-        ("tiny", ("small", 1.0), 96, (18, 64)),
-        ("small", ("medium", 0.75), 128, (34, 64)),
-        ("medium", ("medium", 1.0), 128, (34, 64)),
+        ("pocket", ("small", 0.5), 48, (18, 32, 64)),
+        ("tiny", ("small", 1.0), 96, (18, 64, 128)),
+        ("small", ("medium", 0.75), 128, (34, 64, 256)),
+        ("medium", ("medium", 1.0), 128, (34, 64, 256)),
     ],
 )
 def test_dense_sizes_and_their_teachers(name, backbone, channels, teacher):
@@ -69,7 +69,8 @@ def test_dense_sizes_and_their_teachers(name, backbone, channels, teacher):
     assert (found.backbone.name, found.backbone.size, found.backbone.width) == ("nets.mobilenetv4", *backbone)
     assert (found.detector, found.channels, found.start) == ("gfl", channels, "random")
     larger = student.teacher(found).value
-    assert (larger.detector, larger.backbone.depth, larger.backbone.width) == ("gfl", *teacher)
+    assert (larger.backbone.depth, larger.backbone.width, larger.channels) == teacher
+    assert (larger.detector, larger.hidden) == ("faster_rcnn", 4 * larger.channels)
 
 
 def test_a_dense_size_has_the_backbone_of_a_file(tmp_path):
