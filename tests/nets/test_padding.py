@@ -5,7 +5,19 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.nets import csp, fpn, light_pan, mobilenet, mobilenetv4, resnet, sum_pan
+from jaxkd.nets import (
+    csp,
+    elan_encoder,
+    fpn,
+    hgnet,
+    hybrid_encoder,
+    light_pan,
+    mobilenet,
+    mobilenetv4,
+    resnet,
+    resnet_d,
+    sum_pan,
+)
 
 SIZES = np.array([[50, 37], [33, 61]], np.int32)
 PICTURES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
@@ -54,6 +66,12 @@ def assert_same_inside(levels, larger, strides):
         (csp, {"width": 8, "norm": "none"}),
         (csp, {"width": 8, "norm": "frozen_batch"}),
         (csp, {"width": 8, "norm": "group"}),
+        (resnet_d, {"stem": 8, "widths": (16, 16, 24, 32), "blocks": (1, 2, 1, 1)}),
+        (
+            resnet_d,
+            {"stem": 8, "widths": (8, 16, 24, 32), "blocks": (1, 1, 1, 1), "bottleneck": False, "norm": "group"},
+        ),
+        (hgnet, {"stem": (8, 8), "inner": (8, 8, 8, 8), "widths": (16, 16, 24, 32), "layers": (2, 2, 2, 2)}),
     ],
 )
 def test_bucket_does_not_matter_to_a_backbone(module, options):
@@ -77,6 +95,8 @@ def test_bucket_does_not_matter_to_a_backbone(module, options):
         (light_pan, {"norm": "group", "groups": 4, "first": 0}),
         (light_pan, {"norm": "frozen_batch", "extra": 2, "first": 0}),
         (sum_pan, {"first": 0}),
+        (hybrid_encoder, {"hidden": 20, "first": 0}),
+        (elan_encoder, {"hidden": 20, "first": 0, "norm": "group", "groups": 4}),
     ],
 )
 def test_bucket_does_not_matter_to_a_neck(module, options):
