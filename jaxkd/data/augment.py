@@ -228,8 +228,13 @@ class Augmenter:
         """The picture on both canvases, with its largest boxes."""
         teacher = None
         if drawn.teacher is not None:
-            teacher = transforms.resize_image(picture.sample.image, height=drawn.teacher[0], width=drawn.teacher[1])
-        picture = picture.resized(*drawn.size)
+            teacher = transforms.resize_image(
+                picture.sample.image,
+                height=drawn.teacher[0],
+                width=drawn.teacher[1],
+                antialias=self._sizes.teacher_view.antialias,
+            )
+        picture = picture.resized(*drawn.size, antialias=self._sizes.antialias)
         picture = picture.selected(largest(picture.sample.boxes, self._sizes.max_objects))
         return ResizedPicture(
             sample=picture.sample,

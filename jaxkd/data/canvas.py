@@ -27,6 +27,8 @@ class View:
     resample: Literal["none", "bilinear"] = "none"
     """How the teacher's feature maps come to the student's grid: by "bilinear" interpolation, or not at all ("none"),
     which is refused where a picture lies elsewhere on the two canvases and a method uses feature maps."""
+    antialias: bool = False
+    """Whether a picture that shrinks is smoothed, as Pillow does it and the processors of Hugging Face."""
 
     @property
     def on(self) -> bool:
@@ -50,6 +52,10 @@ class Sizes:
     """Short side of a picture in pixels; of several, training draws one a picture and evaluation takes the first."""
     long: Count = 1333
     """Greatest long side of a picture in pixels."""
+    fit: Literal["keep", "stretch"] = "keep"
+    """A picture keeps the ratio of its sides and is padded ("keep"), or fills its bucket ("stretch")."""
+    antialias: bool = False
+    """Whether a picture that shrinks is smoothed, as Pillow does it and the processors of Hugging Face."""
     max_objects: Count = 100
     """Most ground truth boxes of a picture; of more, the largest are kept."""
     teacher_view: View = dataclasses.field(default_factory=View)
@@ -67,6 +73,8 @@ class Sizes:
 
     def working_size(self, height: int, width: int, *, bucket: int, short: int) -> tuple[int, int]:
         """Height and width of a picture of this size on the canvas of its bucket."""
+        if self.fit == "stretch":
+            return self.buckets[bucket]
         target = transforms.target_size(height, width, short=short, long=self.long)
         return transforms.fit_size(*target, bucket=self.buckets[bucket])
 
@@ -99,8 +107,8 @@ def resized(
     view, teacher = sizes.teacher_view, None
     if view.on:
         fitted = view.fitted(*image.shape[:2])
-        teacher = transforms.resize_image(image, height=fitted[0], width=fitted[1])
-    picture = of_record(record, image).resized(height, width)
+        teacher = transforms.resize_image(image, height=fitted[0], width=fitted[1], antialias=view.antialias)
+    picture = of_record(record, image).resized(height, width, antialias=sizes.antialias)
     return ResizedPicture(
         sample=picture.sample,
         labels=picture.labels,

@@ -38,10 +38,10 @@ class Labelled:
         columns = {name: getattr(self, name)[indices] for name in ("labels", "crowd", "weights")}
         return dataclasses.replace(self, sample=sample, **columns)
 
-    def resized(self, height: int, width: int) -> "Labelled":
-        """The picture of another size."""
+    def resized(self, height: int, width: int, *, antialias: bool = False) -> "Labelled":
+        """The picture of another size; see `transforms.resize_image`."""
         boxes = transforms.resize_boxes(self.teacher_boxes.boxes, self.size, height=height, width=width)
-        sample = transforms.resize(self.sample, height=height, width=width)
+        sample = transforms.resize(self.sample, height=height, width=width, antialias=antialias)
         return dataclasses.replace(self, sample=sample, teacher_boxes=with_boxes(self.teacher_boxes, boxes))
 
     def moved(self, *, right: int, down: int) -> "Labelled":

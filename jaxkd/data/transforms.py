@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
+from PIL import Image
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -49,12 +50,12 @@ def choose_bucket(height: int, width: int, buckets: Sizes) -> int:
     return max(indices, key=lambda i: (min(buckets[i][0] / height, buckets[i][1] / width), -np.prod(buckets[i])))
 
 
-def resize(sample: Sample, *, height: int, width: int) -> Sample:
-    """The sample resized bilinearly; boxes are scaled by the exact factor of each side."""
+def resize(sample: Sample, *, height: int, width: int, antialias: bool = False) -> Sample:
+    """The sample resized as by `resize_image`; boxes are scaled by the exact factor of each side."""
     old_height, old_width = sample.image.shape[:2]
     if (old_height, old_width) == (height, width):
         return sample
-    image = resize_image(sample.image, height=height, width=width)
+    image = resize_image(sample.image, height=height, width=width, antialias=antialias)
     return Sample(image, resize_boxes(sample.boxes, (old_height, old_width), height=height, width=width))
 
 
@@ -65,10 +66,14 @@ def resize_boxes(
     return boxes * np.array([width / size[1], height / size[0]] * 2, np.float32)
 
 
-def resize_image(image: UInt8[np.ndarray, "h w 3"], *, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture resized bilinearly."""
+def resize_image(
+    image: UInt8[np.ndarray, "h w 3"], *, height: int, width: int, antialias: bool = False
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture resized bilinearly; with `antialias`, each pixel of a smaller one is a mean of all that it covers."""
     if image.shape[:2] == (height, width):
         return image
+    if antialias:
+        return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 

@@ -15,7 +15,7 @@ import jax
 from jaxkd import config as configs
 from jaxkd import json_values
 from jaxkd.data import pictures, teacher_boxes
-from jaxkd.detectors.base import Detector, Params
+from jaxkd.detectors.base import Detector, Params, Teacher
 from jaxkd.errors import ConfigError, StorageError, WeightsError
 from jaxkd.paths import path_of
 from jaxkd.weights import read, tree
@@ -25,7 +25,7 @@ WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
 STUDENT = "student"  # the folder of weights in a workdir
 RECIPE = "config.json"  # in a workdir: the resolved recipe
 FRESH = ".fresh"  # below a folder of weights: complete new files, until they are moved up
-SIZES = ("buckets", "short", "long")  # of `data.loader`
+SIZES = ("buckets", "short", "long", "fit", "antialias")  # of `data.loader`
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,21 @@ class Loaded:
     stored: tuple[teacher_boxes.Detections, ...] = ()  # of a teacher that is a file of detections, or several
 
 
-def detector(config: configs.Recipe, classes: Sequence[str]) -> Detector:
-    """The detector that a recipe describes, for these classes."""
+def detector(config: configs.Recipe, classes: Sequence[str]) -> Any:
+    """The detector that a recipe describes, for these classes: a `Detector`, or one that only gives what it has."""
     component = configs.build(config)
     return configs.module_of(component).build(component, classes=tuple(classes))
+
+
+def student(config: configs.Recipe, classes: Sequence[str]) -> Detector:
+    """The detector that a recipe trains, for these classes; ConfigError where it is of a kind that is not trained."""
+    model = detector(config, classes)
+    if not isinstance(model, Detector):
+        raise ConfigError(
+            f"{config.name} cannot be trained: it has no losses here, and only detects and teaches; take another "
+            "student, and this one as its teacher."
+        )
+    return model
 
 
 def folder_of(path: Path) -> Path:
@@ -53,7 +64,7 @@ def folder_of(path: Path) -> Path:
     return path / STUDENT if (path / RECIPE).is_file() else path
 
 
-def param_shapes(model: Detector) -> Params:
+def param_shapes(model: Teacher) -> Params:
     """The shapes of a detector's parameters, without computing any."""
     return jax.eval_shape(model.init, jax.random.key(0))
 

@@ -293,6 +293,19 @@ def test_evaluation_is_in_order_and_unchanged():
     np.testing.assert_allclose(first.boxes[0, 0], np.array([4, 5, 24, 35]) * 1.6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+def test_a_stretched_picture_fills_its_bucket(antialias):
+    source = shapes.load(shapes.Config(count=3, size=(60, 90), seed=5))
+    config = Config(buckets=((64, 48),), short=(48,), long=64, fit="stretch", antialias=antialias, flip=0.0)
+    for batch in (*eval_batches(source, config, batch=3), *train_batches(source, config, seed=0, steps=1, batch=3)):
+        np.testing.assert_array_equal(batch.sizes, [[64, 48]] * 3)
+        np.testing.assert_allclose(batch.scales, [[64 / 60, 48 / 90]] * 3, rtol=1e-6)
+        for row, index in enumerate(batch.ids):
+            record, (y, x) = source.records[index], batch.scales[row]
+            objects = batch.boxes[row][batch.valid[row] | batch.crowd[row]]
+            np.testing.assert_allclose(objects, record.boxes * [x, y, x, y], rtol=1e-5)
+
+
 def test_a_broken_picture_is_not_counted_in_an_evaluation():
     batches = eval_batches(MixedSource(11, broken={4}), SMALL, batch=4)
     seen = [index for batch in batches for index in batch.ids[batch.real]]

@@ -99,6 +99,16 @@ def test_resize_takes_the_object_along():
     assert inside.sum() > 0.75 * after.image.sum()
 
 
+def test_antialiasing_takes_the_mean_of_what_a_pixel_covers():
+    """Of columns that are white and black by turns, of which a picture of half the width has two in each pixel."""
+    image = np.zeros((8, 16, 3), np.uint8)
+    image[:, ::2] = 255
+    smooth = transforms.resize_image(image, height=8, width=4, antialias=True)
+    assert smooth.flags.writeable and np.abs(smooth[:, 1:-1].astype(int) - 127).max() <= 1
+    assert np.abs(transforms.resize_image(image, height=8, width=5)[0].astype(int) - 127).max() > 50
+    np.testing.assert_array_equal(transforms.resize_image(image, height=8, width=16, antialias=True), image)
+
+
 def test_pad_keeps_the_picture_and_is_black_elsewhere():
     image = sample(5, 7).image
     padded = transforms.pad(image, bucket=(8, 10))
