@@ -266,11 +266,13 @@ def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice 
 
 
 def _given_student(weights: str) -> learners.Given:
-    """The detector in a run, a folder or a file of weights, with its absolute path."""
+    """The detector in a run, a folder or a file, with its absolute path; ConfigError where it cannot be trained."""
     location = path_of(weights)
     folder = build.folder_of(location)
     start = weights if folder == location else str(folder)
-    return learners.Given(prepare.load_detector(weights).config, absolute(start))
+    loaded = prepare.load_detector(weights)
+    build.student(loaded.config, loaded.detector.classes)
+    return learners.Given(loaded.config, absolute(start))
 
 
 def explanation(options: Options, workdir: Path, *, file: str = RECIPE) -> str:

@@ -1,4 +1,4 @@
-"""Four noisy pictures, and all that a detector says about them."""
+"""Four noisy pictures, and all that a detector says about them; a teacher that is not trained says less."""
 
 import functools
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import numpy as np
 import tiny
 from jax import numpy as jnp
 
+from jaxkd.detectors.base import Detector
 from jaxkd.loading import build
 from jaxkd.types import Batch
 
@@ -45,6 +46,10 @@ def batch_in(bucket: tuple[int, int], *, fill: int = 0) -> Batch:
 def everything(detector):
     """All that a detector says about a batch, as one compiled function."""
 
+    def outputs(params, batch, keys):
+        del keys
+        return {"features": detector.features(params, batch), "detections": detector.detect(params, batch)}
+
     def look(params, batch, keys):
         features = detector.features(params, batch)
         regions, terms = detector.sample_regions(params, features, batch, keys)
@@ -59,7 +64,7 @@ def everything(detector):
             "detections": detector.detect(params, batch),
         }
 
-    return jax.jit(look)
+    return jax.jit(look if isinstance(detector, Detector) else outputs)
 
 
 class Case(NamedTuple):
@@ -71,7 +76,20 @@ class Case(NamedTuple):
     seen: Any
 
 
-RECIPES = {"faster_rcnn": tiny.detector, "retinanet": tiny.retinanet, "gfl": tiny.gfl, "fcos": tiny.fcos}
+RECIPES = {
+    "faster_rcnn": tiny.detector,
+    "retinanet": tiny.retinanet,
+    "gfl": tiny.gfl,
+    "fcos": tiny.fcos,
+    "rt_detr": tiny.rt_detr,
+    "d_fine": tiny.d_fine,
+}
+
+
+@functools.cache
+def is_trained(kind: str) -> bool:
+    """Whether detectors of this kind have all that a student has."""
+    return isinstance(build.detector(RECIPES[kind](), CLASSES), Detector)
 
 
 @functools.cache
@@ -85,6 +103,8 @@ def case(kind: str) -> Case:
 
 def told_apart(params):
     """The parameters with heads strong enough that no two scores are nearly equal, as after training."""
+    if "decoder" in params:
+        return params  # whose scores differ by more from the start
     if "rpn" in params:
         strong = {"rpn": {"conv": 10.0, "logits": 20.0, "deltas": 1.0}, "head": {"logits": 30.0, "deltas": 100.0}}
     else:

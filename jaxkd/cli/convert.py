@@ -1,4 +1,4 @@
-"""`jaxkd convert FILE --out=DIR`: converts a published detector's file to a folder that every command takes."""
+"""`jaxkd convert FILE|FOLDER --out=DIR`: converts a published detector to a folder that every command takes."""
 
 import math
 from collections.abc import Sequence
@@ -28,18 +28,23 @@ def define(values: flags.FlagValues) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Writes weights, description and the table of matched arrays, and prints what was and was not matched."""
-    values, files = parse("convert", argv, define, positional="FILE")
+    values, files = parse("convert", argv, define, positional="FILE|FOLDER")
     if len(files) != 1 or not values.out:
-        raise ConfigError("Give one file and the folder to write: jaxkd convert FILE --out=DIR.")
+        raise ConfigError("Give one file or folder, and the folder to write: jaxkd convert FILE --out=DIR.")
     # Imported late: jax is slow to load, and --help and wrong flags do not need it.
-    from jaxkd.loading import build, published
+    from jaxkd.loading import build, hub, published
     from jaxkd.weights import assumptions, parts
 
     file, part = parts.split(files[0])
     sizes, ratios = _numbers("anchors", values.anchors), _numbers("ratios", values.ratios)
     given = assumptions.Overrides(eps=values.eps, anchor_sizes=sizes, anchor_ratios=ratios)
     part = part if values.part is None else values.part
-    loaded, report = published.load(file, part=part, classes=values.classes, overrides=given)
+    if hub.is_one(file):
+        if part is not None or given != assumptions.Overrides():
+            raise ConfigError(f"{file} is a folder of Hugging Face, which says all but classes; give no other flags.")
+        loaded, report = hub.load_with_report(file, classes=values.classes)
+    else:
+        loaded, report = published.load(file, part=part, classes=values.classes, overrides=given)
     out, classes = Path(values.out), loaded.detector.classes
     build.save(
         out, loaded.params, config=loaded.config, classes=classes, scores={}, sizes=loaded.sizes, half=values.half

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxkd import config as configs
 from jaxkd.data.base import Source, digest
 from jaxkd.errors import ConfigError, StorageError
-from jaxkd.loading import build, prepare
+from jaxkd.loading import build, hub, prepare
 from jaxkd.paths import path_of
 from jaxkd.train import checkpoint, loop
 from jaxkd.weights import parts
@@ -33,6 +33,8 @@ def open_run(workdir: str, *, advice: str = "give --workdir=DIR") -> Run:
     WeightsError where the weights are.
     """
     path = path_of(workdir)
+    if workdir and hub.is_one(path):
+        return Run(None, prepare.load_detector(workdir), path)
     if path.name == build.STUDENT and (path.parent / build.RECIPE).is_file():
         path = path.parent
     if workdir and (path / build.RECIPE).is_file():

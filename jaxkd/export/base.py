@@ -15,6 +15,7 @@ from jax import numpy as jnp
 from jaxtyping import Int, Num, UInt8
 
 from jaxkd.data.pictures import MAX_PIXELS
+from jaxkd.detectors.base import Detector
 from jaxkd.errors import ConfigError, first_line
 from jaxkd.loading import build
 from jaxkd.types import Batch
@@ -149,6 +150,11 @@ def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Sub
 
     Raises ConfigError where no size is given and the detector names no bucket, or where the size is out of bounds.
     """
+    if not isinstance(loaded.detector, Detector) or loaded.sizes.get("fit") == "stretch":
+        raise ConfigError(
+            f"This {loaded.config.name} cannot be exported: it has queries, or sees pictures stretched to its canvas, "
+            "and no exported file does that; run it by jaxkd predict, or teach another student with it."
+        )
     sizes = [size] if size else list(loaded.sizes.get("buckets") or ())
     if not sizes:
         raise ConfigError("The detector does not say how large its pictures are; give --size=HEIGHTxWIDTH.")

@@ -16,7 +16,7 @@ from jaxkd.data.repairs import Repairs
 from jaxkd.data.unlabelled import Unlabelled
 from jaxkd.distill.classes import LACKING, columns
 from jaxkd.errors import ConfigError
-from jaxkd.loading import build, foundation, published, stored_teacher
+from jaxkd.loading import build, foundation, hub, published, stored_teacher
 from jaxkd.paths import path_of
 from jaxkd.weights import parts
 
@@ -198,17 +198,20 @@ def match_dtype(teacher: build.Loaded, student: configs.Recipe) -> build.Loaded:
 
 
 def load_detector(path: str | Path, *, classes: Sequence[str] = ()) -> build.Loaded:
-    """The detector in a published file, in the workdir of a run, or in a folder of weights, every leaf matched.
+    """The detector in a published file or folder, a run's workdir, or a folder of weights, every leaf matched.
 
     Args:
       path: file or folder; "assets:NAME" is one that comes with the package, and FILE:PART one of a file's detectors.
-      classes: names of the classes of a published file that has no list of its own.
+      classes: names of the classes of a published file or folder that has no list of its own.
 
-    What was assumed about a published file is logged. Raises WeightsError where there is no detector, or it is broken.
+    What was assumed about a published detector is logged. Raises WeightsError where there is none, or it is broken.
     """
     location, part = parts.split(path_of(str(path)))
-    if location.is_file():
-        loaded, _ = published.load(location, part=part, classes=classes)
+    if location.is_file() or hub.is_one(location):
+        if location.is_file():
+            loaded, _ = published.load(location, part=part, classes=classes)
+        else:
+            loaded = hub.load(location, classes=classes)
         log.warning("%s: %s", location.name, " ".join(loaded.notes))
         return loaded
     folder = build.folder_of(location)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxkd import config as configs
 from jaxkd.class_lists import COCO, VOC
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.loading import build
+from jaxkd.loading import build, given_classes
 from jaxkd.weights import assumptions, names, parts, tree
 from jaxkd.weights.assumptions import Overrides
 from jaxkd.weights.description import Published
@@ -113,13 +113,10 @@ def _config(published: Published, overrides: Overrides) -> configs.Recipe:
 def _class_names(published: Published, given: Sequence[str], net: Part) -> tuple[Published, tuple[str, ...], str]:
     """The detector with the outputs that have a class, the names of these classes, and a sentence on their origin."""
     if given:
-        if len(given) != published.classes:
-            raise WeightsError(f"The file has {published.classes} classes, and {len(given)} names are given for them.")
-        if len(set(given)) < len(given) or "" in given:
-            raise ConfigError(f"The names of classes are given as {','.join(given)}; each has to be there, and once.")
-        differs = net.classes and net.classes != tuple(given)
+        names_given = given_classes.checked(given, columns=published.classes)
+        differs = net.classes and net.classes != names_given
         note = f"The file calls its classes {few(net.classes)}; the given names are taken." if differs else ""
-        return published, tuple(given), note
+        return published, names_given, note
     if len(net.classes) == published.classes:
         return published, net.classes, "The classes' names are the file's own."
     if published.family == "torchvision" and published.classes == COCO_WITH_HOLES:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.errors import ConfigError, DataError
-from jaxkd.loading import build, foundation, prepare
+from jaxkd.loading import build, foundation, hub, prepare
 from jaxkd.loading.published import BY_NUMBER
 from jaxkd.paths import path_of
 from jaxkd.preflight import collectives, largest
@@ -83,7 +83,7 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
     if "teachers" in recipe:
         raise ConfigError("Steps with several teachers are not measured here; give a recipe without config.teachers.")
     names, classes_note = _classes(recipe, classes)
-    student = build.detector(recipe.student, names)
+    student = build.student(recipe.student, names)
     loaded_teacher, teacher_note = _teacher(recipe, teacher, names)
     pair = pairing.make_pair(recipe, config, student, {"": loaded_teacher} if loaded_teacher else {})
     key = jax.eval_shape(lambda: jax.random.key(config.seed))
@@ -237,7 +237,7 @@ def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tu
     if name and build.file_of(folder, build.ABOUT).is_file():
         loaded = prepare.match_dtype(build.load_shapes(folder), recipe.student)
         return loaded, f"The teacher is described in {folder / build.ABOUT}."
-    if name and (parts.split(path)[0].is_file() or foundation.is_one(path)):
+    if name and (parts.split(path)[0].is_file() or foundation.is_one(path) or hub.is_one(path)):
         loaded = prepare.load_network(name)
         loaded = dataclasses.replace(loaded, params=jax.eval_shape(lambda: loaded.params))
         return prepare.match_dtype(loaded, recipe.student), f"The teacher is in {name}."

@@ -80,7 +80,7 @@ def open_finished(recipe: configs.Recipe, workdir: Path) -> FinishedRun:
         raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
     loader_config: loader.Config = configs.build(recipe.data.loader)
     sources, _ = pairing.with_detections(teachers, sources, limit=loader_config.max_objects)
-    student = build.detector(recipe.student, classes)
+    student = build.student(recipe.student, classes)
     pair = pairing.make_pair(recipe, config, student, teachers)
     folder, key = workdir / loop.CHECKPOINTS, jax.random.key(config.seed)
     latest = checkpoint.newest(folder)

@@ -102,7 +102,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
         config = configs.build(recipe.train)
         facts = _agreed_facts(recipe, workdir, sources)
         classes = sources["train"].classes
-        student = build.detector(recipe.student, classes)
+        student = build.student(recipe.student, classes)
         loaded = prepare.load_teachers(recipe, sources["train"])
         teachers = pairing.teachers_of(recipe, loaded)
         loader_config = pairing.loader_config_of(recipe, taught="" in teachers)

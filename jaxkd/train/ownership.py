@@ -9,7 +9,7 @@ from typing import Any
 from jaxkd import config as configs
 from jaxkd import storage
 from jaxkd.errors import ConfigError, DataError, StorageError
-from jaxkd.loading import build, foundation, stored_teacher
+from jaxkd.loading import build, foundation, hub, stored_teacher
 from jaxkd.paths import path_of
 from jaxkd.weights import parts
 
@@ -91,6 +91,8 @@ def _of_teacher(recipe: configs.Recipe) -> str:
         return hashlib.sha256("".join(digests).encode()).hexdigest()
     if foundation.is_one(path):
         path = foundation.file_of(path)
+    elif hub.is_one(path):
+        path = hub.file_of(path)
     if path.is_dir():
         path = build.file_of(build.folder_of(path), build.WEIGHTS)
     if not path.is_file():

@@ -24,7 +24,8 @@ from jaxkd.train.schedules import Scheduled
 from jaxkd.train.step import Pair, initial_state, make_step, with_teacher_outputs
 from jaxkd.types import DetectorOutputs
 
-STUDENTS = {kind: build.detector(recipe(), shapes.CLASSES) for kind, recipe in detector_scene.RECIPES.items()}
+DETECTORS = {kind: build.detector(recipe(), shapes.CLASSES) for kind, recipe in detector_scene.RECIPES.items()}
+STUDENTS = {kind: detector for kind, detector in DETECTORS.items() if detector_scene.is_trained(kind)}
 TEACHERS = {
     kind: build.detector(recipe(width=12, channels=24), shapes.CLASSES)
     for kind, recipe in detector_scene.RECIPES.items()
@@ -48,9 +49,10 @@ NO_DETECTIONS = "the teacher (toy_teachers) gives no detections"
 NO_BOXES = "the student ({student}) does not predict for any boxes"
 BOTH = "set classification.weight and box.weight to 0, or"
 ALL = "take align or detections or global_knowledge or mimic or task_adaptive."
-TWO_STAGE, DENSE, OTHER = "faster_rcnn", "dense", "another dense detector"
+TWO_STAGE, DENSE, OTHER, QUERY = "faster_rcnn", "dense", "another dense detector", "with queries"
+QUERY_NO_PREDICTIONS = "the teacher ({teacher}) gives no predictions"
 # The end of the sentence by method, kind of student and kind of teacher; "" where the method fits. A dense teacher is
-# of the dense student's module, OTHER of another one.
+# of the dense student's module, OTHER of another one; one with queries gives feature maps and detections.
 TABLE = {
     ("align", TWO_STAGE, TWO_STAGE): "",
     ("align", TWO_STAGE, DENSE): "",
@@ -107,12 +109,27 @@ TABLE = {
     ("detections", DENSE, "features_only"): f"{NO_DETECTIONS}: {MIMIC}",
     ("detections", DENSE, "detections_only"): "",
 }
+TABLE |= {
+    (method, student, QUERY): said
+    for student in (TWO_STAGE, DENSE)
+    for method, said in {
+        "align": "",
+        "mimic": "",
+        "detections": "",
+        "toy_method": "" if student == TWO_STAGE else f"{NO_BOXES}: {EITHER}",
+        "task_adaptive": f"{QUERY_NO_PREDICTIONS}: {BOTH} {EITHER}",
+        "global_knowledge": f"{QUERY_NO_PREDICTIONS}: set soft.weight to 0, or {EITHER}",
+    }.items()
+}
 CASES = [(method, student, teacher) for method in METHODS for student in STUDENTS for teacher in TEACHERS]
 
 
 def said_of(method, student, teacher):
     """The end of the sentence about these two detectors."""
     dense_student, dense_teacher = (name in STUDENTS and name != TWO_STAGE for name in (student, teacher))
+    if teacher in DETECTORS and teacher not in STUDENTS:
+        said = TABLE[method, DENSE if dense_student else student, QUERY]
+        return said.format(student=f"detectors.{student}", teacher=f"detectors.{teacher}")
     kinds = DENSE if dense_student else student, DENSE if dense_teacher else teacher
     if dense_student and dense_teacher and student != teacher:
         kinds = DENSE, OTHER

@@ -1,4 +1,7 @@
-"""What every module of jaxkd.detectors with a `build` promises; a new detector is found by listing the folder."""
+"""What every module of jaxkd.detectors with a `build` promises; a new detector is found by listing the folder.
+
+A detector without what a student needs (`detectors.base.Detector`) is held to what a teacher that detects promises.
+"""
 
 import dataclasses
 import importlib
@@ -13,7 +16,8 @@ from detector_scene import CLASSES, KEYS, SIZES, assert_equal, batch_in
 from jax import numpy as jnp
 
 from jaxkd import detectors
-from jaxkd.detectors.base import Detector
+from jaxkd.detectors.base import Detector, Teacher
+from jaxkd.distill.fit import PREDICTIONS
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.types import Capability
@@ -24,10 +28,16 @@ MODULES = {
     for found in pkgutil.iter_modules(detectors.__path__)
 }
 DETECTORS = sorted(name for name, module in MODULES.items() if hasattr(module, "build"))
+STUDENTS = [kind for kind in DETECTORS if kind in scenes.RECIPES and scenes.is_trained(kind)]
 
 
 @pytest.fixture(scope="module", params=DETECTORS)
 def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=STUDENTS)
+def student(request):
     return request.param
 
 
@@ -36,32 +46,55 @@ def case(kind):
     return scenes.case(kind)
 
 
+@pytest.fixture(scope="module")
+def student_case(student):
+    return scenes.case(student)
+
+
 def test_the_scene_knows_every_detector(kind):
     assert kind in scenes.RECIPES
-    assert isinstance(scenes.case(kind).detector, Detector)
+    assert isinstance(scenes.case(kind).detector, Teacher)
 
 
-def test_a_student_gives_what_is_trained_and_scored(case):
+def test_it_gives_what_teaches_and_is_scored_and_a_student_what_is_trained(case):
     capabilities = case.detector.traits.capabilities
     assert capabilities <= set(get_args(Capability))
     assert {"features", "detections"} <= capabilities
-    assert len(capabilities & {"box_predictions", "anchor_predictions"}) == 1
+    assert len(capabilities & PREDICTIONS) == isinstance(case.detector, Detector)
     assert ("anchor_predictions" in capabilities) == (case.detector.traits.anchors is not None)
+
+
+def test_one_that_is_not_trained_is_refused_as_a_student(kind):
+    recipe = scenes.RECIPES[kind]()
+    if kind in STUDENTS:
+        assert build.student(recipe, CLASSES) == scenes.case(kind).detector
+        return
+    with pytest.raises(ConfigError, match=rf"detectors\.{kind} cannot be trained: .* take another student"):
+        build.student(recipe, CLASSES)
 
 
 def test_detections_are_sorted_and_inside(case):
     found = case.seen["detections"]
     assert found.valid.any(1).all()
     assert (np.diff(found.scores, axis=1) <= 0).all()
+    settings = case.detector.config.postprocess
     # A threshold on class probabilities alone leaves products with centre-ness below it.
-    by_class = getattr(case.detector.config.postprocess, "score", "") == "product"
-    assert (found.scores[found.valid] > (0 if by_class else 0.05)).all()
+    by_class = getattr(settings, "score", "") == "product"
+    assert (found.scores[found.valid] > (0 if by_class else settings.score_threshold)).all()
+    assert not found.scores[~found.valid].any() and not found.boxes[~found.valid].any()
     assert (found.boxes[found.valid][:, 2:] > found.boxes[found.valid][:, :2]).all()
     assert (found.boxes >= 0).all() and (found.boxes[..., 2:] <= SIZES[:, None, ::-1]).all()
     assert set(np.unique(found.labels)) <= {0, 1, 2}
 
 
-def test_the_bucket_changes_nothing(case):
+def test_what_lies_beyond_a_picture_changes_nothing(case):
+    filled = jax.device_get(case.look(case.params, batch_in((64, 96), fill=77), KEYS))
+    assert_equal(case.seen, filled, atol=0)
+
+
+def test_the_bucket_changes_nothing(student_case):
+    """To detectors that are not trained it does: their nets see the whole canvas."""
+    case = student_case
     seen = case.seen
     wide = jax.device_get(case.look(case.params, batch_in((96, 160), fill=77), KEYS))
     traits = case.detector.traits
@@ -94,7 +127,8 @@ def test_junk_in_truth_padding_changes_nothing(case):
     assert_equal(case.seen, found, atol=0)
 
 
-def test_no_truth_gives_finite_gradients(case):
+def test_no_truth_gives_finite_gradients(student_case):
+    case = student_case
     batch = batch_in((64, 96))
     empty = batch.replace(boxes=np.zeros_like(batch.boxes), valid=np.zeros_like(batch.valid))
     predictions = jax.device_get(case.look(case.params, empty, KEYS))
@@ -113,7 +147,7 @@ def test_bfloat16_inside_and_float32_outside(kind):
     detector = build.detector(scenes.RECIPES[kind](dtype="bfloat16"), CLASSES)
     found = jax.device_get(scenes.everything(detector)(scenes.case(kind).params, batch_in((64, 96)), KEYS))
     assert {level.dtype for level in jax.tree.leaves(found["features"])} == {jnp.dtype(jnp.bfloat16)}
-    for part in ("regions", "best", "predictions", "terms", "detections"):
+    for part in found.keys() - {"features"}:
         kinds = {leaf.dtype for leaf in jax.tree.leaves(found[part])}
         assert kinds <= {jnp.dtype(name) for name in ("float32", "int32", "bool")}
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[part]))
@@ -122,8 +156,8 @@ def test_bfloat16_inside_and_float32_outside(kind):
     }
 
 
-def test_frozen_stages(kind):
-    detector = build.detector(scenes.RECIPES[kind](norm="frozen_batch", frozen_stages=1), CLASSES)
+def test_frozen_stages(student):
+    detector = build.detector(scenes.RECIPES[student](norm="frozen_batch", frozen_stages=1), CLASSES)
     leaves = flatten(jax.eval_shape(detector.init, jax.random.key(0)))
     frozen = {name for name in leaves if not detector.trainable(tuple(name.split("/")))}
     stored = {name for name in leaves if name.endswith(("/mean", "/var"))}

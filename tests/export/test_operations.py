@@ -10,6 +10,7 @@ import pytest
 
 from jaxkd import config as configs
 from jaxkd import detectors, nets
+from jaxkd.detectors.base import Detector
 from jaxkd.errors import ConfigError
 from jaxkd.export import base, lowering, ops
 from jaxkd.loading import build
@@ -39,6 +40,11 @@ NETS = {  # of each backbone, where numbers make other programs
     "mobilenet": ({"width": 0.25},),
     "mobilenetv4": ({"width": 0.25},),
     "csp": ({"width": 8},),
+    "resnet_d": (
+        {"stem": 8, "widths": (8,) * 4, "blocks": (1,) * 4},
+        {"stem": 8, "widths": (8,) * 4, "blocks": (1,) * 4, "bottleneck": False},
+    ),
+    "hgnet": ({"stem": (8, 8), "inner": (8,) * 4, "widths": (8,) * 4, "blocks": (1,) * 4, "layers": (1,) * 4},),
 }
 
 
@@ -47,7 +53,11 @@ def modules(package):
     return {one.name: importlib.import_module(f"{package.__name__}.{one.name}") for one in found}
 
 
-DETECTORS = {name: module for name, module in modules(detectors).items() if hasattr(module, "build")}
+DETECTORS = {
+    name: module
+    for name, module in modules(detectors).items()
+    if hasattr(module, "build") and isinstance(module.build(module.Config(), classes=CLASSES), Detector)
+}
 BACKBONES = {name: module for name, module in modules(nets).items() if hasattr(module, "stage_of")}
 NECKS = {name: one for name, one in modules(nets).items() if hasattr(one, "strides") and name not in BACKBONES}
 SIZES = [(net, more) for net in BACKBONES for more in NETS.get(net, ({},))]

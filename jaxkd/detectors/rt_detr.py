@@ -1,0 +1,43 @@
+"""RT-DETR and RT-DETRv2: a hybrid encoder, and queries that a decoder refines (Zhao et al. 2024; Lv et al. 2024)."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+
+from jaxkd.detectors import query
+from jaxkd.nets import hybrid_encoder, resnet_d
+from jaxkd.nets.query_decoder import Decoder, QueryDecoder
+
+
+@dataclass(frozen=True)
+class Config(query.Common):
+    """RT-DETR; the defaults are those with a ResNet-50."""
+
+    backbone: Any = field(default_factory=resnet_d.Config)
+    """A component of `nets` that gives four levels."""
+    neck: Any = field(default_factory=hybrid_encoder.Config)
+    """A component of `nets`: the encoder."""
+    decoder: Decoder = field(default_factory=Decoder)
+    """From the encoder's levels to classes and boxes of queries."""
+
+
+def build(config: Config, *, classes: Sequence[str]) -> "RTDETR":
+    """The detector for these classes; ConfigError where the decoder's heads or points do not fit."""
+    detector = RTDETR(config, tuple(classes))
+    detector.check_decoder()
+    return detector
+
+
+@dataclass(frozen=True)
+class RTDETR(query.QueryDetector):
+    """The detector as functions of its parameters; see `detectors.query`."""
+
+    config: Config
+
+    @functools.cached_property
+    def decoder(self) -> nn.Module:
+        """From the neck's levels to `nets.query_decoder.Outputs`."""
+        return QueryDecoder(self.config.decoder, len(self.classes))
