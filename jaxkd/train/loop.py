@@ -185,6 +185,7 @@ def _notes(
     for name, teacher in teachers.items():
         if note := prepare.class_columns(teacher.detector.classes, pair.student.classes)[1]:
             yield f"{name}: {note}" if name else note
+        yield from pairing.on_canvas(name, teacher, configs.build(recipe.data.loader))
     yield from matched
     if more is not None:
         number = phrases.counted(len(more.records), "picture")

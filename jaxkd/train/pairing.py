@@ -1,6 +1,6 @@
 """A recipe's student and its teachers as the static part of a step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxkd import config as configs
@@ -68,6 +68,17 @@ def loader_config_of(recipe: configs.Recipe, *, taught: bool) -> loader.Config:
     """The recipe's `data.loader`; without a teacher there is no canvas of its own."""
     loader_config: loader.Config = configs.build(recipe.data.loader)
     return loader_config if taught else loader_config.alone()
+
+
+def on_canvas(name: str, teacher: build.Loaded, loader_config: loader.Config) -> Iterator[str]:
+    """A sentence where a teacher of stretched pictures sees the student's canvas; `name` is "" for `config.teacher`."""
+    own = loader_config.teacher_view.on and not name
+    if teacher.sizes.get("fit") == "stretch" and loader_config.fit == "keep" and not own:
+        height, width = teacher.sizes["buckets"][0]
+        yield (
+            f"The teacher{name and f' {name}'} is for pictures stretched to {height}x{width} and sees the student's "
+            "canvas; data.loader.teacher_view gives config.teacher its own."
+        )
 
 
 def check_view(pair: Pair, loader_config: loader.Config, source: Source) -> None:

@@ -1,0 +1,69 @@
+"""A folder of Hugging Face teaches: by its feature maps and its detections, on a canvas of its own."""
+
+import json
+
+import numpy as np
+import pytest
+import query_reference as reference
+import tiny
+
+from jaxkd import config as configs
+from jaxkd.config import component
+from jaxkd.data import shapes
+from jaxkd.errors import ConfigError
+from jaxkd.loading import build, hub
+from jaxkd.train import log, loop, ownership, pairing
+
+VIEW = {"size": reference.SIZE, "fit": "stretch", "antialias": True, "resample": "bilinear"}
+METHODS = {"mimic": component("distill.mimic"), "det": component("distill.detections", box={"gate": "none"})}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A D-FINE for the classes of drawn pictures."""
+    folder = tmp_path_factory.mktemp("teacher") / "d_fine"
+    folder.mkdir()
+    for file in (reference.ROOT / "d_fine").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    values = json.loads((folder / "config.json").read_text())
+    values["id2label"] = {str(index): name for index, name in enumerate(shapes.CLASSES)}
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def recipe(folder, **view):
+    made = tiny.run(steps=2, distill=METHODS, train={"checkpoint_every": 2})
+    made.data.loader = tiny.loader(teacher_view=view) if view else tiny.loader()
+    made.teacher = str(folder)
+    return made
+
+
+def test_it_teaches_by_maps_and_detections(folder, tmp_path):
+    assert loop.run(recipe(folder, **VIEW), tmp_path, quiet=True).steps == 2
+    lines = [line for line in log.read(tmp_path) if "loss" in line]
+    assert lines
+    for line in lines:
+        terms = {name: value for name, value in line.items() if name.startswith(("mimic/", "det/"))}
+        assert all(np.isfinite(value) for value in terms.values())
+        assert any(value > 0 for name, value in terms.items() if name.startswith("mimic/"))
+
+
+def test_on_the_student_s_canvas_it_is_said(folder):
+    teacher, view = hub.load(folder), configs.build(tiny.loader(teacher_view=VIEW))
+    said = "is for pictures stretched to 64x96 and sees the student's canvas"
+    for name, loader_config, sentences in (("", configs.build(tiny.loader()), 1), ("", view, 0), ("web", view, 1)):
+        found = list(pairing.on_canvas(name, teacher, loader_config))
+        assert len(found) == sentences and all(said in one for one in found)
+    assert list(pairing.on_canvas("", teacher, configs.build(tiny.loader(fit="stretch")))) == []
+
+
+def test_its_weights_belong_to_a_run(folder):
+    assert len(ownership.teacher_digest(recipe(folder))) == 64
+
+
+def test_it_is_no_student(folder, tmp_path):
+    made = recipe(folder)
+    made.student = hub.load(folder).config
+    with pytest.raises(ConfigError, match=r"detectors\.d_fine cannot be trained"):
+        loop.run(made, tmp_path, quiet=True)
+    assert not (tmp_path / build.STUDENT).exists()
