@@ -127,8 +127,8 @@ def erf(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     dtype, x = np.dtype(np.float32), ctx.expanded(inputs[0])
 
     def binary(name: str, x: Handle | float, y: Handle | float) -> Handle:
-        handles = (ctx.ops.constant(np.float32(one)) if isinstance(one, float) else one for one in (x, y))
-        return ctx.ops.binary(name, *handles, dtype)
+        left, right = (ctx.ops.constant(np.float32(one)) if isinstance(one, float) else one for one in (x, y))
+        return ctx.ops.binary(name, left, right, dtype)
 
     size = ctx.ops.unary("abs", x)
     t = binary("div", 1.0, binary("add", 1.0, binary("mul", ERF_SLOPE, size)))
