@@ -7,7 +7,7 @@ import pytest
 
 from jaxkd.types import Batch
 
-every_kind = pytest.mark.parametrize("kind", filter(detector_scene.is_trained, detector_scene.RECIPES))
+every_kind = pytest.mark.parametrize("kind", [*filter(detector_scene.is_trained, detector_scene.RECIPES)])
 
 
 def seen(kind, weights):
