@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import query_reference as reference
 import safetensors.numpy
+import tiny
 
+from jaxkd import config as configs
 from jaxkd.class_lists import COCO
 from jaxkd.cli import convert, predict
+from jaxkd.cli.workdir import open_run
+from jaxkd.data import shapes
 from jaxkd.detectors.feature_extractor import apply
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.export import base as export
 from jaxkd.loading import build, hub, prepare
 from jaxkd.predictor import Predictor, load
+from jaxkd.train import evaluate, mesh
 from jaxkd.types import Batch
 from jaxkd.weights import hub_config
 from jaxkd.weights.tree import flatten
@@ -247,6 +252,17 @@ def test_the_commands_take_the_folder(tmp_path):
     reference.Image.fromarray(reference.canvas(reference.PICTURE)).save(file)
     assert predict.run([f"--workdir={RT_DETR}", str(file), f"--out={tmp_path / 'found'}", "--nodraw"]) == 0
     assert len(json.loads((tmp_path / "found/predictions.json").read_text())["annotations"]) > 10
+
+
+def test_it_is_scored_on_stretched_pictures():
+    run = open_run(str(RT_DETR))
+    assert run.recipe is None and run.folder == RT_DETR
+    loader_config = prepare.with_training_sizes(run.student, configs.build(tiny.loader()))
+    assert loader_config.fit == "stretch" and loader_config.antialias and loader_config.buckets == (reference.SIZE,)
+    loaded = hub.load(RT_DETR, classes=shapes.CLASSES)
+    source = shapes.load(shapes.Config(count=3, size=(50, 50)))
+    scored = evaluate.evaluate_source(loaded.detector, loaded.params, source, loader_config, mesh.make_mesh(1), batch=2)
+    assert scored.pictures == 3 and 0 <= scored.summary["AP"] <= 1
 
 
 def test_what_it_is_not_for_is_said():
