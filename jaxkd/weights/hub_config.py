@@ -112,7 +112,7 @@ class Fields:
         """The object in a field; raises WeightsError where there is none."""
         value = self._values.get(name)
         if not isinstance(value, dict):
-            raise WeightsError(f"{self._where} has no {name} to build the net from; save the model again.")
+            raise WeightsError(f"{self._where} has no {name}, which is needed; save the model again.")
         return Fields(value, where=f"{self._where}, {name},")
 
     def raw(self, name: str) -> Any:
@@ -186,14 +186,15 @@ def _first_level(fields: Fields, backbone: Fields, file: Path) -> int:
     strides = fields.get("feat_strides", STRIDES[1:])
     first = len(STRIDES) - len(strides)
     stages = tuple(range(first + 1, len(STRIDES) + 1))
-    named = backbone.raw("out_features") or [f"stage{stage}" for stage in stages]
+    names = tuple(f"stage{stage}" for stage in stages)
+    named = backbone.get("out_features", names)
     given = backbone.get("out_indices", stages) if backbone.raw("out_features") is None else stages
     attended = fields.get("encode_proj_layers", (len(strides) - 1,))
     levels = fields.get("num_feature_levels", len(strides))
-    wanted = strides == STRIDES[first:] and given == stages and named == [f"stage{stage}" for stage in stages]
+    wanted = strides == STRIDES[first:] and given == stages and named == names
     if not wanted or levels != len(strides) or attended != (levels - 1,):
         raise WeightsError(
-            f"{file} uses the strides {strides}, the stages {listed(list(map(str, named)))}, {levels} levels and "
+            f"{file} uses the strides {strides}, the stages {listed(list(named))}, {levels} levels and "
             f"attention on {attended}; read are the last stages with attention on the coarsest."
         )
     return first
@@ -268,7 +269,7 @@ def _decoder(fields: Fields, *, levels: int, fine: bool) -> dict[str, Any]:
 def _classes(fields: Fields) -> tuple[str, ...]:
     """The names by number, those of COCO as its annotations have them; () where they are no names."""
     labels = fields.raw("id2label")
-    if not isinstance(labels, dict) or not all(key.isdigit() and type(name) is str for key, name in labels.items()):
+    if not isinstance(labels, dict) or not all(key.isdecimal() and type(name) is str for key, name in labels.items()):
         return ()
     names: tuple[str, ...] = tuple(labels[key] for key in sorted(labels, key=int))
     if all(name == f"LABEL_{key}" for key, name in labels.items()):
@@ -289,6 +290,8 @@ def _pictures(file: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     if not all(side and side % MULTIPLE == 0 for side in (height, width)):
         raise WeightsError(f"{file} gives {height}x{width} as size; both sides have to be multiples of {MULTIPLE}.")
     factor = fields.get("rescale_factor", 1 / 255)
+    if not factor:
+        raise WeightsError(f"{file} multiplies pixels by 0; fetch it again.")
     normalised = fields.get("do_normalize", False)
     pixels = {
         "mean": _pixels(fields.get("image_mean", (0.0, 0.0, 0.0)) if normalised else (0.0, 0.0, 0.0), factor),

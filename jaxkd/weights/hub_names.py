@@ -102,7 +102,7 @@ def _dense(match: re.Match[str]) -> str:
 
 
 def _check_counts(name: str, array: np.ndarray, points: tuple[int, ...]) -> None:
-    expected = np.repeat(1 / np.asarray(points, np.float64), points)
+    expected = np.repeat(1 / np.maximum(points, 1), points)
     if array.shape != expected.shape or not np.allclose(array, expected, rtol=1e-3):
         raise WeightsError(f"{printable(name)} is not that of {points} points, which config.json says.")
 
@@ -116,7 +116,8 @@ def _module(module: str, *, fine: bool) -> str | None:
         unit, _, leaf = name.removeprefix("backbone.model.").rpartition(".")
         found = _backbone(unit)
         return f"backbone/{found}/{UNITS[leaf]}" if found and leaf in UNITS else None
-    part, found = ("neck", _neck(name, fine=fine)) if name.startswith("encoder") else ("decoder", _decoder(name, fine))
+    part, inner = ("neck", _neck) if name.startswith("encoder") else ("decoder", _decoder)
+    found = inner(name, fine=fine)
     return f"{part}/{found}" if found else None
 
 
@@ -174,7 +175,7 @@ def _block(name: str, *, fine: bool) -> str | None:
     return f"{csp}/{CSP[match[3]]}" if match[2] is None else f"{csp}/step_{match[2]}_{STEPS[match[3]]}"
 
 
-def _decoder(name: str, fine: bool) -> str | None:
+def _decoder(name: str, *, fine: bool) -> str | None:
     """The name of a module of the selection of queries or of the decoder."""
     if name in SELECTION:
         return SELECTION[name]
