@@ -30,7 +30,8 @@ def having(package, part):
     return sorted(name for name in names if hasattr(importlib.import_module(f"{package.__name__}.{name}"), part))
 
 
-METHODS, DETECTORS = having(distill, "losses"), having(detectors, "build")
+METHODS = having(distill, "losses")
+DETECTORS = [kind for kind in having(detectors, "build") if detector_scene.is_trained(kind)]
 # For pictures of 64 x 96, weights that let no method drown the others, and reliabilities wherever they are understood.
 FIELDS = {
     "task_adaptive": {
