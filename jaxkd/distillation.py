@@ -259,10 +259,19 @@ def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice 
     elif stored_teacher.is_one(path_of(settings.teacher)):
         given = replace(given, teacher=Traits((), frozenset(["detections"])))
     else:
-        given = replace(given, teacher=prepare.load_network(settings.teacher).detector.traits)
+        loaded = prepare.load_network(settings.teacher)
+        given = replace(given, teacher=loaded.detector.traits, teacher_view=_own_canvas(loaded.sizes))
     components = {name: data.components[name] for name in ("train", "val")}
     train, val = data.sources["train"], data.sources["val"]
     return recipes.derive(train, val, data=components, options=settings, given=given, steps=steps)
+
+
+def _own_canvas(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a canvas for a teacher of such sizes: where it was trained on stretched pictures, its own."""
+    if sizes.get("fit") != "stretch":
+        return {}
+    canvas = {"size": tuple(sizes["buckets"][0]), "fit": "stretch", "antialias": sizes.get("antialias", False)}
+    return canvas | {"resample": "bilinear"}
 
 
 def _given_student(weights: str) -> learners.Given:

@@ -168,14 +168,13 @@ def _taught_function(derived: Derived) -> str:
         _Entry("distill=", _block("{", methods, "}", before=2 * len(INDENT)), run.reason("distill")),
     ]
     call = _block("alone(", entries, ")", before=WIDTH)
-    own = [
-        line
-        for path, value in _differences(recipe.train, derived.recipes["alone"].train)
-        for line in (
-            *textwrap.wrap(run.reason(f"train.{path}"), BESIDE, initial_indent="# ", subsequent_indent="# "),
-            f"config.train.{path} = {_literal(value)}",
-        )
-    ]
+    alone, own = derived.recipes["alone"], []
+    pairs = {"train": (recipe.train, alone.train), "data.loader": (recipe.data.loader, alone.data.loader)}
+    for part, both in pairs.items():
+        for path, value in _differences(*both):
+            reason = run.reason(f"{part}.{path}")
+            own += textwrap.wrap(reason, BESIDE, initial_indent="# ", subsequent_indent="# ")
+            own.append(f"config.{part}.{path} = {_literal(value)}")
     lines = [f"config = {call[0]}", *call[1:], *own, "return config"]
     return "\n".join(["def taught():", *(f"{INDENT}{line}" for line in lines)])
 
@@ -189,9 +188,9 @@ def _unlabelled_function(derived: Derived) -> str:
     return "\n".join(["def unlabelled():", *(f"{INDENT}{line}" for line in lines)])
 
 
-def _differences(train: configs.Recipe, other: configs.Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted names and values of the fields of one `train` component that another has otherwise."""
-    for name, value in train.items():
+def _differences(part: configs.Recipe, other: configs.Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted names and values of the fields of a component that another of its kind has otherwise."""
+    for name, value in part.items():
         if hasattr(value, "items"):
             yield from _differences(value, other[name], f"{prefix}{name}.")
         elif value != other[name]:

@@ -23,6 +23,7 @@ PIXELS = {"cpu": 320**2, "gpu": 640**2, "tpu": 640**2}
 BALANCE = 0.5  # of the detection loss's gradient, the most of a distillation term's
 BALANCED = "no term of distillation pulls harder than half of what the detection loss does"
 UNLABELLED = "half of each batch is of these pictures, in which the teacher tells what it is sure of"
+OWN_CANVAS = "the teacher sees pictures as it was trained on them"
 TEACHER_KNOWN = "the teacher is scored before anything learns from it"
 NETWORK = Traits((), frozenset(("features", "box_predictions", "detections")), strides=STRIDES)  # as those derived
 OF_TEACHER = "teacher:"  # in front of settings of the teacher's recipe that differ from the student's
@@ -59,6 +60,7 @@ class Given:
 
     student: learners.Given | None = None  # where it is that of weights; that of a recipe is read here
     teacher: Traits = NETWORK  # of the teacher that the options name
+    teacher_view: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of its own canvas; {} for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +109,15 @@ def derive(
     alone = recipe_of(student, length, notes)
     recipes = {"alone": alone}
     if options.teacher:
-        teacher, of_teacher = given.teacher, ()
+        of_teacher = ()
     else:
         notes_of_teacher = Notes(prefix=OF_TEACHER)
         learner = learners.teacher(scene, student, initial=options.teacher_initial, notes=notes_of_teacher)
         longer = dataclasses.replace(length, times=schedule.TEACHER_LENGTH)
         recipes = {"teacher": recipe_of(learner, longer, notes_of_teacher)} | recipes
-        teacher, of_teacher = detector_of(learner.detector, train.classes).traits, notes_of_teacher.reasons
-    recipes["taught"] = _taught(alone, teacher, train, options, notes)
+        given = dataclasses.replace(given, teacher=detector_of(learner.detector, train.classes).traits)
+        of_teacher = notes_of_teacher.reasons
+    recipes["taught"] = _taught(alone, given, train, options, notes)
     if options.unlabelled:
         recipes["unlabelled"] = _unlabelled(recipes["taught"], options, notes)
     reasons = (*notes.reasons, *of_teacher)
@@ -208,10 +211,10 @@ def _student(scene: learners.Scene, options: Options, given: Given, notes: Notes
     return learners.given_student(scene, name, one, initial=initial, notes=notes)
 
 
-def _taught(alone: configs.Recipe, teacher: Traits, train: Source, options: Options, notes: Notes) -> configs.Recipe:
-    """The student's recipe with a teacher of these traits and methods."""
+def _taught(alone: configs.Recipe, given: Given, train: Source, options: Options, notes: Notes) -> configs.Recipe:
+    """The student's recipe with the teacher that is given, or trained, and methods."""
     out = alone.copy_and_resolve_references()
-    student = detector_of(alone.student, train.classes).traits
+    student, teacher = detector_of(alone.student, train.classes).traits, given.teacher
     capabilities = {"student": student.capabilities, "teacher": teacher.capabilities}
     names = notes.take("distill", methods.chosen(options.method, pictures=len(train.records), **capabilities))
     setting = methods.Setting(
@@ -226,6 +229,9 @@ def _taught(alone: configs.Recipe, teacher: Traits, train: Source, options: Opti
         out.teacher = notes.take("teacher", Choice(options.teacher or options.teacher_folder, words))
         if names != ("align",):  # whose gradient is at the backbone, where it is not measured
             out.train.balance.target = notes.take("train.balance.target", Choice(BALANCE, BALANCED))
+        for field, value in given.teacher_view.items():
+            choice = Choice(value, OWN_CANVAS)
+            out.data.loader.teacher_view[field] = notes.take(f"data.loader.teacher_view.{field}", choice)
         out.train.teacher_check = notes.take("train.teacher_check", Choice(0, TEACHER_KNOWN))
         for name in names:
             method, reasons = methods.of(name, setting)

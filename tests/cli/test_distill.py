@@ -199,6 +199,14 @@ def planned(project, workdir, **settings):
     return distillation.plan(distillation.options(str(project.folder), {"method": "tar", **settings}), workdir)
 
 
+def test_a_teacher_of_stretched_pictures_has_its_own_canvas(project, tmp_path):
+    folder = Path(__file__).parents[1] / "query_detectors" / "d_fine"
+    recipes_of = planned(project, tmp_path / "run", teacher=str(folder)).experiment.recipes
+    view = recipes_of["taught"].data.loader.teacher_view
+    assert (view.size, view.fit, view.resample) == ((64, 96), "stretch", "bilinear")
+    assert recipes_of["alone"].data.loader.teacher_view.size == (0, 0)
+
+
 @pytest.fixture
 def without_timing(monkeypatch):
     """Runs are not timed: each kind takes 20 s to start and .1 s a step."""

@@ -1,5 +1,6 @@
 """Derived recipes: golden numbers, what options change, and the file that gives them again."""
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -40,6 +41,7 @@ def source(name):
 
 
 UNKNOWN = recipes.Given()
+STRETCHED = {"size": (320, 320), "fit": "stretch", "antialias": True, "resample": "bilinear"}  # a teacher's canvas
 
 
 def one_stage(**fields):
@@ -113,6 +115,7 @@ OPTIONS = [
         "method": "tar+gkd",
         "platform": "tpu",
     },
+    {"teacher": "hub", "given": dataclasses.replace(one_stage(), teacher_view=STRETCHED), "method": "mimic"},
     {"student": "bccd:retinanet-alone", "method": "tar+gkd"},
     {"student": "coco:faster_rcnn-r18", "method": "tar+gkd"},
     {"student": "coco:retinanet-r18", "initial": "other.pth", "teacher": "teacher.pth"},
