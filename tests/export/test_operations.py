@@ -14,6 +14,7 @@ from jaxkd.detectors.base import Detector
 from jaxkd.errors import ConfigError
 from jaxkd.export import base, lowering, ops
 from jaxkd.loading import build
+from jaxkd.nets.norm import BATCH
 
 CLASSES = ("round", "square", "long")
 FULL, TINY = (800, 1344), (64, 96)
@@ -160,8 +161,13 @@ def varied(kind, net, more, turn, neck="fpn"):
     levels = module.strides(configs.build(neck), BACKBONES[net].strides(configs.build(backbone)))
     known = fields(detector)
     small = {name: value for name, value in SMALL.items() if name in known} | choices(detector, turn)
+    # What is refused: a separable head without norms or with biases, and batch norms that levels share.
     if small.get("head.norm") == "none" and "head.separable" in known:
-        small["head.separable"] = False  # which is refused without norms
+        small["head.separable"] = False
+    if small.get("head.separable") and "head.bias" in known:
+        small["head.bias"] = False
+    if small.get("head.norm") in BATCH and "head.per_level" in known:
+        small["head.per_level"] = True
     if "anchors.sizes" in known:
         small["anchors.sizes"] = tuple(8.0 * 2**level for level in range(len(levels)))
     return configs.component(f"detectors.{kind}", backbone=backbone, neck=neck, **configs.nested(small))
