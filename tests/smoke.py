@@ -98,7 +98,9 @@ def commands_of(page, *, language):
     """Every line of a page's blocks of this language that a shell would run, comments taken off."""
     text = (ROOT / page).read_text(encoding="utf-8")
     found = []
-    for _, block in re.findall(rf"^```({language})\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for opening, block in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if opening != language:
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
                 found.append(shlex.join(words))
