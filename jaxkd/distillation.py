@@ -3,69 +3,40 @@
 import dataclasses
 import inspect
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxkd import config as configs
-from jaxkd import experiment, json_values, phrases, storage
+from jaxkd import experiment, json_values, storage
 from jaxkd.comparison.records import Comparison
-from jaxkd.data import recognise, unlabelled
+from jaxkd.data import unlabelled
 from jaxkd.data.base import check_distinct
-from jaxkd.derive import duration, explain, learners, recipes, schedule, screen, student
-from jaxkd.derive.base import Choice, Reason
+from jaxkd.derive import duration, explain, learners, recipes, student
+from jaxkd.derive.base import Choice
 from jaxkd.errors import ConfigError, StorageError
 from jaxkd.experiment import ALONE, STUDENTS, TAUGHT, TEACHER, UNLABELLED, Experiment
 from jaxkd.loading import build, folder, prepare, stored_teacher
 from jaxkd.paths import absolute, path_of
+from jaxkd.planning import RECIPE, TOLD_AT, Options, Plan
+from jaxkd.train.memory import StepTooLargeError
+from jaxkd.train.sinks.pace import Pace
 from jaxkd.types import Traits
 
-RECIPE = "recipe.py"  # in the workdir: the derived recipes, which may be edited before anything is trained
 OPTIONS = "options.json"  # in the workdir: what recipe.py was derived from
 SPLIT = "split.json"  # in the workdir: the division of data without a validation split
-REPORT = "report"  # the name of what follows the runs, in a plan's times
 GIVEN_PATHS = ("teacher", "initial", "teacher_initial", "unlabelled")  # fields of the settings
 BEFORE = "before-"  # in front of the names of these three, where they were made with other options
 FREE = {"seeds", "baseline", "anyway", "platform", "devices"}  # options that may change while a workdir's runs go on
 OF_TIME = {"seeds", "baseline"}  # those of them for all of whose runs the minutes are
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What can be chosen; everything else follows from the data. Raises ConfigError for what excludes each other."""
-
-    folder: str
-    """Folder of annotated pictures."""
-    settings: recipes.Options = field(default_factory=recipes.Options)
-    """Student, picture size, method, teacher, start and seed."""
-    format: str = ""
-    """Layout of the data; "" for the one that is found."""
-    val: str = ""
-    """Folder of validation pictures; "" for the split that the data have, or one that is made."""
-    classes: tuple[str, ...] = ()
-    """Classes that are learned, in this order; () for all that the data have."""
-    minutes: float = 0.0
-    """Time for all runs; 0 for as long as the data ask for."""
-    seeds: int = 1
-    """Runs of the student, alone and taught, each."""
-    baseline: bool = True
-    """Whether the student is trained alone too, without which no gain is measured."""
-    anyway: bool = False
-    """Go on with a weak teacher, or with very few epochs."""
-
-    def __post_init__(self):
-        if self.minutes < 0 or self.seeds < 1:
-            raise ConfigError(f"minutes={self.minutes:g} and seeds={self.seeds} have to be 0 or more, and 1 or more.")
-        if self.minutes and self.settings.epochs:
-            raise ConfigError("Both minutes and epochs say how long runs are; give one of them.")
-        if self.settings.teacher and self.settings.teacher_initial:
-            raise ConfigError("teacher_initial is for a teacher that is trained, and one is given; leave one out.")
 
 
 def options(
@@ -85,93 +56,6 @@ def options(
     here = {"platform": jax.default_backend(), "devices": jax.device_count()}
     chosen = recipes.Options(**{**here, **settings})
     return Options(absolute(data), chosen, val=absolute(val), classes=tuple(classes), **others)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is going to be run, and why."""
-
-    options: Options
-    data: folder.Data
-    experiment: Experiment
-    derived: recipes.Derived | None  # None where the recipe of an earlier start is taken as it is
-    begun: bool  # whether a run has been begun
-    started: float  # of the clock `time.monotonic`, when the data began to be read
-    timings: Mapping[str, duration.Timing] = field(default_factory=dict)  # by run, once they are measured
-
-    @property
-    def file(self) -> Path:
-        """The file with the recipes."""
-        return self.experiment.workdir / RECIPE
-
-    def lines(self) -> Iterator[str]:
-        """What the data are, what was assumed, what follows of them and what to consider, for a screen."""
-        sources = self.data.sources
-        counts = ", ".join(
-            f"{phrases.counted(len(source.records), 'picture')} to {name}" for name, source in sources.items()
-        )
-        classes = sources["train"].classes
-        title = recognise.TITLES[self.data.format]
-        yield f"{title}: {phrases.counted(len(classes), 'class')} ({phrases.some(classes)}), {counts}."
-        loader_config = configs.build(self.experiment.recipes[ALONE].data.loader)
-        for sentence in (*self.data.sentences, *folder.remarks(self.data, loader_config)):
-            yield f"- {sentence}"
-        if self.derived is None:
-            yield f"The recipe is {self.file}, as an earlier start left it."
-        else:
-            yield from screen.lines(self._known_reasons)
-            yield f"- All settings, each with its reason, are going to be in {self.file}."
-
-    def time_lines(self) -> Iterator[str]:
-        """How long everything takes, for a screen; nothing where nothing was timed."""
-        seconds = self.seconds()
-        for name, duration_of in seconds.items():
-            steps = f"{self.steps(name)} steps, " if name != REPORT else ""
-            yield f"  {name:<7}  {steps}{phrases.duration(duration_of)}"
-        if seconds:
-            yield f"In all {phrases.duration(sum(seconds.values()))}, and longer beside other work on this machine."
-
-    @property
-    def _known_reasons(self) -> Sequence[Reason]:
-        """Those of the derived settings; with `minutes`, the length is known once steps were timed."""
-        assert self.derived
-        of_length = ("train.epochs", "train.steps") if self.options.minutes and not self.timings else ()
-        return [reason for reason in self.derived.reasons if not reason.setting.endswith(of_length)]
-
-    def steps(self, name: str) -> int:
-        """The steps of a run."""
-        return schedule.length(self.experiment.recipes[name].train, len(self.data.sources["train"].records))
-
-    def seconds(self, steps: int = 0) -> dict[str, float]:
-        """The time of each kind of run, all seeds together, and of the report; empty where nothing was timed.
-
-        `steps` are those of a student's run, 0 for those of its recipe.
-        """
-        if not self.timings:
-            return {}
-        steps = steps or self.steps(ALONE)
-        return {**{name: runs.seconds(steps, **self._scored) for name, runs in self._runs()}, REPORT: self._report()}
-
-    @property
-    def _scored(self) -> dict[str, int]:
-        """The pictures of an evaluation, and the batch."""
-        return {"pictures": len(self.data.sources["val"].records), "batch": self.experiment.recipes[ALONE].train.batch}
-
-    def _runs(self) -> Iterator[tuple[str, duration.Runs]]:
-        for name, timing in self.timings.items():
-            is_teacher = name == TEACHER
-            number = 1 if is_teacher else len(self.experiment.seeds)
-            yield name, duration.Runs(timing, number, schedule.TEACHER_LENGTH if is_teacher else 1)
-
-    def _report(self) -> float:
-        """Seconds of comparing on each split, and of the export."""
-        seconds = duration.EXPORTED
-        for name in ("val", "test"):
-            if source := self.data.sources.get(name):
-                for _, runs in self._runs():
-                    detect = runs.evaluation(len(source.records), batch=self._scored["batch"])
-                    seconds += runs.number * detect + duration.COMPARED
-        return seconds
 
 
 @dataclass(frozen=True)
@@ -233,23 +117,49 @@ def plan(options: Options, workdir: Path) -> Plan:
 def timed(plan: Plan, *, say: Say = print) -> Plan:
     """The plan with the time that each run takes, of which a few steps are made, within the minutes that there are.
 
-    Derived recipes are written into the workdir. A plan whose runs have been begun stays as it is.
+    Where a step needs too much memory, its batch is halved. Derived recipes are written into the workdir. A plan whose
+    runs have been begun stays as it is. Raises StepTooLargeError where no batch is small enough.
     """
     if plan.begun:
         return plan
-    plan = replace(plan, timings=experiment.timings(plan.experiment, say=say))
+    plan = _fitting(plan, say=say)
     derived, workdir = plan.derived, plan.experiment.workdir
     if derived is None:
         return plan
     if plan.options.minutes:
-        derived = derive(plan.data, plan.options, workdir, steps=_steps_in_minutes(plan))
+        steps = _steps_in_minutes(plan)
+        derived = derive(plan.data, plan.options, workdir, steps=steps, batch=plan.batch)
     storage.write(workdir / OPTIONS, _as_text(plan.options))  # first: without the recipes, all is derived anew
     storage.write(plan.file, explain.module(derived, file=str(plan.file)))
     return replace(plan, derived=derived, experiment=replace(plan.experiment, recipes=derived.recipes))
 
 
-def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice | None = None) -> recipes.Derived:
-    """The recipes that follow of the data, with so many steps of a student's run, or as many as the data ask for."""
+def _fitting(plan: Plan, *, say: Say) -> Plan:
+    """The plan with its times and, where its recipes are derived, a batch whose steps fit into memory."""
+    while True:
+        try:
+            return replace(plan, timings=experiment.timings(plan.experiment, say=say))
+        except StepTooLargeError as error:
+            batch, devices = error.batch // 2, plan.options.settings.devices
+            if plan.derived is None or batch < devices:
+                raise StepTooLargeError(
+                    f"{error}; a smaller size or student, or train.accumulate in the recipe, needs less.",
+                    batch=error.batch,
+                ) from error
+            choice = Choice(batch // devices * devices, f"a step of {error.batch} would need most of the memory")
+            say(f"{error}, so a step takes {choice.value}.")
+            derived = derive(plan.data, plan.options, plan.experiment.workdir, batch=choice)
+            smaller = replace(plan.experiment, recipes=derived.recipes)
+            plan = replace(plan, derived=derived, experiment=smaller, batch=choice)
+
+
+def derive(
+    data: folder.Data, options: Options, workdir: Path, *, steps: Choice | None = None, batch: Choice | None = None
+) -> recipes.Derived:
+    """The recipes that follow of the data, with so many steps of a student's run and pictures a step.
+
+    None for as many as the data ask for.
+    """
     settings = replace(options.settings, **{name: absolute(getattr(options.settings, name)) for name in GIVEN_PATHS})
     given = recipes.Given()
     if student.is_weights(settings.student):
@@ -263,7 +173,7 @@ def derive(data: folder.Data, options: Options, workdir: Path, *, steps: Choice 
         given = replace(given, teacher=loaded.detector.traits, teacher_view=_own_canvas(loaded.sizes))
     components = {name: data.components[name] for name in ("train", "val")}
     train, val = data.sources["train"], data.sources["val"]
-    return recipes.derive(train, val, data=components, options=settings, given=given, steps=steps)
+    return recipes.derive(train, val, data=components, options=settings, given=given, steps=steps, batch=batch)
 
 
 def _own_canvas(sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,9 +220,16 @@ def distill(plan: Plan, *, say: Say = print) -> Result:
 
     Raises what a run raises.
     """
-    experiment.train(plan.experiment, say=say)
+    paces = {folder: _pace(plan, number, say=say) for number, (_, _, folder) in enumerate(plan.experiment.runs())}
+    experiment.train(plan.experiment, say=say, sinks_of=lambda folder: [paces[folder]])
     comparison, test = experiment.compare(plan.experiment, say=say), plan.data.sources.get("test")
     return Result(plan, comparison, experiment.compare(plan.experiment, test=test, say=say) if test else None)
+
+
+def _pace(plan: Plan, run: int, *, say: Say) -> Pace:
+    """What tells of the speed of the run with this number, once a part of it is done."""
+    name = [name for name, _, _ in plan.experiment.runs()][run]
+    return Pace(math.ceil(TOLD_AT * plan.steps(name)), partial(plan.pace, run), say=say)
 
 
 def _load(options: Options, workdir: Path) -> folder.Data:

@@ -136,6 +136,7 @@ def timings(experiment: Experiment, *, say: Say = print) -> dict[str, Timing]:
     """The time of each kind of run: a few steps of each in a folder that is removed again.
 
     What is compiled for them is kept where compiled programs are kept, so that the runs do not compile it again.
+    Raises StepTooLargeError, before it is made, for a step that needs too much of the memory.
     """
     scratch = experiment.workdir / "trial"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -162,7 +163,7 @@ def _short_runs(experiment: Experiment, scratch: Path) -> Iterator[tuple[str, co
 
 def _timing(recipe: configs.Recipe, folder: Path) -> Timing:
     began = time.monotonic()
-    result = loop.run(recipe, folder, quiet=True)
+    result = loop.run(recipe, folder, quiet=True, check_memory=True)
     starting = time.monotonic() - began - result.seconds
     steps = [line["step_seconds"] for line in log.read(folder) if "step_seconds" in line]
     return Timing(starting, step=statistics.median(steps[1:]))  # the first one waits for the first pictures

@@ -83,6 +83,7 @@ def derive(
     options: Options,
     given: Given = Given(),
     steps: Choice | None = None,
+    batch: Choice | None = None,
 ) -> Derived:
     """The recipes for these sources.
 
@@ -92,13 +93,14 @@ def derive(
       options: what is asked for.
       given: what is known of detectors that the options name.
       steps: those of a student's run, in place of its epochs.
+      batch: pictures a step, in place of those that follow of the data.
 
     Raises DataError where no training picture has an object, ConfigError for options that there are not (see
     `student.of_recipe`), and WeightsError for a file of weights of no known backbone.
     """
     notes = Notes()
     sizes_of_loader = _loader_fields(train, val, options, notes)
-    length = _Length(len(train.records), len(val.records), options, steps)
+    length = _Length(len(train.records), len(val.records), options, steps, batch)
 
     def recipe_of(learner: Learner, length: _Length, notes: Notes) -> configs.Recipe:
         loader = sizes_of_loader | _augmentation(train, learner.detector, options, notes)
@@ -132,12 +134,13 @@ class _Length:
     scored: int  # pictures of an evaluation
     options: Options
     steps: Choice | None  # of a student's run, in place of its epochs
+    batch: Choice | None  # pictures a step, in place of what follows of the data
     times: int = 1  # as long as the student's run
 
     def fields(self, start: schedule.Start, notes: Notes) -> dict[str, configs.Recipe]:
         """The components "optimizer" and "train" for a detector that starts so."""
         options = self.options
-        batch = schedule.batch(self.pictures, platform=options.platform, devices=options.devices)
+        batch = self.batch or schedule.batch(self.pictures, platform=options.platform, devices=options.devices)
         notes.take("train.batch", batch)
         steps, epochs = self._steps_and_epochs(batch.value)
         number = steps.value or schedule.steps_of(epochs.value, self.pictures, batch=batch.value)

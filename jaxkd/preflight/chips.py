@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from jaxkd.train import memory
+
 GIB = 2**30
 
 
@@ -56,16 +58,8 @@ def chip_of(device: Any, *, sharing: int = 1) -> Chip:
     chip = TABLE[max(prefixes, key=len)] if prefixes else Chip(kind, 0, None, None, "none")
     if device.platform == "cpu":
         return Chip("CPU", _machine_memory() // sharing, None, None, "this machine")
-    usable = _usable_memory(device)
+    usable = memory.usable(device)
     return dataclasses.replace(chip, memory=usable) if usable else chip
-
-
-def _usable_memory(device: Any) -> int:
-    """Bytes that JAX may use of a device; 0 where it does not report them."""
-    try:
-        return int((device.memory_stats() or {}).get("bytes_limit", 0))
-    except Exception:  # raised for the device of a topology, by each platform in another way
-        return 0
 
 
 def _machine_memory() -> int:

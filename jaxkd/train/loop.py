@@ -77,11 +77,18 @@ class Config:
     """Validation pictures that the teacher is scored on before step 1; 0 for none."""
 
 
-def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Sequence[Sink] = ()) -> RunResult:
+def run(
+    recipe: configs.Recipe,
+    workdir: Path,
+    *,
+    quiet: bool = False,
+    sinks: Sequence[Sink] = (),
+    check_memory: bool = False,
+) -> RunResult:
     """Trains `recipe` in `workdir`, from its last checkpoint if there is one; what is logged goes to `sinks` too.
 
-    Raises ConfigError (also for a workdir of another recipe), DataError, WeightsError, StorageError, or
-    DivergedError where too many steps in a row are not finite.
+    Raises ConfigError (also for a workdir of another recipe), DataError, WeightsError, StorageError,
+    DivergedError where too many steps in a row are not finite, or, with `check_memory`, what `memory.check` raises.
     """
     recipe = configs.with_absolute_paths(recipe).lock()
     config: Config = configs.build(recipe.train)
@@ -155,6 +162,7 @@ def run(recipe: configs.Recipe, workdir: Path, *, quiet: bool = False, sinks: Se
             refresh=refresh,
             stop=stop,
             facts=facts,
+            check_memory=check_memory,
             reading=pictures.reading_of(sources["train"]),
         )
         scored = sources["val"].records[: config.evaluate_limit or None]

@@ -19,7 +19,7 @@ from jaxkd.detectors.base import Params
 from jaxkd.errors import DivergedError, JaxkdError, StoppedError, WeightsError
 from jaxkd.evaluation.run import Evaluation
 from jaxkd.loading import build, stored_teacher
-from jaxkd.train import checkpoint, compiling, evaluate, first_step, hosts, mesh
+from jaxkd.train import checkpoint, compiling, evaluate, first_step, hosts, memory, mesh
 from jaxkd.train.balance import Balance, Balancer
 from jaxkd.train.clock import Clock
 from jaxkd.train.lesson import Lesson
@@ -65,6 +65,7 @@ class Training:
     stop: Stop
     facts: dict[str, str]  # what has to be the same when the run goes on
     reading: pictures.Config  # how the files of the training data are decoded
+    check_memory: bool = False  # whether a step that needs much of the memory is refused before it is made
 
     def __post_init__(self):
         self.config = configs.build(self.recipe.train)
@@ -215,6 +216,8 @@ class Training:
             program = compiling.compiled(self.step, state, *arguments, stopped=stopped)
         except compiling.Interrupted:
             self._end(state, batches, done, start, compiling=True)
+        if self.check_memory:
+            memory.check(program, self.devices.devices.flat[0], shape=shape, devices=self.devices.size)
         self.programs[shape] = program
         self.log.say(f"Compiled in {time.monotonic() - began:.0f} s.")
 

@@ -16,10 +16,11 @@ from jaxkd import distillation, experiment
 from jaxkd.cli import distill as command
 from jaxkd.data import presets
 from jaxkd.data.base import digest
-from jaxkd.derive import duration, methods, recipes, student
+from jaxkd.derive import duration, methods, recipes, schedule, student
 from jaxkd.errors import ConfigError, DataError
 from jaxkd.loading import folder as folders
 from jaxkd.loading import prepare
+from jaxkd.train.memory import StepTooLargeError
 
 
 def distill(project, workdir, *flags):
@@ -274,6 +275,44 @@ def test_minutes_decide_steps_and_what_follows_of_them(project, tmp_path, withou
     assert taught.distill.gkd.start_epoch == round(steps / 2 / 11)
     assert any(f"{steps} steps" in line for line in plan.time_lines())
     assert f"steps={steps}," in plan.file.read_text()
+
+
+def test_a_step_that_needs_most_of_the_memory_halves_the_batch(project, tmp_path, monkeypatch):
+    def timings(one, *, say):
+        if (batch := one.recipes["alone"].train.batch) > 4:
+            raise StepTooLargeError(f"A step of {batch} pictures needs much", batch=batch)
+        return dict.fromkeys(one.recipes, duration.Timing(20.0, 0.1))
+
+    monkeypatch.setattr(schedule, "LEAST_BATCHES", 1)
+    monkeypatch.setattr(experiment, "timings", timings)
+    said = []
+    before = planned(project, tmp_path, epochs=3)
+    plan = distillation.timed(before, say=said.append)
+    batches = {name: recipe.train.batch for name, recipe in plan.experiment.recipes.items()}
+    assert set(batches.values()) == {4} and before.experiment.recipes["alone"].train.batch == 8
+    assert said[-1] == "A step of 8 pictures needs much, so a step takes 4."
+    assert "batch=4,  # a step of 8 would need most of the memory" in plan.file.read_text()
+
+
+def test_a_batch_that_cannot_be_halved_is_refused(project, tmp_path, monkeypatch):
+    def timings(one, *, say):
+        raise StepTooLargeError("It needs much", batch=one.recipes["alone"].train.batch)
+
+    monkeypatch.setattr(experiment, "timings", timings)
+    with pytest.raises(StepTooLargeError, match="It needs much; a smaller size or student"):
+        distillation.timed(planned(project, tmp_path, epochs=3), say=str)
+
+
+def test_the_speed_is_told_again_with_what_is_left(project, tmp_path, without_timing):
+    plan = distillation.timed(planned(project, tmp_path, epochs=50), say=str)
+    names = [name for name, _, _ in plan.experiment.runs()]
+    steps = [plan.steps(name) for name in names]
+    assert names == ["teacher", "alone", "taught"] and steps == [200, 100, 100]
+    # Left are 160 of the teacher's steps, 100 and 100: 36 s of .1 s a step, 72 s of .2 s.
+    assert plan.pace(0, 0.2) == (
+        "A step takes 200 ms, 100 ms were timed: the steps that are left take 72 s, told were 36 s."
+    )
+    assert "left take 4 s, told were 8 s" in plan.pace(2, 0.05)
 
 
 def test_the_question_before_a_long_run(project, tmp_path, without_timing, monkeypatch):
