@@ -88,8 +88,9 @@ def recipe(
       optimizer: `train.optimizer` by default.
       distill: methods under names of one's choice; the names prefix their terms in the log.
       teacher: folder of a trained detector (weights.safetensors and detector.json); empty without distillation.
-      teachers: others beside `teacher`, under names of one's choice: {"path": PATH, "distill": METHODS} each. Names of
-        methods are distinct over all teachers.
+      teachers: others beside `teacher`, under names of one's choice: {"path": PATH, "distill": METHODS} each, and
+        "view" with fields of `data.loader.teacher_view` for a canvas of its own. Names of methods are distinct over
+        all teachers.
       initial: folder or file of weights that the student starts from; empty to start from random numbers.
       inherit: parts that the student takes over from its teacher after that: "none", "neck", "head" or "neck+head".
     """
@@ -120,15 +121,23 @@ def _of_teachers(teachers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     from ml_collections import ConfigDict  # late: `module_of` works without it
 
     for name, one in teachers.items():
-        if not name or set(one) != {"path", "distill"} or not one["distill"]:
+        if not name or set(one) - {"view"} != {"path", "distill"} or not one["distill"]:
             raise ConfigError(
-                f"teachers['{name}'] wants a name, 'path', and 'distill' with a method; it has {sorted(one)}."
+                f"teachers['{name}'] wants a name, 'path', 'distill' with a method, and maybe 'view'; it has "
+                f"{sorted(one)}."
             )
     entries = {
-        name: ConfigDict({"path": str(one["path"]), "distill": ConfigDict(dict(one["distill"]))})
+        name: ConfigDict({"path": str(one["path"]), "distill": ConfigDict(dict(one["distill"])), "view": _view()})
         for name, one in teachers.items()
     }
+    for name, entry in entries.items():
+        _assign(entry, "view", teachers[name].get("view", {}), where=f"teachers['{name}']")
     return {"teachers": ConfigDict(entries)} if entries else {}
+
+
+def _view() -> Recipe:
+    """The fields of a teacher's own canvas, with their defaults."""
+    return component("data.loader").teacher_view.copy_and_resolve_references()
 
 
 def of_each_teacher(recipe: Recipe) -> dict[str, Recipe]:
@@ -185,6 +194,11 @@ def build(config: Recipe) -> Any:
     cls = _config_class(config[NAME])
     values = {key: value for key, value in config.items() if key != NAME}
     return cls(**_values(cls, values, where=config[NAME]))
+
+
+def build_part(cls: type, config: Recipe, *, where: str) -> Any:
+    """The part, a frozen dataclass, that some of its fields describe; raises as `build`, where it is called `where`."""
+    return cls(**_values(cls, dict(config), where=where))
 
 
 def _values(cls: type, given: Mapping[str, Any], *, where: str, default: Any = None) -> dict[str, Any]:

@@ -66,8 +66,13 @@ class Batch(struct.PyTreeNode):
     scales: Array  # [b 2] float32: (y, x) factors from the original picture to this one
     real: Array  # [b] bool: False for a repeated picture that fills the last batch of an evaluation
     teacher: TeacherView | None = None  # None where the teacher sees the same canvas
+    further: dict[str, TeacherView] = struct.field(default_factory=dict)  # of other teachers with a canvas, by name
     detections: Any = None  # Detections with the teacher's labels, of a teacher that is a file of them; else None
     weights: Array | None = None  # [b g] float32: what an object counts that a teacher found; None where all count 1
+
+    def for_teacher(self, name: str) -> "Batch":
+        """The batch with the canvas of one teacher alone, as `teacher`; the name "" is that of `config.teacher`."""
+        return self.replace(teacher=self.further.get(name) if name else self.teacher, further={})
 
     def as_teacher_sees(self) -> "Batch":
         """The batch on the teacher's canvas, with truth in its pixels; this one where that is the same canvas."""
@@ -80,6 +85,7 @@ class Batch(struct.PyTreeNode):
             boxes=view.from_student(self.boxes),
             scales=self.scales * view.scales,
             teacher=None,
+            further={},
             detections=self.detections and self.detections.replace(boxes=view.from_student(self.detections.boxes)),
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxkd.data import crops, cutout, mosaic, paste, transforms
+from jaxkd.data import crops, cutout, mosaic, paste
 from jaxkd.data.base import Record
 from jaxkd.data.canvas import Sizes
 from jaxkd.data.colour import adjust
@@ -115,12 +115,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """A picture while it is changed, in at least as many pixels as either canvas takes."""
+    """A picture while it is changed, in at least as many pixels as any canvas takes."""
 
     picture: Labelled
     size: tuple[int, int]  # height and width on the student's canvas
     detail: float  # pixels of the picture in a side of one pixel of the student's canvas
-    teacher: tuple[int, int] | None  # height and width on the teacher's own canvas
+    teachers: Mapping[str, tuple[int, int]]  # height and width on the canvas of each teacher that has its own
     factors: tuple[float, float]  # (y, x) from original pixels of the (first) picture to the student's canvas
 
 
@@ -128,7 +128,7 @@ class Augmenter:
     """Makes augmented pictures of a source.
 
     The order is: mosaic, or crop and scale; then paste, flip, colour and cutout. All happens once, at the resolution
-    of the larger canvas, and the result is resized to both, so that teacher and student see the same picture.
+    of the largest canvas, and the result is resized to each, so that teachers and student see the same picture.
     """
 
     def __init__(
@@ -179,13 +179,13 @@ class Augmenter:
             frame=sizes.buckets[request.bucket],
             corner=corner,
         )
-        teacher = self._teacher_size(window.height, window.width)
-        detail = _detail(size, teacher, most=max(window.height / size[0], window.width / size[1]))
+        teachers = self._teacher_sizes(window.height, window.width)
+        detail = _detail(size, teachers, most=max(window.height / size[0], window.width / size[1]))
         return _Drawn(
             picture=crops.crop(picture, window, size=_times(size, detail), detail=detail),
             size=size,
             detail=detail,
-            teacher=teacher,
+            teachers=teachers,
             factors=(size[0] / window.height, size[1] / window.width),
         )
 
@@ -196,8 +196,8 @@ class Augmenter:
         others = [self._read(start + int(number * (end - start)))[1] for number in numbers[:3]]
         pictures = [first, *others]
         canvas = self._sizes.buckets[request.bucket]
-        teacher = self._teacher_size(*canvas)
-        detail = _detail(canvas, teacher)
+        teachers = self._teacher_sizes(*canvas)
+        detail = _detail(canvas, teachers)
         composed, factors = mosaic.mosaic(
             pictures,
             numbers[3:],
@@ -206,7 +206,7 @@ class Augmenter:
             detail=detail,
         )
         factors = (factors[0] / detail, factors[1] / detail)
-        return _Drawn(picture=composed, size=canvas, detail=detail, teacher=teacher, factors=factors)
+        return _Drawn(picture=composed, size=canvas, detail=detail, teachers=teachers, factors=factors)
 
     def _pasted(self, picture: Labelled, request: Request, detail: float) -> Labelled:
         """The picture with one to three objects of others, where there is room for them."""
@@ -225,15 +225,9 @@ class Augmenter:
         return picture
 
     def _finished(self, picture: Labelled, drawn: _Drawn) -> ResizedPicture:
-        """The picture on both canvases, with its largest boxes."""
-        teacher = None
-        if drawn.teacher is not None:
-            teacher = transforms.resize_image(
-                picture.sample.image,
-                height=drawn.teacher[0],
-                width=drawn.teacher[1],
-                antialias=self._sizes.teacher_view.antialias,
-            )
+        """The picture on all canvases, with its largest boxes."""
+        views, image = self._sizes.views, picture.sample.image
+        teachers = {name: views[name].resized(image, size) for name, size in drawn.teachers.items()}
         picture = picture.resized(*drawn.size, antialias=self._sizes.antialias)
         picture = picture.selected(largest(picture.sample.boxes, self._sizes.max_objects))
         return ResizedPicture(
@@ -242,16 +236,15 @@ class Augmenter:
             crowd=picture.crowd,
             weights=picture.weights,
             scales=np.array(drawn.factors, np.float32),
-            teacher=teacher,
+            teachers=teachers,
             teacher_boxes=picture.teacher_boxes,
         )
 
     def _working(self, picture: Labelled, request: Request) -> tuple[int, int]:
         return self._sizes.working_size(*picture.size, bucket=request.bucket, short=request.short)
 
-    def _teacher_size(self, height: int, width: int) -> tuple[int, int] | None:
-        view = self._sizes.teacher_view
-        return view.fitted(height, width) if view.on else None
+    def _teacher_sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
+        return {name: view.fitted(height, width) for name, view in self._sizes.views.items()}
 
 
 def _coloured(picture: Labelled, config: Config, numbers: Float[np.ndarray, "8"]) -> Labelled:
@@ -277,11 +270,10 @@ def _between(limits: tuple[float, float], number: float, *, log: bool = False) -
     return low * (high / low) ** number if log else low + (high - low) * number
 
 
-def _detail(size: tuple[int, int], teacher: tuple[int, int] | None, *, most: float = np.inf) -> float:
-    """By which factor a picture is drawn larger than on the student's canvas, for the teacher's; not beyond `most`."""
-    if teacher is None:
-        return 1.0
-    return max(1.0, min(max(teacher[0] / size[0], teacher[1] / size[1]), most))
+def _detail(size: tuple[int, int], teachers: Mapping[str, tuple[int, int]], *, most: float = np.inf) -> float:
+    """By which factor a picture is drawn larger than on the student's canvas, for the teachers'; not beyond `most`."""
+    largest = max((max(rows / size[0], columns / size[1]) for rows, columns in teachers.values()), default=1.0)
+    return max(1.0, min(largest, most))
 
 
 def _scaled(size: tuple[int, int], factor: float) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """The canvases of student and teacher: their sizes, and where a picture lies on them."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,11 @@ from jaxkd.errors import ConfigError, DataError
 from jaxkd.ranges import Count, Natural
 
 Size = tuple[Count, Count]  # height and width in pixels
+
+
+def view_field(name: str) -> str:
+    """The field of a recipe that holds the canvas of a teacher in `config.teachers`, or for "" of `config.teacher`."""
+    return f"config.teachers.{name}.view" if name else "data.loader.teacher_view"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +41,23 @@ class View:
         """Whether there is such a canvas."""
         return self.size != (0, 0)
 
+    def check(self, *, name: str = "") -> None:
+        """Raises ConfigError where it has one side alone; `name` is the teacher's, as `view_field` takes it."""
+        if self.on and not all(self.size):
+            raise ConfigError(
+                f"{view_field(name)}.size is {self.size}; give a height and a width in pixels, or (0, 0) where the "
+                "teacher sees the student's canvas."
+            )
+
     def fitted(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of a picture of this size on the canvas."""
         if self.fit == "stretch":
             return self.size
         return transforms.contained_size(height, width, canvas=self.size)
+
+    def resized(self, image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+        """A picture with this height and width, smoothed as the canvas has it."""
+        return transforms.resize_image(image, height=size[0], width=size[1], antialias=self.antialias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +77,19 @@ class Sizes:
     max_objects: Count = 100
     """Most ground truth boxes of a picture; of more, the largest are kept."""
     teacher_view: View = dataclasses.field(default_factory=View)
-    """The teacher's own canvas."""
+    """The canvas of `config.teacher`, its own; those of `config.teachers` have theirs in their field `view`."""
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """The canvases of the teachers that have one of their own, by the teacher's name; "" is `config.teacher`."""
+        return {"": self.teacher_view} if self.teacher_view.on else {}
 
     def check(self) -> None:
         """Raises ConfigError where there is no size, or half of one."""
         if not self.buckets or not self.short:
             raise ConfigError("data.loader needs at least one of buckets and one of short, and one of them is empty.")
-        if self.teacher_view.on and not all(self.teacher_view.size):
-            raise ConfigError(
-                f"data.loader.teacher_view.size is {self.teacher_view.size}; give a height and a width in pixels, or "
-                "(0, 0) where the teacher sees the student's canvas."
-            )
+        for name, view in self.views.items():
+            view.check(name=name)
 
     def working_size(self, height: int, width: int, *, bucket: int, short: int) -> tuple[int, int]:
         """Height and width of a picture of this size on the canvas of its bucket."""
@@ -85,7 +105,7 @@ class Sizes:
 
     def canvas(self, bucket: int) -> Canvas:
         """What the rows of a bucket are padded to."""
-        return Canvas(self.buckets[bucket], self.max_objects, self.teacher_view.size)
+        return Canvas(self.buckets[bucket], self.max_objects, {name: view.size for name, view in self.views.items()})
 
 
 def buckets_of(source: Source, sizes: Sizes, *, short: int) -> Int32[np.ndarray, "n"]:
@@ -102,12 +122,8 @@ def buckets_of(source: Source, sizes: Sizes, *, short: int) -> Int32[np.ndarray,
 def resized(
     image: UInt8[np.ndarray, "h w 3"], record: Record, sizes: Sizes, *, bucket: int, short: int
 ) -> ResizedPicture:
-    """A picture and its ground truth, resized to fit its bucket, and for the teacher's canvas where there is one."""
+    """A picture and its ground truth, resized to fit its bucket, and for the canvases of teachers."""
     height, width = sizes.working_size(*image.shape[:2], bucket=bucket, short=short)
-    view, teacher = sizes.teacher_view, None
-    if view.on:
-        fitted = view.fitted(*image.shape[:2])
-        teacher = transforms.resize_image(image, height=fitted[0], width=fitted[1], antialias=view.antialias)
     picture = of_record(record, image).resized(height, width, antialias=sizes.antialias)
     return ResizedPicture(
         sample=picture.sample,
@@ -116,7 +132,7 @@ def resized(
         weights=picture.weights,
         teacher_boxes=picture.teacher_boxes,
         scales=np.array([height / image.shape[0], width / image.shape[1]], np.float32),
-        teacher=teacher,
+        teachers={name: view.resized(image, view.fitted(*image.shape[:2])) for name, view in sizes.views.items()},
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -47,8 +47,29 @@ class Config(Sizes):
     """Share of pictures that may be unreadable; one picture always may be."""
 
     def alone(self) -> "Config":
-        """The same without the teacher's canvas."""
+        """The same without canvases of teachers."""
         return dataclasses.replace(self, teacher_view=View())
+
+    def for_teacher(self, name: str) -> "Config":
+        """The same with the canvas of one teacher alone, where it has one; the name "" is that of `config.teacher`."""
+        return dataclasses.replace(self.alone(), teacher_view=self.views.get(name, View()))
+
+
+@dataclasses.dataclass(frozen=True)
+class SeveralViews(Config):
+    """A `Config` for several teachers, each of which may have a canvas of its own."""
+
+    further_views: Mapping[str, View] = dataclasses.field(default_factory=dict, hash=False)
+    """The canvas of each teacher in `config.teachers`, by its name."""
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """The canvases of all teachers that have one of their own."""
+        return {**super().views, **{name: view for name, view in self.further_views.items() if view.on}}
+
+    def alone(self) -> "SeveralViews":
+        """The same without canvases of teachers."""
+        return dataclasses.replace(self, teacher_view=View(), further_views={})
 
 
 class Loader(Iterator[Batch]):
@@ -197,7 +218,7 @@ def eval_batches(
 
     The last batch of a bucket is filled with repeats, for which `Batch.real` is False; so it is for the replacement of
     a picture that cannot be read. `limit` takes the first records only; `batch` counts the pictures of all processes.
-    The teacher's own canvas is only there where `teacher` asks for it.
+    The teachers' own canvases are only there where `teacher` asks for them.
 
     Raises:
       DataError: while iterating, where too many pictures cannot be read.
@@ -242,8 +263,8 @@ def blank_row(image: UInt8[np.ndarray, "h w 3"], config: Config, *, index: int) 
 
 
 def first_unlike(source: Source, config: Config) -> str:
-    """Why pictures lie elsewhere on the teacher's own canvas than on the student's, as half a sentence with the first
-    of them; "" where there is none, or no such canvas.
+    """Why pictures lie elsewhere on the canvas of `config.teacher` than on the student's, as half a sentence with the
+    first of them; "" where there is none, or no such canvas. For another teacher see `Config.for_teacher`.
     """
     if config.teacher_view.on and config.augment.moves:
         return "data.loader.augment scales, crops or joins pictures, each canvas by its own factor"

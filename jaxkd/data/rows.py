@@ -1,6 +1,7 @@
 """One picture and its ground truth as a row of a batch: boxes clipped, limited in number and padded."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ class ResizedPicture(Labelled):
     """A picture of its final size with its ground truth."""
 
     scales: Float32[np.ndarray, "2"]  # (y, x) from original to resized pixels
-    teacher: UInt8[np.ndarray, "h w 3"] | None = None  # resized for the teacher's own canvas
+    # For the canvas of each teacher that has one of its own, by name; "" is `config.teacher`.
+    teachers: Mapping[str, UInt8[np.ndarray, "h w 3"]] = dataclasses.field(default_factory=dict)
 
     def flipped(self) -> "ResizedPicture":
-        """The picture mirrored left to right, on both canvases."""
-        teacher = None if self.teacher is None else transforms.flip_image(self.teacher)
+        """The picture mirrored left to right, on all canvases."""
+        teachers = {name: transforms.flip_image(image) for name, image in self.teachers.items()}
         flipped = super().flipped()
-        return dataclasses.replace(self, sample=flipped.sample, teacher_boxes=flipped.teacher_boxes, teacher=teacher)
+        return dataclasses.replace(self, sample=flipped.sample, teacher_boxes=flipped.teacher_boxes, teachers=teachers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Canvas:
 
     bucket: tuple[int, int]  # height and width
     objects: int  # ground truth boxes
-    teacher: tuple[int, int] = (0, 0)  # height and width of the teacher's own canvas
+    # Height and width of the canvas of each teacher that has one of its own, by name.
+    teachers: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     teacher_boxes: bool = False  # whether rows have the teacher's detections, as many as ground truth boxes
     weights: bool = False  # whether rows have weights of objects
 
@@ -55,16 +58,22 @@ def to_row(resized: ResizedPicture, canvas: Canvas, *, index: int, real: bool) -
     }
     if canvas.weights:
         fields["weights"] = _padded(resized.weights, limit)
-    if resized.teacher is not None:
-        size = np.array(resized.teacher.shape[:2], np.int32)
-        fields["teacher"] = TeacherView(
-            images=transforms.pad(resized.teacher, bucket=canvas.teacher),
-            sizes=size,
-            scales=(size / np.array(image.shape[:2])).astype(np.float32),
-        )
+    views = {
+        name: _view(teacher, canvas.teachers[name], size=image.shape[:2]) for name, teacher in resized.teachers.items()
+    }
+    fields["teacher"] = views.pop("", None)
+    fields["further"] = views
     if canvas.teacher_boxes:
         fields["detections"] = _detections(resized.teacher_boxes, limit)
     return Batch(**fields)
+
+
+def _view(image: UInt8[np.ndarray, "h w 3"], canvas: tuple[int, int], *, size: tuple[int, ...]) -> TeacherView:
+    """A picture on a teacher's canvas; `size` is the picture's height and width on the student's."""
+    sizes = np.array(image.shape[:2], np.int32)
+    return TeacherView(
+        images=transforms.pad(image, bucket=canvas), sizes=sizes, scales=(sizes / np.array(size)).astype(np.float32)
+    )
 
 
 def _detections(teacher_boxes: TeacherBoxes, limit: int) -> Detections:

@@ -24,6 +24,8 @@ LACKING = {  # of a detector without the capability
     "box_distributions": "predicts no distributions of a box's sides",
 }
 
+OTHER_CANVAS = "they lie on another canvas, data.loader.teacher_view or view in config.teachers"
+
 
 class Party(NamedTuple):
     """One of the two detectors, as messages call it."""
@@ -123,7 +125,7 @@ def _incomparable(need: base.Need, one: Party, student: Party, teacher: Party, s
     for source in sorted(sources):
         owner = student if source == "student" else teacher
         if PREDICTIONS & owner.traits.capabilities and not base.can_predict(one.traits, owner.traits):
-            canvas = " (they lie on another canvas, data.loader.teacher_view)" if _on_own_canvas(teacher) else ""
+            canvas = f" ({OTHER_CANVAS})" if _on_own_canvas(teacher) else ""
             return f"the {one.name} predicts for its own anchors only, which the {source}'s regions are not{canvas}"
     if one is student:  # what follows is said once, of both
         return ""

@@ -85,7 +85,8 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
     names, classes_note = _classes(recipe, classes)
     student = build.student(recipe.student, names)
     loaded_teacher, teacher_note = _teacher(recipe, teacher, names)
-    pair = pairing.make_pair(recipe, config, student, {"": loaded_teacher} if loaded_teacher else {})
+    teachers = {"": loaded_teacher} if loaded_teacher else {}
+    pair = pairing.make_pair(recipe, config, student, teachers)
     key = jax.eval_shape(lambda: jax.random.key(config.seed))
     state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
     trained, _ = split(state.params, pair.trainable)
@@ -93,7 +94,7 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
         pair=pair,
         state=state,
         teacher_params=loaded_teacher.params if loaded_teacher else {},
-        loader_config=pairing.loader_config_of(recipe, taught=loaded_teacher is not None),
+        loader_config=pairing.loader_config_of(recipe, teachers),
         batch=config.batch,
         trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained)),
         classes=classes_note,
@@ -186,12 +187,15 @@ def probe(
 def shapes(loader_config: loader.Config, *, bucket: tuple[int, int], pictures: int) -> Batch:
     """The shapes of a batch."""
     b, g, (height, width) = pictures, loader_config.max_objects, bucket
-    array, view = jax.ShapeDtypeStruct, loader_config.teacher_view
-    teacher = TeacherView(
-        images=array((b, *view.size, 3), jnp.uint8),
-        sizes=array((b, 2), jnp.int32),
-        scales=array((b, 2), jnp.float32),
-    )
+    array = jax.ShapeDtypeStruct
+    further = {
+        name: TeacherView(
+            images=array((b, *view.size, 3), jnp.uint8),
+            sizes=array((b, 2), jnp.int32),
+            scales=array((b, 2), jnp.float32),
+        )
+        for name, view in loader_config.views.items()
+    }
     return Batch(
         images=array((b, height, width, 3), jnp.uint8),
         sizes=array((b, 2), jnp.int32),
@@ -202,7 +206,8 @@ def shapes(loader_config: loader.Config, *, bucket: tuple[int, int], pictures: i
         ids=array((b,), jnp.int32),
         scales=array((b, 2), jnp.float32),
         real=array((b,), jnp.bool),
-        teacher=teacher if view.on else None,
+        teacher=further.pop("", None),
+        further=further,
     )
 
 

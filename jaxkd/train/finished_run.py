@@ -78,7 +78,7 @@ def open_finished(recipe: configs.Recipe, workdir: Path) -> FinishedRun:
     teachers = pairing.teachers_of(recipe, prepare.load_teachers(recipe, sources["train"]))
     if not teachers:
         raise ConfigError(f"The run in {workdir} has no teacher; there is nothing to explain.")
-    loader_config: loader.Config = configs.build(recipe.data.loader)
+    loader_config = pairing.loader_config_of(recipe, teachers)
     sources, _ = pairing.with_detections(teachers, sources, limit=loader_config.max_objects)
     student = build.student(recipe.student, classes)
     pair = pairing.make_pair(recipe, config, student, teachers)

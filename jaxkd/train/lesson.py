@@ -47,7 +47,7 @@ class Lesson:
     methods: dict[str, Any] = dataclasses.field(hash=False)  # their Configs, by the names that the recipe gives them
     _: dataclasses.KW_ONLY
     teacher_columns: tuple[int, ...] = ()  # the teacher's index of each student class; () for equal or disjoint lists
-    own_canvas: bool = False  # whether the teacher sees the batch on a canvas of its own (`Batch.teacher`)
+    own_canvas: bool = False  # whether the teacher sees the batch on a canvas of its own (`Batch.for_teacher`)
     bilinear: bool = False  # whether the teacher's feature maps are interpolated there, to the student's grid
 
     @functools.cached_property
@@ -107,12 +107,10 @@ def check_reliability(lesson: Lesson) -> None:
 
 
 def with_outputs(lesson: Lesson, inputs: StepInputs) -> StepInputs:
-    """The inputs with the outputs of one teacher, whose parameters they hold, and the batch as that teacher has it."""
-    batch = inputs.batch if lesson.own_canvas else inputs.batch.replace(teacher=None)
+    """The inputs with the outputs of one teacher, whose parameters and canvas they hold."""
     return inputs.replace(
-        batch=batch,
-        teacher_features=teacher_features(lesson, inputs.teacher_params, batch),
-        teacher_detections=teacher_detections(lesson, inputs.teacher_params, batch),
+        teacher_features=teacher_features(lesson, inputs.teacher_params, inputs.batch),
+        teacher_detections=teacher_detections(lesson, inputs.teacher_params, inputs.batch),
     )
 
 

@@ -112,7 +112,7 @@ def run(
         student = build.student(recipe.student, classes)
         loaded = prepare.load_teachers(recipe, sources["train"])
         teachers = pairing.teachers_of(recipe, loaded)
-        loader_config = pairing.loader_config_of(recipe, taught="" in teachers)
+        loader_config = pairing.loader_config_of(recipe, teachers)
         sources, matched = pairing.with_detections(teachers, sources, limit=loader_config.max_objects)
         pair = pairing.make_pair(recipe, config, student, teachers)
         checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS, keep=config.keep, say=log.say)
@@ -164,6 +164,7 @@ def run(
             facts=facts,
             check_memory=check_memory,
             reading=pictures.reading_of(sources["train"]),
+            loader_config=loader_config,
         )
         scored = sources["val"].records[: config.evaluate_limit or None]
         if not any((~record.crowd).any() for record in scored):
@@ -193,13 +194,11 @@ def _notes(
     for name, teacher in teachers.items():
         if note := prepare.class_columns(teacher.detector.classes, pair.student.classes)[1]:
             yield f"{name}: {note}" if name else note
-        yield from pairing.on_canvas(name, teacher, configs.build(recipe.data.loader))
+    yield from pairing.canvas_notes(recipe, teachers)
     yield from matched
     if more is not None:
         number = phrases.counted(len(more.records), "picture")
         yield f"Of each batch {recipe.data.unlabelled.share:.0%} are from {number} without labels."
-    if "" not in teachers and configs.build(recipe.data.loader).teacher_view.on:
-        yield "There is no teacher to teach, so data.loader.teacher_view has no effect."
     if not pair.all_methods and recipe.train.balance.target:
         yield "There is no teacher to teach, so train.balance has no effect."
 

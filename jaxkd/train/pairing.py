@@ -6,6 +6,7 @@ from typing import Any
 from jaxkd import config as configs
 from jaxkd.data import loader
 from jaxkd.data.base import Source
+from jaxkd.data.canvas import View, view_field
 from jaxkd.detectors.base import Detector
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build, prepare, stored_teacher
@@ -39,9 +40,10 @@ def params_of(teachers: Mapping[str, build.Loaded]) -> Any:
 
 def make_pair(recipe: configs.Recipe, config: Any, student: Detector, teachers: Mapping[str, build.Loaded]) -> Pair:
     """What is static in the steps of a recipe with this student and these teachers."""
-    recipes = configs.of_each_teacher(recipe)
-    own_canvas = loader_config_of(recipe, taught="" in teachers).teacher_view
-    lessons = {name: _lesson_fields(recipes[name], student, teacher) for name, teacher in teachers.items()}
+    recipes, views = configs.of_each_teacher(recipe), loader_config_of(recipe, teachers).views
+    lessons = {
+        name: _lesson_fields(recipes[name], student, teacher, views.get(name)) for name, teacher in teachers.items()
+    }
     own = lessons.pop("", {"teacher": None, "methods": {}})
     return Pair(
         student=student,
@@ -49,41 +51,65 @@ def make_pair(recipe: configs.Recipe, config: Any, student: Detector, teachers: 
         optimizer=optimizer.build(configs.build(recipe.optimizer)),
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
-        own_canvas=own_canvas.on,
-        bilinear=own_canvas.resample == "bilinear",
         further={name: Lesson(student=student, **fields) for name, fields in lessons.items()},
     )
 
 
-def _lesson_fields(recipe: configs.Recipe, student: Detector, teacher: build.Loaded) -> dict[str, Any]:
-    """The fields of a lesson that follow of its teacher and methods."""
+def _lesson_fields(
+    recipe: configs.Recipe, student: Detector, teacher: build.Loaded, own_view: View | None
+) -> dict[str, Any]:
+    """The fields of a lesson that follow of its teacher, the teacher's own canvas and its methods."""
     return {
         "teacher": teacher.detector,
         "methods": {name: configs.build(method) for name, method in recipe.distill.items()},
         "teacher_columns": prepare.class_columns(teacher.detector.classes, student.classes)[0],
+        "own_canvas": own_view is not None,
+        "bilinear": own_view is not None and own_view.resample == "bilinear",
     }
 
 
-def loader_config_of(recipe: configs.Recipe, *, taught: bool) -> loader.Config:
-    """The recipe's `data.loader`; without a teacher there is no canvas of its own."""
+def loader_config_of(recipe: configs.Recipe, teachers: Mapping[str, build.Loaded]) -> loader.Config:
+    """The recipe's `data.loader`, with the canvases of those of these teachers that have one of their own.
+
+    A file of detections sees no pictures, and has none.
+    """
     loader_config: loader.Config = configs.build(recipe.data.loader)
-    return loader_config if taught else loader_config.alone()
+    views = {name: _view(recipe, name) for name, teacher in teachers.items() if name and not teacher.stored}
+    if "" not in teachers or teachers[""].stored:
+        loader_config = loader_config.alone()
+    if not any(view.on for view in views.values()):
+        return loader_config
+    return loader.SeveralViews(**vars(loader_config), further_views=views)
 
 
-def on_canvas(name: str, teacher: build.Loaded, loader_config: loader.Config) -> Iterator[str]:
-    """A sentence where a teacher of stretched pictures sees the student's canvas; `name` is "" for `config.teacher`."""
-    own = loader_config.teacher_view.on and not name
-    if teacher.sizes.get("fit") == "stretch" and loader_config.fit == "keep" and not own:
-        height, width = teacher.sizes["buckets"][0]
-        yield (
-            f"The teacher{name and f' {name}'} is for pictures stretched to {height}x{width} and sees the student's "
-            "canvas; data.loader.teacher_view gives config.teacher its own."
-        )
+def _view(recipe: configs.Recipe, name: str) -> View:
+    """The canvas of a teacher in `config.teachers`; one that is not `on` where the recipe has none."""
+    return configs.build_part(View, recipe.teachers[name].get("view", {}), where=view_field(name))
+
+
+def canvas_notes(recipe: configs.Recipe, teachers: Mapping[str, build.Loaded]) -> Iterator[str]:
+    """Sentences on teachers whose canvas has no effect, or that may want one."""
+    loader_config: loader.Config = configs.build(recipe.data.loader)
+    views = {"": loader_config.teacher_view} | {name: _view(recipe, name) for name in teachers if name}
+    if "" not in teachers and views[""].on:
+        yield f"There is no teacher to teach, so {view_field('')} has no effect."
+    for name, teacher in teachers.items():
+        who = f"The teacher {name}".strip()
+        if teacher.stored and views[name].on:
+            yield f"{who} is a file of detections, which sees no pictures, so {view_field(name)} has no effect."
+        elif teacher.sizes.get("fit") == "stretch" and loader_config.fit == "keep" and not views[name].on:
+            height, width = teacher.sizes["buckets"][0]
+            yield (
+                f"{who} is for pictures stretched to {height}x{width} and sees the student's canvas; "
+                f"{view_field(name)} gives it its own."
+            )
 
 
 def check_view(pair: Pair, loader_config: loader.Config, source: Source) -> None:
     """Raises ConfigError where feature maps of two canvases are compared cell by cell, and pictures lie elsewhere."""
-    if pair.bilinear or not pair.taught_from("features"):
-        return
-    if difference := loader.first_unlike(source, loader_config):
-        raise ConfigError(f"Feature maps cannot be compared cell by cell: {difference}; {view.REMEDY}.")
+    for name, lesson in pair.lessons.items():
+        if lesson.bilinear or not lesson.taught_from("features"):
+            continue
+        remedy = view.REMEDY.format(view_field(name))
+        if difference := loader.first_unlike(source, loader_config.for_teacher(name)):
+            raise ConfigError(f"Feature maps cannot be compared cell by cell: {difference}; {remedy}.")

@@ -19,7 +19,6 @@ from jaxkd.evaluation import certainty, matches
 from jaxkd.evaluation.certainty import Certainty
 from jaxkd.loading import build, prepare, stored_teacher
 from jaxkd.train import evaluate, hosts
-from jaxkd.train.lesson import Lesson
 from jaxkd.train.step import Pair
 from jaxkd.train.stop import Stop
 
@@ -80,8 +79,9 @@ def _key(recipe: configs.Recipe, config: unlabelled.Config, facts: Mapping[str, 
     of_run = {name: facts[name] for name in ("teacher", "classes", "validation data", OF_UNLABELLED)}
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name != "images"}
     loader_fields = {name: recipe.data.loader[name] for name in (*build.SIZES, "max_objects")}
-    views = recipe.data.loader.teacher_view.to_dict()
-    return json.dumps([of_run, fields, loader_fields, views, recipe.student.get("dtype")], sort_keys=True)
+    views = [recipe.data.loader.teacher_view.to_dict()]
+    views += [one["view"].to_dict() for one in recipe.get("teachers", {}).values() if "view" in one]
+    return json.dumps([of_run, fields, loader_fields, *views, recipe.student.get("dtype")], sort_keys=True)
 
 
 def _labels(
@@ -93,18 +93,18 @@ def _labels(
     if copies.any():
         say(f"Near copies of validation pictures, left out: {int(copies.sum())} of the pictures without labels.")
     kept: Source = Subset(source, np.flatnonzero(~copies))
-    teacher = next(_labelling_teachers(teaching, val), None)
-    if kept.records and teacher and teacher[0].stored:
-        kept = _with_rows(kept, teacher[0], sources, teaching)
+    name = next(_labelling_teachers(teaching, val), None)
+    if kept.records and name is not None and teaching.teachers[name].stored:
+        kept = _with_rows(kept, teaching.teachers[name], sources, teaching)
     if not kept.records:
         return {}
-    if teacher is None:
+    if name is None:
         say(
             "No teacher gives detections of all classes that can be held against the validation pictures, so pictures "
             "without labels teach features alone."
         )
         return {record.file: unlabelled.uncertain(record) for record in kept.records}
-    on_val, results = _detections((val, kept), *teacher, teaching)
+    on_val, results = _detections((val, kept), name, teaching)
     measured = matches.match(val.annotations(), on_val)
     classes = certainty.of_classes(measured, precision=config.precision, possible=config.possible)
     unknown = [name for name, known in zip(kept.classes, classes, strict=True) if not np.isfinite(known.possible)]
@@ -131,18 +131,16 @@ def _with_rows(source: Source, teacher: build.Loaded, sources: Mapping[str, Sour
     return Subset(source, np.flatnonzero(has_rows))
 
 
-def _detections(
-    sources: Sequence[Source], teacher: build.Loaded, lesson: Lesson, teaching: Teaching
-) -> list[list[dict[str, Any]]]:
-    """The teacher's detections in the pictures of each source, with the student's classes."""
+def _detections(sources: Sequence[Source], name: str, teaching: Teaching) -> list[list[dict[str, Any]]]:
+    """The detections of the teacher of this name in the pictures of each source, with the student's classes."""
+    teacher, lesson = teaching.teachers[name], teaching.pair.lessons[name]
+    loader_config = teaching.loader_config.for_teacher(name)
     detector = evaluate.as_student(teacher.detector, lesson.teacher_columns, own_canvas=lesson.own_canvas)
     vote, stop = hosts.Vote(teaching.devices), teaching.stop
 
     def detections(source: Source) -> list[dict[str, Any]]:
         settings = {"batch": BATCH, "stopped": lambda: vote.cast(bool(stop.signal))}
-        return evaluate.detect_source(
-            detector, teacher.params, source, teaching.loader_config, teaching.devices, **settings
-        )
+        return evaluate.detect_source(detector, teacher.params, source, loader_config, teaching.devices, **settings)
 
     try:
         return [detections(source) for source in sources]
@@ -150,8 +148,8 @@ def _detections(
         raise StoppedError(f"Stopped by {stop.signal or 'another process'} before the first step.") from None
 
 
-def _labelling_teachers(teaching: Teaching, val: Source) -> Iterator[tuple[build.Loaded, Lesson]]:
-    """The teachers that know all classes, and whose detections can be held against the validation pictures."""
+def _labelling_teachers(teaching: Teaching, val: Source) -> Iterator[str]:
+    """The names of teachers that know all classes, and whose detections can be held against the validation pictures."""
     if not any((~record.crowd).any() for record in val.records):
         return
     for name, teacher in teaching.teachers.items():
@@ -160,7 +158,7 @@ def _labelling_teachers(teaching: Teaching, val: Source) -> Iterator[tuple[build
         knows_all = min(columns) >= 0 if columns else classes == lesson.student.classes
         covered = not teacher.stored or stored_teacher.covers(val)
         if knows_all and covered and "detections" in teacher.detector.traits.capabilities:
-            yield teacher, lesson
+            yield name
 
 
 def _of_results(

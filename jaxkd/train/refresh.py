@@ -94,11 +94,12 @@ class Refresh:
         """The objects that a method selects, and their vectors [n d] a level from the features of one detector."""
         if name not in self._choices:
             self._choices[name] = self._select_objects(self._methods[name])
-        vectors_of = _compiled(self._pair.lesson_of(name)[1], self._methods[name], who, self._devices)
+        teacher, lesson = self._pair.lesson_of(name)
+        vectors_of = _compiled(lesson, self._methods[name], who, self._devices)
         choice = self._choices[name]
         batches = loader.eval_batches(
             Subset(self._source, choice.pictures),
-            self._loader_config,
+            self._loader_config.for_teacher(teacher),
             batch=-(-self._batch // self._devices.size) * self._devices.size,
             process=jax.process_index(),
             processes=jax.process_count(),
@@ -136,7 +137,6 @@ def _compiled(lesson: Lesson, config: Any, who: base.Who, devices: Mesh) -> Call
         if who == "student":
             features = lesson.student.features(params, batch)
         else:
-            batch = batch if lesson.own_canvas else batch.replace(teacher=None)
             features = cast(Detector, lesson.teacher).features(params, batch.as_teacher_sees())
             features = teacher_maps(lesson, features, batch)
         vectors = module_of(config).object_vectors(config, *traits, features, batch, who=who)

@@ -202,10 +202,10 @@ def over_micro_batches(function: Callable[[Batch], Tree], batch: Batch, *, parts
 
 def with_teacher_outputs(pair: Pair, inputs: StepInputs) -> StepInputs:
     """The inputs with the feature maps and detections of the batch, of every teacher."""
-    outputs = {
-        name: with_outputs(lesson, inputs.replace(teacher_params=pair.params_of(name, inputs.teacher_params)))
-        for name, lesson in pair.lessons.items()
-    }
+    outputs = {}
+    for name, lesson in pair.lessons.items():
+        params, batch = pair.params_of(name, inputs.teacher_params), inputs.batch.for_teacher(name)
+        outputs[name] = with_outputs(lesson, inputs.replace(teacher_params=params, batch=batch))
     own = outputs.pop("", inputs)
     return own.replace(further=outputs)
 

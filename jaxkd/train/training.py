@@ -65,6 +65,7 @@ class Training:
     stop: Stop
     facts: dict[str, str]  # what has to be the same when the run goes on
     reading: pictures.Config  # how the files of the training data are decoded
+    loader_config: loader.Config  # with the canvases of the teachers
     check_memory: bool = False  # whether a step that needs much of the memory is refused before it is made
 
     def __post_init__(self):
@@ -99,7 +100,7 @@ class Training:
         detector = evaluate.as_student(teacher.detector, lesson.teacher_columns, own_canvas=lesson.own_canvas)
         expected_ap = None if lesson.teacher_columns else teacher.scores.get("AP")
         try:
-            evaluation = self._score(detector, teacher.params, self.config.teacher_check, teacher=True)
+            evaluation = self._score(detector, teacher.params, self.config.teacher_check, teacher=name)
         except evaluate.Interrupted:
             raise StoppedError(f"Stopped by {self._stop_signal()} before the first step.") from None
         _check_teacher(self.log, who, expected_ap, evaluation)
@@ -235,16 +236,19 @@ class Training:
     def _stop_signal(self) -> str:
         return self.stop.signal or "another process's signal"
 
-    def _score(self, detector: evaluate.HasDetect, params: Params, limit: int, *, teacher: bool = False) -> Evaluation:
+    def _score(
+        self, detector: evaluate.HasDetect, params: Params, limit: int, *, teacher: str | None = None
+    ) -> Evaluation:
+        """The scores of a detector; `teacher` is the name of a teacher, which sees its own canvas."""
         return evaluate.evaluate_source(
             detector,
             params,
             self.val,
-            configs.build(self.recipe.data.loader),
+            self.loader_config if teacher is None else self.loader_config.for_teacher(teacher),
             self.devices,
             batch=self.config.evaluate_batch,
             limit=limit,
-            teacher=teacher,
+            teacher=teacher is not None,
             stopped=lambda: self.vote.cast(bool(self.stop.signal)),
         )
 

@@ -7,11 +7,12 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
+from jaxkd.data.canvas import view_field
 from jaxkd.errors import ConfigError
 from jaxkd.ops.resample import resample
 from jaxkd.types import Batch, Detections, Features, Traits
 
-REMEDY = "set data.loader.teacher_view.resample to 'bilinear', or take a method that uses no feature maps"
+REMEDY = "set {}.resample to 'bilinear', or take a method that uses no feature maps"  # with the canvas's field
 
 
 def on_student_grid(features: Features, traits: Traits, batch: Batch, *, bilinear: bool) -> Features:
@@ -43,7 +44,7 @@ def _level(level: Float[Array, "b _ _ c"], *, batch: Batch, stride: int, bilinea
     if level.shape[1:3] != (height, width):
         raise ConfigError(
             f"The teacher's map of stride {stride} has {level.shape[1]}x{level.shape[2]} cells on its own canvas, the "
-            f"student's {height}x{width}; {REMEDY}."
+            f"student's {height}x{width}; {REMEDY.format(view_field(''))}."
         )
     return level
 

@@ -7,7 +7,6 @@ import pytest
 import query_reference as reference
 import tiny
 
-from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import shapes
 from jaxkd.errors import ConfigError
@@ -49,12 +48,17 @@ def test_it_teaches_by_maps_and_detections(folder, tmp_path):
 
 
 def test_on_the_student_s_canvas_it_is_said(folder):
-    teacher, view = hub.load(folder), configs.build(tiny.loader(teacher_view=VIEW))
-    said = "is for pictures stretched to 64x96 and sees the student's canvas"
-    for name, loader_config, sentences in (("", configs.build(tiny.loader()), 1), ("", view, 0), ("web", view, 1)):
-        found = list(pairing.on_canvas(name, teacher, loader_config))
-        assert len(found) == sentences and all(said in one for one in found)
-    assert list(pairing.on_canvas("", teacher, configs.build(tiny.loader(fit="stretch")))) == []
+    teacher = hub.load(folder)
+    said = "The teacher{} is for pictures stretched to 64x96 and sees the student's canvas; {} gives it its own."
+    plain, own = recipe(folder), recipe(folder, **VIEW)
+    assert list(pairing.canvas_notes(plain, {"": teacher})) == [said.format("", "data.loader.teacher_view")]
+    assert list(pairing.canvas_notes(own, {"": teacher})) == []
+    plain.data.loader = tiny.loader(fit="stretch")
+    assert list(pairing.canvas_notes(plain, {"": teacher})) == []
+    for view in ({}, VIEW):
+        web = {"web": {"path": str(folder), "distill": METHODS, "view": view}}
+        sentences = [] if view else [said.format(" web", "config.teachers.web.view")]
+        assert list(pairing.canvas_notes(tiny.run(teachers=web), {"web": teacher})) == sentences
 
 
 def test_its_weights_belong_to_a_run(folder):

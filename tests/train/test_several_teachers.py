@@ -1,4 +1,4 @@
-"""Several teachers in one recipe: the short form is the same run, a stopped run goes on, and what is refused."""
+"""Several teachers in one recipe, two on canvases of their own: a stopped run goes on, and what is refused."""
 
 import json
 import os
@@ -13,14 +13,16 @@ import vit_scene
 
 from jaxkd import config as configs
 from jaxkd.config import component
-from jaxkd.data import shapes
+from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError, StoppedError
 from jaxkd.loading import build, prepare
-from jaxkd.train import log, loop
+from jaxkd.train import log, loop, pairing
 from jaxkd.weights import read
 
 TAR = component("distill.task_adaptive", adapter={"init": "lecun"})
 GKD = component("distill.global_knowledge", start_epoch=0, prototypes={"count": 4, "min_side": 4.0, "method": "random"})
+LARGER = {"size": (96, 144), "resample": "bilinear"}
+SQUARE = {"size": (96, 96), "fit": "stretch", "resample": "bilinear"}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,8 @@ def teachers(tmp_path_factory):
 
 def recipe(teachers, steps=4, **parts):
     three = {
-        "large": {"path": teachers["large"], "distill": {"tar": TAR, "gkd": GKD}},
-        "dino": {"path": teachers["dino"], "distill": {"align": component("distill.align")}},
+        "large": {"path": teachers["large"], "distill": {"tar": TAR, "gkd": GKD}, "view": LARGER},
+        "dino": {"path": teachers["dino"], "distill": {"align": component("distill.align")}, "view": SQUARE},
         "web": {
             "path": teachers["web"],
             "distill": {"detections": component("distill.detections", box={"gate": "none"})},
@@ -134,13 +136,64 @@ def test_paths_are_fields_with_paths(teachers):
     assert configs.with_absolute_paths(made).teachers.web.path.startswith("/")
 
 
+def test_each_teacher_sees_its_own_canvas(teachers):
+    made = recipe(teachers)
+    loaded = prepare.load_teachers(made, prepare.load_sources(made.data)["train"])
+    loader_config = pairing.loader_config_of(made, loaded)
+    batch = next(loader.train_batches(shapes.load(configs.build(made.data.train)), loader_config, seed=0, steps=1,
+                                      batch=2))  # fmt: skip
+    assert batch.teacher is None and set(batch.further) == {"large", "dino"}
+    assert batch.for_teacher("large").teacher.images.shape[1:3] == (96, 144)
+    seen = batch.for_teacher("dino")
+    assert seen.teacher.images.shape[1:3] == (96, 96) and not seen.further
+    np.testing.assert_allclose(seen.teacher.scales, [[1.5, 1.0]] * 2)
+    assert batch.for_teacher("web").teacher is None
+    pair = pairing.make_pair(made, configs.build(made.train), build.student(made.student, shapes.CLASSES), loaded)
+    assert {name: (lesson.own_canvas, lesson.bilinear) for name, lesson in pair.lessons.items()} == {
+        "large": (True, True), "dino": (True, True), "web": (False, False)
+    }  # fmt: skip
+
+
+def test_an_older_recipe_has_no_canvases(teachers):
+    made = configs.parse(configs.dump(recipe(teachers)))
+    for one in made.teachers.values():
+        del one["view"]
+    loaded = prepare.load_teachers(made, prepare.load_sources(made.data)["train"])
+    assert pairing.loader_config_of(made, loaded).views == {}
+
+
+def test_a_canvas_without_effect_is_said(teachers):
+    web = {"web": {"path": teachers["web"], "distill": {"found": component("distill.detections")}, "view": LARGER}}
+    made = tiny.run(teachers=web)
+    loaded = prepare.load_teachers(made, prepare.load_sources(made.data)["train"])
+    assert list(pairing.canvas_notes(made, loaded)) == [
+        "The teacher web is a file of detections, which sees no pictures, so config.teachers.web.view has no effect."
+    ]
+    assert pairing.loader_config_of(made, loaded).views == {}
+
+
+def test_a_canvas_that_does_not_fit_is_refused(teachers, tmp_path):
+    def refused(words, view):
+        with pytest.raises(ConfigError, match=words):
+            align = {"dino": {"path": teachers["dino"], "distill": {"align": component("distill.align")}, "view": view}}
+            loop.run(tiny.run(steps=1, teachers=align), tmp_path, quiet=True)
+
+    refused(r"teachers\['dino'\]\.view has no field 'sides'", {"sides": (1, 2)})
+    refused(r"config\.teachers\.dino\.view\.fit must be one of 'keep', 'stretch'", {"fit": "squash"})
+    refused(r"config\.teachers\.dino\.view\.size is \(64, 0\); give a height", {"size": (64, 0)})
+    refused(
+        r"cannot be compared cell by cell: .* set config\.teachers\.dino\.view\.resample",
+        {"size": (96, 96), "fit": "stretch"},
+    )
+
+
 def test_what_does_not_fit_is_refused(teachers, tmp_path):
     align = {"align": component("distill.align")}
     with pytest.raises(ConfigError, match=r"The teachers config\.teacher and dino have a method 'align' each"):
         configs.of_each_teacher(
             tiny.run(teacher="a", distill=align, teachers={"dino": {"path": "b", "distill": align}})
         )
-    with pytest.raises(ConfigError, match=r"teachers\['dino'\] wants a name, 'path', and 'distill' with"):
+    with pytest.raises(ConfigError, match=r"teachers\['dino'\] wants a name, 'path', 'distill' with"):
         tiny.run(teachers={"dino": {"path": "b", "distill": {}}})
     two = {name: {"path": teachers["web"], "distill": {name: component("distill.detections")}} for name in "ab"}
     made = tiny.run(teachers=two)
