@@ -209,3 +209,5 @@ class Detections(struct.PyTreeNode):
     scores: Array  # [b d] float32
     labels: Array  # [b d] int32
     valid: Array  # [b d] bool
+    # [b d k] float32: scores of each of the student's classes, below 0 where nothing is said of one; None for none.
+    class_scores: Any = None

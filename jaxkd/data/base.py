@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 
 from jaxkd import config as configs
 from jaxkd.data.repairs import Repairs
@@ -26,6 +26,9 @@ class PictureError(DataError):
     """One picture that cannot be used; the loader replaces it by another and counts it."""
 
 
+UNSAID = -1.0  # in place of the score of a class of which a file of detections says nothing
+
+
 @dataclasses.dataclass(frozen=True)
 class TeacherBoxes:
     """The teacher's detections on a picture, best first, where they are read from a file."""
@@ -33,6 +36,18 @@ class TeacherBoxes:
     boxes: Float32[np.ndarray, "n 4"]  # as those of the ground truth
     labels: Int32[np.ndarray, "n"]  # index into the teacher's classes
     scores: Float32[np.ndarray, "n"]  # in [0, 1]
+    class_scores: Float32[np.ndarray, "n k"] | None = None  # of each of the source's classes, or UNSAID; None for none
+
+    def selected(self, indices: Int[np.ndarray, "m"] | Bool[np.ndarray, "n"]) -> "TeacherBoxes":
+        """Some of the detections."""
+        class_scores = None if self.class_scores is None else self.class_scores[indices]
+        return TeacherBoxes(self.boxes[indices], self.labels[indices], self.scores[indices], class_scores)
+
+    def scores_of(self, classes: int) -> Float32[np.ndarray, "n k"]:
+        """The scores of so many classes; UNSAID for all where there are none."""
+        if self.class_scores is not None:
+            return self.class_scores
+        return np.full((len(self.scores), classes), UNSAID, np.float32)
 
 
 NO_BOXES = TeacherBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32))

@@ -71,9 +71,14 @@ def with_boxes(of: TeacherBoxes, boxes: Float32[np.ndarray, "n 4"]) -> TeacherBo
 
 
 def joined(parts: Sequence[TeacherBoxes]) -> TeacherBoxes:
-    """All detections of several parts of a picture."""
-    columns = zip(*((part.boxes, part.labels, part.scores) for part in parts), strict=True)
-    return TeacherBoxes(*map(np.concatenate, columns))
+    """All detections of several parts of a picture, or of several files."""
+    width = next((part.class_scores.shape[1] for part in parts if part.class_scores is not None), 0)
+    return TeacherBoxes(
+        boxes=np.concatenate([part.boxes for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        class_scores=np.concatenate([part.scores_of(width) for part in parts]) if width else None,
+    )
 
 
 def largest(boxes: Float32[np.ndarray, "n 4"], limit: int) -> Int[np.ndarray, "m"]:
@@ -119,4 +124,4 @@ def _cut_boxes(of: TeacherBoxes, size: tuple[int, int]) -> TeacherBoxes:
     """Detections cut to a picture of this size; of which less than .4 of the area is left, left out."""
     inside = np.clip(of.boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
     keep = areas(inside) >= np.maximum(OBJECT * areas(of.boxes), np.finfo(np.float32).tiny)
-    return TeacherBoxes(inside[keep], of.labels[keep], of.scores[keep])
+    return with_boxes(of, inside).selected(keep)

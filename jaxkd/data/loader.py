@@ -273,12 +273,14 @@ def first_unlike(source: Source, config: Config) -> str:
 
 def _canvases(source: Source, config: Config, *, teacher: bool = True) -> list[Canvas]:
     """The canvas of each bucket; with the teacher's detections where the source has them and `teacher` sees them."""
-    has_boxes = teacher and any(record.teacher_boxes is not None for record in source.records)
-    has_weights = any(record.weights is not None for record in source.records)
-    return [
-        dataclasses.replace(config.canvas(bucket), teacher_boxes=has_boxes, weights=has_weights)
-        for bucket in range(len(config.buckets))
-    ]
+    boxes = [record.teacher_boxes for record in source.records if record.teacher_boxes is not None] if teacher else []
+    has_class_scores = any(one.class_scores is not None for one in boxes)
+    fields = {
+        "teacher_boxes": bool(boxes),
+        "class_scores": len(source.classes) if has_class_scores else 0,
+        "weights": any(record.weights is not None for record in source.records),
+    }
+    return [dataclasses.replace(config.canvas(bucket), **fields) for bucket in range(len(config.buckets))]
 
 
 def _count_dropped_boxes(source: Source, config: Config) -> None:

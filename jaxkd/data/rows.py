@@ -37,6 +37,7 @@ class Canvas:
     # Height and width of the canvas of each teacher that has one of its own, by name.
     teachers: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     teacher_boxes: bool = False  # whether rows have the teacher's detections, as many as ground truth boxes
+    class_scores: int = 0  # classes of which these have a score each; 0 for none
     weights: bool = False  # whether rows have weights of objects
 
 
@@ -64,7 +65,7 @@ def to_row(resized: ResizedPicture, canvas: Canvas, *, index: int, real: bool) -
     fields["teacher"] = views.pop("", None)
     fields["further"] = views
     if canvas.teacher_boxes:
-        fields["detections"] = _detections(resized.teacher_boxes, limit)
+        fields["detections"] = _detections(resized.teacher_boxes, canvas)
     return Batch(**fields)
 
 
@@ -76,14 +77,16 @@ def _view(image: UInt8[np.ndarray, "h w 3"], canvas: tuple[int, int], *, size: t
     )
 
 
-def _detections(teacher_boxes: TeacherBoxes, limit: int) -> Detections:
-    """The `limit` best detections, padded."""
-    best = np.argsort(-teacher_boxes.scores, kind="stable")[:limit]
+def _detections(teacher_boxes: TeacherBoxes, canvas: Canvas) -> Detections:
+    """The best detections, padded."""
+    limit = canvas.objects
+    best = teacher_boxes.selected(np.argsort(-teacher_boxes.scores, kind="stable")[:limit])
     return Detections(
-        boxes=_padded(teacher_boxes.boxes[best], limit),
-        scores=_padded(teacher_boxes.scores[best], limit),
-        labels=_padded(teacher_boxes.labels[best], limit),
-        valid=_padded(np.ones(len(best), bool), limit),
+        boxes=_padded(best.boxes, limit),
+        scores=_padded(best.scores, limit),
+        labels=_padded(best.labels, limit),
+        valid=_padded(np.ones(len(best.scores), bool), limit),
+        class_scores=_padded(best.scores_of(canvas.class_scores), limit) if canvas.class_scores else None,
     )
 
 

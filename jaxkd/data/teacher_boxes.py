@@ -1,41 +1,18 @@
 """Detections of any program in a file, matched to the pictures of a source."""
 
 import dataclasses
-import math
 import re
-from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
 from jaxkd import phrases
-from jaxkd.data import json_stream
-from jaxkd.data.base import NO_BOXES, Record, Source, Subset, TeacherBoxes, short_repr
-from jaxkd.data.ids import as_int
+from jaxkd.data.base import NO_BOXES, UNSAID, Record, Source, Subset, TeacherBoxes
+from jaxkd.data.detections_file import Detections
 from jaxkd.data.labelled import joined
-from jaxkd.errors import DataError, WeightsError
-
-LEAST_SCORE = 0.05  # of a detection that is kept
-WANTED = "a list of {image_id, category_id, bbox, score} (COCO's results), or what jaxkd predict writes"
-
-
-@dataclasses.dataclass(frozen=True)
-class Detections:
-    """The detections of a file."""
-
-    file: Path
-    names: Mapping[int, str]  # file names of pictures by their id; {} where the file has none
-    sizes: Mapping[int, tuple[int, int]]  # width and height of pictures by their id, as far as the file has them
-    categories: Mapping[int, str]  # names of classes by their id; {} where the file has none
-    image_ids: Int64[np.ndarray, "n"]
-    category_ids: Int64[np.ndarray, "n"]
-    boxes: Float32[np.ndarray, "n 4"]  # (x0, y0, x1, y1) in pixels of the original picture
-    scores: Float32[np.ndarray, "n"]
-    sentences: tuple[str, ...]  # what was left out
+from jaxkd.errors import WeightsError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,91 +24,24 @@ class Matched:
     sentences: tuple[str, ...]  # what was left out
 
 
-def read(file: Path) -> Detections:
-    """The detections of a file, in bounded memory; boxes without an area and scores below LEAST_SCORE are left out.
-
-    Raises WeightsError where it is no such file, or a score is no probability.
-    """
-    rows, names, sizes, categories = _Rows(file), {}, {}, {}
-    for key, item in _items(file):
-        if key in ("", "annotations"):
-            rows.add(item)
-            continue
-        number = as_int(item.get("id")) if isinstance(item, dict) else None
-        if key == "categories" and number is not None and isinstance(item.get("name"), str):
-            categories[number] = item["name"]
-        if key == "images" and number is not None and isinstance(item.get("file_name"), str):
-            names[number] = item["file_name"]
-            width, height = as_int(item.get("width")), as_int(item.get("height"))
-            if width and height and width > 0 and height > 0:
-                sizes[number] = width, height
-    if not rows.count:
-        raise WeightsError(f"{file} has no detection; wanted is {WANTED}.")
-    return rows.detections(names, sizes, categories)
-
-
-def _items(file: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        yield from json_stream.items(file)
-    except DataError as error:
-        raise WeightsError(str(error)) from error
-
-
-class _Rows:
-    """Rows of a file, collected in arrays."""
-
-    def __init__(self, file: Path):
-        self.count, self._file, self._left_out = 0, file, Counter()
-        self._ids, self._numbers = array("q"), array("f")
-
-    def add(self, row: Any) -> None:
-        """Checks a row and keeps it."""
-        self.count += 1
-        try:
-            image_id, category_id = as_int(row["image_id"]), as_int(row["category_id"])
-            x, y, width, height = (float(value) for value in row["bbox"])
-            score = float(row["score"])
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
-            lacking = f" (it lacks {error})" if isinstance(error, KeyError) else ""
-            raise self._error(row, f"is no detection{lacking}; wanted is {WANTED}") from error
-        if image_id is None or category_id is None:
-            raise self._error(row, "has no whole number as image_id or category_id")
-        if score > 1 or score < 0:
-            raise self._error(row, f"has the score {score:g}; wanted are scores from 0 to 1")
-        numbers = (x, y, x + width, y + height, score)
-        if not all(map(math.isfinite, numbers)) or width <= 0 or height <= 0:
-            self._left_out["boxes without an area or with a number that is not finite"] += 1
-        elif score < LEAST_SCORE:
-            self._left_out[f"scores below {LEAST_SCORE:g}"] += 1
-        else:
-            self._ids.extend((image_id, category_id))
-            self._numbers.extend(numbers)
-
-    def _error(self, row: Any, words: str) -> WeightsError:
-        return WeightsError(f"{self._file}: detection {self.count}, {short_repr(row)}, {words}.")
-
-    def detections(
-        self, names: Mapping[int, str], sizes: Mapping[int, tuple[int, int]], categories: Mapping[int, str]
-    ) -> Detections:
-        """All of them."""
-        ids = np.array(self._ids, np.int64).reshape(-1, 2)
-        numbers = np.array(self._numbers, np.float32).reshape(-1, 5)
-        sentences = [f"{self._file.name}: {name}, left out: {count}." for name, count in self._left_out.items()]
-        columns = ids[:, 0], ids[:, 1], numbers[:, :4], numbers[:, 4]
-        return Detections(self._file, names, sizes, categories, *columns, tuple(sentences))
-
-
 def classes_of(detections: Detections, source: Source) -> dict[int, str]:
     """The names of the classes that are detected, by their ids: those of the file, or of the source without them.
 
-    Raises WeightsError where no id is known.
+    With scores of all classes these are all of the file's. Raises WeightsError where no id is known, or a file without
+    categories has scores of another number of classes than the source has.
     """
     names = detections.categories or dict(zip(source.category_ids, source.classes, strict=True))
-    detected = np.unique(detections.category_ids).tolist()
-    known = {number: names[number] for number in sorted(names) if number in detected}
-    if not known:
+    detected = set(np.unique(detections.category_ids).tolist())
+    if detections.class_scores is not None and (width := detections.class_scores.shape[1]) != len(names):
         raise WeightsError(
-            f"{detections.file} detects categories {', '.join(map(str, detected[:5]))}, and known are "
+            f"{detections.file} has scores of {width} classes for a detection, and the data has {len(names)}; give a "
+            "file with categories."
+        )
+    scored = detections.class_scores is not None
+    known = {number: names[number] for number in sorted(names) if scored or number in detected}
+    if not detected & set(names):
+        raise WeightsError(
+            f"{detections.file} detects categories {', '.join(map(str, sorted(detected)[:5]))}, and known are "
             f"{', '.join(map(str, list(names)[:5]))}; give a file with categories."
         )
     return known
@@ -165,6 +75,7 @@ def match(
     index_of = _indices(detections, source.records, ambiguous)
     rows_of = _rows_by_image(detections.image_ids, np.flatnonzero(known))
     left_out = Counter({"of unknown categories": int((~known).sum())})
+    class_scores = _in_classes(detections, source.classes)
     boxes: dict[int, TeacherBoxes] = {}
     scaled = 0
     for number in rows_of.keys() & index_of.keys():
@@ -174,7 +85,13 @@ def match(
         scaled += detections.sizes.get(number, size) != size
         left_out[f"beyond the {limit} best of a picture"] += max(len(rows) - limit, 0)
         of_rows = np.array([labels[category] for category in detections.category_ids[rows].tolist()], np.int32)
-        boxes[record.index] = TeacherBoxes(clipped[:limit], of_rows[:limit], detections.scores[rows[:limit]])
+        best = rows[:limit]
+        boxes[record.index] = TeacherBoxes(
+            boxes=clipped[:limit],
+            labels=of_rows[:limit],
+            scores=detections.scores[best],
+            class_scores=None if class_scores is None else class_scores[best],
+        )
     if not boxes and whole:
         number = int(detections.image_ids[0])
         shared = " Names that two splits have tell nothing: a file without names is matched by id." if ambiguous else ""
@@ -189,6 +106,21 @@ def match(
         pictures = phrases.counted(scaled, "picture")
         sentences.append(f"{file}: {pictures} of another size than the data's, whose boxes were scaled.")
     return Matched(_WithTeacherBoxes(source, boxes), frozenset(rows_of) & frozenset(index_of), tuple(sentences))
+
+
+def _in_classes(detections: Detections, classes: Sequence[str]) -> Float32[np.ndarray, "n k"] | None:
+    """The scores of these classes, matched by name; UNSAID of a class that the file does not have."""
+    if detections.class_scores is None:
+        return None
+    names = tuple(detections.categories.values()) or tuple(classes)
+    if names == tuple(classes):
+        return detections.class_scores
+    out = np.full((len(detections.scores), len(classes)), UNSAID, np.float32)
+    for label, name in enumerate(classes):
+        columns = [column for column, other in enumerate(names) if other == name]
+        if columns:  # several where the file has a name twice
+            out[:, label] = detections.class_scores[:, columns].max(-1)
+    return out
 
 
 def _on_picture(
@@ -226,8 +158,7 @@ def _joined(before: TeacherBoxes | None, more: TeacherBoxes) -> TeacherBoxes:
     if before is None:
         return more
     both = joined([before, more])
-    order = np.argsort(-both.scores, kind="stable")
-    return TeacherBoxes(both.boxes[order], both.labels[order], both.scores[order])
+    return both.selected(np.argsort(-both.scores, kind="stable"))
 
 
 def _indices(detections: Detections, records: Sequence[Record], ambiguous: Collection[str]) -> dict[int, int]:

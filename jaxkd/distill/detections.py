@@ -3,7 +3,8 @@
 For a positive region whose truth is g, the teacher's box is its detection of g's class with an IoU with g of at least
 `overlap`, the best by score times IoU. It pulls the region's box where it overlaps g more than the region does, as
 TAR's box term does (Sun et al. 2020, section 5), and the class probability towards its score where that is the greater
-one. A region without such a detection, and background, learn from the truth alone.
+one. A file may have the scores of all classes for a detection: these are then targets of all their probabilities. A
+region without such a detection, and background, learn from the truth alone.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from jaxkd.ops import boxes as box_ops
 from jaxkd.ranges import NonNegative, Share
 from jaxkd.types import Inputs, Losses, Term, Traits
 
+UNSAID = -1.0  # in place of the score of a class that takes no part
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -32,7 +35,7 @@ class Classification:
     least: Share = 0.5
     """Least target probability of the truth's class: a detection with a lower score counts as one with this."""
     gate: Literal["teacher_better", "none"] = "teacher_better"
-    """Regions that learn: where the target is above the student's probability, or all with a detection ("none")."""
+    """Regions that learn: where that target is above the student's probability, or all with a detection ("none")."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
     taught = regions.positive & (score > 0)
     terms, metrics = {}, {"detected": Term(taught.sum() * 1.0, regions.positive.sum() * 1.0)}
     if config.classification.weight:
-        terms["class"], metrics["class_gate"] = _class(config.classification, inputs, score, taught)
+        terms["class"], metrics["class_gate"] = _class(config.classification, inputs, best, score, taught)
     if config.box.weight:
         terms["box"], metrics["box_gate"] = _box(config.box, inputs, teacher_boxes, taught)
     return Losses(terms=terms, metrics=lax.stop_gradient(metrics))
@@ -117,9 +120,13 @@ def _best(config: Config, inputs: Inputs) -> tuple[Int[Array, "b r"], Float[Arra
 
 
 def _class(
-    config: Classification, inputs: Inputs, score: Float[Array, "b r"], taught: Bool[Array, "b r"]
+    config: Classification,
+    inputs: Inputs,
+    best: Int[Array, "b r"],
+    score: Float[Array, "b r"],
+    taught: Bool[Array, "b r"],
 ) -> tuple[Term, Term]:
-    """Binary cross-entropy of the truth's class with the score as target; 0 where the probability is the target."""
+    """Binary cross-entropy of the truth's class with the score as target, and of the classes that have scores."""
     regions, logits = inputs.regions, inputs.student.predictions.logits
     safe = jnp.where(taught[..., None], logits, 0.0)  # rows that do not count may hold NaN
     column = jnp.where(taught, regions.labels, 0)[..., None]
@@ -127,14 +134,48 @@ def _class(
         log_p, log_not_p = jax.nn.log_softmax(safe), gated.log_one_minus_softmax(safe)
     else:
         log_p, log_not_p = jax.nn.log_sigmoid(safe), jax.nn.log_sigmoid(-safe)
-    log_p, log_not_p = (jnp.take_along_axis(of, column, axis=-1)[..., 0] for of in (log_p, log_not_p))
+    log_p_of_truth = jnp.take_along_axis(log_p, column, axis=-1)[..., 0]
+    log_not_p_of_truth = jnp.take_along_axis(log_not_p, column, axis=-1)[..., 0]
+    class_scores = inputs.teacher.detections.class_scores
+    if class_scores is not None:
+        class_scores = lax.stop_gradient(jnp.take_along_axis(class_scores, best[..., None], axis=1))
+        said = jnp.take_along_axis(class_scores, column, axis=-1)[..., 0]
+        score = jnp.where(said >= 0, said, score)
     target = jnp.maximum(score, config.least)
-    gate = taught if config.gate == "none" else taught & (target > lax.stop_gradient(jnp.exp(log_p)))
-    entropy = -(jax.scipy.special.xlogy(target, target) + jax.scipy.special.xlogy(1 - target, 1 - target))
-    loss = -(target * log_p + (1 - target) * log_not_p) - entropy
+    gate = taught if config.gate == "none" else taught & (target > lax.stop_gradient(jnp.exp(log_p_of_truth)))
+    loss = _divergence(log_p_of_truth, log_not_p_of_truth, target)
+    if class_scores is not None:
+        others = jnp.where(jnp.arange(class_scores.shape[-1]) == column, UNSAID, class_scores)
+        if inputs.student.traits.background is not None:
+            others = _within(others, 1 - target)
+        loss = loss + _of_classes(log_p, log_not_p, others)
     count = regions.positive.sum() * 1.0
     term = Term(config.weight * jnp.where(gate, loss, 0.0).sum(), count)
     return term, Term(gate.sum() * 1.0, count)
+
+
+def _divergence(
+    log_p: Float[Array, "*n"], log_not_p: Float[Array, "*n"], target: Float[Array, "*n"]
+) -> Float[Array, "*n"]:
+    """Binary cross-entropy less the target's entropy, so that it is 0 where the probability is the target."""
+    entropy = -(jax.scipy.special.xlogy(target, target) + jax.scipy.special.xlogy(1 - target, 1 - target))
+    return -(target * log_p + (1 - target) * log_not_p) - entropy
+
+
+def _of_classes(
+    log_p: Float[Array, "b r m"], log_not_p: Float[Array, "b r m"], scores: Float[Array, "b r k"]
+) -> Float[Array, "b r"]:
+    """The divergences of those classes whose scores are not below 0; behind them there may be a background."""
+    classes = scores.shape[-1]
+    each = _divergence(log_p[..., :classes], log_not_p[..., :classes], jnp.maximum(scores, 0.0))
+    return jnp.where(scores >= 0, each, 0.0).sum(-1)
+
+
+def _within(scores: Float[Array, "b r k"], room: Float[Array, "b r"]) -> Float[Array, "b r k"]:
+    """The scores of classes that exclude each other, divided where they sum to more than `room`; below 0 they stay."""
+    total = jnp.maximum(scores, 0.0).sum(-1)
+    factor = jnp.where(total > room, room / jnp.where(total > 0, total, 1.0), 1.0)
+    return jnp.where(scores < 0, scores, scores * factor[..., None])
 
 
 def _box(

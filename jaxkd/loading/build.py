@@ -14,7 +14,7 @@ import jax
 
 from jaxkd import config as configs
 from jaxkd import json_values
-from jaxkd.data import pictures, teacher_boxes
+from jaxkd.data import detections_file, pictures
 from jaxkd.detectors.base import Detector, Params, Teacher
 from jaxkd.errors import ConfigError, StorageError, WeightsError
 from jaxkd.paths import path_of
@@ -39,7 +39,7 @@ class Loaded:
     sizes: dict[str, Any]  # the fields SIZES of `data.loader` that it was trained with
     reading: pictures.Config = pictures.PLAIN  # how picture files were decoded in training
     notes: tuple[str, ...] = ()  # sentences on what was assumed for the file of another library
-    stored: tuple[teacher_boxes.Detections, ...] = ()  # of a teacher that is a file of detections, or several
+    stored: tuple[detections_file.Detections, ...] = ()  # of a teacher that is a file of detections, or several
 
 
 def detector(config: configs.Recipe, classes: Sequence[str]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxkd import phrases
-from jaxkd.data import teacher_boxes
+from jaxkd.data import detections_file, teacher_boxes
 from jaxkd.data.base import Source
 from jaxkd.detectors.base import Params
 from jaxkd.loading import build
@@ -59,7 +59,7 @@ def load(path: Path, source: Source) -> build.Loaded:
 
     Raises WeightsError where a file has no detections, or none of a known class.
     """
-    stored = tuple(map(teacher_boxes.read, files_of(path)))
+    stored = tuple(map(detections_file.read, files_of(path)))
     names = [name for one in stored for name in teacher_boxes.classes_of(one, source).values()]
     return build.Loaded(StoredDetections(tuple(dict.fromkeys(names))), {}, ConfigDict(), {}, {}, stored=stored)
 
@@ -79,7 +79,7 @@ def with_detections(
 
 
 def _with_file(
-    stored: teacher_boxes.Detections,
+    stored: detections_file.Detections,
     sources: dict[str, Source],
     *,
     classes: Sequence[str],

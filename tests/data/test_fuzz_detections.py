@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz_annotations import NUMBERS, ODD
 
-from jaxkd.data import shapes, teacher_boxes
+from jaxkd.data import detections_file, shapes, teacher_boxes
 from jaxkd.errors import WeightsError
 
 SOURCE = shapes.load(shapes.Config(count=2, size=(48, 64)))
@@ -19,7 +19,8 @@ ROWS = st.fixed_dictionaries(
         "category_id": st.integers(0, 4) | ODD,
         "bbox": st.lists(NUMBERS | ODD, min_size=3, max_size=5) | ODD,
         "score": st.floats(0, 1) | NUMBERS | ODD,
-    }
+    },
+    optional={"scores": st.lists(st.floats(0, 1) | NUMBERS, min_size=2, max_size=3) | ODD},
 )
 SOUND = {"image_id": SOURCE.records[0].image_id, "category_id": 1, "bbox": [1, 2, 10, 10], "score": 0.5}
 PARTS = st.sampled_from(["images", "categories", "info"])
@@ -31,7 +32,7 @@ def test_detections_that_nobody_meant(tmp_path_factory, rows, parts):
     file = tmp_path_factory.mktemp("fuzz") / "found.json"
     file.write_text(json.dumps(parts | {"annotations": [SOUND, *rows]} if parts else [SOUND, *rows]))
     try:
-        detections = teacher_boxes.read(file)
+        detections = detections_file.read(file)
         classes = tuple(teacher_boxes.classes_of(detections, SOURCE).values())
         matched = teacher_boxes.match(detections, SOURCE, classes=classes, limit=10, whole=False)
     except WeightsError as error:
@@ -55,4 +56,4 @@ def test_detections_that_nobody_meant(tmp_path_factory, rows, parts):
 def test_other_json(tmp_path, text):
     (tmp_path / "found.json").write_text(text)
     with pytest.raises(WeightsError):
-        teacher_boxes.read(tmp_path / "found.json")
+        detections_file.read(tmp_path / "found.json")

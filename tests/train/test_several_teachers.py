@@ -27,7 +27,7 @@ SQUARE = {"size": (96, 96), "fit": "stretch", "resample": "bilinear"}
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
-    """A detector, a foundation backbone and a file of detections."""
+    """A detector, a foundation backbone and a file of detections with scores of all classes."""
     folder = tmp_path_factory.mktemp("teachers")
     config = tiny.detector(width=12, channels=24)
     large = build.detector(config, shapes.CLASSES)
@@ -39,6 +39,7 @@ def teachers(tmp_path_factory):
     source = shapes.load(configs.build(tiny.run().data.train))
     found = [
         {"image_id": record.image_id, "category_id": source.category_ids[label], "score": 0.8,
+         "scores": [0.7 if other == label else 0.1 for other in range(len(source.classes))],
          "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]}
         for record in source.records
         for box, label in zip(record.boxes, record.labels.tolist(), strict=True)
