@@ -1,5 +1,6 @@
 """Layers of transformers that have their norms behind the sums: self-attention, two dense layers, and plain MLPs."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float
 
 LAYER_EPS = 1e-5  # added to the variance in layer norms
+ZEROS = nn.initializers.zeros
+Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform())
 
 
 class SelfAttention(nn.Module):
@@ -18,16 +21,16 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], positions: Float[Array, "*b n d"], seen: Bool[Array, "b n"] | None = None
+        self, x: Float[Array, "b n d"], positions: Float[Array, "*b n d"], seen: Bool[Array, "b _ n"] | None = None
     ) -> Float[Array, "b n d"]:
-        """What each token gathers from those that are `seen`; None for all of them."""
+        """What each token gathers from those that are `seen`, by all or by each in a row; None for all of them."""
         batch, tokens, width = x.shape
         placed, shape = x + positions, (batch, tokens, self.heads, width // self.heads)
-        query, key = (nn.Dense(width, name=name)(placed).reshape(shape) for name in ("query", "key"))
-        value = nn.Dense(width, name="value")(x).reshape(shape)
-        mask = None if seen is None else seen[:, None, None, :]
+        query, key = (Dense(width, name=name)(placed).reshape(shape) for name in ("query", "key"))
+        value = Dense(width, name="value")(x).reshape(shape)
+        mask = None if seen is None else seen[:, None]
         out = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        return nn.Dense(width, name="out")(out.reshape(batch, tokens, width))
+        return Dense(width, name="out")(out.reshape(batch, tokens, width))
 
 
 class FeedForward(nn.Module):
@@ -39,7 +42,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """The output of the second layer."""
-        return nn.Dense(x.shape[-1], name="down")(self.activation(nn.Dense(self.hidden, name="up")(x)))
+        return Dense(x.shape[-1], name="down")(self.activation(Dense(self.hidden, name="up")(x)))
 
 
 class EncoderLayer(nn.Module):
@@ -54,22 +57,28 @@ class EncoderLayer(nn.Module):
         self, x: Float[Array, "b n d"], positions: Float[Array, "n d"], seen: Bool[Array, "b n"]
     ) -> Float[Array, "b n d"]:
         """The tokens after this layer; those that are not `seen` are not attended to."""
-        x = x + SelfAttention(self.heads, name="attention")(x, positions, seen)
+        x = x + SelfAttention(self.heads, name="attention")(x, positions, seen[:, None])
         x = nn.LayerNorm(self.eps, name="attention_norm")(x)
         x = x + FeedForward(self.hidden, _gelu, name="dense")(x)
         return nn.LayerNorm(self.eps, name="final_norm")(x)
 
 
 class MLP(nn.Module):
-    """Dense layers layer_0, layer_1, ... of these widths, with ReLUs between them."""
+    """Dense layers layer_0, layer_1, ... of these widths, with ReLUs between them.
+
+    With `silent` the last one starts with zeros.
+    """
 
     widths: Sequence[int]
+    silent: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
         """The output of the last layer."""
         for index, width in enumerate(self.widths):
-            x = nn.Dense(width, name=f"layer_{index}")(nn.relu(x) if index else x)
+            last = self.silent and index == len(self.widths) - 1
+            dense = nn.Dense(width, kernel_init=ZEROS, name=f"layer_{index}") if last else Dense(width, name=f"layer_{index}")
+            x = dense(nn.relu(x) if index else x)
         return x
 
 

@@ -1,7 +1,6 @@
 """The decoder of D-FINE: layers that refine distributions of a box's edges, and scores that see how sharp these are.
 
-Source: Peng et al. 2024, D-FINE (arXiv 2410.13842), sections 4.1 and 4.3. Only the forward pass of a trained net is
-here.
+Source: Peng et al. 2024, D-FINE (arXiv 2410.13842), sections 4.1 and 4.3.
 """
 
 import functools
@@ -11,16 +10,16 @@ import flax.linen as nn
 import jax
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from jaxkd.nets.attention import MLP, FeedForward, SelfAttention
+from jaxkd.nets.attention import MLP, ZEROS, FeedForward, SelfAttention
 from jaxkd.nets.query_decoder import (
     Decoder,
     DeformableAttention,
+    Layers,
     Outputs,
-    Selection,
+    QueryDecoder,
     box_mlp,
-    projected,
     safe_logit,
 )
 from jaxkd.ops.edge_bins import bin_values, moved
@@ -46,42 +45,65 @@ class EdgeDecoder(Decoder):
     """Number of these layers."""
 
 
-class EdgeQueryDecoder(nn.Module):
+class EdgeQueryDecoder(QueryDecoder):
     """Levels to class logits and boxes of queries; computes in float32.
 
     `up` and `reg_scale` are constants that a file stores beside the parameters.
     """
 
     config: EdgeDecoder
-    classes: int
 
-    @nn.compact
-    def __call__(self, levels: tuple[Float[Array, "b _ _ _"], ...]) -> Outputs:
-        """The last layer's logits and boxes."""
-        config = self.config
-        levels = tuple(
-            level.astype(jnp.float32)
-            if level.shape[-1] == config.width
-            else projected(config, level, name=f"input_{index}")
-            for index, level in enumerate(levels)
+    def new_layer(self) -> nn.Module:
+        """A layer of the decoder."""
+        return GatedLayer(self.config)
+
+    def set_box_heads(self) -> None:
+        """Sets first_box, edges_0, quality_0, ... and the constants."""
+        config, layers = self.config, range(self.config.layers)
+        self.first_box = box_mlp(config)
+        self.edges = [box_mlp(config, numbers=4 * (config.bins + 1)) for _ in layers]
+        self.quality = [Quality(config) for _ in layers]
+        self.up, self.reg_scale = (
+            self.param(name, nn.initializers.constant(value), (1,)) for name, value in CONSTANTS.items()
         )
-        up, scale = (self.param(name, nn.initializers.constant(value), (1,)) for name, value in CONSTANTS.items())
-        values = bin_values(config.bins, up=up[0], scale=scale[0])
-        x, boxes = Selection(config, self.classes, name="selection")(levels)
-        position, logits = MLP((2 * config.width, config.width), name="position"), None
-        first, before, edges = boxes, jnp.zeros_like(x), 0.0
-        for index in range(config.layers):
-            placed = jnp.clip(position(boxes), -FARTHEST, FARTHEST)
-            x = GatedLayer(config, name=f"layer_{index}")(x, placed, boxes, levels)
-            if index == 0:
-                first = jax.nn.sigmoid(box_mlp(config, name="first_box")(x) + safe_logit(boxes))
-            edges = edges + box_mlp(config, name=f"edges_{index}", numbers=4 * (config.bins + 1))(x + before)
-            chances = jax.nn.softmax(edges.reshape(*edges.shape[:2], 4, config.bins + 1), -1)
-            boxes, before = moved(first, chances @ values, scale=scale[0]), x
-            logits = nn.Dense(self.classes, name=f"logits_{index}")(x)
-            logits = logits + Quality(config, name=f"quality_{index}")(chances)
-        assert logits is not None  # there is a layer
-        return Outputs(logits, boxes)
+
+    def project(self, levels: tuple[Float[Array, "b _ _ _"], ...]) -> tuple[Float[Array, "b _ _ d"], ...]:
+        """The levels at the decoder's width, in float32; those that have it already are as they are."""
+        if all(level.shape[-1] == self.config.width for level in levels):
+            return tuple(level.astype(jnp.float32) for level in levels)
+        return super().project(levels)
+
+    def bins(self) -> tuple[Float[Array, "n"], Float[Array, ""]]:
+        """What the bins stand for, and the part of a side that one unit of that is, as 1 / part; without gradients."""
+        up, scale = jax.lax.stop_gradient((self.up[0], jnp.abs(self.reg_scale[0])))
+        return bin_values(self.config.bins, up=up, scale=scale), scale
+
+    def refine(
+        self,
+        levels: tuple[Float[Array, "b _ _ d"], ...],
+        content: Float[Array, "b q d"],
+        boxes: Float[Array, "b q 4"],
+        seen: Bool[Array, "b q q"] | None = None,
+    ) -> Layers:
+        """As that of a `QueryDecoder`; every layer moves the edges of the boxes of `first`, seen without a gradient."""
+        (values, scale), logits, said, distributions = self.bins(), [], [], []
+        x, before, edges, first, start = content, jnp.zeros_like(content), jnp.zeros(()), None, boxes
+        for index, layer in enumerate(self.layer):
+            boxes = jax.lax.stop_gradient(boxes)
+            placed = jnp.clip(self.position(boxes), -FARTHEST, FARTHEST)
+            x = layer(x, placed, boxes, levels, seen)
+            if first is None:
+                start = jax.nn.sigmoid(self.first_box(x) + safe_logit(boxes))
+                first = Outputs(self.logits[0](x), start)
+                start = jax.lax.stop_gradient(start)
+            edges = edges + self.edges[index](x + jax.lax.stop_gradient(before))
+            by_edge = edges.reshape(*edges.shape[:2], 4, -1)
+            chances = jax.nn.softmax(by_edge, -1)
+            boxes, before = moved(start, chances @ values, scale=scale), x
+            logits.append(self.logits[index](x) + self.quality[index](chances))
+            said.append(boxes)
+            distributions.append(by_edge)
+        return Layers(tuple(logits), tuple(said), tuple(distributions), first)
 
 
 class GatedLayer(nn.Module):
@@ -96,13 +118,15 @@ class GatedLayer(nn.Module):
         positions: Float[Array, "b q d"],
         boxes: Float[Array, "b q 4"],
         levels: tuple[Float[Array, "b _ _ d"], ...],
+        seen: Bool[Array, "b q q"] | None = None,
     ) -> Float[Array, "b q d"]:
-        """The contents of the queries after this layer."""
+        """The contents of the queries after this layer; `seen` are those that each attends to, None for all."""
         config = self.config
         norm = functools.partial(nn.LayerNorm, config.layer_eps)
-        x = norm(name="attention_norm")(x + SelfAttention(config.heads, name="attention")(x, positions))
+        x = norm(name="attention_norm")(x + SelfAttention(config.heads, name="attention")(x, positions, seen))
         gathered = DeformableAttention(config, projected=False, name="deformable")(x + positions, boxes, levels)
-        gates = jax.nn.sigmoid(nn.Dense(2 * config.width, name="gate")(jnp.concatenate((x, gathered), -1)))
+        gate = functools.partial(nn.Dense, kernel_init=ZEROS)
+        gates = jax.nn.sigmoid(gate(2 * config.width, name="gate")(jnp.concatenate((x, gathered), -1)))
         kept, taken = jnp.split(gates, 2, -1)
         x = norm(name="gate_norm")(kept * x + taken * gathered)
         total = x + FeedForward(config.hidden, name="dense")(x)
@@ -121,7 +145,7 @@ class Quality(nn.Module):
         greatest, _ = jax.lax.top_k(chances, config.sharpest)
         seen = jnp.concatenate((greatest, greatest.mean(-1, keepdims=True)), -1)
         widths = (config.quality_hidden,) * (config.quality_layers - 1)
-        return MLP((*widths, 1), name="mlp")(seen.reshape(*seen.shape[:2], -1))
+        return MLP((*widths, 1), silent=True, name="mlp")(seen.reshape(*seen.shape[:2], -1))
 
 
 CONSTANTS = {"up": 0.5, "reg_scale": 4.0}  # of the bins, where a net is not read from a file

@@ -1,14 +1,13 @@
 """The decoder of RT-DETR: the best cells of all levels become queries, which gather from the levels layer by layer.
 
 Sources: Zhao et al. 2024, RT-DETR (arXiv 2304.08069); Lv et al. 2024, RT-DETRv2 (arXiv 2407.17140); Zhu et al. 2021,
-Deformable DETR (arXiv 2010.04159). Only the forward pass of a trained net is here. Boxes are (centre x, centre y,
-width, height) in shares of the canvas's sides.
+Deformable DETR (arXiv 2010.04159). Boxes are (centre x, centre y, width, height) in shares of the canvas's sides.
 """
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,14 +16,18 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Float32, Int
 
-from jaxkd.nets.attention import LAYER_EPS, MLP, FeedForward, SelfAttention
+from jaxkd.nets.attention import LAYER_EPS, MLP, ZEROS, Dense, FeedForward, SelfAttention
 from jaxkd.nets.conv_norm import ConvNorm
+from jaxkd.nets.dense_head import logit
+from jaxkd.nets.norm import Norm
 from jaxkd.ops import deformable
 from jaxkd.ranges import Count, NonNegative, Positive
 
 LEAST, MOST = 0.01, 0.99  # of the four numbers of an anchor that counts
 SIDE = 0.05  # of an anchor of the finest level, in shares of the canvas; each level doubles it
 EDGE = 1e-5  # how near to 0 and 1 a share is for its logit
+PRIOR = 0.01  # probability of each class before training (Lin et al. 2017, arXiv 1708.02002, section 4.1)
+ONLY_WITH = {"decoder.groups": ("decoder.norm", "group")}  # of a detector; see `train.unused`
 SAMPLES: dict[str, deformable.Sample] = {"bilinear": deformable.bilinear, "nearest": deformable.nearest}
 
 
@@ -48,8 +51,10 @@ class Decoder:
     """Factor on the distance of these places from a box's centre, in sides of the box."""
     sampling: Literal["bilinear", "nearest"] = "bilinear"
     """How a map is read between its cells: by interpolation, or as the nearest cell is."""
-    norm: Literal["frozen_batch", "bias"] = "frozen_batch"
+    norm: Norm = "frozen_batch"
     """Norm after the convolution that takes each level in; see `nets.norm`."""
+    groups: Count = 32
+    """Number of groups of "group" norm, or its greatest common divisor with the width."""
     eps: NonNegative = 1e-5
     """Added to a variance by these norms."""
     layer_eps: NonNegative = LAYER_EPS
@@ -57,46 +62,113 @@ class Decoder:
 
 
 class Queries(NamedTuple):
-    """The queries that a decoder starts with."""
+    """The cells that become queries, best first."""
 
     content: Float[Array, "b q d"]
     boxes: Float[Array, "b q 4"]
+    logits: Float[Array, "b q k"]
 
 
 class Outputs(NamedTuple):
-    """What the last layer of a decoder says of each query."""
+    """What a layer of a decoder says of each query."""
 
     logits: Float[Array, "b q k"]
     boxes: Float[Array, "b q 4"]
 
 
+class Layers(NamedTuple):
+    """What every layer of a decoder says of each query, first layer first.
+
+    Attributes:
+      edges: of D-FINE, the logits of the bins of each edge (left, top, right, bottom).
+      first: of D-FINE, what is said before a box is a distribution; the distributions move the edges of its boxes.
+    """
+
+    logits: tuple[Float[Array, "b q k"], ...]
+    boxes: tuple[Float[Array, "b q 4"], ...]
+    edges: tuple[Float[Array, "b q 4 n"], ...] = ()
+    first: Outputs | None = None
+
+
 class QueryDecoder(nn.Module):
-    """Levels to class logits and boxes of queries; computes in float32."""
+    """Levels to class logits and boxes of queries; computes in float32.
+
+    A call gives what the last layer says of the queries that it selects. `project`, `select` and `refine` are its
+    steps, and `contents_at` is in the place of `select` for boxes that are given.
+    """
 
     config: Decoder
     classes: int
 
-    @nn.compact
+    def setup(self) -> None:
+        """The parts: input_0, ... of each level; selection; position; layer_0, logits_0, box_0, ... of each layer."""
+        config, layers = self.config, range(self.config.layers)
+        self.input = [
+            ConvNorm(config.width, norm=config.norm, groups=config.groups, eps=config.eps) for _ in config.points
+        ]
+        self.selection = Selection(config, self.classes)
+        self.position = MLP((2 * config.width, config.width))
+        self.logits = [class_head(self.classes) for _ in layers]
+        self.layer = [self.new_layer() for _ in layers]
+        self.set_box_heads()
+
+    def new_layer(self) -> nn.Module:
+        """A layer of the decoder."""
+        return DecoderLayer(self.config)
+
+    def set_box_heads(self) -> None:
+        """Sets what says the boxes of each layer."""
+        self.box = [box_mlp(self.config) for _ in range(self.config.layers)]
+
     def __call__(self, levels: tuple[Float[Array, "b _ _ _"], ...]) -> Outputs:
         """The last layer's logits and boxes."""
-        config = self.config
-        levels = tuple(projected(config, level, name=f"input_{index}") for index, level in enumerate(levels))
-        x, boxes = Selection(config, self.classes, name="selection")(levels)
-        position, logits = MLP((2 * config.width, config.width), name="position"), None
-        for index in range(config.layers):
-            x = DecoderLayer(config, name=f"layer_{index}")(x, position(boxes), boxes, levels)
-            logits = nn.Dense(self.classes, name=f"logits_{index}")(x)
-            shift = box_mlp(config, name=f"box_{index}")(x)
-            boxes = jax.nn.sigmoid(shift + safe_logit(boxes))
-        assert logits is not None  # there is a layer
-        return Outputs(logits, boxes)
+        levels = self.project(levels)
+        queries = self.select(levels)
+        layers = self.refine(levels, queries.content, queries.boxes)
+        return Outputs(layers.logits[-1], layers.boxes[-1])
 
+    def project(self, levels: tuple[Float[Array, "b _ _ _"], ...]) -> tuple[Float[Array, "b _ _ d"], ...]:
+        """The levels at the decoder's width, in float32: by a 1x1 convolution and a norm each."""
+        out = []
+        for unit, level in zip(self.input, levels, strict=True):
+            level = level.astype(jnp.float32)
+            out.append(unit(level, jnp.ones((*level.shape[:3], 1), level.dtype)))
+        return tuple(out)
 
-def projected(config: Decoder, level: Float[Array, "b h w c"], *, name: str) -> Float[Array, "b h w d"]:
-    """A level as one of the decoder's width, in float32: a 1x1 convolution and a norm, under `name`."""
-    level = level.astype(jnp.float32)
-    unit = ConvNorm(config.width, norm=config.norm, eps=config.eps, name=name)
-    return unit(level, jnp.ones((*level.shape[:3], 1), level.dtype))
+    def select(self, levels: tuple[Float[Array, "b _ _ d"], ...]) -> Queries:
+        """The cells that become queries; no gradient is stopped."""
+        return self.selection(levels)
+
+    def contents_at(self, levels: tuple[Float[Array, "b _ _ d"], ...], boxes: Float[Array, "b r 4"]) -> Array:
+        """The content [b r d] of a query for each of these boxes: that of the cell at its centre, on its level."""
+        return self.selection.contents_at(levels, boxes)
+
+    def refine(
+        self,
+        levels: tuple[Float[Array, "b _ _ d"], ...],
+        content: Float[Array, "b q d"],
+        boxes: Float[Array, "b q 4"],
+        seen: Bool[Array, "b q q"] | None = None,
+    ) -> Layers:
+        """What all layers say of queries with these contents and boxes.
+
+        A layer looks at boxes without a gradient; what it says of a box has that of the layer before too, as in the
+        authors' training ("look forward twice", Zhang et al. 2022, DINO, arXiv 2203.03605, section 3.5).
+
+        Args:
+          levels: of `project`.
+          content: of the queries at the start.
+          boxes: of the queries at the start.
+          seen: which queries each query attends to; None for all.
+        """
+        logits, said, x = [], [], content
+        for layer, class_head_of, box_head in zip(self.layer, self.logits, self.box, strict=True):
+            seen_boxes = jax.lax.stop_gradient(boxes)
+            x = layer(x, self.position(seen_boxes), seen_boxes, levels, seen)
+            boxes = jax.nn.sigmoid(box_head(x) + safe_logit(boxes))
+            logits.append(class_head_of(x))
+            said.append(boxes)
+        return Layers(tuple(logits), tuple(said))
 
 
 class Selection(nn.Module):
@@ -108,19 +180,61 @@ class Selection(nn.Module):
     config: Decoder
     classes: int
 
-    @nn.compact
+    def setup(self) -> None:
+        """The parts: content, content_norm, logits and box."""
+        self.content = Dense(self.config.width)
+        self.content_norm = nn.LayerNorm(self.config.layer_eps)
+        self.logits = class_head(self.classes)
+        self.box = box_mlp(self.config)
+
     def __call__(self, levels: tuple[Float[Array, "b _ _ d"], ...]) -> Queries:
-        """The contents of the chosen cells and the boxes that these give, best first."""
-        config, batch = self.config, levels[0].shape[0]
-        anchors, valid = cell_anchors([(level.shape[1], level.shape[2]) for level in levels])
-        cells = jnp.concatenate([level.reshape(batch, -1, config.width) for level in levels], 1)
-        content = nn.Dense(config.width, name="content")(jnp.where(valid[:, None], cells, 0.0))
-        content = nn.LayerNorm(config.layer_eps, name="content_norm")(content)
-        logits = nn.Dense(self.classes, name="logits")(content)
-        _, best = jax.lax.top_k(logits.max(-1), min(config.queries, cells.shape[1]))
-        content = jax.vmap(lambda rows, index: rows[index])(content, best)
-        boxes = jax.nn.sigmoid(box_mlp(config, name="box")(content) + jnp.asarray(anchors)[best])
-        return Queries(content, jnp.where(jnp.asarray(valid)[best][..., None], boxes, 1.0))
+        """The contents of the chosen cells, and the boxes and class logits that these give, best first."""
+        cells = joined(levels)
+        anchors, valid = cell_anchors(shapes_of(levels))
+        content = self._contents(jnp.where(valid[:, None], cells, 0.0))
+        logits = self.logits(content)
+        _, best = jax.lax.top_k(logits.max(-1), min(self.config.queries, cells.shape[1]))
+        content, logits = rows_at(content, best), rows_at(logits, best)
+        boxes = jax.nn.sigmoid(self.box(content) + jnp.asarray(anchors)[best])
+        return Queries(content, jnp.where(jnp.asarray(valid)[best][..., None], boxes, 1.0), logits)
+
+    def contents_at(self, levels: tuple[Float[Array, "b _ _ d"], ...], boxes: Float[Array, "b r 4"]) -> Array:
+        """The contents [b r d] of the cells that `cells_of` gives for these boxes."""
+        shapes = shapes_of(levels)
+        index, (_, valid) = cells_of(boxes, shapes), cell_anchors(shapes)
+        return self._contents(jnp.where(jnp.asarray(valid)[index][..., None], rows_at(joined(levels), index), 0.0))
+
+    def _contents(self, cells: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        return self.content_norm(self.content(cells))
+
+
+def shapes_of(levels: Sequence[Float[Array, "b _ _ d"]]) -> list[tuple[int, int]]:
+    """Height and width of each level."""
+    return [(level.shape[1], level.shape[2]) for level in levels]
+
+
+def joined(levels: Sequence[Float[Array, "b _ _ d"]]) -> Float[Array, "b n d"]:
+    """The cells of all levels, level by level and row by row."""
+    return jnp.concatenate([level.reshape(level.shape[0], -1, level.shape[-1]) for level in levels], 1)
+
+
+def rows_at(rows: Float[Array, "b n d"], index: Int[Array, "b m"]) -> Float[Array, "b m d"]:
+    """The rows of each picture at these places."""
+    return jax.vmap(lambda one, places: one[places])(rows, index)
+
+
+def cells_of(boxes: Float[Array, "*n 4"], shapes: Sequence[tuple[int, int]]) -> Int[Array, "*n"]:
+    """The cell of each box, as an index among the cells of all levels.
+
+    It holds the box's centre, on the level whose anchors' side is nearest to the box's (the root of its area) by ratio.
+    """
+    side = jnp.sqrt(jnp.maximum(boxes[..., 2] * boxes[..., 3], 1e-12))
+    level = jnp.clip(jnp.round(jnp.log2(side / SIDE)), 0, len(shapes) - 1).astype(jnp.int32)
+    height, width = (jnp.asarray(sides)[level] for sides in zip(*shapes, strict=True))
+    first = jnp.asarray(np.cumsum([0, *(rows * columns for rows, columns in shapes[:-1])]), jnp.int32)[level]
+    column = jnp.clip(jnp.floor(boxes[..., 0] * width).astype(jnp.int32), 0, width - 1)
+    row = jnp.clip(jnp.floor(boxes[..., 1] * height).astype(jnp.int32), 0, height - 1)
+    return first + row * width + column
 
 
 def cell_anchors(
@@ -153,11 +267,12 @@ class DecoderLayer(nn.Module):
         positions: Float[Array, "b q d"],
         boxes: Float[Array, "b q 4"],
         levels: tuple[Float[Array, "b _ _ d"], ...],
+        seen: Bool[Array, "b q q"] | None = None,
     ) -> Float[Array, "b q d"]:
-        """The contents of the queries after this layer."""
+        """The contents of the queries after this layer; `seen` are those that each attends to, None for all."""
         config = self.config
         norm = functools.partial(nn.LayerNorm, config.layer_eps)
-        x = norm(name="attention_norm")(x + SelfAttention(config.heads, name="attention")(x, positions))
+        x = norm(name="attention_norm")(x + SelfAttention(config.heads, name="attention")(x, positions, seen))
         gathered = DeformableAttention(config, name="deformable")(x + positions, boxes, levels)
         x = norm(name="deformable_norm")(x + gathered)
         return norm(name="final_norm")(x + FeedForward(config.hidden, name="dense")(x))
@@ -180,23 +295,42 @@ class DeformableAttention(nn.Module):
         config, (batch, queries, width) = self.config, x.shape
         heads, counts = config.heads, config.points
         total = sum(counts)
-        offsets = nn.Dense(heads * total * 2, name="offsets")(x).reshape(batch, queries, heads, total, 2)
-        weights = nn.Dense(heads * total, name="weights")(x).reshape(batch, queries, heads, total)
+        spread = functools.partial(first_offsets, heads=heads, points=counts)
+        offsets = nn.Dense(heads * total * 2, kernel_init=ZEROS, bias_init=spread, name="offsets")(x)
+        offsets = offsets.reshape(batch, queries, heads, total, 2)
+        weights = nn.Dense(heads * total, kernel_init=ZEROS, name="weights")(x).reshape(batch, queries, heads, total)
         share = np.repeat(1.0 / np.asarray(counts), counts).astype(np.float32)[:, None]
         box = boxes[:, :, None, None]
         places = box[..., :2] + offsets * share * box[..., 2:] * config.reach
         if self.projected:
-            value = nn.Dense(width, name="value")
+            value = Dense(width, name="value")
             levels = tuple(value(level) for level in levels)
         maps = tuple(level.reshape(*level.shape[:3], heads, width // heads) for level in levels)
         attend = functools.partial(deformable.attend, points=counts, sample=SAMPLES[config.sampling])
         out = jax.vmap(attend)(maps, places, jax.nn.softmax(weights, -1)).reshape(batch, queries, width)
-        return nn.Dense(width, name="out")(out) if self.projected else out
+        return Dense(width, name="out")(out) if self.projected else out
 
 
-def box_mlp(config: Decoder, *, name: str, numbers: int = 4) -> MLP:
-    """The dense layers that say `numbers` of a query's box."""
-    return MLP((config.width, config.width, numbers), name=name)
+def first_offsets(
+    key: Array, shape: Sequence[int], dtype: Any = jnp.float32, *, heads: int, points: Sequence[int]
+) -> Float[Array, "n"]:
+    """The offsets before training: each head has a direction, on whose ray are a level's points, at 1, 2, ... steps."""
+    del key
+    angles = 2 * np.pi * np.arange(heads) / heads
+    rays = np.stack((np.cos(angles), np.sin(angles)), -1)
+    rays /= np.abs(rays).max(-1, keepdims=True)
+    steps = np.concatenate([np.arange(1, count + 1) for count in points])
+    return jnp.asarray((rays[:, None] * steps[:, None]).reshape(shape), dtype)
+
+
+def class_head(classes: int) -> nn.Dense:
+    """The dense layer that says the class logits of a query, each class with the probability `PRIOR` at the start."""
+    return Dense(classes, bias_init=nn.initializers.constant(logit(PRIOR)))
+
+
+def box_mlp(config: Decoder, *, numbers: int = 4) -> MLP:
+    """The dense layers that say `numbers` of a query's box, zeros before training."""
+    return MLP((config.width, config.width, numbers), silent=True)
 
 
 def safe_logit(share: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -24,6 +24,17 @@ def center(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
     return 0.5 * (boxes[..., :2] + boxes[..., 2:])
 
 
+def corners_of(centred: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
+    """The boxes (x0, y0, x1, y1) of (centre x, centre y, width, height); a side below 0 counts as 0."""
+    half = jnp.maximum(centred[..., 2:], 0.0) / 2
+    return jnp.concatenate([centred[..., :2] - half, centred[..., :2] + half], axis=-1)
+
+
+def centred(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
+    """The boxes as (centre x, centre y, width, height); a side is below 0 where corners are out of order."""
+    return jnp.concatenate([center(boxes), boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
 def intersection(a: Float[Array, "a 4"], b: Float[Array, "b 4"]) -> Float[Array, "a b"]:
     """Area in square pixels that each box of `a` shares with each box of `b`."""
     return _paired_intersection(a[:, None], b[None])
