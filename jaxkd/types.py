@@ -100,6 +100,7 @@ class Regions(struct.PyTreeNode):
     positive: Array  # [b r] bool
     valid: Array  # [b r] bool: positive or background; False for padding and for regions to ignore
     weights: Array | None = None  # [b r] float32: of the matched truth, 1 for background; None where all count 1
+    queries: Any = None  # of a detector whose regions are queries, what these start from; for that detector alone
 
     def total(self, losses: Array, mask: Array) -> Array:
         """The sum of the losses [b r] of the regions in a mask [b r], each times its weight."""
@@ -118,6 +119,7 @@ class Predictions(struct.PyTreeNode):
     deltas: Array  # [b r m 4] float32 in `Traits.box_code`: m is the number of classes, or 1 if all share one box
     distributions: Any = None  # [b r 4 n + 1] float32: logits of each side's distance being 0 to n; else None
     quality: Any = None  # [b r] float32: logits of how good each box is; else None
+    layers: Any = None  # of a detector with queries, what each layer of its decoder says, for its own losses; else None
 
 
 class Features(struct.PyTreeNode):

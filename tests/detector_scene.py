@@ -9,7 +9,7 @@ import numpy as np
 import tiny
 from jax import numpy as jnp
 
-from jaxkd.detectors.base import Detector
+from jaxkd.detectors.base import Detector, predict_regions
 from jaxkd.loading import build
 from jaxkd.types import Batch
 
@@ -54,7 +54,7 @@ def everything(detector):
         features = detector.features(params, batch)
         regions, terms = detector.sample_regions(params, features, batch, keys)
         best, _ = detector.sample_regions(params, features, batch, keys, stage="proposals")
-        predictions = detector.predict(params, features, regions.boxes, batch)
+        predictions = predict_regions(detector, params, features, regions, batch)
         return {
             "features": features,
             "regions": regions,

@@ -76,3 +76,21 @@ class Detector(Teacher, Protocol):
     def detect(self, params: Params, batch: Batch) -> Detections:
         """The detections in the pictures, after suppression."""
         ...
+
+
+@runtime_checkable
+class HasQueries(Protocol):
+    """A detector whose regions are more than boxes: queries with contents of their own."""
+
+    def predict_queries(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Predictions:
+        """The head's predictions for the queries of `Regions.queries`, as its losses want them."""
+        ...
+
+
+def predict_regions(
+    detector: Detector, params: Params, features: Features, regions: Regions, batch: Batch
+) -> Predictions:
+    """A detector's predictions for regions that it sampled itself."""
+    if isinstance(detector, HasQueries):
+        return detector.predict_queries(params, features, regions, batch)
+    return detector.predict(params, features, regions.boxes, batch)

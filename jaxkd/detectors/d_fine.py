@@ -8,9 +8,11 @@ from typing import Any
 import flax.linen as nn
 
 from jaxkd.detectors import query
+from jaxkd.detectors.edge_query_losses import Loss, edge_set_losses
 from jaxkd.errors import ConfigError
 from jaxkd.nets import elan_encoder, hgnet
 from jaxkd.nets.edge_decoder import EdgeDecoder, EdgeQueryDecoder
+from jaxkd.types import Predictions, Regions, Term
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Config(query.Common):
     """A component of `nets`: the encoder."""
     decoder: EdgeDecoder = field(default_factory=EdgeDecoder)
     """From the encoder's levels to classes and boxes of queries."""
+    loss: Loss = field(default_factory=Loss)
+    """The losses."""
 
 
 def build(config: Config, *, classes: Sequence[str]) -> "DFINE":
@@ -47,3 +51,12 @@ class DFINE(query.QueryDetector):
     def decoder(self) -> nn.Module:
         """From the neck's levels to `nets.query_decoder.Outputs`."""
         return EdgeQueryDecoder(self.config.decoder, len(self.classes))
+
+    def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:
+        """Class, box and edge losses of every layer, and class and box losses of what comes before them.
+
+        Classes are divided by the objects, boxes and edges by the queries of the union set, denoising by objects times
+        groups. Names end with the layer's number, "first", "encoder" or "denoising"; "distilled" is what a layer learns
+        of the last one's edges, on queries with a truth and on others.
+        """
+        return edge_set_losses(predictions.layers, regions.queries, self.config.loss, classes=len(self.classes))

@@ -136,20 +136,24 @@ class FeatureExtractor:
         )
 
 
-def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
-    """The outputs of the module for these inputs."""
-    return module.apply({"params": params}, *inputs)
+def apply(module: nn.Module, params: Params, *inputs: Any, method: str = "__call__") -> Any:
+    """The outputs of the module, or of a method of it, for these inputs."""
+    return module.apply({"params": params}, *inputs, method=method)
 
 
 def apply_in_training(
-    module: nn.Module, params: Params, *inputs: Any, is_trained: Callable[[tuple[str, ...]], bool] = lambda path: True
+    module: nn.Module,
+    params: Params,
+    *inputs: Any,
+    is_trained: Callable[[tuple[str, ...]], bool] = lambda path: True,
+    method: str = "__call__",
 ) -> tuple[Any, Moments]:
     """The outputs where batch norms take the statistics of the batch, and what these norms have seen.
 
     `is_trained` says of the path of a norm's scale whether the norm does so, or keeps its stored statistics.
     """
     variables = {"params": params, norms.TRAINING: norms.training(params, is_trained)}
-    out, seen = module.apply(variables, *inputs, mutable=[norms.MOMENTS])
+    out, seen = module.apply(variables, *inputs, mutable=[norms.MOMENTS], method=method)
     return out, dict(seen).get(norms.MOMENTS, {})
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import flax.linen as nn
 
 from jaxkd.detectors import query
+from jaxkd.detectors.query_losses import Loss, set_losses
 from jaxkd.nets import hybrid_encoder, resnet_d
 from jaxkd.nets.query_decoder import Decoder, QueryDecoder
+from jaxkd.types import Predictions, Regions, Term
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Config(query.Common):
     """A component of `nets`: the encoder."""
     decoder: Decoder = field(default_factory=Decoder)
     """From the encoder's levels to classes and boxes of queries."""
+    loss: Loss = field(default_factory=Loss)
+    """The losses."""
 
 
 def build(config: Config, *, classes: Sequence[str]) -> "RTDETR":
@@ -41,3 +45,11 @@ class RTDETR(query.QueryDetector):
     def decoder(self) -> nn.Module:
         """From the neck's levels to `nets.query_decoder.Outputs`."""
         return QueryDecoder(self.config.decoder, len(self.classes))
+
+    def losses(self, predictions: Predictions, regions: Regions) -> dict[str, Term]:
+        """Class and box losses of every layer, of the encoder's choice and of the denoising queries.
+
+        All are divided by the objects, those of denoising by objects times groups. Names end with the layer's number,
+        "encoder" or "denoising".
+        """
+        return set_losses(predictions.layers, regions.queries, self.config.loss, classes=len(self.classes))

@@ -103,7 +103,8 @@ class EdgeQueryDecoder(QueryDecoder):
             logits.append(self.logits[index](x) + self.quality[index](chances))
             said.append(boxes)
             distributions.append(by_edge)
-        return Layers(tuple(logits), tuple(said), tuple(distributions), first)
+        values, scale = (jnp.broadcast_to(constant, (len(x), *constant.shape)) for constant in (values, scale))
+        return Layers(tuple(logits), tuple(said), tuple(distributions), first, values, scale)
 
 
 class GatedLayer(nn.Module):

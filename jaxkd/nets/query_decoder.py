@@ -82,12 +82,16 @@ class Layers(NamedTuple):
     Attributes:
       edges: of D-FINE, the logits of the bins of each edge (left, top, right, bottom).
       first: of D-FINE, what is said before a box is a distribution; the distributions move the edges of its boxes.
+      values: of D-FINE, what the bins stand for, in the same unit for all pictures.
+      scale: of D-FINE, so many of these units are a side of a box.
     """
 
     logits: tuple[Float[Array, "b q k"], ...]
     boxes: tuple[Float[Array, "b q 4"], ...]
     edges: tuple[Float[Array, "b q 4 n"], ...] = ()
     first: Outputs | None = None
+    values: Float[Array, "b n"] | None = None
+    scale: Float[Array, "b"] | None = None
 
 
 class QueryDecoder(nn.Module):

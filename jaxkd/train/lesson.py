@@ -201,7 +201,7 @@ def on_regions(
     else:
         owner = student.traits
         regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=source.stage)
-    regions = lax.stop_gradient(regions)
+    regions = lax.stop_gradient(regions.replace(queries=None))
     # A teacher's label of background is its own number of classes.
     if source.detector == "teacher" and lesson.teacher_columns:
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 
 from jaxkd.config import module_of
-from jaxkd.detectors.base import Moments
+from jaxkd.detectors.base import Moments, predict_regions
 from jaxkd.nets.norm import running
 from jaxkd.train.dependence import depends_on_first
 from jaxkd.train.lesson import (
@@ -222,14 +222,14 @@ def forward(pair: Pair, params: Tree, student_features: Features, inputs: StepIn
     student, student_params, batch = pair.student, params["detector"], inputs.batch
     keys = image_keys(inputs)
     regions, terms = student.sample_regions(student_params, student_features, batch, keys)
-    predictions = student.predict(student_params, student_features, regions.boxes, batch)
+    predictions = predict_regions(student, student_params, student_features, regions, batch)
     terms = terms | student.losses(predictions, regions)
     metrics = {"positives": Term(regions.positive.sum() * 1.0, regions.valid.sum() * 1.0)}
     first = 0
     for name, lesson in pair.lessons.items():
         lesson_inputs = inputs.further.get(name, inputs)
         outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
-        shared = with_teacher(lesson, lesson_inputs, outputs, regions, owner=student.traits)
+        shared = with_teacher(lesson, lesson_inputs, outputs, regions.replace(queries=None), owner=student.traits)
         distilled = distill(lesson, params, lesson_inputs, shared, keys=keys, first=first)
         terms, metrics = terms | distilled.terms, metrics | distilled.metrics
         first += len(lesson.methods)
