@@ -83,28 +83,41 @@ def fcos(
     )
 
 
-def rt_detr(*, width: int = 8, channels: int = 16, dtype: str = "float32") -> ConfigDict:
+def rt_detr(
+    *, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", **more
+) -> ConfigDict:
     """RT-DETR with a ResNet-D of one block a stage and three levels, from stride 8 to 32."""
+    norms = {"norm": norm, "groups": 4}
+    fields = {
+        "decoder": {"width": 16, "queries": 12, "layers": 2, "heads": 4, "hidden": 24, **norms},
+        "denoising": {"queries": 6},
+        "postprocess": {"max_detections": 20},
+    }
+    stages = {"widths": (width,) * 4, "blocks": (1,) * 4, "bottleneck": False}
     return component(
         "detectors.rt_detr",
-        backbone=component("nets.resnet_d", stem=width, widths=(width,) * 4, blocks=(1,) * 4, bottleneck=False),
-        neck=component("nets.hybrid_encoder", channels=channels, heads=4, hidden=24),
-        decoder={"width": 16, "queries": 12, "layers": 2, "heads": 4, "hidden": 24},
-        postprocess={"max_detections": 20},
+        backbone=component("nets.resnet_d", stem=width, **stages, **norms),
+        neck=component("nets.hybrid_encoder", channels=channels, heads=4, hidden=24, **norms),
         dtype=dtype,
+        **merged(fields, more),
     )
 
 
-def d_fine(*, width: int = 8, channels: int = 16, dtype: str = "float32") -> ConfigDict:
+def d_fine(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", **more) -> ConfigDict:
     """D-FINE with an HGNet of one block of two layers a stage and three levels, from stride 8 to 32."""
+    norms = {"norm": norm, "groups": 4}
+    fields = {
+        "decoder": {"width": 16, "queries": 12, "layers": 2, "heads": 4, "hidden": 24, "bins": 8, **norms},
+        "denoising": {"queries": 6},
+        "postprocess": {"max_detections": 20},
+    }
     stages = {"inner": (8,) * 4, "widths": (width,) * 4, "blocks": (1,) * 4, "layers": (2,) * 4}
     return component(
         "detectors.d_fine",
-        backbone=component("nets.hgnet", stem=(8, width), **stages),
-        neck=component("nets.elan_encoder", channels=channels, heads=4, hidden=24, steps=1),
-        decoder={"width": 16, "queries": 12, "layers": 2, "heads": 4, "hidden": 24, "bins": 8},
-        postprocess={"max_detections": 20},
+        backbone=component("nets.hgnet", stem=(8, width), **stages, **norms),
+        neck=component("nets.elan_encoder", channels=channels, heads=4, hidden=24, steps=1, **norms),
         dtype=dtype,
+        **merged(fields, more),
     )
 
 
