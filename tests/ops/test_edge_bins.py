@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.ops.edge_bins import bin_values, moved
+from jaxkd.ops.edge_bins import Frame, bin_values, carried, moved
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,39 @@ def test_edges_move_outwards_in_parts_of_a_side():
     shifted = np.asarray(moved(box, jnp.asarray([1.0, 0, -1, 2]), scale=scale))
     corners = [*(shifted[:2] - shifted[2:] / 2), *(shifted[:2] + shifted[2:] / 2)]
     np.testing.assert_allclose(corners, [0.2, 0.4, 0.6, 0.7], atol=1e-6)
+
+
+def frame(box, last, scale):
+    scale = jnp.asarray(scale)
+    return Frame(jnp.asarray(box), bin_values(last, up=jnp.asarray(0.5), scale=scale), scale)
+
+
+def test_a_distribution_in_another_frame():
+    source, target = frame([0.5, 0.5, 0.4, 0.2], 4, 4.0), frame([0.52, 0.5, 0.36, 0.2], 4, 4.0)
+    chances = jnp.broadcast_to(jnp.array([0, 0.1, 0.6, 0.3, 0]), (4, 5))
+    got = carried(chances, source, target)
+    np.testing.assert_allclose(got[0], [0, 0.088889, 0.477778, 0.333333, 0.1], atol=1e-5)
+    np.testing.assert_allclose(got[1], chances[1], atol=1e-6)  # the same in y
+    for where, of in ((source, chances), (target, got)):
+        moved_box = moved(where.start, of @ where.values, scale=where.scale)
+        np.testing.assert_allclose(moved_box[0] - moved_box[2] / 2, 0.26, atol=1e-5)
+
+
+def test_carrying_keeps_the_expected_edges_and_the_sum_as_a_loop_has_it():
+    rng = np.random.default_rng(0)
+    source, target = frame([0.4, 0.5, 0.3, 0.2], 8, 4.0), frame([0.43, 0.48, 0.4, 0.3], 6, 8.0)
+    chances = rng.dirichlet(np.ones(9), 4)
+    got = np.asarray(carried(jnp.asarray(chances, jnp.float32), source, target))
+    expected = np.zeros((4, 7))
+    for edge, (axis, sign) in enumerate([(0, -1), (1, -1), (0, 1), (1, 1)]):
+        centre, side = source.start[axis], source.start[axis + 2]
+        for value, chance in zip(source.values, chances[edge], strict=True):
+            place = centre + sign * (source.scale / 2 + value) * side / source.scale
+            shift = sign * (place - target.start[axis]) / (target.start[axis + 2] / target.scale) - target.scale / 2
+            shift = np.clip(shift, target.values[0], target.values[-1])
+            above = min(int(np.searchsorted(target.values, shift, side="right")), 6)
+            share = (shift - target.values[above - 1]) / (target.values[above] - target.values[above - 1])
+            expected[edge, above] += chance * share
+            expected[edge, above - 1] += chance * (1 - share)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(got.sum(-1), 1.0, atol=1e-5)
