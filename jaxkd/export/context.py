@@ -55,6 +55,14 @@ class Context:
         """The sizes as integers and handles of them."""
         return [size if isinstance(size, int) else self.number(size) for size in map(as_int, shape)]
 
+    def stops(self, stops: Sequence[Size], shape: Sequence[Size]) -> list[Number | None]:
+        """Ends of a slice of a tensor of this shape; None for that of a whole axis whose size depends on the batch."""
+
+        def end(stop: Size, size: Size) -> Number | None:
+            return None if not is_static([size]) and str(stop) == str(size) else self.numbers([stop])[0]
+
+        return [end(stop, size) for stop, size in zip(stops, shape, strict=True)]
+
     def number(self, size: Size) -> Handle:
         """The handle of an expression of the batch, int32."""
         handles, text = self._sizes[-1], str(size)

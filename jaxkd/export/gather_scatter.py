@@ -138,7 +138,7 @@ class WindowIndex:
         """One column of the index, int32 [*lead]."""
         lead = self.index.shape[:-1]
         starts, stops = [0] * len(lead) + [number], [*lead, number + 1]
-        column = self.ctx.ops.slice(table, starts, self.ctx.numbers(stops), [1] * len(starts))
+        column = self.ctx.ops.slice(table, starts, self.ctx.stops(stops, self.index.shape), [1] * len(starts))
         column = self.ctx.ops.reshape(column, self.ctx.numbers(lead))
         return column if self.index.dtype == np.int32 else self.ctx.ops.cast(column, INT32)
 

@@ -90,9 +90,10 @@ class OnnxOps:
     def concatenate(self, parts: Sequence[str], axis: int) -> str:
         return self.node("Concat", parts, axis=axis)
 
-    def slice(self, x: str, start: Sequence[Number], stop: Sequence[Number], step: Sequence[int]) -> str:
+    def slice(self, x: str, start: Sequence[Number], stop: Sequence[Number | None], step: Sequence[int]) -> str:
         axes = self.constant(np.arange(len(start), dtype=np.int64))
-        return self.node("Slice", [x, self._shape(start), self._shape(stop), axes, self._shape(step)])
+        ends = self._shape([np.iinfo(np.int64).max if number is None else number for number in stop])
+        return self.node("Slice", [x, self._shape(start), ends, axes, self._shape(step)])
 
     def pad(self, x: str, before: Sequence[Number], after: Sequence[Number], value: str) -> str:
         return self.node("Pad", [x, self._shape([*before, *after]), value])

@@ -63,8 +63,8 @@ class Ops(Protocol):
         """The parts joined along an axis."""
         ...
 
-    def slice(self, x: Handle, start: Sequence[Number], stop: Sequence[Number], step: Sequence[int]) -> Handle:
-        """A part of `x`; none of the numbers is negative."""
+    def slice(self, x: Handle, start: Sequence[Number], stop: Sequence[Number | None], step: Sequence[int]) -> Handle:
+        """A part of `x`; none of the numbers is negative, and a stop of None is the end of an axis."""
         ...
 
     def pad(self, x: Handle, before: Sequence[Number], after: Sequence[Number], value: Handle) -> Handle:

@@ -77,12 +77,12 @@ def _slice_axis(ctx: Context, x: Handle, shape: Sequence[Size], *, axis: int, st
     """The slice from `start` to `stop` along one axis of a tensor of this shape."""
     starts, stops = [0] * len(shape), list(shape)
     starts[axis], stops[axis] = start, stop
-    return ctx.ops.slice(x, starts, ctx.numbers(stops), [1] * len(shape))
+    return ctx.ops.slice(x, starts, ctx.stops(stops, shape), [1] * len(shape))
 
 
 def sliced(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     params = equation.params
-    start, stop = ctx.numbers(params["start_indices"]), ctx.numbers(params["limit_indices"])
+    start, stop = ctx.numbers(params["start_indices"]), ctx.stops(params["limit_indices"], inputs[0].shape)
     return ctx.ops.slice(ctx.expanded(inputs[0]), start, stop, params["strides"] or [1] * len(start))
 
 

@@ -79,8 +79,11 @@ class TfOps:
     def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
         return tf.concat(list(parts), axis)
 
-    def slice(self, x: Any, start: Sequence[Number], stop: Sequence[Number], step: Sequence[int]) -> Any:
-        return tf.strided_slice(x, list(start), list(stop), [int(number) for number in step])
+    def slice(self, x: Any, start: Sequence[Number], stop: Sequence[Number | None], step: Sequence[int]) -> Any:
+        """A stop that is a tensor would leave TensorFlow without the sizes of all axes."""
+        to_end = sum(1 << axis for axis, number in enumerate(stop) if number is None)
+        ends = [0 if number is None else number for number in stop]
+        return tf.strided_slice(x, list(start), ends, [int(number) for number in step], end_mask=to_end)
 
     def pad(self, x: Any, before: Sequence[Number], after: Sequence[Number], value: Any) -> Any:
         return tf.pad(x, [list(pair) for pair in zip(before, after, strict=True)], constant_values=value)

@@ -205,3 +205,16 @@ def test_suppression_and_pooling(lowered):
 def test_what_no_format_holds_is_refused(function, what):
     with pytest.raises(ConfigError, match=f"{what}.*stablehlo"):
         by_onnx(function, (5, 4), [])
+
+
+def test_tensorflow_knows_the_sizes_of_a_part():
+    """Those that do not depend on the batch; TFLite has no convolution of unknown channels."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4, 6, 32), tf.float32)])
+    def half(x):
+        return lower(program, TfOps(), [x], tf.shape(x)[0])[0]
+
+    (b,) = jax.export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((b, 4, 6, 32), np.float32)
+    program = jax.make_jaxpr(lambda x: jnp.split(x, 2, -1)[1][:, 1:])(shape)
+    assert half.get_concrete_function().outputs[0].shape.as_list() == [None, 3, 6, 16]
