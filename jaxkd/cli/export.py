@@ -80,6 +80,8 @@ def run(argv: Sequence[str]) -> int:
             f"Its canvas is {_text(subject.size)}, {reason}; pictures that do not fit on it shrink, and "
             "--size=HEIGHTxWIDTH makes it another."
         )
+    if values.int8 and "FULLY_CONNECTED" not in module.quantized(subject):
+        print("Its convolutions are of int8, its products stay float32: they say where queries look.")
     if result:
         _show(result, subject, f"{values.format}{', int8' if values.int8 else ', half' if values.half else ''}")
     return 0

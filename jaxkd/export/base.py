@@ -15,7 +15,6 @@ from jax import numpy as jnp
 from jaxtyping import Int, Num, UInt8
 
 from jaxkd.data.pictures import MAX_PIXELS
-from jaxkd.detectors.base import Detector
 from jaxkd.errors import ConfigError, first_line
 from jaxkd.loading import build
 from jaxkd.types import Batch
@@ -46,6 +45,16 @@ class Subject:
     def long(self) -> int:
         """Most pixels of its longer side."""
         return int(self.loaded.sizes.get("long") or max(self.size))
+
+    @property
+    def fit(self) -> str:
+        """Whether a picture keeps the ratio of its sides ("keep") or fills the canvas ("stretch")."""
+        return str(self.loaded.sizes.get("fit", "keep"))
+
+    @property
+    def antialias(self) -> bool:
+        """Whether a picture that shrinks is smoothed."""
+        return bool(self.loaded.sizes.get("antialias", False))
 
     def function(self, images: UInt8[Array, "b h w 3"], sizes: Int[Array, "b 2"]) -> dict[str, Array]:
         """The detections of the detector; `describe` documents inputs and outputs."""
@@ -150,11 +159,8 @@ def subject(loaded: build.Loaded, *, size: tuple[int, int] | None = None) -> Sub
 
     Raises ConfigError where no size is given and the detector names no bucket, or where the size is out of bounds.
     """
-    if not isinstance(loaded.detector, Detector) or loaded.sizes.get("fit") == "stretch":
-        raise ConfigError(
-            f"This {loaded.config.name} cannot be exported: it has queries, or sees pictures stretched to its canvas, "
-            "and no exported file does that; run it by jaxkd predict, or teach another student with it."
-        )
+    if "detections" not in loaded.detector.traits.capabilities:
+        raise ConfigError(f"This {loaded.config.name} gives no detections, so it cannot be exported; give a detector.")
     sizes = [size] if size else list(loaded.sizes.get("buckets") or ())
     if not sizes:
         raise ConfigError("The detector does not say how large its pictures are; give --size=HEIGHTxWIDTH.")
@@ -188,13 +194,7 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
         "classes": list(loaded.detector.classes),
         "picture": {
             "canvas": [height, width],
-            "short": subject.short,
-            "long": subject.long,
-            "rule": "Scale by min(short / shorter side, long / longer side), then down until it fits the canvas, "
-            "both sides by one factor, rounded to whole pixels; bilinear, pixel centres at half pixels, weights in "
-            "2048ths, as OpenCV's INTER_LINEAR and detect.py do it; lay it in the top left corner of a canvas of the "
-            "colour fill.",
-            "fill": list(subject.fill),
+            **_resizing(subject),
             "reading": {
                 "exif": "turn" if loaded.reading.follows_exif else "ignore",
                 "levels": list(loaded.reading.levels),
@@ -207,6 +207,26 @@ def describe(subject: Subject, *, kind: str, file: str) -> dict[str, Any]:
             },
         },
     } | subject.tensors()
+
+
+def _resizing(subject: Subject) -> dict[str, Any]:
+    """What model.json says of how a picture comes to the canvas."""
+    bilinear = (
+        "bilinear, and of a side that shrinks each pixel is a mean of all that it covers, as Pillow's BILINEAR does it"
+        if subject.antialias
+        else "bilinear, pixel centres at half pixels, weights in 2048ths, as OpenCV's INTER_LINEAR and detect.py do it"
+    )
+    how = {"fit": subject.fit, "antialias": subject.antialias}
+    if subject.fit == "stretch":
+        return how | {"rule": f"Resize to the canvas, each side by its own factor; {bilinear}."}
+    return how | {
+        "short": subject.short,
+        "long": subject.long,
+        "rule": "Scale by min(short / shorter side, long / longer side), then down until it fits the canvas, both "
+        f"sides by one factor, rounded to whole pixels; {bilinear}; lay it in the top left corner of a canvas of the "
+        "colour fill.",
+        "fill": list(subject.fill),
+    }
 
 
 def installed(modules: Sequence[str]) -> bool:

@@ -46,7 +46,14 @@ class Check:
 def loader_config(subject: base.Subject, like: loader.Config | None = None) -> loader.Config:
     """The loader's settings for the one canvas of an export; all but the sizes as in `like`."""
     like = loader.Config() if like is None else like
-    return dataclasses.replace(like, buckets=(subject.size,), short=(subject.short,), long=subject.long)
+    return dataclasses.replace(
+        like,
+        buckets=(subject.size,),
+        short=(subject.short,),
+        long=subject.long,
+        fit=subject.fit,
+        antialias=subject.antialias,
+    )
 
 
 def canvas(loaded: build.Loaded, source: Source) -> tuple[tuple[int, int], int]:
@@ -277,7 +284,9 @@ def _scaled_size(record: Record, *, short: int, long: int) -> tuple[int, int]:
 
 
 def _shrunk(subject: base.Subject, records: Sequence[Record]) -> int:
-    """How many of the pictures are too large for the canvas at the detector's own scale."""
+    """How many of the pictures are too large for the canvas at the detector's own scale; of stretched ones none is."""
+    if subject.fit == "stretch":
+        return 0
     sizes = [_scaled_size(record, short=subject.short, long=subject.long) for record in records]
     return sum(height > subject.size[0] or width > subject.size[1] for height, width in sizes)
 

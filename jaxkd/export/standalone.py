@@ -58,13 +58,16 @@ class Model:
     def prepare(self, picture):
         """The picture on its canvas [H W 3], and its height and width there."""
         rule, (height, width) = self.description["picture"], picture.shape[:2]
+        to_size = smooth if rule["antialias"] else resize
+        if rule["fit"] == "stretch":
+            return to_size(picture, *rule["canvas"]), tuple(rule["canvas"])
         scale = min(rule["short"] / min(height, width), rule["long"] / max(height, width))
         height, width = scaled_size(height, width, scale)
         canvas_height, canvas_width = rule["canvas"]
         height, width = scaled_size(height, width, min(1.0, canvas_height / height, canvas_width / width))
         size = min(height, canvas_height), min(width, canvas_width)
         canvas = np.full((canvas_height, canvas_width, 3), rule["fill"], np.uint8)
-        canvas[: size[0], : size[1]] = resize(picture, *size)
+        canvas[: size[0], : size[1]] = to_size(picture, *size)
         return canvas, size
 
 
@@ -166,6 +169,11 @@ def resize(picture, height, width):
     low, high, to_low, to_high = interpolation(picture.shape[0], height)
     upper, lower = rows[low] * to_low[:, None, None], rows[high] * to_high[:, None, None]
     return (((upper >> 16) + (lower >> 16) + 2) >> 2).astype(np.uint8)
+
+
+def smooth(picture, height, width):
+    """The picture at another size, bilinear; of a side that shrinks each pixel is a mean of all that it covers."""
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def interpolation(before, after):

@@ -169,9 +169,13 @@ def test_the_scripts_resize_gives_opencvs_bytes():
             np.testing.assert_array_equal(found, expected, err_msg=f"{high}x{wide} to {tall}x{broad}")
 
 
-def test_the_scripts_canvas_is_the_loaders(subjects, written):
+@pytest.mark.parametrize(("fit", "antialias"), [("keep", False), ("keep", True), ("stretch", False), ("stretch", True)])
+def test_the_scripts_canvas_is_the_loaders(fit, antialias, subjects, written):
     subject = subjects["faster_rcnn"]
-    model, config = standalone.Model(written("stablehlo", "faster_rcnn")), check.loader_config(subjects["faster_rcnn"])
+    sizes = subject.loaded.sizes | {"fit": fit, "antialias": antialias}
+    subject = dataclasses.replace(subject, loaded=dataclasses.replace(subject.loaded, sizes=sizes))
+    model, config = standalone.Model(written("stablehlo", "faster_rcnn")), check.loader_config(subject)
+    model.description = base.describe(subject, kind="stablehlo", file="model.stablehlo")
     rng = np.random.default_rng(1)
     for high, wide in [(64, 96), (1, 300), (300, 2), *rng.integers(1, 200, (40, 2)).tolist()]:
         picture = rng.integers(0, 256, (high, wide, 3), np.uint8)

@@ -11,6 +11,7 @@ import pytest
 from jaxkd import config as configs
 from jaxkd import detectors, nets
 from jaxkd.detectors.base import Detector
+from jaxkd.detectors.query import QueryDetector
 from jaxkd.errors import ConfigError
 from jaxkd.export import base, lowering, ops
 from jaxkd.loading import build
@@ -54,11 +55,13 @@ def modules(package):
     return {one.name: importlib.import_module(f"{package.__name__}.{one.name}") for one in found}
 
 
-DETECTORS = {
-    name: module
+BUILT = {
+    name: (module, module.build(module.Config(), classes=CLASSES))
     for name, module in modules(detectors).items()
-    if hasattr(module, "build") and isinstance(module.build(module.Config(), classes=CLASSES), Detector)
+    if hasattr(module, "build")
 }
+QUERIES = {name: module for name, (module, one) in BUILT.items() if isinstance(one, QueryDetector)}
+DETECTORS = {name: module for name, (module, one) in BUILT.items() if isinstance(one, Detector) and name not in QUERIES}
 BACKBONES = {name: module for name, module in modules(nets).items() if hasattr(module, "stage_of")}
 NECKS = {name: one for name, one in modules(nets).items() if hasattr(one, "strides") and name not in BACKBONES}
 SIZES = [(net, more) for net in BACKBONES for more in NETS.get(net, ({},))]
@@ -201,6 +204,24 @@ def test_every_operation_of_every_detector_has_a_rule(kind, place):
 def test_every_operation_of_every_neck_has_a_rule(neck):
     recipes = {f"retinanet over {neck}, turn {turn}": varied("retinanet", *SIZES[0], turn, neck) for turn in (0, 1)}
     check((name, traced(recipe, TINY)) for name, recipe in recipes.items())
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "nearest"])
+@pytest.mark.parametrize("kind", QUERIES)
+def test_every_operation_of_detectors_with_queries_has_a_rule(kind, sampling):
+    """Over their own backbones in each of its kinds, once at full size too."""
+    plain = QUERIES[kind].Config()
+    (_, _, net), (_, _, neck) = (part.__class__.__module__.rpartition(".") for part in (plain.backbone, plain.neck))
+    decoder = {"width": 16, "layers": 2, "heads": 2, "hidden": 16, "queries": 10, "sampling": sampling}
+    neck = configs.component(f"nets.{neck}", channels=16, hidden=16)
+    recipes = {
+        f"{kind} on {net} {more}": configs.component(
+            f"detectors.{kind}", backbone=configs.component(f"nets.{net}", **more), neck=neck, decoder=decoder
+        )
+        for more in NETS[net]
+    }
+    sizes = (TINY, FULL) if sampling == "bilinear" else (TINY,)
+    check((name, traced(recipe, size)) for name, recipe in recipes.items() for size in sizes)
 
 
 @pytest.mark.parametrize("kind", DETECTORS)

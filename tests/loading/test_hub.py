@@ -19,7 +19,6 @@ from jaxkd.cli.workdir import open_run
 from jaxkd.data import shapes
 from jaxkd.detectors.feature_extractor import apply
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.export import base as export
 from jaxkd.loading import build, hub, prepare
 from jaxkd.predictor import Predictor, load
 from jaxkd.train import evaluate, mesh
@@ -276,8 +275,6 @@ def test_what_it_is_not_for_is_said():
     loaded = hub.load(RT_DETR)
     with pytest.raises(ConfigError, match=r"detectors\.rt_detr cannot be trained: it has no losses here"):
         build.student(loaded.config, NAMES)
-    with pytest.raises(ConfigError, match="rt_detr cannot be exported: it has queries"):
-        export.subject(loaded)
 
 
 def test_its_norms_fold():
