@@ -26,6 +26,8 @@ def load(
 ) -> tuple[build.Loaded, str]:
     """The detector in a file of torchvision, detectron2, mmdetection or TensorFlow.js, and a report on its arrays.
 
+    Or in one of the authors of RT-DETR or D-FINE, of which the averaged weights are taken.
+
     The `notes` of the detector say which arrays were used, and what was assumed.
 
     Args:

@@ -17,7 +17,7 @@ class Published:
     """A detector as its file describes it.
 
     Attributes:
-      family: "torchvision", "detectron2", "mmdetection" or "nanodet".
+      family: "torchvision", "detectron2", "mmdetection", "nanodet", "RT-DETR" or "D-FINE".
       kind: module of the detector, such as "detectors.faster_rcnn".
       backbone, neck: fields of `backbone_kind` and `neck_kind`, in addition to the family's conventions.
       fields: fields of the detector, likewise.

@@ -297,9 +297,14 @@ def _pictures(file: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
         "mean": _pixels(fields.get("image_mean", (0.0, 0.0, 0.0)) if normalised else (0.0, 0.0, 0.0), factor),
         "std": _pixels(fields.get("image_std", (1.0, 1.0, 1.0)) if normalised else (1.0, 1.0, 1.0), factor),
     }
-    sizes = {"buckets": ((height, width),), "short": (min(height, width),), "long": max(height, width)}
     note = "" if values else f"There is no {file.name}: pictures of {SIDE}x{SIDE} and pixels from 0 to 1 are taken."
-    return sizes | {"fit": "stretch", "antialias": True}, pixels, note
+    return stretched(height, width), pixels, note
+
+
+def stretched(height: int, width: int) -> dict[str, Any]:
+    """Fields of the loader by which pictures are stretched to a size, and smoothed as they shrink."""
+    sizes = {"buckets": ((height, width),), "short": (min(height, width),), "long": max(height, width)}
+    return sizes | {"fit": "stretch", "antialias": True}
 
 
 def _pixels(values: Sequence[float], factor: float) -> tuple[float, ...]:

@@ -58,7 +58,8 @@ def unknown(given: Iterable[str]) -> str:
     return (
         f"The weights' names ({first}) belong to no net known here; known are Faster R-CNN and RetinaNet with a "
         "feature pyramid as torchvision, detectron2 and mmdetection name them, FCOS as torchvision and mmdetection do, "
-        f"mmdetection's GFL, NanoDet-g as a graph of TensorFlow.js, and the backbones {', '.join(BEYOND)}."
+        "mmdetection's GFL, NanoDet-g as a graph of TensorFlow.js, RT-DETR and D-FINE as their authors name them, and "
+        f"the backbones {', '.join(BEYOND)}."
     )
 
 

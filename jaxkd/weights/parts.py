@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from jaxkd.errors import WeightsError
-from jaxkd.weights import contents, names, published, read
+from jaxkd.weights import contents, names, published, query_names, read
 from jaxkd.weights.contents import Contents, joined
 from jaxkd.weights.unpickle import printable
 
@@ -86,9 +86,10 @@ def read_net(path: str | Path, *, part: str | None = None) -> Part:
         locations = _labels(_locations(file))
         if not locations:
             raise WeightsError(_unknown_net(file))
-        location = _select(locations, part, path=file.path)
+        location = _select(locations, part, file)
         short_names = _short_names(file.sets[location.mapping], location, locations, path=file.path)
         _refuse_unread(file, location)
+        short_names = {name: short for name, short in short_names.items() if short not in query_names.GRIDS}
         stored = {short: file.sets[location.mapping][name] for name, short in short_names.items()}
         arrays = read.to_arrays(stored, path=file.path)
         _refuse_odd_numbers(arrays, path=file.path)
@@ -140,7 +141,8 @@ def _labels(locations: Sequence[_Location]) -> dict[_Location, str]:
     return dict(zip(locations, labels, strict=True))
 
 
-def _select(nets: Mapping[_Location, str], part: str | None, *, path: Path) -> _Location:
+def _select(nets: Mapping[_Location, str], part: str | None, file: Contents) -> _Location:
+    path = file.path
     if part is not None:
         requested = part.removesuffix(".")
         matches = [net for net, label in nets.items() if requested in (label, net.label)]
@@ -154,13 +156,19 @@ def _select(nets: Mapping[_Location, str], part: str | None, *, path: Path) -> _
         raise WeightsError(f"{path} has no part '{printable(part)}'; there is {_listed(list(nets.values()))}.")
     if len(nets) == 1:
         return next(iter(nets))
-    preferred = next((preferred for mapping in (*contents.MAIN, "") if (preferred := _in_mapping(nets, mapping))), [])
+    preferred = next((preferred for mapping in _order(file) if (preferred := _in_mapping(nets, mapping))), [])
     if len(preferred) == 1:
         return preferred[0]
     labels = list(nets.values())
     raise WeightsError(
         f"{path} holds {len(nets)} {next(iter(nets)).kind}s: {_listed(labels)}; name one, {_syntax(path, labels[0])}."
     )
+
+
+def _order(file: Contents) -> tuple[str, ...]:
+    """The mappings from which a net is taken, the first one first: of query detectors the averaged weights."""
+    averaged = any(re.search(query_names.MARK, name) for name in file.sets.get(query_names.AVERAGED, ()))
+    return (*([query_names.AVERAGED] if averaged else []), *contents.MAIN, "")
 
 
 def _listed(labels: Sequence[str]) -> str:

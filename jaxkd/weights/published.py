@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxkd.errors import WeightsError
-from jaxkd.weights import conventions
+from jaxkd.weights import conventions, query_names, query_shapes
 from jaxkd.weights.conventions import Conventions
 from jaxkd.weights.description import Published
 from jaxkd.weights.families import FAMILIES, nanodet
@@ -27,6 +27,7 @@ MARKS = {
     "detectron2": r"backbone\.fpn_lateral",
     "mmdetection": r"neck\.lateral_convs\.",
     "nanodet": NANODET,
+    "query": query_names.MARK,
 }
 # Constants that some files store among the weights.
 BUFFERS = ("anchor_generator", "pixel_mean", "pixel_std", "integral.project")
@@ -49,18 +50,21 @@ def recognise(
         return None
     buffers = {name: array for name, array in arrays.items() if any(part in name for part in BUFFERS)}
     weights = {name: array for name, array in arrays.items() if name not in buffers}
+    named = "RT-DETR" if family == "query" else family
     try:
         if family == "nanodet":
             return _with_classes_at_all(nanodet(weights))
+        if family == "query":
+            return _with_classes_at_all(query_shapes.published(weights))
         stated = (
             conventions.from_buffers(buffers) if family == "detectron2" else conventions.from_config(metadata or {})
         )
         ratios = ratios or len(stated.fields.get("anchors.ratios", ())) or RATIOS
         published = _with_conventions(_with_classes_at_all(FAMILIES[family](weights, ratios=ratios)), stated)
     except KeyError as error:
-        raise WeightsError(f"The weights are named as {family}'s and lack {error}.") from error
+        raise WeightsError(f"The weights are named as {named}'s and lack {error}.") from error
     except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise WeightsError(f"The weights are named as {family}'s, and their shapes do not fit: {error}.") from error
+        raise WeightsError(f"The weights are named as {named}'s, and their shapes do not fit: {error}.") from error
     counters = tuple(name for name in weights if name.rpartition(".")[2] == COUNTER)
     return replace(published, idle=(*counters, *buffers))
 

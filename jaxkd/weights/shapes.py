@@ -15,7 +15,7 @@ def resnet_fields(arrays: Mapping[str, np.ndarray], prefix: str = "backbone/") -
 
     Raises KeyError where an array is missing, WeightsError for numbers of blocks that no published depth has.
     """
-    blocks = tuple(_count(arrays, rf"{prefix}layer{stage}_(\d+)/conv1/kernel") for stage in (1, 2, 3, 4))
+    blocks = tuple(count(arrays, rf"{prefix}layer{stage}_(\d+)/conv1/kernel") for stage in (1, 2, 3, 4))
     deep = f"{prefix}layer1_0/conv3/kernel" in arrays
     depths = [depth for depth, counts in BLOCKS.items() if counts == blocks and (depth >= 50) == deep]
     if not depths:
@@ -31,7 +31,7 @@ def resnet_fields(arrays: Mapping[str, np.ndarray], prefix: str = "backbone/") -
 def neck_fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Fields of `nets.fpn` from arrays under jaxkd's names; raises KeyError where one is missing."""
     channels = arrays["neck/output_0/kernel"].shape[-1]
-    levels = _count(arrays, r"neck/lateral_(\d+)/kernel")
+    levels = count(arrays, r"neck/lateral_(\d+)/kernel")
     extra = arrays.get(f"neck/extra_{levels}/kernel")
     fields: dict[str, Any] = {"channels": channels, "first": 4 - levels, "extra": "pool"}
     if extra is not None:
@@ -44,9 +44,9 @@ def neck_fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def box_head_fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Fields of `detectors.faster_rcnn` from the arrays of its two heads; raises KeyError where one is missing."""
     fields: dict[str, Any] = {
-        "rpn.depth": _count(arrays, r"rpn/(conv(?:_\d)?)/kernel"),
-        "head.convs": _count(arrays, r"head/conv_(\d)/kernel"),
-        "head.dense": _count(arrays, r"head/fc(\d)/kernel"),
+        "rpn.depth": count(arrays, r"rpn/(conv(?:_\d)?)/kernel"),
+        "head.convs": count(arrays, r"head/conv_(\d)/kernel"),
+        "head.dense": count(arrays, r"head/fc(\d)/kernel"),
         "head.hidden": arrays["head/fc6/kernel"].shape[-1],
         "head.class_agnostic": arrays["head/deltas/kernel"].shape[-1] == 4,
     }
@@ -59,9 +59,10 @@ def tower_fields(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Fields of the head of a dense detector from the arrays of its tower; raises KeyError where one is missing."""
     return {
         "head.channels": arrays["head/class_0/kernel"].shape[-1],
-        "head.convs": _count(arrays, r"head/class_(\d+)/kernel"),
+        "head.convs": count(arrays, r"head/class_(\d+)/kernel"),
     }
 
 
-def _count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
+def count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
+    """How many texts the group of a pattern has among the names of the arrays."""
     return len({match[1] for name in arrays if (match := re.fullmatch(pattern, name))})
