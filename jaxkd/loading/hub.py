@@ -9,7 +9,7 @@ import numpy as np
 from jaxkd import config as configs
 from jaxkd import phrases
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.loading import build, given_classes
+from jaxkd.loading import build, given_classes, licence
 from jaxkd.weights import hub_config, hub_names, read, tree
 from jaxkd.weights.hub_config import Description
 from jaxkd.weights.parts import few
@@ -62,6 +62,7 @@ def load_with_report(folder: Path, *, classes: Sequence[str] = ()) -> tuple[buil
         f"{description.model_type} of Hugging Face: {len(report.matched)} leaves matched.",
         *([f"Not used, as they are of training alone: {few(unused)}."] if unused else []),
         *description.notes,
+        licence.of_folder(folder),
     )
     rows = [f"unused    {name}" for name in unused] + [f"no leaf   {name}" for name in idle]
     params = jax.tree.map(jax.numpy.asarray, params)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxkd import config as configs
 from jaxkd.class_lists import COCO, VOC
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.loading import build, given_classes
+from jaxkd.loading import build, given_classes, licence
 from jaxkd.weights import assumptions, names, parts, tree
 from jaxkd.weights.assumptions import Overrides
 from jaxkd.weights.description import Published
@@ -71,7 +71,7 @@ def load(
         class_note,
         eps_note,
     ]
-    notes.append(_anchor_note(config, published, overrides))
+    notes += [_anchor_note(config, published, overrides), licence.of_file(published.family)]
     notes = [note for note in notes if note]
     loaded = dataclasses.replace(loaded, notes=tuple(notes))
     rows = [f"no leaf   {name}" for name in published.idle]
