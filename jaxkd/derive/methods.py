@@ -14,7 +14,7 @@ from jaxkd.derive.base import Choice
 from jaxkd.errors import ConfigError
 from jaxkd.types import Capability
 
-NAMES = ("tar", "gkd", "mimic", "detections", "align")  # which may be joined, as in "tar+gkd"
+NAMES = ("tar", "gkd", "mimic", "detections", "align", "shared_queries")  # which may be joined, as in "tar+gkd"
 AUTO = "auto"
 OFF, LECUN = {"weight": 0.0}, {"init": "lecun"}
 MEASURED, NO_REGIONS = "measured on blood cells", "the teacher does not predict for the student's regions"
@@ -64,7 +64,8 @@ class Setting:
 
 def of(name: str, setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
     """The component of one method, and the reasons of its fields."""
-    return {"tar": _tar, "gkd": _gkd, "mimic": _mimic, "detections": _detections, "align": _align}[name](setting)
+    derived = {"tar": _tar, "gkd": _gkd, "mimic": _mimic}
+    return derived[name](setting) if name in derived else (component(f"distill.{name}"), {})
 
 
 def _tar(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
@@ -112,18 +113,6 @@ def _mimic(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
     del setting
     fields = {"adapter": LECUN, "weight": FEATURE_WEIGHT}
     return component("distill.mimic", **fields), _reasons(fields, {"weight": MEASURED})
-
-
-def _detections(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
-    """Detections as targets."""
-    del setting
-    return component("distill.detections"), {}
-
-
-def _align(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
-    """Alignment with a foundation backbone."""
-    del setting
-    return component("distill.align"), {}
 
 
 def _reasons(fields: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Choice]:
