@@ -143,14 +143,14 @@ def _step(case: Case) -> Any:
     if case.dtype:
         for part in (recipe.student, teacher):
             set_dtype(part, case.dtype)
-    return plan.Step(recipe, case.topology, teacher)
+    return plan.Step(recipe, case.topology, {"": teacher})
 
 
 def _subject(case: Case) -> tuple[Any, Any]:
     from jaxkd.preflight import preflight, topology
 
     step = _step(case)
-    return preflight.subject(step.recipe, teacher=step.teacher), topology.mesh_of(case.topology)
+    return preflight.subject(step.recipe, teachers=step.teachers), topology.mesh_of(case.topology)
 
 
 def set_dtype(part: Any, dtype: str) -> None:

@@ -210,6 +210,7 @@ def test_every_field_that_is_named_exists():
     for page in PAGES:
         for field in re.findall(r"--config\.([\w.]+)=", page.read_text()):
             place = recipe
+            field = re.sub(r"^teachers\.\w+\.view(?=\.)", "data.loader.teacher_view", field)
             for name in re.sub(r"^teachers\.\w+\.(?=distill)", "", field).split("."):
                 assert name in place, f"{page.name}: {field}"
                 place = place[name]

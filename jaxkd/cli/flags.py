@@ -70,6 +70,11 @@ def define_path(name: str, default: str, help: str, *, values: flags.FlagValues)
     flags.DEFINE(_PathParser(), name, default, help, flag_values=values, serializer=flags.ArgumentSerializer())
 
 
+def define_paths(name: str, help: str, *, values: flags.FlagValues) -> None:
+    """Defines a flag that may be given several times, with a path each; they are a list."""
+    flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help, flag_values=values)
+
+
 @dataclass(frozen=True)
 class Choice:
     """The --config and --config.x.y=v of a command line."""

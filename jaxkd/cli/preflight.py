@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from jaxkd import json_values, phrases, storage
-from jaxkd.cli.flags import define_path, parse, recipe
+from jaxkd.cli.flags import define_path, define_paths, parse, recipe
 from jaxkd.errors import ConfigError, TooLargeError
 from jaxkd.paths import path_of
 
@@ -25,7 +25,10 @@ def define(values: flags.FlagValues) -> None:
         "topology", "here", "A slice of TPUs, such as v5e:16x16, or here for the devices that are.", flag_values=values
     )
     flags.DEFINE_integer("batch", 0, "Pictures a step; 0 for the recipe's.", flag_values=values, lower_bound=0)
-    define_path("teacher", "", "A teacher's folder, or a recipe whose student it is like.", values=values)
+    define_paths(
+        "teacher", "A teacher's folder, or a recipe whose student it is like; NAME=THAT for one of several, again for "
+        "another.", values=values,
+    )  # fmt: skip
     flags.DEFINE_integer(
         "classes", 80, "Number of classes where the data is not here.", flag_values=values, lower_bound=1
     )
@@ -55,9 +58,9 @@ def run(argv: Sequence[str]) -> int:
         topology.compile_only()
     devices = topology.mesh_of(values.topology, devices=config.train.devices)
     chip = chips.chip_of(devices.devices.flat[0], sharing=devices.size)
-    teacher = _teacher(values.teacher)
-    subject = preflight.subject(config, teacher=teacher, classes=values.classes)
-    planner = functools.partial(plan.plan, plan.Step(config, values.topology, teacher, values.classes))
+    teachers = _teachers(values.teacher, config)
+    subject = preflight.subject(config, teachers=teachers, classes=values.classes)
+    planner = functools.partial(plan.plan, plan.Step(config, values.topology, teachers, values.classes))
     if values.plan:
         result = preflight.outline(subject, devices, chip, batch=values.batch, planner=planner)
     else:
@@ -210,13 +213,26 @@ def _refusal(result: "Preflight", *, parts: int) -> str:
     return f"{text}; {result.largest} a chip fit: --batch={result.largest * result.devices}."
 
 
+def _teachers(given: Sequence[str], config: Any) -> dict[str, Any]:
+    """What --teacher gives in place of the recipe's teachers, by name; "" is `config.teacher`."""
+    teachers: dict[str, Any] = {}
+    for text in given:
+        name, equals, place = text.partition("=")
+        name, place = (name, place) if equals and name in config.get("teachers", {}) else ("", text)
+        if name in teachers:
+            raise ConfigError(f"--teacher={text} is the second one for the same teacher; give one.")
+        if place:
+            teachers[name] = _teacher(place)
+    return teachers
+
+
 def _teacher(name: str) -> Any:
-    """The teacher of --teacher: a file or folder of weights as it is named, or the student of a recipe."""
+    """A file or folder of weights as it is named, or the student of a recipe."""
     from jaxkd.loading import build  # late, as in `run`
 
     path = path_of(name)
     is_weights = any(file.is_file() for file in (build.file_of(path, build.ABOUT), path / build.RECIPE))
-    if not name or is_weights or (path.is_file() and path.suffix != ".py"):
+    if is_weights or (path.is_file() and path.suffix != ".py"):
         return name
     try:
         return recipe([f"--config={name}"])[0].student

@@ -69,6 +69,21 @@ def to_row(resized: ResizedPicture, canvas: Canvas, *, index: int, real: bool) -
     return Batch(**fields)
 
 
+def blank(canvas: Canvas) -> Batch:
+    """A row without objects, of black pictures that fill their canvases."""
+    black = {name: np.zeros((*size, 3), np.uint8) for name, size in canvas.teachers.items()}
+    none = np.zeros(0, np.int32)
+    picture = ResizedPicture(
+        transforms.Sample(np.zeros((*canvas.bucket, 3), np.uint8), np.zeros((0, 4), np.float32)),
+        labels=none,
+        crowd=none.astype(bool),
+        weights=none.astype(np.float32),
+        scales=np.ones(2, np.float32),
+        teachers=black,
+    )
+    return to_row(picture, canvas, index=0, real=True)
+
+
 def _view(image: UInt8[np.ndarray, "h w 3"], canvas: tuple[int, int], *, size: tuple[int, ...]) -> TeacherView:
     """A picture on a teacher's canvas; `size` is the picture's height and width on the student's."""
     sizes = np.array(image.shape[:2], np.int32)

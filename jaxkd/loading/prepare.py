@@ -149,7 +149,7 @@ def load_teacher(recipe: configs.Recipe, source: Source | None = None) -> build.
 def load_teachers(recipe: configs.Recipe, source: Source) -> dict[str, build.Loaded]:
     """Each teacher of a recipe as `load_teacher` gives it, by its name; "" is that of `config.teacher`.
 
-    Raises ConfigError where two of them are files of detections.
+    Raises ConfigError where a path is missing, and as `check_files` does.
     """
     recipes = configs.of_each_teacher(recipe)
     for name, one in recipes.items():
@@ -159,9 +159,14 @@ def load_teachers(recipe: configs.Recipe, source: Source) -> dict[str, build.Loa
             )
     loaded = {name: load_teacher(one, source) for name, one in recipes.items()}
     teachers = {name: one for name, one in loaded.items() if one is not None}
-    if sum(bool(one.stored) for one in teachers.values()) > 1:
-        raise ConfigError("Two teachers are files of detections; put the files in one folder, which is one teacher.")
+    check_files(teachers)
     return teachers
+
+
+def check_files(teachers: Mapping[str, build.Loaded]) -> None:
+    """Raises ConfigError where two teachers are files of detections."""
+    if sum(map(stored_teacher.is_stored, teachers.values())) > 1:
+        raise ConfigError("Two teachers are files of detections; put the files in one folder, which is one teacher.")
 
 
 def load_network(path: str) -> build.Loaded:

@@ -40,6 +40,11 @@ class StoredDetections:
         return batch.detections
 
 
+def is_stored(loaded: build.Loaded) -> bool:
+    """Whether a teacher is of this kind."""
+    return isinstance(loaded.detector, StoredDetections)
+
+
 def is_one(path: Path) -> bool:
     """Whether a path is that of a file of detections, which may be missing, or of a folder of such files alone."""
     return path.suffix.lower() == SUFFIX if not path.is_dir() else bool(files_of(path)) and not _holds_a_detector(path)

@@ -11,7 +11,8 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Step:
 
     recipe: configs.Recipe
     topology: str  # of TPUs, as `topology.mesh_of` takes it
-    teacher: Any = ""  # as `preflight.subject` takes it
+    teachers: Mapping[str, Any] = field(default_factory=dict)  # as `preflight.subject` takes them
     classes: int = 80
 
 
@@ -121,7 +122,7 @@ def _compile(task: Task, sender: Connection) -> None:
     topology.compile_only()
     options = {"xla_dump_to": task.folder, "xla_dump_hlo_as_text": True}
     try:
-        subject = preflight.subject(task.step.recipe, teacher=task.step.teacher, classes=task.step.classes)
+        subject = preflight.subject(task.step.recipe, teachers=task.step.teachers, classes=task.step.classes)
         devices = topology.mesh_of(task.step.topology)
         chip = chips.chip_of(devices.devices.flat[0])
         sender.send(

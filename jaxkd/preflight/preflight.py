@@ -3,28 +3,30 @@
 import dataclasses
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxkd import config as configs
 from jaxkd.data import loader
+from jaxkd.data.base import Source
+from jaxkd.data.rows import Canvas, blank
 from jaxkd.errors import ConfigError, DataError
-from jaxkd.loading import build, foundation, hub, prepare
+from jaxkd.loading import build, prepare, stored_teacher
 from jaxkd.loading.published import BY_NUMBER
-from jaxkd.paths import path_of
 from jaxkd.preflight import collectives, largest
 from jaxkd.preflight.chips import Chip
 from jaxkd.preflight.requirements import Memory, Plan, Probe, Program
-from jaxkd.train import loop, mesh, pairing, schedules
+from jaxkd.preflight.teachers import has_class_scores
+from jaxkd.preflight.teachers import load as load_teachers
+from jaxkd.train import loop, mesh, pairing, pseudo_labels, schedules
 from jaxkd.train.state import State, Tree, split
 from jaxkd.train.step import Pair, initial_state, make_step
-from jaxkd.types import Batch, TeacherView
-from jaxkd.weights import parts
+from jaxkd.types import Batch
 
 SIZE = r"([\d.]+)([KMG]?)"
 REFUSALS = (  # by a TPU's compiler: bytes needed, bytes available
@@ -46,7 +48,8 @@ class Subject:
     batch: int  # of the recipe
     trainable: int  # bytes of the parameters that are trained
     classes: str  # a sentence on their origin
-    teacher: str  # a sentence on its origin
+    teacher: str  # a sentence on the origin of each, a line for each
+    canvas: Canvas  # what its batches have, for the first bucket
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,12 @@ class Preflight:
         return self.probes[0] if self.probes else self.plans[0]
 
 
-def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> Subject:
+def subject(recipe: configs.Recipe, *, teachers: Mapping[str, Any] | None = None, classes: int = 80) -> Subject:
     """The step of a recipe in shapes; the data is read where it is available.
 
     Args:
       recipe: complete.
-      teacher: a folder or a published file in place of the recipe's, or the component of a detector like it.
+      teachers: in place of the recipe's, by name, as `teachers.load` takes them.
       classes: their number where the data is not available.
 
     Raises ConfigError where the teacher is missing or not needed, and what the parts of the recipe raise.
@@ -80,25 +83,29 @@ def subject(recipe: configs.Recipe, *, teacher: Any = "", classes: int = 80) -> 
     config: loop.Config = configs.build(recipe.train)
     if config.accumulate < 1:
         raise ConfigError(f"train.accumulate must be at least 1, not {config.accumulate}.")
-    if "teachers" in recipe:
-        raise ConfigError("Steps with several teachers are not measured here; give a recipe without config.teachers.")
-    names, classes_note = _classes(recipe, classes)
+    source, names, classes_note = _classes(recipe, classes)
     student = build.student(recipe.student, names)
-    loaded_teacher, teacher_note = _teacher(recipe, teacher, names)
-    teachers = {"": loaded_teacher} if loaded_teacher else {}
-    pair = pairing.make_pair(recipe, config, student, teachers)
+    loaded, teacher_note = load_teachers(recipe, teachers or {}, source=source, classes=names)
+    pair = pairing.make_pair(recipe, config, student, loaded)
+    loader_config = pairing.loader_config_of(recipe, loaded)
     key = jax.eval_shape(lambda: jax.random.key(config.seed))
     state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
     trained, _ = split(state.params, pair.trainable)
     return Subject(
         pair=pair,
         state=state,
-        teacher_params=loaded_teacher.params if loaded_teacher else {},
-        loader_config=pairing.loader_config_of(recipe, teachers),
+        teacher_params=pairing.params_of(loaded),
+        loader_config=loader_config,
         batch=config.batch,
         trainable=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trained)),
         classes=classes_note,
         teacher=teacher_note,
+        canvas=dataclasses.replace(
+            loader_config.canvas(0),
+            teacher_boxes=any(map(stored_teacher.is_stored, loaded.values())),
+            class_scores=len(names) if any(map(has_class_scores, loaded.values())) else 0,
+            weights=pseudo_labels.UNLABELLED in recipe.data and bool(loaded),
+        ),
     )
 
 
@@ -162,7 +169,7 @@ def probe(
     options: dict[str, Any] | None = None,
 ) -> Probe:
     """The step compiled for so many pictures a chip; `options` are the compiler's."""
-    batch = shapes(subject.loader_config, bucket=bucket, pictures=pictures * devices.size)
+    batch = shapes(dataclasses.replace(subject.canvas, bucket=bucket), pictures=pictures * devices.size)
     replicated, over_batch = NamedSharding(devices, P()), NamedSharding(devices, P(mesh.AXIS))
     step = make_step(subject.pair, devices)
     constant = (
@@ -184,31 +191,10 @@ def probe(
     return Probe(bucket, pictures, needed, chip.memory, needed <= chip.memory, seconds, program)
 
 
-def shapes(loader_config: loader.Config, *, bucket: tuple[int, int], pictures: int) -> Batch:
-    """The shapes of a batch."""
-    b, g, (height, width) = pictures, loader_config.max_objects, bucket
-    array = jax.ShapeDtypeStruct
-    further = {
-        name: TeacherView(
-            images=array((b, *view.size, 3), jnp.uint8),
-            sizes=array((b, 2), jnp.int32),
-            scales=array((b, 2), jnp.float32),
-        )
-        for name, view in loader_config.views.items()
-    }
-    return Batch(
-        images=array((b, height, width, 3), jnp.uint8),
-        sizes=array((b, 2), jnp.int32),
-        boxes=array((b, g, 4), jnp.float32),
-        labels=array((b, g), jnp.int32),
-        valid=array((b, g), jnp.bool),
-        crowd=array((b, g), jnp.bool),
-        ids=array((b,), jnp.int32),
-        scales=array((b, 2), jnp.float32),
-        real=array((b,), jnp.bool),
-        teacher=further.pop("", None),
-        further=further,
-    )
+def shapes(canvas: Canvas, *, pictures: int) -> Batch:
+    """The shapes of a batch of so many rows, which the loader pads to this canvas."""
+    row = blank(canvas)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((pictures, *leaf.shape), leaf.dtype), row)
 
 
 def repeated(text: str) -> int:
@@ -216,40 +202,14 @@ def repeated(text: str) -> int:
     return len(REPEATED.findall(text))
 
 
-def _classes(recipe: configs.Recipe, number: int) -> tuple[tuple[str, ...], str]:
-    """Names of the classes, and a sentence on their origin."""
+def _classes(recipe: configs.Recipe, number: int) -> tuple[Source | None, tuple[str, ...], str]:
+    """The training data, None where it is not here, the names of the classes, and a sentence on their origin."""
     try:
         source = prepare.load_source(recipe.data.train)
     except DataError as error:
         names = BY_NUMBER.get(number, tuple(f"class {place}" for place in range(number)))
-        return names, f"{number} classes, as --classes says, since the data is not here: {error}"
-    return source.classes, f"{len(source.classes)} classes, those of the recipe's data."
-
-
-def _teacher(recipe: configs.Recipe, given: Any, classes: tuple[str, ...]) -> tuple[build.Loaded | None, str]:
-    """The teacher with the shapes of its parameters, and a sentence on it."""
-    if not recipe.distill:
-        if given:
-            raise ConfigError("The recipe teaches nothing, so there is no use for --teacher.")
-        return None, "Nothing is taught."
-    if given and not isinstance(given, str):
-        detector = build.detector(given, classes)
-        loaded = build.Loaded(detector, build.param_shapes(detector), given, {}, {})
-        return prepare.match_dtype(loaded, recipe.student), "The teacher has the shape of a recipe's student."
-    name = given or recipe.teacher
-    path = path_of(name)
-    folder = build.folder_of(path)
-    if name and build.file_of(folder, build.ABOUT).is_file():
-        loaded = prepare.match_dtype(build.load_shapes(folder), recipe.student)
-        return loaded, f"The teacher is described in {folder / build.ABOUT}."
-    if name and (parts.split(path)[0].is_file() or foundation.is_one(path) or hub.is_one(path)):
-        loaded = prepare.load_network(name)
-        loaded = dataclasses.replace(loaded, params=jax.eval_shape(lambda: loaded.params))
-        return prepare.match_dtype(loaded, recipe.student), f"The teacher is in {name}."
-    raise ConfigError(
-        f"The teacher {name or 'of the recipe'} is not here; give --teacher=RECIPE, such as coco:faster_rcnn-r101, for "
-        "one whose student has its shape, or --teacher=FOLDER with its detector.json."
-    )
+        return None, names, f"{number} classes, as --classes says, since the data is not here: {error}"
+    return source, source.classes, f"{len(source.classes)} classes, those of the recipe's data."
 
 
 def _share(batch: int, devices: Mesh, *, parts: int) -> int:

@@ -74,8 +74,9 @@ def loader_config_of(recipe: configs.Recipe, teachers: Mapping[str, build.Loaded
     A file of detections sees no pictures, and has none.
     """
     loader_config: loader.Config = configs.build(recipe.data.loader)
-    views = {name: _view(recipe, name) for name, teacher in teachers.items() if name and not teacher.stored}
-    if "" not in teachers or teachers[""].stored:
+    seeing = [name for name, teacher in teachers.items() if not stored_teacher.is_stored(teacher)]
+    views = {name: _view(recipe, name) for name in seeing if name}
+    if "" not in seeing:
         loader_config = loader_config.alone()
     if not any(view.on for view in views.values()):
         return loader_config
@@ -95,7 +96,7 @@ def canvas_notes(recipe: configs.Recipe, teachers: Mapping[str, build.Loaded]) -
         yield f"There is no teacher to teach, so {view_field('')} has no effect."
     for name, teacher in teachers.items():
         who = f"The teacher {name}".strip()
-        if teacher.stored and views[name].on:
+        if stored_teacher.is_stored(teacher) and views[name].on:
             yield f"{who} is a file of detections, which sees no pictures, so {view_field(name)} has no effect."
         elif teacher.sizes.get("fit") == "stretch" and loader_config.fit == "keep" and not views[name].on:
             height, width = teacher.sizes["buckets"][0]

@@ -15,6 +15,7 @@ import pytest
 
 from jaxkd.cli import preflight as command
 from jaxkd.config import load_recipe
+from jaxkd.errors import ConfigError
 from jaxkd.preflight import chips, collectives, plan, requirements, topology
 from jaxkd.train import mesh
 
@@ -97,7 +98,7 @@ def test_the_plan_alone(project, planned, refused, tmp_path):
     assert (record["probes"], record["largest"]) == ([], None)
     assert [one["pictures"] for one in record["plans"]] == [4]
     (step,) = planned
-    assert (step.topology, step.classes, step.teacher) == ("v0:1x2", 80, "")
+    assert (step.topology, step.classes, step.teachers) == ("v0:1x2", 80, {})
     assert step.recipe.train.batch == 4
     assert jax.config.jax_platforms == "cpu"  # so accelerators that are here are left alone
     assert not jax.config.jax_enable_compilation_cache  # which cannot give back what is for other devices
@@ -140,6 +141,15 @@ def test_a_teacher_that_is_not_there(project, refused):
     refused(
         check(project, "--teacher=other", arg="taught"), 64, "holds no detector.json, and is no", command="preflight"
     )
+
+
+def test_teachers_are_told_apart_by_name():
+    recipe = {"teachers": {"large": {}, "web": {}}}
+    assert command._teachers(["large=bccd"], recipe)["large"].to_dict() == load_recipe("bccd").student.to_dict()
+    assert set(command._teachers(["large=bccd", "bccd"], recipe)) == {"large", ""}
+    assert command._teachers([""], recipe) == {}
+    with pytest.raises(ConfigError, match="--teacher=large=bccd is the second one for the same teacher"):
+        command._teachers(["large=bccd", "large=bccd"], recipe)
 
 
 def test_a_teacher_without_weights_serves(runs, project, tmp_path):

@@ -12,14 +12,16 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+import teacher_scene
 import tiny
 
 from jaxkd import config as configs
 from jaxkd.config import component
 from jaxkd.data import loader, shapes
 from jaxkd.errors import ConfigError, JaxkdError
+from jaxkd.loading import prepare
 from jaxkd.preflight import chips, collectives, largest, plan, preflight, requirements, topology
-from jaxkd.train import mesh, schedules
+from jaxkd.train import mesh, pairing, schedules
 from jaxkd.train.step import make_step
 
 PROGRAM = requirements.Program(requirements.Memory(1, 1, 1, 1, 1), 1.0, 1.0, {}, 0)
@@ -65,7 +67,7 @@ def subject():
     """A tiny student, taught by a wider one of which there is only the recipe."""
     tar = component("distill.task_adaptive", feature={"canonical_scale": 28.0})
     recipe = tiny.run(distill={"tar": tar}, teacher="runs/nowhere")
-    return preflight.subject(recipe, teacher=tiny.detector(width=12, channels=24))
+    return preflight.subject(recipe, teachers={"": tiny.detector(width=12, channels=24)})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def found(subject):
 def compiled(subject):
     """The same step, compiled without any of what is tested here."""
     devices = mesh.make_mesh(4)
-    batch = preflight.shapes(subject.loader_config, bucket=tiny.SIZE, pictures=4)
+    batch = preflight.shapes(subject.canvas, pictures=4)
     values = schedules.shapes(subject.pair.methods)
     return make_step(subject.pair, devices).lower(subject.state, subject.teacher_params, values, batch).compile()
 
@@ -128,7 +130,7 @@ def test_a_batch_that_does_not_divide_is_refused(subject):
 def test_a_teacher_computes_as_in_training(subject):
     assert subject.pair.student.config.dtype == "float32"
     recipe = tiny.run(distill={"mimic": component("distill.mimic")}, teacher="runs/nowhere")
-    looked = preflight.subject(recipe, teacher=tiny.detector(dtype="bfloat16"))
+    looked = preflight.subject(recipe, teachers={"": tiny.detector(dtype="bfloat16")})
     assert looked.pair.teacher.config.dtype == "float32"
 
 
@@ -138,8 +140,81 @@ def test_shapes_are_those_of_the_loader():
     batches = loader.train_batches(source, loader_config, seed=0, steps=1, batch=2)
     real = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), next(batches))
     batches.close()
-    told = preflight.shapes(loader_config, bucket=tiny.SIZE, pictures=2)
+    told = preflight.shapes(loader_config.canvas(0), pictures=2)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), told) == real
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A recipe with a detector, a foundation backbone and a file of detections as teachers, two on own canvases."""
+    return teacher_scene.recipe(teacher_scene.files(tmp_path_factory.mktemp("teachers")))
+
+
+def shapes_of(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_the_step_of_several_teachers_is_the_one_that_runs(taught):
+    looked = preflight.subject(taught)
+    sources = prepare.load_sources(taught.data)
+    loaded = prepare.load_teachers(taught, sources["train"])
+    assert shapes_of(looked.teacher_params) == shapes_of(pairing.params_of(loaded))
+    sources, _ = pairing.with_detections(loaded, sources, limit=looked.loader_config.max_objects)
+    config = pairing.loader_config_of(taught, loaded)
+    assert looked.loader_config == config
+    batch = next(loader.train_batches(sources["train"], config, seed=0, steps=1, batch=2))
+    assert shapes_of(preflight.shapes(looked.canvas, pictures=2)) == shapes_of(batch)
+    assert set(batch.further) == {"large", "dino"} and batch.detections.class_scores.shape == (2, 6, 3)
+    lines = looked.teacher.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["dino", "large", "web"]
+    assert lines[2].endswith("web.json, with scores of classes.")
+    devices = mesh.make_mesh(1)
+    found = preflight.run(looked, devices, chips.chip_of(devices.devices.flat[0]), search=False)
+    views = sum(math.prod(view.images.shape) for view in batch.further.values()) * 2
+    assert found.requested.fits and found.requested.program.memory.arguments > views
+
+
+def test_files_of_detections_that_are_not_here_are_counted(taught, tmp_path):
+    det = component("distill.detections")
+    recipe = tiny.run(distill={"det": det}, teacher=str(tmp_path / "web.json"))
+    looked = preflight.subject(recipe)
+    assert looked.teacher.endswith("web.json is not here: it is taken to have no scores of classes. Its classes are "
+                                   "taken to be those of the data.")  # fmt: skip
+    assert looked.canvas.teacher_boxes and not looked.canvas.class_scores and looked.teacher_params == {}
+    batch = preflight.shapes(looked.canvas, pictures=4)
+    assert batch.detections.boxes.shape == (4, 6, 4) and batch.detections.class_scores is None
+    values = schedules.shapes(looked.pair.all_methods)
+    make_step(looked.pair, mesh.make_mesh(1)).lower(looked.state, looked.teacher_params, values, batch)
+    recipe.data.train = component("data.coco", annotations=str(tmp_path / "none.json"))
+    recipe.teacher = taught.teachers.web.path
+    looked = preflight.subject(recipe, classes=3)
+    assert looked.teacher.endswith("with scores of classes. Its classes are taken to be those of the data.")
+    assert looked.canvas.class_scores == 3
+
+
+def test_one_of_several_teachers_may_be_like_a_recipes_student(taught):
+    made = taught.copy_and_resolve_references()
+    made.teachers.large.path = "runs/nowhere"
+    with pytest.raises(ConfigError, match=r"The teacher runs/nowhere is not here; give --teacher=large=RECIPE"):
+        preflight.subject(made)
+    like = tiny.detector(width=12, channels=24)
+    looked = preflight.subject(made, teachers={"large": like})
+    assert "large: The teacher has the shape of a recipe's student." in looked.teacher
+    assert shapes_of(looked.teacher_params) == shapes_of(preflight.subject(taught).teacher_params)
+    with pytest.raises(ConfigError, match=r"teachers are dino, large and web; say in whose place --teacher=x is, such"):
+        preflight.subject(taught, teachers={"": "x"})
+    made.teachers.dino.path = taught.teachers.web.path
+    made.teachers.dino.distill = {"other": component("distill.detections")}
+    with pytest.raises(ConfigError, match="Two teachers are files of detections"):
+        preflight.subject(made, teachers={"large": like})
+
+
+def test_pictures_without_labels_have_weights(taught):
+    made = taught.copy_and_resolve_references()
+    with made.unlocked():
+        made.data.unlabelled = component("data.unlabelled", images="more")
+    batch = preflight.shapes(preflight.subject(made).canvas, pictures=2)
+    assert batch.weights.shape == (2, 6)
 
 
 def test_of_buckets_with_equal_area_the_first_is_compiled():

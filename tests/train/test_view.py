@@ -274,7 +274,7 @@ def test_objects_are_described_on_the_students_grid():
 def test_shapes_are_those_of_a_batch():
     loader_config = configs.build(tiny.loader(teacher_view=VIEWS["stretched"]))
     batch = next(loader.train_batches(Ramp(), loader_config, seed=0, steps=1, batch=2))
-    told = preflight.shapes(loader_config, bucket=tiny.SIZE, pictures=2)
+    told = preflight.shapes(loader_config.canvas(0), pictures=2)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), told) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), batch
     )
