@@ -15,6 +15,7 @@ Capability = Literal[
     "features",  # feature maps
     "box_predictions",  # predictions for any boxes, and regions of its own
     "anchor_predictions",  # predictions for its own anchors or points alone, which are its regions
+    "query_predictions",  # predictions for queries alone, its own and those of other detectors with queries
     "detections",  # final detections
     "head",  # its head can be run on other feature maps
     "box_distributions",  # distributions of a box's sides

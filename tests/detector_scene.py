@@ -104,7 +104,7 @@ def case(kind: str) -> Case:
 def told_apart(params):
     """The parameters with heads strong enough that no two scores are nearly equal, as after training."""
     if "decoder" in params:
-        return params  # whose scores differ by more from the start
+        return params | {"decoder": stirred(params["decoder"])}
     if "rpn" in params:
         strong = {"rpn": {"conv": 10.0, "logits": 20.0, "deltas": 1.0}, "head": {"logits": 30.0, "deltas": 100.0}}
     else:
@@ -117,6 +117,24 @@ def told_apart(params):
     if "quality" in params["head"]:  # distances, of which half are 0 before training
         out["head"]["deltas"] = params["head"]["deltas"] | {"bias": jnp.ones(4)}
     return out
+
+
+def stirred(params, seed=0):
+    """A decoder's parameters with random numbers in place of kernels that are zeros, and of the biases of classes."""
+    out = {}
+    for index, (name, part) in enumerate(sorted(params.items())):
+        if isinstance(part, dict):
+            out[name] = stirred(part, seed * 31 + index + 1)
+        else:
+            drawn = 0.3 * jax.random.normal(jax.random.key(seed * 31 + index), part.shape)
+            is_head = name == "bias" and np.allclose(part, part[0]) and part[0] < -4
+            out[name] = drawn if is_head or (name == "kernel" and not np.any(part)) else part
+    return out
+
+
+def sees_canvas(kind: str) -> bool:
+    """Whether the nets see all of the canvas, so that what they say depends on its size."""
+    return build.detector(RECIPES[kind](), CLASSES).feature_extractor.padding == "canvas"
 
 
 def assert_equal(one, other, atol=1e-4):

@@ -100,7 +100,7 @@ class QueryDetector(abc.ABC):
         extractor = self.feature_extractor
         return Traits(
             classes=self.classes,
-            capabilities=frozenset({"features", "detections", "box_predictions"}),
+            capabilities=frozenset({"features", "detections", "query_predictions"}),
             strides=extractor.strides,
             channels=extractor.channels,
             backbone_strides=extractor.backbone_strides,

@@ -98,6 +98,8 @@ def can_predict(detector: Traits, regions: Traits) -> bool:
     """Whether a detector can predict for the regions of another one."""
     if "box_predictions" in detector.capabilities:
         return True
+    if "query_predictions" in detector.capabilities:
+        return "query_predictions" in regions.capabilities
     return "anchor_predictions" in detector.capabilities and detector.anchors == regions.anchors
 
 

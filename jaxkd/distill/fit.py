@@ -14,11 +14,12 @@ from jaxkd.errors import ConfigError
 from jaxkd.phrases import listed
 from jaxkd.types import Traits
 
-PREDICTIONS = {"box_predictions", "anchor_predictions"}
+PREDICTIONS = {"box_predictions", "anchor_predictions", "query_predictions"}
 LACKING = {  # of a detector without the capability
     "features": "gives no feature maps",
     "box_predictions": "does not predict for any boxes",
     "anchor_predictions": "has no anchors to predict for",
+    "query_predictions": "has no queries to predict for",
     "detections": "gives no detections",
     "head": "does not run its head on other feature maps",
     "box_distributions": "predicts no distributions of a box's sides",
@@ -126,7 +127,8 @@ def _incomparable(need: base.Need, one: Party, student: Party, teacher: Party, s
         owner = student if source == "student" else teacher
         if PREDICTIONS & owner.traits.capabilities and not base.can_predict(one.traits, owner.traits):
             canvas = f" ({OTHER_CANVAS})" if _on_own_canvas(teacher) else ""
-            return f"the {one.name} predicts for its own anchors only, which the {source}'s regions are not{canvas}"
+            what = "queries" if "query_predictions" in one.traits.capabilities else "its own anchors"
+            return f"the {one.name} predicts for {what} only, which the {source}'s regions are not{canvas}"
     if one is student:  # what follows is said once, of both
         return ""
     columns = student.traits.background, teacher.traits.background

@@ -50,9 +50,9 @@ NO_BOXES = "the student ({student}) does not predict for any boxes"
 BOTH = "set classification.weight and box.weight to 0, or"
 ALL = "take align or detections or global_knowledge or mimic or task_adaptive."
 TWO_STAGE, DENSE, OTHER, QUERY = "faster_rcnn", "dense", "another dense detector", "with queries"
-QUERY_NO_PREDICTIONS = "the teacher ({teacher}) gives no predictions"
+QUERIES = "the teacher ({teacher}) predicts for queries only, which the student's regions are not"
 # The end of the sentence by method, kind of student and kind of teacher; "" where the method fits. A dense teacher is
-# of the dense student's module, OTHER of another one; one with queries gives feature maps and detections.
+# of the dense student's module, OTHER of another one.
 TABLE = {
     ("align", TWO_STAGE, TWO_STAGE): "",
     ("align", TWO_STAGE, DENSE): "",
@@ -117,24 +117,32 @@ TABLE |= {
         "mimic": "",
         "detections": "",
         "toy_method": "" if student == TWO_STAGE else f"{NO_BOXES}: {EITHER}",
-        "task_adaptive": f"{QUERY_NO_PREDICTIONS}: {BOTH} {EITHER}",
-        "global_knowledge": f"{QUERY_NO_PREDICTIONS}: set soft.weight to 0, or {EITHER}",
+        "task_adaptive": f"{QUERIES}: {BOTH} {EITHER}",
+        "global_knowledge": f"{QUERIES}: set soft.weight to 0, or {EITHER}",
     }.items()
+}
+# A student with queries is asked like one with anchors, but that all of its kind answer about each other's queries.
+TABLE |= {
+    (method, QUERY, teacher): TABLE[method, DENSE, {QUERY: DENSE, DENSE: OTHER}.get(teacher, teacher)]
+    for method in METHODS
+    for teacher in (TWO_STAGE, DENSE, QUERY, "features_only", "detections_only")
 }
 CASES = [(method, student, teacher) for method in METHODS for student in STUDENTS for teacher in TEACHERS]
 
 
+def kind_of(name):
+    """The kind of a detector, as the table calls it."""
+    if name not in DETECTORS or name == TWO_STAGE:
+        return name
+    return QUERY if "query_predictions" in DETECTORS[name].traits.capabilities else DENSE
+
+
 def said_of(method, student, teacher):
     """The end of the sentence about these two detectors."""
-    dense_student, dense_teacher = (name in STUDENTS and name != TWO_STAGE for name in (student, teacher))
-    if teacher in DETECTORS and teacher not in STUDENTS:
-        said = TABLE[method, DENSE if dense_student else student, QUERY]
-        return said.format(student=f"detectors.{student}", teacher=f"detectors.{teacher}")
-    kinds = DENSE if dense_student else student, DENSE if dense_teacher else teacher
-    if dense_student and dense_teacher and student != teacher:
+    kinds = kind_of(student), kind_of(teacher)
+    if kinds == (DENSE, DENSE) and student != teacher:
         kinds = DENSE, OTHER
-    said = TABLE[method, *kinds]
-    return said.format(student=f"detectors.{student}", teacher=f"detectors.{teacher}")
+    return TABLE[method, *kinds].format(student=f"detectors.{student}", teacher=f"detectors.{teacher}")
 
 
 def make_pair(student, teacher, **methods):

@@ -28,6 +28,7 @@ MODULES = {
     for found in pkgutil.iter_modules(detectors.__path__)
 }
 DETECTORS = sorted(name for name, module in MODULES.items() if hasattr(module, "build"))
+EARLY = ("conv1", "bn1", "layer1_", "stem", "stage1_")  # how leaves of the stem and the first stage begin
 STUDENTS = [kind for kind in DETECTORS if kind in scenes.RECIPES and scenes.is_trained(kind)]
 
 
@@ -39,6 +40,12 @@ def kind(request):
 @pytest.fixture(scope="module", params=STUDENTS)
 def student(request):
     return request.param
+
+
+@pytest.fixture(scope="module", params=[kind for kind in STUDENTS if not scenes.sees_canvas(kind)])
+def masked_case(request):
+    """A student whose nets see a picture and nothing of the canvas beyond it."""
+    return scenes.case(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +99,8 @@ def test_what_lies_beyond_a_picture_changes_nothing(case):
     assert_equal(case.seen, filled, atol=0)
 
 
-def test_the_bucket_changes_nothing(student_case):
-    """To detectors that are not trained it does: their nets see the whole canvas."""
-    case = student_case
+def test_the_bucket_changes_nothing(masked_case):
+    case = masked_case
     seen = case.seen
     wide = jax.device_get(case.look(case.params, batch_in((96, 160), fill=77), KEYS))
     traits = case.detector.traits
@@ -141,6 +147,7 @@ def test_no_truth_gives_finite_gradients(student_case):
     grads = jax.jit(jax.grad(loss))(predictions["predictions"], predictions["regions"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert not np.asarray(grads.deltas).any()
+    assert all(term.total == 0 for name, term in predictions["terms"].items() if name.startswith(("box", "giou")))
 
 
 def test_bfloat16_inside_and_float32_outside(kind):
@@ -161,9 +168,10 @@ def test_frozen_stages(student):
     leaves = flatten(jax.eval_shape(detector.init, jax.random.key(0)))
     frozen = {name for name in leaves if not detector.trainable(tuple(name.split("/")))}
     stored = {name for name in leaves if name.endswith(("/mean", "/var"))}
-    early = {name for name in leaves if name.startswith(("backbone/conv1", "backbone/bn1", "backbone/layer1_"))}
+    constants = {name for name in leaves if name in ("decoder/up", "decoder/reg_scale")}  # of the bins of edges
+    early = {name for name in leaves if name.startswith(tuple(f"backbone/{start}" for start in EARLY))}
     assert stored and early
-    assert frozen == stored | early
+    assert frozen == stored | early | constants
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])  # whose anchors have sizes

@@ -153,6 +153,7 @@ def test_one_device_and_four_agree(kind):
     assert "all-reduce" in many.text and "all-gather" not in many.text
 
 
+@pytest.mark.parametrize("kind", [kind for kind in DETECTORS if not detector_scene.sees_canvas(kind)])
 def test_a_wider_canvas_changes_nothing(kind):
     wider = taught(kind, devices=1, bucket=(tiny.SIZE[0] + 32, tiny.SIZE[1] + 64))
     for name, value in one(kind).metrics[0].items():

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import toy_teachers
 
-from jaxkd.errors import StorageError, WeightsError
+from jaxkd.errors import ConfigError, StorageError, WeightsError
 from jaxkd.loading import build, initial
 from jaxkd.weights.tree import flatten
 
@@ -182,3 +183,9 @@ def test_a_folder_that_cannot_be_written(written, tmp_path):
     with pytest.raises(StorageError, match=r"file.* cannot be written"):
         written(1, tmp_path / "file")
     assert json.loads((written(1) / build.ABOUT).read_text())["classes"] == ["cat 1", "dog"]
+
+
+def test_a_detector_without_losses_is_no_student(monkeypatch):
+    monkeypatch.setattr(build, "detector", lambda config, classes: toy_teachers.FeatureMaps(classes))
+    with pytest.raises(ConfigError, match=r"detectors\.gfl cannot be trained: it has no losses here"):
+        build.student(tiny.gfl(), ("a",))

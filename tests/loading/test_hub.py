@@ -271,12 +271,6 @@ def test_it_is_scored_on_stretched_pictures():
     assert scored.pictures == 3 and 0 <= scored.summary["AP"] <= 1
 
 
-def test_what_it_is_not_for_is_said():
-    loaded = hub.load(RT_DETR)
-    with pytest.raises(ConfigError, match=r"detectors\.rt_detr cannot be trained: it has no losses here"):
-        build.student(loaded.config, NAMES)
-
-
 def test_its_norms_fold():
     loaded = Predictor(hub.load(D_FINE))
     picture = reference.canvas(reference.PICTURE)

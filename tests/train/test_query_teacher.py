@@ -9,8 +9,7 @@ import tiny
 
 from jaxkd.config import component
 from jaxkd.data import shapes
-from jaxkd.errors import ConfigError
-from jaxkd.loading import build, hub
+from jaxkd.loading import hub
 from jaxkd.train import log, loop, ownership, pairing
 
 VIEW = {"size": reference.SIZE, "fit": "stretch", "antialias": True, "resample": "bilinear"}
@@ -63,11 +62,3 @@ def test_on_the_student_s_canvas_it_is_said(folder):
 
 def test_its_weights_belong_to_a_run(folder):
     assert len(ownership.teacher_digest(recipe(folder))) == 64
-
-
-def test_it_is_no_student(folder, tmp_path):
-    made = recipe(folder)
-    made.student = hub.load(folder).config
-    with pytest.raises(ConfigError, match=r"detectors\.d_fine cannot be trained"):
-        loop.run(made, tmp_path, quiet=True)
-    assert not (tmp_path / build.STUDENT).exists()
