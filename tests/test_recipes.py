@@ -15,6 +15,7 @@ GOLDEN = Path(__file__).parent / "golden"
 RECIPES = {
     "bccd": (
         *("alone", "mimic", "tar", "gkd", "tar+gkd", "retinanet-alone", "retinanet-tar+gkd", "fcos-alone", "gfl-alone"),
+        *("rt_detr-alone", "d_fine-alone", "d_fine-mimic"),
     ),
     "bccd_teacher": ("",),
     "coco": (
@@ -23,6 +24,10 @@ RECIPES = {
         *("fcos-r18", "fcos-r50", "fcos-r50-2x", "fcos-r101", "fcos-r50-tiny", "gfl-r50", "gfl-r50-2x", "gfl-r50-tiny"),
         *(f"gfl-mobilenetv4_small-{option}" for option in ("320", "416", "416-2x", "320-tiny")),
         *("faster_rcnn-r50-tiny", "retinanet-r50-tiny", "faster_rcnn-r50-debug"),
+    ),
+    "query_coco": (
+        *("d_fine-n", "d_fine-s", "d_fine-m", "rt_detr-r18", "rt_detr-r50", "d_fine-n-tiny", "rt_detr-r18-tiny"),
+        "d_fine-s-debug",
     ),
     "voc": ("faster_rcnn-r50", "faster_rcnn-r101", "gfl-mobilenetv4_small-320", "faster_rcnn-r50-tiny"),
     "tar_coco": ("", "alone", "tiny", "alone-tiny", "debug"),
@@ -42,6 +47,8 @@ TRAINED = [
     ("gkd_coco", "retinanet-tiny"),
     ("coco", "fcos-r50-tiny"),
     ("coco", "gfl-r50-tiny"),
+    ("query_coco", "d_fine-n-tiny"),
+    ("query_coco", "rt_detr-r18-tiny"),
     ("gkd_voc", "tiny"),
     ("mobilenet_coco", "tiny"),
 ]

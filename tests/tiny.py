@@ -83,9 +83,7 @@ def fcos(
     )
 
 
-def rt_detr(
-    *, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", **more
-) -> ConfigDict:
+def rt_detr(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: str = "float32", **more) -> ConfigDict:
     """RT-DETR with a ResNet-D of one block a stage and three levels, from stride 8 to 32."""
     norms = {"norm": norm, "groups": 4}
     fields = {

@@ -72,6 +72,9 @@ class Sizes:
     """Greatest long side of a picture in pixels."""
     fit: Literal["keep", "stretch"] = "keep"
     """A picture keeps the ratio of its sides and is padded ("keep"), or fills its bucket ("stretch")."""
+    bucket_by: Literal["shape", "step"] = "shape"
+    """What decides the bucket of a picture: its "shape"; or the "step", for which training draws one of the buckets,
+    while evaluation takes the first: pictures that are stretched are then seen at several sizes."""
     antialias: bool = False
     """Whether a picture that shrinks is smoothed, as Pillow does it and the processors of Hugging Face."""
     max_objects: Count = 100
@@ -88,6 +91,11 @@ class Sizes:
         """Raises ConfigError where there is no size, or half of one."""
         if not self.buckets or not self.short:
             raise ConfigError("data.loader needs at least one of buckets and one of short, and one of them is empty.")
+        if self.bucket_by == "step" and self.fit != "stretch":
+            raise ConfigError(
+                'data.loader.bucket_by="step" is for pictures that are stretched, and data.loader.fit is '
+                f'{self.fit!r}; set it to "stretch", or bucket_by to "shape".'
+            )
         for name, view in self.views.items():
             view.check(name=name)
 
@@ -99,7 +107,9 @@ class Sizes:
         return transforms.fit_size(*target, bucket=self.buckets[bucket])
 
     def bucket_of(self, height: int, width: int, *, short: int) -> int:
-        """The bucket of a picture of this size."""
+        """The bucket of a picture of this size; the first where steps decide."""
+        if self.bucket_by == "step":
+            return 0
         target = transforms.target_size(height, width, short=short, long=self.long)
         return transforms.choose_bucket(*target, self.buckets)
 

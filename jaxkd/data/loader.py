@@ -89,7 +89,7 @@ class Loader(Iterator[Batch]):
         skipped: dict[int, str],
     ):
         steps = len(buckets)
-        self.steps, self.sizes = steps, tuple(config.buckets[bucket] for bucket in np.unique(buckets))
+        self.steps, self.sizes = steps, tuple(dict.fromkeys(config.buckets[bucket] for bucket in np.unique(buckets)))
         self._skipped = skipped
         rows_of_run = grain.MapDataset.range(steps * rows).map(lambda slot: make_row(int(slot)))
         options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)

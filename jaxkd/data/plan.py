@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from jaxkd.data.base import Record, Source
 from jaxkd.data.canvas import Sizes, buckets_of
 
-ORDER, AUGMENT, UNLABELLED = 0, 1, 2  # uses of random numbers, as part of their seeds
+ORDER, AUGMENT, UNLABELLED, SIZE = 0, 1, 2, 3  # uses of random numbers, as part of their seeds
 MOST_REPEATS = 4.0  # times that a picture of a rare class is shown in an epoch
 
 
@@ -26,7 +26,8 @@ def plan(source: Source, sizes: Sizes, *, seed: int, steps: int, batch: int, rep
 
     Each epoch is a permutation of all records, in which those of rare classes occur several times where
     `repeat_threshold` is above 0 (`repeats`). Records queue by bucket; as soon as a bucket has a full batch, that
-    becomes the next step. Records that are left wait for the next epoch.
+    becomes the next step. Records that are left wait for the next epoch. Where steps decide on buckets, all records
+    are in one queue, and each step draws its bucket.
     """
     sizes.check()
     bucket_of = buckets_of(source, sizes, short=max(sizes.short))
@@ -52,7 +53,11 @@ def plan(source: Source, sizes: Sizes, *, seed: int, steps: int, batch: int, rep
         planned += len(order_of_steps)
         epoch += 1
     records = np.concatenate([records, *epoch_records])[:steps].astype(np.int32)
-    return Plan(records=records, buckets=np.concatenate([buckets, *epoch_buckets])[:steps].astype(np.int32))
+    buckets = np.concatenate([buckets, *epoch_buckets])[:steps]
+    if sizes.bucket_by == "step":
+        drawn = np.random.default_rng((seed, SIZE)).random(steps)
+        buckets = np.floor(drawn * len(sizes.buckets))
+    return Plan(records=records, buckets=buckets.astype(np.int32))
 
 
 def _order(rng: np.random.Generator, count: int, times: Float64[np.ndarray, "n"] | None) -> Int64[np.ndarray, "m"]:

@@ -3,7 +3,8 @@
 `Traits.capabilities` says what a detector gives, and so which functions it has:
 
 * "features": `features`;
-* "box_predictions", "anchor_predictions" or "query_predictions": `sample_regions` and `predict`, of its own feature maps;
+* "box_predictions", "anchor_predictions" or "query_predictions": `sample_regions` and `predict`, of its own feature
+  maps;
 * "detections": `detect`.
 
 A student has all functions of `Detector`. A teacher has those of `Teacher` and of its capabilities; a method says in

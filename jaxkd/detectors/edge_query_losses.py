@@ -1,7 +1,7 @@
 """Losses of D-FINE: those of a query detector, and those of distributions of edges.
 
-Source: Peng et al. 2024, D-FINE (arXiv 2410.13842), section 4. Boxes of all stages are compared with the truth that most
-of them match to a query, the union set; classes with each stage's own.
+Source: Peng et al. 2024, D-FINE (arXiv 2410.13842), section 4. Boxes of all stages are compared with the truth that
+most of them match to a query, the union set; classes with each stage's own.
 """
 
 from collections.abc import Iterable

@@ -123,7 +123,11 @@ class QueryDetector(abc.ABC):
         return self.feature_extractor.features(params, batch)
 
     def training_features(self, params: Params, batch: Batch) -> tuple[Features, Moments]:
-        """As `features`, with batch norms that take the statistics of the batch; and what these have seen."""
+        """As `features`, with batch norms that take the statistics of the batch; and what these have seen.
+
+        Raises ConfigError for a canvas whose sides are no multiples of the largest stride.
+        """
+        self._check_canvas(batch)
         features, moments = self.feature_extractor.training_features(params, batch)
         if self.config.decoder.norm in BATCH:
             # The levels are projected once more where they are used, which XLA computes once.
@@ -182,6 +186,14 @@ class QueryDetector(abc.ABC):
             labels=labels,
             valid=valid,
         )
+
+    def _check_canvas(self, batch: Batch) -> None:
+        (height, width), stride = batch.images.shape[1:3], max(self.feature_extractor.strides)
+        if height % stride or width % stride:
+            raise ConfigError(
+                f"A canvas of {height}x{width} is no whole number of cells of {stride} pixels, which a student with "
+                f"queries wants; take multiples of {stride} in data.loader.buckets."
+            )
 
     def _levels(self, params: Params, features: Features) -> tuple[Float[Array, "b _ _ d"], ...]:
         """The neck's levels at the decoder's width."""
@@ -249,7 +261,7 @@ class QueryDetector(abc.ABC):
         return jax.vmap(of_picture)(boxes, batch)
 
     def _predictions(self, layers: Layers, regions: Float[Array, "b r 4"], batch: Batch) -> Predictions:
-        """What the last layer says of the regions, which are the last queries, as deltas of sides of at least a pixel."""
+        """What the last layer says of the regions, which are the last queries; sides count as a pixel at least."""
         logits, boxes = (said[-1][:, -regions.shape[1] :] for said in (layers.logits, layers.boxes))
         canvas = canvas_of(batch)
         boxes, regions = (

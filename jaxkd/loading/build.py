@@ -25,7 +25,7 @@ WEIGHTS, ABOUT = "weights.safetensors", "detector.json"
 STUDENT = "student"  # the folder of weights in a workdir
 RECIPE = "config.json"  # in a workdir: the resolved recipe
 FRESH = ".fresh"  # below a folder of weights: complete new files, until they are moved up
-SIZES = ("buckets", "short", "long", "fit", "antialias")  # of `data.loader`
+SIZES = ("buckets", "short", "long", "fit", "bucket_by", "antialias")  # of `data.loader`
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.loading import build, given_classes, licence
 from jaxkd.weights import hub_config, hub_names, read, tree
 from jaxkd.weights.hub_config import Description
-from jaxkd.weights.parts import few
 
 FILE, SHARDS = "model.safetensors", "model.safetensors.index.json"
 KINDS = {False: "detectors.rt_detr", True: "detectors.d_fine"}
@@ -49,22 +48,20 @@ def load_with_report(folder: Path, *, classes: Sequence[str] = ()) -> tuple[buil
             for name, value in description.constants.items():
                 leaves.setdefault(f"decoder/{name}", np.array([value], np.float32))
         names = _class_names(description, leaves, classes)
-        config = _config(description)
+        config = _config(description, denoising=hub_names.DENOISING in leaves)
         detector = build.detector(config, names)
         params, report = tree.match(build.param_shapes(detector), leaves)
     except (WeightsError, ConfigError) as error:
         if isinstance(error, ConfigError) and classes:
             raise
         raise WeightsError(f"{folder}: {error}") from error
-    unused = [name for name in arrays if name in hub_names.UNUSED]
     idle = [name for name in arrays if hub_names.is_constant(name)]
     notes = (
         f"{description.model_type} of Hugging Face: {len(report.matched)} leaves matched.",
-        *([f"Not used, as they are of training alone: {few(unused)}."] if unused else []),
         *description.notes,
         licence.of_folder(folder),
     )
-    rows = [f"unused    {name}" for name in unused] + [f"no leaf   {name}" for name in idle]
+    rows = [f"no leaf   {name}" for name in idle]
     params = jax.tree.map(jax.numpy.asarray, params)
     loaded = build.Loaded(detector, params, config, {}, dict(description.sizes), notes=notes)
     return loaded, "\n".join([*notes, *rows])
@@ -85,15 +82,17 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
     return read.read(file_of(folder))
 
 
-def _config(description: Description) -> configs.Recipe:
-    """The recipe's component of the detector."""
+def _config(description: Description, *, denoising: bool) -> configs.Recipe:
+    """The recipe's component of the detector; `denoising` says whether the folder has what its queries start from."""
     backbone, neck = PARTS[description.fine]
+    without = {} if denoising else {"denoising": {"queries": 0}}
     return configs.component(
         KINDS[description.fine],
         backbone=configs.component(backbone, **description.backbone),
         neck=configs.component(neck, **description.neck),
         decoder=description.decoder,
         pixels=description.pixels,
+        **without,
     )
 
 

@@ -77,7 +77,11 @@ class MLP(nn.Module):
         """The output of the last layer."""
         for index, width in enumerate(self.widths):
             last = self.silent and index == len(self.widths) - 1
-            dense = nn.Dense(width, kernel_init=ZEROS, name=f"layer_{index}") if last else Dense(width, name=f"layer_{index}")
+            dense = (
+                nn.Dense(width, kernel_init=ZEROS, name=f"layer_{index}")
+                if last
+                else Dense(width, name=f"layer_{index}")
+            )
             x = dense(nn.relu(x) if index else x)
         return x
 

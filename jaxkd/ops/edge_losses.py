@@ -54,9 +54,7 @@ def fine_grained_loss(
     """
     lower, share = between_bins(lax.stop_gradient(shifts), values)
     chances = jax.nn.log_softmax(edges.astype(jnp.float32), axis=-1)
-    below, above = (
-        jnp.take_along_axis(chances, index[..., None], axis=-1)[..., 0] for index in (lower, lower + 1)
-    )
+    below, above = (jnp.take_along_axis(chances, index[..., None], axis=-1)[..., 0] for index in (lower, lower + 1))
     return -(1.0 - share) * below - share * above
 
 

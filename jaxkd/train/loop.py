@@ -17,7 +17,7 @@ from jaxkd.data.base import Source, digest
 from jaxkd.distill import decay
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build, initial, prepare
-from jaxkd.ranges import Count, Natural, PartShare, Seed
+from jaxkd.ranges import Count, Natural, NonNegative, PartShare, Seed
 from jaxkd.train import checkpoint, hosts, length, mesh, optimizer, ownership, pairing, pseudo_labels, unused
 from jaxkd.train.balance import Balance
 from jaxkd.train.lock import Lock, token
@@ -36,6 +36,7 @@ SAMPLED = 8  # pictures of each source that are opened before the first step
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
     "balance.batches": ("balance.target", True),
     "balance.again": ("balance.target", True),
+    "ema_warmup": ("ema_decay", True),
 }
 
 
@@ -73,6 +74,8 @@ class Config:
     """Weights of the methods' terms by their measured gradients; see `train.balance`."""
     ema_decay: PartShare = 0.0
     """Decay of the moving average of the student that is evaluated and kept; 0 for none."""
+    ema_warmup: NonNegative = 0.0
+    """Steps over which that decay grows as 1 - exp(-step / ema_warmup); 0 for (1 + step) / (10 + step)."""
     teacher_check: Natural = 64
     """Validation pictures that the teacher is scored on before step 1; 0 for none."""
 

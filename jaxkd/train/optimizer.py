@@ -9,7 +9,9 @@ import optax
 from jax import numpy as jnp
 
 from jaxkd.ranges import Count, Natural, NonNegative, PartShare, Share, SomeShare
+from jaxkd.train.state import names
 
+BACKBONE = ("detector", "backbone")  # in the tree of trained parameters
 NEVER = 2**31 - 1  # after so many errors in a row optax applies them; the run ends long before
 ONLY_WITH = {  # fields that do nothing unless another one is so; see `train.unused`
     "momentum": ("kind", "sgd"),
@@ -28,6 +30,8 @@ class Config:
     """SGD with momentum ("sgd"), or AdamW ("adamw")."""
     learning_rate: NonNegative = 0.02
     """Learning rate after the warm-up."""
+    backbone_factor: NonNegative = 1.0
+    """Factor on the learning rate of the student's backbone, as its weights are often trained already."""
     momentum: PartShare = 0.9
     """Momentum of SGD."""
     weight_decay: NonNegative = 1e-4
@@ -72,12 +76,19 @@ def build(config: Config) -> optax.GradientTransformation:
 
     It is the same object for settings that differ in the learning rate's schedule alone.
     """
-    return _build(config.kind, config.clip_norm, config.weight_decay, config.decay_norms, config.momentum)
+    fields = {name: getattr(config, name) for name in ("clip_norm", "weight_decay", "decay_norms", "momentum")}
+    return _build(config.kind, backbone_factor=config.backbone_factor, **fields)
 
 
 @functools.lru_cache(maxsize=8)
 def _build(
-    kind: str, clip_norm: float, weight_decay: float, decay_norms: bool, momentum: float
+    kind: str,
+    *,
+    clip_norm: float,
+    weight_decay: float,
+    decay_norms: bool,
+    momentum: float,
+    backbone_factor: float,
 ) -> optax.GradientTransformation:
     decay_mask = None if decay_norms else _matrices
     chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
@@ -86,12 +97,15 @@ def _build(
         transforms = [optax.trace(momentum)] if momentum else [optax.identity()]
     else:
         transforms = [optax.scale_by_adam(), optax.add_decayed_weights(weight_decay, mask=decay_mask)]
-    chain.append(optax.chain(*transforms, _scale_by_rate()))
+    chain.append(optax.chain(*transforms, _scale_by_rate(backbone_factor)))
     return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=NEVER)
 
 
-def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
-    """Multiplies by minus the `learning_rate` of the update, and counts as optax's schedules do."""
+def _scale_by_rate(backbone_factor: float) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the `learning_rate` of the update, and counts as optax's schedules do.
+
+    Leaves of the student's backbone are multiplied by `backbone_factor` too.
+    """
 
     def init(params: Any) -> optax.ScaleByScheduleState:
         del params
@@ -100,7 +114,12 @@ def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
     def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
         del params
         rate = more["learning_rate"]
-        scaled = jax.tree.map(lambda leaf: (-rate).astype(leaf.dtype) * leaf, updates)
+
+        def scale(path: tuple, leaf: Any) -> Any:
+            factor = backbone_factor if names(path)[:2] == BACKBONE else 1.0
+            return (-rate if factor == 1.0 else -rate * factor).astype(leaf.dtype) * leaf
+
+        scaled = jax.tree_util.tree_map_with_path(scale, updates)
         return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -50,6 +50,7 @@ def make_pair(recipe: configs.Recipe, config: Any, student: Detector, teachers: 
         **own,
         optimizer=optimizer.build(configs.build(recipe.optimizer)),
         ema_decay=config.ema_decay,
+        ema_warmup=config.ema_warmup,
         accumulate=config.accumulate,
         further={name: Lesson(student=student, **fields) for name, fields in lessons.items()},
     )

@@ -41,7 +41,12 @@ def names(path: tuple) -> tuple[str, ...]:
     return tuple(str(getattr(entry, "key", getattr(entry, "name", entry))) for entry in path)
 
 
-def moving_average(ema: Tree, params: Tree, *, decay: float, step: Array) -> Tree:
-    """The average after one more step; its decay grows to `decay`, so that the initial parameters lose weight soon."""
+def moving_average(ema: Tree, params: Tree, *, decay: float, step: Array, warmup: float = 0.0) -> Tree:
+    """The average after one more step; its decay grows to `decay`, so that the initial parameters lose weight soon.
+
+    With a `warmup` the decay is 1 - exp(-t / warmup) of `decay` after t steps.
+    """
     rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    if warmup:
+        rate = -decay * jnp.expm1(-(step + 1.0) / warmup)
     return jax.tree.map(lambda old, new: rate * old + (1.0 - rate) * new, ema, params)

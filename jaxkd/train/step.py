@@ -49,6 +49,7 @@ class Pair(Lesson):
 
     optimizer: optax.GradientTransformation  # with `apply_if_finite` outermost; its `update` takes learning_rate
     ema_decay: float = 0.0
+    ema_warmup: float = 0.0  # see `state.moving_average`
     accumulate: int = 1  # micro-batches of a batch, computed one after another
     further: dict[str, Lesson] = dataclasses.field(default_factory=dict, hash=False)  # of other teachers, by name
 
@@ -168,7 +169,8 @@ def make_step(pair: Pair, mesh: Mesh) -> Callable[[State, Tree, Scheduled, Batch
         params["detector"] = running(params["detector"], moments, finite=opt_state.last_finite)
         ema = state.ema
         if pair.ema_decay:
-            moved = moving_average(ema, params["detector"], decay=pair.ema_decay, step=state.step)
+            decay, warmup = pair.ema_decay, pair.ema_warmup
+            moved = moving_average(ema, params["detector"], decay=decay, step=state.step, warmup=warmup)
             ema = jax.tree.map(lambda new, old: jnp.where(opt_state.last_finite, new, old), moved, ema)
         metrics = {name: term.mean() for name, term in (losses.terms | losses.metrics).items()}
         metrics["loss"] = sum((term.mean() for term in losses.terms.values()), jnp.zeros(()))

@@ -48,7 +48,7 @@ SELECTION = {
     "enc_score_head": "selection/logits",
 }
 CONSTANTS = {"model.decoder.up": "decoder/up", "model.decoder.reg_scale": "decoder/reg_scale"}
-UNUSED = ("model.denoising_class_embed.weight",)  # of training alone
+DENOISING = "denoising/embedding"  # of training alone: a row for each class; files have one more, for padding
 COUNTS = r"\.num_points_scale$|\.n_points_scale$"  # 1 / number of points, once for each point
 
 
@@ -72,7 +72,9 @@ def to_jaxkd(arrays: Mapping[str, np.ndarray], *, fine: bool, points: tuple[int,
         elif match := re.fullmatch(r"(.+)\.lab\.(scale|bias)", name):
             unit = _backbone(match[1].removeprefix("model.backbone.model."))
             out[f"backbone/{unit}/affine_{match[2]}" if unit else name] = array
-        elif name not in UNUSED:
+        elif name == "model.denoising_class_embed.weight":
+            out[DENOISING] = array[:-1]
+        else:
             rest[name] = array
     return out | translated(rest, lambda module: _module(module, fine=fine))
 

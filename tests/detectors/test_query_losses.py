@@ -26,7 +26,9 @@ def scene(*, edges=False, denoised=True, seed=0):
     every = count + QUERIES
 
     def outputs(queries):
-        boxes = np.concatenate((draw.uniform(0.3, 0.7, (PICTURES, queries, 2)), draw.uniform(0.1, 0.4, (PICTURES, queries, 2))), -1)  # fmt: skip
+        boxes = np.concatenate(
+            (draw.uniform(0.3, 0.7, (PICTURES, queries, 2)), draw.uniform(0.1, 0.4, (PICTURES, queries, 2))), -1
+        )
         return Outputs(draw.normal(size=(PICTURES, queries, CLASSES)).astype(np.float32), boxes.astype(np.float32))
 
     said, more = [outputs(every) for _ in range(LAYERS)], {}
@@ -35,7 +37,12 @@ def scene(*, edges=False, denoised=True, seed=0):
         first = outputs(every)
         bins = tuple(draw.normal(size=(PICTURES, every, 4, LAST + 1)).astype(np.float32) for _ in range(LAYERS))
         boxes = tuple(shifted(first.boxes, softmax(one) @ VALUES) for one in bins)
-        more = {"edges": bins, "first": first, "values": np.stack([VALUES] * PICTURES), "scale": np.full(PICTURES, SCALE)}  # fmt: skip
+        more = {
+            "edges": bins,
+            "first": first,
+            "values": np.stack([VALUES] * PICTURES),
+            "scale": np.full(PICTURES, SCALE),
+        }
     valid = np.array([[True] * 3, [True, False, False]])
     truth = Truth(
         np.where(valid[..., None], outputs(OBJECTS).boxes, 0.0).astype(np.float32),
@@ -129,7 +136,10 @@ def slow_terms(stages, started, boxes_by=None):
 
 
 def selected_of(layers, count):
-    return {str(i): Outputs(z[:, count:], b[:, count:]) for i, (z, b) in enumerate(zip(layers.logits, layers.boxes, strict=True))}  # fmt: skip
+    return {
+        str(i): Outputs(z[:, count:], b[:, count:])
+        for i, (z, b) in enumerate(zip(layers.logits, layers.boxes, strict=True))
+    }
 
 
 def assert_terms(terms, name, sums, counts):
@@ -306,8 +316,8 @@ def test_gradients_are_finite_and_the_last_layer_does_not_learn_of_itself(edges)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert np.asarray(gradient.logits[0]).any() and np.asarray(gradient.boxes[0]).any()
     if edges:
-        learned = jax.grad(lambda layers: sum(
-            term.mean() for name, term in losses(layers, started).items() if "distilled" in name
-        ))(jax.tree.map(jnp.asarray, layers))  # fmt: skip
+        learned = jax.grad(
+            lambda layers: sum(term.mean() for name, term in losses(layers, started).items() if "distilled" in name)
+        )(jax.tree.map(jnp.asarray, layers))
         assert np.asarray(learned.edges[0]).any() and not np.asarray(learned.edges[-1]).any()
         assert not np.asarray(learned.logits[-1]).any()

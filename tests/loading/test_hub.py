@@ -19,7 +19,7 @@ from jaxkd.cli.workdir import open_run
 from jaxkd.data import shapes
 from jaxkd.detectors.feature_extractor import apply
 from jaxkd.errors import ConfigError, WeightsError
-from jaxkd.loading import build, hub, prepare
+from jaxkd.loading import build, hub, initial, prepare
 from jaxkd.predictor import Predictor, load
 from jaxkd.train import evaluate, mesh
 from jaxkd.types import Batch
@@ -246,7 +246,6 @@ def test_classes_are_in_the_order_of_their_numbers_and_coco_s_have_its_names():
 
 def test_it_is_saved_and_loaded_as_any_detector(tmp_path):
     assert convert.run([str(RT_DETR), f"--out={tmp_path / 'out'}"]) == 0
-    assert "model.denoising_class_embed.weight" in (tmp_path / "out/conversion.txt").read_text()
     loaded, again = hub.load(RT_DETR), build.load(tmp_path / "out")
     assert again.detector == loaded.detector and again.sizes == loaded.sizes
     for one, other in zip(*(flatten(item.params).values() for item in (loaded, again)), strict=True):
@@ -269,6 +268,37 @@ def test_it_is_scored_on_stretched_pictures():
     source = shapes.load(shapes.Config(count=3, size=(50, 50)))
     scored = evaluate.evaluate_source(loaded.detector, loaded.params, source, loader_config, mesh.make_mesh(1), batch=2)
     assert scored.pictures == 3 and 0 <= scored.summary["AP"] <= 1
+
+
+def test_a_student_starts_from_it():
+    """For its classes with all that it has, for others without the leaves that have a row or a column for each."""
+    loaded = hub.load(D_FINE)
+    theirs = flatten(loaded.params)
+    student = build.student(loaded.config, NAMES)
+    params, said = initial.params(student, jax.random.key(0), str(D_FINE))
+    for name, leaf in flatten(params).items():
+        np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
+    assert said == f"The student starts from {D_FINE}: {len(theirs)} leaves."
+    other = build.student(loaded.config, ("a", "b"))
+    params, said = initial.params(other, jax.random.key(0), str(D_FINE))
+    fresh = flatten(other.init(jax.random.key(0)))
+    heads = ("logits_0", "logits_1", "selection/logits")
+    anew = {f"decoder/{head}/{leaf}" for head in heads for leaf in ("kernel", "bias")} | {"denoising/embedding"}
+    for name, leaf in flatten(params).items():
+        np.testing.assert_array_equal(leaf, (fresh if name in anew else theirs)[name], err_msg=name)
+    assert all(name in said for name in anew) and said.endswith("are for other classes and start from random numbers.")
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_start_with_or_without_denoising(has, tmp_path):
+    folder = D_FINE if has else copied(D_FINE, tmp_path, arrays={"model.denoising_class_embed.weight": None})
+    loaded = hub.load(folder)
+    assert ("denoising" in loaded.params) == has == (loaded.config.denoising.queries > 0)
+    config = loaded.config.copy_and_resolve_references()
+    config.denoising.queries = 0 if has else 100
+    params, said = initial.params(build.student(config, NAMES), jax.random.key(0), str(folder))
+    assert ("denoising" in params) != has
+    assert ("denoising/embedding is not used" if has else "denoising/embedding starts from random numbers") in said
 
 
 def test_its_norms_fold():

@@ -54,8 +54,7 @@ def test_positives_are_to_find_their_truth_and_others_none(noised):
 
 
 def test_what_padding_holds_changes_nothing():
-    make = jax.jit(lambda boxes, labels: denoising.noised(
-        jax.random.key(1), boxes, labels, VALID, classes=5, groups=2))  # fmt: skip
+    make = jax.jit(lambda boxes, labels: denoising.noised(jax.random.key(1), boxes, labels, VALID, classes=5, groups=2))
     one, other = make(BOXES, LABELS), make(BOXES.at[2].set(jnp.nan), LABELS.at[2].set(99))
     for leaf, same in zip(one, other, strict=True):
         np.testing.assert_array_equal(leaf, same)

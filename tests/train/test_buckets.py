@@ -7,6 +7,7 @@ import tiny
 
 from jaxkd import config as configs
 from jaxkd.data import loader
+from jaxkd.errors import ConfigError
 
 BUCKETS = (tiny.SIZE, tiny.SIZE[::-1])
 STEPS, BATCH = 8, 4
@@ -40,3 +41,26 @@ def test_every_process_sees_its_rows_of_the_same_bucket(source, loader_config, p
         np.testing.assert_array_equal(np.concatenate([batch.ids for batch in batches]), records)
     for part in parts:
         part.close()
+
+
+def test_a_step_may_draw_its_bucket(source):
+    """The same for every process and for a longer run; a bucket that is listed twice is drawn twice as often."""
+    buckets = ((64, 64), (32, 32), (64, 64))
+    config = configs.build(tiny.loader(buckets=buckets, flip=0.0, fit="stretch", bucket_by="step"))
+    long = loader.plan(source, config, seed=0, steps=300, batch=BATCH)
+    plan = loader.plan(source, config, seed=0, steps=STEPS, batch=BATCH)
+    np.testing.assert_array_equal(plan.buckets, long.buckets[:STEPS])
+    assert 0.25 < np.mean(long.buckets == 1) < 0.42 and set(long.buckets) == {0, 1, 2}
+    batches = loader.train_batches(source, config, seed=0, steps=STEPS, batch=BATCH)
+    assert set(batches.sizes) == {(64, 64), (32, 32)}
+    for bucket, batch in zip(plan.buckets, batches, strict=True):
+        assert batch.images.shape[1:3] == buckets[bucket]
+        np.testing.assert_array_equal(batch.sizes, [buckets[bucket]] * BATCH)
+    evaluated = list(loader.eval_batches(source, config, batch=BATCH))
+    assert {batch.images.shape[1:3] for batch in evaluated} == {(64, 64)}
+
+
+def test_drawn_buckets_are_for_stretched_pictures(source):
+    config = configs.build(tiny.loader(buckets=BUCKETS, bucket_by="step"))
+    with pytest.raises(ConfigError, match=r"is for pictures that are stretched, and data\.loader\.fit is 'keep'"):
+        loader.plan(source, config, seed=0, steps=STEPS, batch=BATCH)

@@ -75,3 +75,17 @@ def test_gradients_that_are_not_finite_never_get_in():
     for name in ("kernel", "bias"):
         np.testing.assert_array_equal(params[name], PARAMS[name])
     assert state.notfinite_count == state.total_notfinite == 5
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_backbone_has_a_rate_of_its_own(kind):
+    params = {"detector": {"backbone": {"kernel": jnp.ones((2, 2))}, "neck": {"kernel": jnp.ones((2, 2))}}}
+    moves = []
+    for factor in (1.0, 0.1):
+        config = Config(kind=kind, schedule="constant", warmup_steps=0, backbone_factor=factor)
+        transform = build(config)
+        grads = jax.tree.map(jnp.ones_like, params)
+        updates, _ = transform.update(grads, transform.init(params), params, learning_rate=jnp.asarray(0.5))
+        moves.append(updates["detector"])
+    np.testing.assert_allclose(moves[1]["backbone"]["kernel"], 0.1 * moves[0]["backbone"]["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(moves[1]["neck"]["kernel"], moves[0]["neck"]["kernel"])
