@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxkd.distillation import Options, Plan, Result
 
 STUDENTS = ("auto", "pocket", "tiny", "small", "medium", "mobilenet", "r18")  # that --student takes by name
-METHODS = ("tar", "gkd", "mimic", "detections", "align", "shared_queries")  # that --method takes beside auto, one or several
+METHODS = ("tar", "gkd", "mimic", "detections", "align", "shared_queries")  # of --method, beside auto; one or several
 CHOICES = {  # of flags, the default first
     "size": (("balanced", "fast", "accurate"), "Size of the pictures."),
     "augment": (("auto", "none", "light", "strong"), "How training pictures are varied."),

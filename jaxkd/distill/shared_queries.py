@@ -139,9 +139,9 @@ def _student_answers(inputs: Inputs) -> Iterator[Answer]:
     if layers is None:
         yield Answer(predictions.logits, _decoded(inputs.student, inputs))
         return
-    edges = layers.edges or [None] * len(layers.logits)
-    for said in zip(layers.logits, layers.boxes, edges, strict=True):
-        yield Answer(*(None if part is None else part[:, -count:] for part in said))
+    for layer, (logits, boxes) in enumerate(zip(layers.logits, layers.boxes, strict=True)):
+        edges = layers.edges[layer][:, -count:] if layers.edges else None
+        yield Answer(logits[:, -count:], boxes[:, -count:], edges)
 
 
 def _decoded(detector: DetectorOutputs, inputs: Inputs) -> Float[Array, "b r 4"]:

@@ -35,14 +35,13 @@ def published(arrays: Mapping[str, np.ndarray]) -> Published:
     decoder = _decoder(leaves, points=points, fine=fine)
     neck = _neck(leaves, levels=levels, heads=decoder["heads"], fine=fine)
     notes = _assumed(decoder, points=bool(stated), fine=fine)
-    if used := [name for name in hub_names.UNUSED if name in named]:
-        notes.append(f"Not used, as it is of training alone: {used[0].rpartition('.')[0].removeprefix('model.')}.")
+    without = {} if hub_names.DENOISING in leaves else {"denoising.queries": 0}
     return Published(
         "D-FINE" if fine else "RT-DETR",
         "detectors.d_fine" if fine else "detectors.rt_detr",
         backbone=(_hgnet(leaves) if fine else _resnet_d(leaves)) | {"eps": EPS},
         neck=neck,
-        fields={f"decoder.{name}": value for name, value in decoder.items()},
+        fields={f"decoder.{name}": value for name, value in decoder.items()} | without,
         classes=leaves["decoder/logits_0/kernel"].shape[-1],
         arrays=leaves,
         idle=tuple(name for name in arrays if hub_names.is_constant(name) or name in query_names.COPIES),
