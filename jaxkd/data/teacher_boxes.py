@@ -108,6 +108,11 @@ def match(
     return Matched(_WithTeacherBoxes(source, boxes), frozenset(rows_of) & frozenset(index_of), tuple(sentences))
 
 
+def unmatched(source: Source) -> Source:
+    """The source with no detections beside those that it has, of a file that says nothing of its pictures."""
+    return _WithTeacherBoxes(source, {})
+
+
 def _in_classes(detections: Detections, classes: Sequence[str]) -> Float32[np.ndarray, "n k"] | None:
     """The scores of these classes, matched by name; UNSAID of a class that the file does not have."""
     if detections.class_scores is None:

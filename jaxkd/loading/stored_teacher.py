@@ -108,7 +108,8 @@ def _with_file(
     for name, one in matched.items():
         if without := len(one.source.records) - len(one.images):
             said.append(f"{file}: no detection on {phrases.counted(without, 'picture')} to {name}.")
-    return sources | {name: one.source for name, one in matched.items()}
+    passed_over = {name: teacher_boxes.unmatched(source) for name, source in sources.items() if name not in matched}
+    return passed_over | {name: one.source for name, one in matched.items()}
 
 
 def covers(source: Source) -> bool:

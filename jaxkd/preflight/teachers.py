@@ -35,14 +35,13 @@ def load(
     Raises ConfigError where a teacher is missing or not needed, and WeightsError where a file cannot be read.
     """
     recipes = {name: one for name, one in configs.of_each_teacher(recipe).items() if one.distill}
-    if strange := given.keys() - recipes.keys():
-        name = sorted(strange)[0]
+    if given.keys() - recipes.keys():
         if not recipes:
             raise ConfigError("The recipe teaches nothing, so there is no use for --teacher.")
-        example = f"--teacher={next(iter(recipes))}=RECIPE"
+        names = listed([one or "config.teacher" for one in recipes])
         raise ConfigError(
-            f"The recipe's teachers are {listed([one or 'config.teacher' for one in recipes])}; say in whose place "
-            f"--teacher={name and f'{name}='}{given[name]} is, such as {example}."
+            f"The recipe's teachers are {names}; say in whose place --teacher is, such as "
+            f"--teacher={next(iter(recipes))}=RECIPE."
         )
     teachers, notes = {}, []
     for name, one in recipes.items():

@@ -201,8 +201,10 @@ def test_one_of_several_teachers_may_be_like_a_recipes_student(taught):
     looked = preflight.subject(made, teachers={"large": like})
     assert "large: The teacher has the shape of a recipe's student." in looked.teacher
     assert shapes_of(looked.teacher_params) == shapes_of(preflight.subject(taught).teacher_params)
-    with pytest.raises(ConfigError, match=r"teachers are dino, large and web; say in whose place --teacher=x is, such"):
-        preflight.subject(taught, teachers={"": "x"})
+    with pytest.raises(
+        ConfigError, match=r"dino, large and web; say in whose place --teacher is, such as --teacher=dino=R"
+    ):
+        preflight.subject(taught, teachers={"": like})
     made.teachers.dino.path = taught.teachers.web.path
     made.teachers.dino.distill = {"other": component("distill.detections")}
     with pytest.raises(ConfigError, match="Two teachers are files of detections"):

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from jaxkd.config import build, component
-from jaxkd.data import shapes
+from jaxkd.data import loader, shapes
 from jaxkd.data.base import Subset
 from jaxkd.errors import WeightsError
 from jaxkd.loading import prepare, stored_teacher
@@ -97,6 +97,19 @@ def test_both_splits_are_matched_by_name(tmp_path):
     for name, source in matched.items():
         for record, original in zip(source.records, sources[name].records, strict=True):
             np.testing.assert_allclose(record.teacher_boxes.boxes, original.boxes, atol=1e-4)
+
+
+def test_a_file_without_names_leaves_validation_without_detections(tmp_path):
+    """So that a batch of its pictures has the arrays too, without a detection in them."""
+    whole = shapes.load(shapes.Config(count=4, size=tiny.SIZE))
+    sources = {"train": Subset(whole, range(3)), "val": Subset(whole, range(3, 4))}
+    (tmp_path / "found.json").write_text(json.dumps(results(sources["train"])))
+    loaded = stored_teacher.load(tmp_path / "found.json", whole)
+    matched, _ = stored_teacher.with_detections(loaded, sources, limit=20)
+    assert not stored_teacher.covers(matched["val"])
+    batch = next(loader.eval_batches(matched["val"], build(tiny.loader()), batch=1, teacher=True))
+    assert not batch.detections.valid.any()
+    assert loaded.detector.detect({}, batch) is batch.detections
 
 
 def test_names_of_two_splits_tell_nothing(tmp_path):
