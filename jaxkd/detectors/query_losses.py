@@ -101,7 +101,8 @@ def truth_of(batch: Batch) -> Truth:
     real = batch.valid | batch.crowd
     boxes = jnp.where(real[..., None], box_ops.centred(batch.boxes) / canvas_of(batch), 0.0)
     weights = batch.valid * (1.0 if batch.weights is None else batch.weights)
-    return Truth(boxes, batch.labels, batch.valid, batch.crowd, weights.astype(jnp.float32))
+    labels = jnp.where(batch.valid, batch.labels, 0)
+    return Truth(boxes, labels, batch.valid, batch.crowd, weights.astype(jnp.float32))
 
 
 def parted(layers: Layers, started: Started) -> tuple[Layers, Layers]:
