@@ -7,7 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxkd.detectors import query
+from jaxkd.detectors import query, query_parts
 from jaxkd.detectors.edge_query_losses import Loss, edge_set_losses
 from jaxkd.errors import ConfigError
 from jaxkd.nets import elan_encoder, hgnet
@@ -16,7 +16,7 @@ from jaxkd.types import Predictions, Regions, Term
 
 
 @dataclass(frozen=True)
-class Config(query.Common):
+class Config(query_parts.Common):
     """D-FINE; the defaults are those of its size L, but for the backbone, which is that of N and S."""
 
     backbone: Any = field(default_factory=hgnet.Config)

@@ -8,8 +8,8 @@ at their centres.
 import abc
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ from jax import lax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxkd.detectors import dense, parts
+from jaxkd.detectors import dense
 from jaxkd.detectors.base import Moments, Params, Stage
 from jaxkd.detectors.feature_extractor import FeatureExtractor, apply, apply_in_training
 from jaxkd.detectors.query_losses import Denoised, Started, Truth, canvas_of, truth_of
@@ -25,57 +25,15 @@ from jaxkd.errors import ConfigError
 from jaxkd.nets.edge_decoder import CONSTANTS
 from jaxkd.nets.norm import BATCH
 from jaxkd.nets.query_decoder import Layers, Outputs, best_pairs
-from jaxkd.nets.remat import Remat
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops import denoising
 from jaxkd.ops.match import match
-from jaxkd.ranges import Count, Natural, NonNegative, Share
 from jaxkd.types import Batch, BoxCode, Detections, Features, Predictions, Regions, Term, Traits
 
 DECODER_KEY, DENOISING_KEY = 2, 3  # of a detector's initial parameters; backbone and neck have 0 and 1
 POSITIVE_IOU = 0.5  # of a query's box with an object, from which methods count it as a positive region
 SHORTEST = 1e-3  # side of a given box in shares of the canvas's
 EMBEDDING = "embedding"  # of the classes, for denoising queries
-
-
-@dataclass(frozen=True)
-class Postprocess:
-    """From predictions to detections."""
-
-    score_threshold: Share = 0.0
-    """Score above which a box is a detection."""
-    max_detections: Count = 300
-    """Most detections of a picture."""
-
-
-@dataclass(frozen=True)
-class Denoising:
-    """Truths with noise that the decoder learns to find again, beside its own queries; see `ops.denoising`."""
-
-    queries: Natural = 100
-    """Positive queries of a picture, in whole groups of `data.loader.max_objects`, at least one; 0 for none."""
-    label_noise: Share = 0.5
-    """Twice the share of labels that are drawn anew."""
-    box_noise: NonNegative = 1.0
-    """Largest movement of a positive's edges, in halves of the box's sides."""
-
-
-@dataclass(frozen=True)
-class Common:
-    """What the Configs of detectors with queries share."""
-
-    denoising: Denoising = field(default_factory=Denoising)
-    """Truths with noise, in training."""
-    postprocess: Postprocess = field(default_factory=Postprocess)
-    """From predictions to detections."""
-    pixels: parts.Pixels = field(default_factory=lambda: parts.Pixels(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)))
-    """Normalisation of the pictures; by default to 0..1."""
-    frozen_stages: parts.Stages = -1
-    """Backbone stages that are not trained: -1 none, 0 the stem, 1 the stem and the first, ..."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which backbone and neck compute; the decoder and all parameters are float32."""
-    remat: Remat = "none"
-    """Rematerialisation of the backbone's blocks: less memory, more time; see `nets.remat`."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +83,10 @@ class QueryDetector(abc.ABC):
     def training_features(self, params: Params, batch: Batch) -> tuple[Features, Moments]:
         """As `features`, with batch norms that take the statistics of the batch; and what these have seen.
 
-        Raises ConfigError for a canvas whose sides are no multiples of the largest stride.
+        Raises ConfigError for a canvas whose sides are no multiples of the largest stride, and for more objects than
+        queries.
         """
-        self._check_canvas(batch)
+        self._check_batch(batch)
         features, moments = self.feature_extractor.training_features(params, batch)
         if self.config.decoder.norm in BATCH:
             # The levels are projected once more where they are used, which XLA computes once.
@@ -187,8 +146,16 @@ class QueryDetector(abc.ABC):
             valid=valid,
         )
 
-    def _check_canvas(self, batch: Batch) -> None:
-        (height, width), stride = batch.images.shape[1:3], max(self.feature_extractor.strides)
+    def _check_batch(self, batch: Batch) -> None:
+        (height, width), strides = batch.images.shape[1:3], self.feature_extractor.strides
+        stride, most = max(strides), batch.boxes.shape[1]
+        cells = sum((height // step) * (width // step) for step in strides)
+        if most > (queries := min(self.config.decoder.queries, cells)):
+            raise ConfigError(
+                f"data.loader.max_objects is {most}, and on a canvas of {height}x{width} this student has {queries} "
+                "queries, one for each object at most; lower max_objects, or raise student.decoder.queries or the "
+                "sizes in data.loader.buckets."
+            )
         if height % stride or width % stride:
             raise ConfigError(
                 f"A canvas of {height}x{width} is no whole number of cells of {stride} pixels, which a student with "

@@ -7,7 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxkd.detectors import query
+from jaxkd.detectors import query, query_parts
 from jaxkd.detectors.query_losses import Loss, set_losses
 from jaxkd.nets import hybrid_encoder, resnet_d
 from jaxkd.nets.query_decoder import Decoder, QueryDecoder
@@ -15,7 +15,7 @@ from jaxkd.types import Predictions, Regions, Term
 
 
 @dataclass(frozen=True)
-class Config(query.Common):
+class Config(query_parts.Common):
     """RT-DETR; the defaults are those with a ResNet-50."""
 
     backbone: Any = field(default_factory=resnet_d.Config)
