@@ -104,13 +104,13 @@ def _numbers(edges: Edges) -> list[str]:
 def edge_losses(edges: Edges, layers: Layers, pairs: Pairs) -> Float[Array, "s"]:
     """Of each layer the sum over the pairs of the losses of their four edges, times the box's IoU (equation 4)."""
     assert layers.first is not None and layers.values is not None and layers.scale is not None
-    start = lax.stop_gradient(layers.first.boxes)
+    start, values = lax.stop_gradient((layers.first.boxes, layers.values))
     shifts = jax.vmap(lambda start, boxes, scale: shifts_to(start, boxes, scale=scale))(
         start, pairs.boxes, layers.scale
     )
 
     def of_layer(edges: Edges) -> Float[Array, ""]:
-        losses = jax.vmap(fine_grained_loss)(edges.bins, shifts, layers.values).sum(-1)
+        losses = jax.vmap(fine_grained_loss)(edges.bins, shifts, values).sum(-1)
         weights = query_losses.overlaps(edges.said, pairs) * pairs.weights
         return jnp.where(pairs.positive, losses * weights, 0.0).sum()
 

@@ -98,7 +98,7 @@ def canvas_of(batch: Batch) -> Float[Array, "4"]:
 
 def truth_of(batch: Batch) -> Truth:
     """The truth of a batch; padding is a box of zeros."""
-    real = batch.valid | batch.crowd
+    real = jnp.logical_or(batch.valid, batch.crowd)
     boxes = jnp.where(real[..., None], box_ops.centred(batch.boxes) / canvas_of(batch), 0.0)
     weights = batch.valid * (1.0 if batch.weights is None else batch.weights)
     labels = jnp.where(batch.valid, batch.labels, 0)

@@ -85,14 +85,13 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
 def _config(description: Description, *, denoising: bool) -> configs.Recipe:
     """The recipe's component of the detector; `denoising` says whether the folder has what its queries start from."""
     backbone, neck = PARTS[description.fine]
-    without = {} if denoising else {"denoising": {"queries": 0}}
     return configs.component(
         KINDS[description.fine],
         backbone=configs.component(backbone, **description.backbone),
         neck=configs.component(neck, **description.neck),
         decoder=description.decoder,
         pixels=description.pixels,
-        **without,
+        denoising={} if denoising else {"queries": 0},
     )
 
 

@@ -1,7 +1,5 @@
 """Query detectors as students: norms of batches, what no query sees, and what is refused."""
 
-import functools
-
 import detector_scene
 import jax
 import numpy as np
@@ -19,7 +17,6 @@ from jaxkd.weights.tree import flatten
 CLASSES = detector_scene.CLASSES
 
 
-@functools.cache
 def batch():
     return jax.tree.map(jnp.asarray, detector_scene.batch_in((64, 96)))
 
