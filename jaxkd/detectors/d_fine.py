@@ -14,6 +14,8 @@ from jaxkd.nets import elan_encoder, hgnet
 from jaxkd.nets.edge_decoder import EdgeDecoder, EdgeQueryDecoder
 from jaxkd.types import Predictions, Regions, Term
 
+ONLY_WITH = {"decoder.groups": ("decoder.norm", "group")}  # it does nothing otherwise; see `train.unused`
+
 
 @dataclass(frozen=True)
 class Config(query_parts.Common):

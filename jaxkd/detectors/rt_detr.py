@@ -10,8 +10,11 @@ import flax.linen as nn
 from jaxkd.detectors import query, query_parts
 from jaxkd.detectors.query_losses import Loss, set_losses
 from jaxkd.nets import hybrid_encoder, resnet_d
-from jaxkd.nets.query_decoder import Decoder, QueryDecoder
+from jaxkd.nets.query_decoder import QueryDecoder
+from jaxkd.nets.query_layer import Decoder
 from jaxkd.types import Predictions, Regions, Term
+
+ONLY_WITH = {"decoder.groups": ("decoder.norm", "group")}  # it does nothing otherwise; see `train.unused`
 
 
 @dataclass(frozen=True)

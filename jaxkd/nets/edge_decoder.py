@@ -13,15 +13,8 @@ from jax import numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxkd.nets.attention import MLP, ZEROS, FeedForward, SelfAttention
-from jaxkd.nets.query_decoder import (
-    Decoder,
-    DeformableAttention,
-    Layers,
-    Outputs,
-    QueryDecoder,
-    box_mlp,
-    safe_logit,
-)
+from jaxkd.nets.query_decoder import Layers, Outputs, QueryDecoder, box_mlp, safe_logit
+from jaxkd.nets.query_layer import Decoder, DeformableAttention
 from jaxkd.ops.edge_bins import bin_values, moved
 from jaxkd.ranges import Count
 

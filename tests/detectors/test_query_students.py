@@ -11,7 +11,8 @@ from jaxkd.detectors.base import predict_regions
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.nets.norm import running
-from jaxkd.nets.query_decoder import cells_of, first_offsets
+from jaxkd.nets.query_decoder import cells_of
+from jaxkd.nets.query_layer import first_offsets
 from jaxkd.weights.tree import flatten
 
 CLASSES = detector_scene.CLASSES

@@ -9,7 +9,8 @@ from jaxkd.config import component
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build
 from jaxkd.nets import hybrid_encoder, resnet_d
-from jaxkd.nets.query_decoder import Decoder, Selection, cell_anchors, safe_logit
+from jaxkd.nets.query_decoder import Selection, cell_anchors, safe_logit
+from jaxkd.nets.query_layer import Decoder
 
 
 def test_positions_of_a_small_map():
