@@ -91,7 +91,7 @@ class HasQueries(Protocol):
 def predict_regions(
     detector: Detector, params: Params, features: Features, regions: Regions, batch: Batch
 ) -> Predictions:
-    """A detector's predictions for regions that it sampled itself."""
-    if isinstance(detector, HasQueries):
+    """A detector's predictions for regions: for its own queries, or for boxes where there are none."""
+    if isinstance(detector, HasQueries) and regions.queries is not None:
         return detector.predict_queries(params, features, regions, batch)
     return detector.predict(params, features, regions.boxes, batch)

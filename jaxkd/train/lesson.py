@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxkd.config import module_of
-from jaxkd.detectors.base import Detector, Stage, Teacher
+from jaxkd.detectors.base import Detector, Stage, Teacher, predict_regions
 from jaxkd.distill import base, classes, fit
 from jaxkd.errors import ConfigError
 from jaxkd.ops import box_codes
@@ -194,22 +194,23 @@ def on_regions(
       source: the detector that proposes the regions, and whether they are sampled.
       keys: of `image_keys`.
     """
-    student = lesson.student
-    if source.detector == "teacher":
+    student, is_own = lesson.student, source.detector == "student"
+    if not is_own:
         owner = lesson.teacher_traits
         regions = _teacher_regions(lesson, inputs, stage=source.stage, keys=keys)
     else:
         owner = student.traits
         regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=source.stage)
-    regions = lax.stop_gradient(regions.replace(queries=None))
+    regions = lax.stop_gradient(regions)
     # A teacher's label of background is its own number of classes.
-    if source.detector == "teacher" and lesson.teacher_columns:
+    if not is_own and lesson.teacher_columns:
         regions = regions.replace(labels=jnp.where(regions.positive, regions.labels, len(student.classes)))
     predictions = None
     if base.can_predict(student.traits, owner):
-        predictions = student.predict(student_params, student_features, regions.boxes, inputs.batch)
+        asked = regions if is_own else regions.replace(queries=None)
+        predictions = predict_regions(student, student_params, student_features, asked, inputs.batch)
     outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
-    return with_teacher(lesson, inputs, outputs, regions, owner=owner)
+    return with_teacher(lesson, inputs, outputs, regions.replace(queries=None), owner=owner)
 
 
 def _teacher_regions(lesson: Lesson, inputs: StepInputs, *, stage: Stage, keys: Key[Array, "b"]) -> Regions:
