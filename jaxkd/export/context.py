@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxkd.errors import ConfigError
 from jaxkd.export.ops import Handle, Number, Ops
-from jaxkd.export.values import Convolution, Size, Value, as_int, is_static
+from jaxkd.export.values import Convolution, Size, Value, as_int, is_static, part_of
 
 
 class Context:
@@ -62,6 +62,15 @@ class Context:
             return None if not is_static([size]) and str(stop) == str(size) else self.numbers([stop])[0]
 
         return [end(stop, size) for stop, size in zip(stops, shape, strict=True)]
+
+    def part(
+        self, x: Value, starts: Sequence[int], stops: Sequence[Size], steps: Sequence[int] | None = None
+    ) -> Value | Handle:
+        """A part of a value, which stays a constant where it can."""
+        if x.is_constant and (constant := part_of(x, starts, stops, steps)):
+            return constant
+        ends, steps = self.stops(stops, x.shape), steps or [1] * len(starts)
+        return self.ops.slice(self.expanded(x), self.numbers(starts), ends, steps)
 
     def number(self, size: Size) -> Handle:
         """The handle of an expression of the batch, int32."""

@@ -9,14 +9,23 @@ import numpy as np
 
 from jaxkd.export.context import Context
 from jaxkd.export.ops import Handle
-from jaxkd.export.values import Size, Value, ints
+from jaxkd.export.values import Size, Value, ints, is_static
 
 INT32 = np.dtype(np.int32)
 
 
-def gather(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
-    """A gather as a take of rows: all indexed axes are flattened into one, so each row has one linear index."""
+def gather(ctx: Context, equation: Any, inputs: list[Value]) -> Value | Handle:
+    """A gather as a take of rows: all indexed axes are flattened into one, so each row has one linear index.
+
+    One window at a constant place is a slice.
+    """
     (x, index), params = inputs, equation.params
+    if starts := _constant_place(x, index, params):
+        stops = [
+            start + size if size != whole else whole
+            for start, size, whole in zip(starts, params["slice_sizes"], x.shape, strict=True)
+        ]
+        return ctx.part(x, starts, stops)
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
     removed = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     windows = [axis for axis in range(len(x.shape)) if axis not in removed]
@@ -48,6 +57,19 @@ def gather(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
     for axis in range(len(shape)):
         order.append(offset_axes[axis] if axis in offset_axes else next(lead_axes))
     return rows_taken if order == sorted(order) else ctx.ops.transpose(rows_taken, order)
+
+
+def _constant_place(x: Value, index: Value, params: dict[str, Any]) -> list[int]:
+    """The first cell of a gather's one window of all axes; [] where it has several, or not a constant place inside."""
+    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+    if not index.is_constant or len(index.shape) != 1 or numbers.collapsed_slice_dims or numbers.operand_batching_dims:
+        return []
+    starts = [0] * len(x.shape)
+    for axis, start in zip(numbers.start_index_map, np.broadcast_to(index.array, index.shape), strict=True):
+        if not is_static([x.shape[axis], sizes[axis]]) or not 0 <= start <= x.shape[axis] - sizes[axis]:
+            return []
+        starts[axis] = int(start)
+    return starts
 
 
 def scatter(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:

@@ -122,7 +122,8 @@ class Lowering(Context):
             raise self.unsupported(f"the operation {name}")
         results = rule(self, equation, inputs)
         results = results if isinstance(results, list) else [results]
-        return [self.as_value(handle, aval) for handle, aval in zip(results, out, strict=True)]
+        pairs = zip(results, out, strict=True)
+        return [result if isinstance(result, Value) else self.as_value(result, aval) for result, aval in pairs]
 
     def _call(self, equation: Any, inputs: list[Value]) -> list[Value]:
         """A function within the program; one of `fused.FUSED` is lowered as one operation where the format has it."""

@@ -80,10 +80,9 @@ def _slice_axis(ctx: Context, x: Handle, shape: Sequence[Size], *, axis: int, st
     return ctx.ops.slice(x, starts, ctx.stops(stops, shape), [1] * len(shape))
 
 
-def sliced(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:
+def sliced(ctx: Context, equation: Any, inputs: list[Value]) -> Value | Handle:
     params = equation.params
-    start, stop = ctx.numbers(params["start_indices"]), ctx.stops(params["limit_indices"], inputs[0].shape)
-    return ctx.ops.slice(ctx.expanded(inputs[0]), start, stop, params["strides"] or [1] * len(start))
+    return ctx.part(inputs[0], params["start_indices"], params["limit_indices"], params["strides"])
 
 
 def dynamic_slice(ctx: Context, equation: Any, inputs: list[Value]) -> Handle:

@@ -53,6 +53,19 @@ def with_shape(value: Value, shape: tuple[Size, ...]) -> Value:
     return Value(value.array, value.is_constant, shape, value.stored_shape, value.dtype)
 
 
+def part_of(value: Value, starts: Sequence[int], stops: Sequence[Size], steps: Sequence[int] | None) -> Value | None:
+    """A part of a constant, as a constant; None where it is cut along an axis whose size depends on the batch."""
+    pieces, shape = [], []
+    for axis, (start, stop, step) in enumerate(zip(starts, stops, steps or [1] * len(starts), strict=True)):
+        size = value.shape[axis]
+        if not is_static([size]) and (start, str(stop), step) != (0, str(size), 1):
+            return None
+        pieces.append(slice(None) if value.stored_shape[axis] == 1 else slice(start, stop, step))
+        shape.append(-(-(stop - start) // step) if is_static([size]) else size)
+    array = np.asarray(value.array)[tuple(pieces)]
+    return Value(array, True, tuple(shape), array.shape, value.dtype)
+
+
 def scalar_of_rank(value: Value, rank: int) -> Value:
     """A scalar as a tensor of `rank` axes of length 1."""
     ones = (1,) * rank

@@ -218,3 +218,17 @@ def test_tensorflow_knows_the_sizes_of_a_part():
     shape = jax.ShapeDtypeStruct((b, 4, 6, 32), np.float32)
     program = jax.make_jaxpr(lambda x: jnp.split(x, 2, -1)[1][:, 1:])(shape)
     assert half.get_concrete_function().outputs[0].shape.as_list() == [None, 3, 6, 16]
+
+
+def test_a_mask_of_the_whole_canvas_vanishes():
+    """It depends on the pictures by their number alone, and is cut from their sizes by an index."""
+    (b,) = jax.export.symbolic_shape("b")
+
+    def masked(x):
+        extents = jnp.broadcast_to(jnp.asarray([5, 4]), (x.shape[0], 2))
+        return x * valid_cells(extents, stride=1, shape=(5, 4))
+
+    program = jax.make_jaxpr(masked)(jax.ShapeDtypeStruct((b, 5, 4, 3), np.float32))
+    assert "gather" in str(program)
+    ops = OnnxOps()
+    assert lower(program, ops, ["x"], "b") == ["x"] and not ops.nodes
