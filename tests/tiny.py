@@ -87,9 +87,9 @@ def rt_detr(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: s
     """RT-DETR with a ResNet-D of one block a stage and three levels, from stride 8 to 32."""
     norms = {"norm": norm, "groups": 4}
     fields = {
-        "decoder": {"width": 16, "queries": 12, "layers": 2, "heads": 4, "hidden": 24, **norms},
+        "decoder": {"width": 16, "queries": 40, "layers": 2, "heads": 4, "hidden": 24, **norms},
         "denoising": {"queries": 6},
-        "postprocess": {"max_detections": 20},
+        "postprocess": {"max_detections": 120},
     }
     stages = {"widths": (width,) * 4, "blocks": (1,) * 4, "bottleneck": False}
     return component(
@@ -105,9 +105,9 @@ def d_fine(*, width: int = 8, channels: int = 16, norm: str = "group", dtype: st
     """D-FINE with an HGNet of one block of two layers a stage and three levels, from stride 8 to 32."""
     norms = {"norm": norm, "groups": 4}
     fields = {
-        "decoder": {"width": 16, "queries": 12, "layers": 2, "heads": 4, "hidden": 24, "bins": 8, **norms},
+        "decoder": {"width": 16, "queries": 40, "layers": 2, "heads": 4, "hidden": 24, "bins": 8, **norms},
         "denoising": {"queries": 6},
-        "postprocess": {"max_detections": 20},
+        "postprocess": {"max_detections": 120},
     }
     stages = {"inner": (8,) * 4, "widths": (width,) * 4, "blocks": (1,) * 4, "layers": (2,) * 4}
     return component(

@@ -211,7 +211,7 @@ class QueryDetector(abc.ABC):
         )
 
     def _regions(self, boxes: Float[Array, "b q 4"], batch: Batch) -> Regions:
-        """The boxes as regions: positive where they overlap an object well enough, else background."""
+        """The boxes as regions: positive where they overlap an object well enough or best, else background."""
 
         def of_picture(boxes: Array, batch: Batch) -> Regions:
             matches = match(
@@ -221,6 +221,7 @@ class QueryDetector(abc.ABC):
                 crowd=batch.crowd,
                 positive=POSITIVE_IOU,
                 negative=POSITIVE_IOU,
+                low_quality=True,
             )
             deltas = box_ops.encode(batch.boxes[matches.truth], boxes)
             return dense.targets(batch, matches, boxes=boxes, deltas=deltas, background=len(self.classes))
