@@ -94,7 +94,7 @@ def loader(sides):
         fit="stretch",
         bucket_by="step" if len(buckets) > 1 else "shape",
         antialias=True,
-        augment={"crop": 0.8, "colour": 0.5},
+        augment=component("data.augment", crop=0.8, colour=0.5),
     )
 
 
