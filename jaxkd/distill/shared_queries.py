@@ -39,7 +39,7 @@ class Config:
     class_weight: NonNegative = 1.0
     """Factor on the class term."""
     l1_weight: NonNegative = 5.0
-    """Factor on the distance of boxes, in shares of the canvas."""
+    """Factor on the distance of boxes, in shares of the picture's sides."""
     giou_weight: NonNegative = 2.0
     """Factor on 1 - generalized IoU."""
     distribution_weight: NonNegative = 1.5
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
     """What a layer says of each region."""
 
     logits: Float[Array, "b r k"]
-    boxes: Float[Array, "b r 4"]  # (centre x, centre y, width, height) in shares of the student's canvas
+    boxes: Float[Array, "b r 4"]  # (centre x, centre y, width, height) in shares of the picture's sides
     edges: Float[Array, "b r 4 n"] | None = None  # logits of the bins of each edge
 
 
@@ -141,7 +141,8 @@ def _student_answers(inputs: Inputs) -> Iterator[Answer]:
         return
     for layer, (logits, boxes) in enumerate(zip(layers.logits, layers.boxes, strict=True)):
         edges = layers.edges[layer][:, -count:] if layers.edges else None
-        yield Answer(logits[:, -count:], boxes[:, -count:], edges)
+        pixels = boxes[:, -count:] * _canvas(inputs.batch.images)
+        yield Answer(logits[:, -count:], pixels / _picture(inputs), edges)
 
 
 def _decoded(detector: DetectorOutputs, inputs: Inputs) -> Float[Array, "b r 4"]:
@@ -153,7 +154,7 @@ def _decoded(detector: DetectorOutputs, inputs: Inputs) -> Float[Array, "b r 4"]
         best = inputs.teacher.predictions.logits[..., : deltas.shape[2]].argmax(-1)
         deltas = jnp.take_along_axis(deltas, best[..., None, None], axis=2)
     boxes = box_codes.decode(detector.traits.box_code, deltas[:, :, 0], regions)
-    return box_ops.centred(boxes) / _canvas(inputs.batch.images)
+    return box_ops.centred(boxes) / _picture(inputs)
 
 
 def _carried(edges: Float[Array, "b r 4 n"], inputs: Inputs) -> Float[Array, "b r 4 m"]:
@@ -182,6 +183,11 @@ def _canvas(images: Array) -> Float[Array, "4"]:
     """Width, height, width and height of the canvas of pictures [b h w c], in pixels."""
     height, width = images.shape[1:3]
     return jnp.asarray([width, height] * 2, jnp.float32)
+
+
+def _picture(inputs: Inputs) -> Float[Array, "b 1 4"]:
+    """Width, height, width and height of each picture in pixels."""
+    return jnp.tile(inputs.batch.sizes[:, None, ::-1], 2).astype(jnp.float32)
 
 
 def _counted(weights: Float[Array, "b r"], values: Array) -> Array:

@@ -96,7 +96,7 @@ class EdgeQueryDecoder(QueryDecoder):
             logits.append(self.logits[index](x) + self.quality[index](chances))
             said.append(boxes)
             distributions.append(by_edge)
-        values, scale = (jnp.broadcast_to(constant, (len(x), *constant.shape)) for constant in (values, scale))
+        values, scale = (jnp.broadcast_to(constant, (x.shape[0], *constant.shape)) for constant in (values, scale))
         return Layers(tuple(logits), tuple(said), tuple(distributions), first, values, scale)
 
 

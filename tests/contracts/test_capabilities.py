@@ -48,7 +48,7 @@ NO_PREDICTIONS = "the teacher (toy_teachers) gives no predictions"
 NO_DETECTIONS = "the teacher (toy_teachers) gives no detections"
 NO_BOXES = "the student ({student}) does not predict for any boxes"
 BOTH = "set classification.weight and box.weight to 0, or"
-ALL = "take align or detections or global_knowledge or mimic or task_adaptive."
+ALL = "take align or detections or global_knowledge or mimic or shared_queries or task_adaptive."
 TWO_STAGE, DENSE, OTHER, QUERY = "faster_rcnn", "dense", "another dense detector", "with queries"
 QUERIES = "the teacher ({teacher}) predicts for queries only, which the student's regions are not"
 # The end of the sentence by method, kind of student and kind of teacher; "" where the method fits. A dense teacher is

@@ -78,7 +78,7 @@ def test_every_layer_as_a_loop_has_it():
     expected = dict.fromkeys(
         [f"{kind}_{layer}" for kind in ("class", "box", "giou", "distribution") for layer in (0, 1)], 0.0
     )
-    total = 0.0
+    total, shares = 0.0, scenes.SIDE / np.tile(np.asarray(inputs.batch.sizes)[:, ::-1], 2)  # of the pictures' sides
     for picture in range(2):
         for region in range(COUNT):
             wanted = 1 / (1 + np.exp(-np.asarray(teacher.logits[-1][picture, region], np.float64)))
@@ -86,7 +86,7 @@ def test_every_layer_as_a_loop_has_it():
             if not inputs.regions.valid[picture, region] or weight < LEAST:
                 continue
             total += weight
-            box = np.asarray(teacher.boxes[-1][picture, region])
+            box = np.asarray(teacher.boxes[-1][picture, region]) * shares[picture]
             frames = [
                 Frame(one.first.boxes[picture, place], one.values[picture], one.scale[picture])
                 for one, place in ((teacher, region), (student, region + 2))
@@ -97,7 +97,7 @@ def test_every_layer_as_a_loop_has_it():
                 said = 1 / (1 + np.exp(-np.asarray(student.logits[layer][picture, region + 2], np.float64)))
                 gap = (entropy(wanted, said) - entropy(wanted, wanted)).sum()
                 expected[f"class_{layer}"] += weight * gap
-                other = np.asarray(student.boxes[layer][picture, region + 2])
+                other = np.asarray(student.boxes[layer][picture, region + 2]) * shares[picture]
                 expected[f"box_{layer}"] += 5 * weight * np.abs(box - other).sum()
                 expected[f"giou_{layer}"] += 2 * weight * (1 - slow_overlap(box, other))
                 edges = probabilities(student.edges[layer][picture, region + 2] / TEMPERATURE)
