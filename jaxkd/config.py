@@ -485,3 +485,8 @@ def _brief(value: Any) -> str:
 
 def _short(config: Recipe) -> str:
     return "{" + ", ".join(list(config)[:4]) + "}"
+
+
+def view_field(name: str) -> str:
+    """The field of a recipe that holds the canvas of a teacher in `config.teachers`, or for "" of `config.teacher`."""
+    return f"config.teachers.{name}.view" if name else "data.loader.teacher_view"

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from jaxkd.config import view_field
 from jaxkd.data import transforms
 from jaxkd.data.base import Record, Source
 from jaxkd.data.labelled import of_record
@@ -15,11 +16,6 @@ from jaxkd.errors import ConfigError, DataError
 from jaxkd.ranges import Count, Natural
 
 Size = tuple[Count, Count]  # height and width in pixels
-
-
-def view_field(name: str) -> str:
-    """The field of a recipe that holds the canvas of a teacher in `config.teachers`, or for "" of `config.teacher`."""
-    return f"config.teachers.{name}.view" if name else "data.loader.teacher_view"
 
 
 @dataclasses.dataclass(frozen=True)

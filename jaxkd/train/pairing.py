@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxkd import config as configs
+from jaxkd.config import view_field
 from jaxkd.data import loader
 from jaxkd.data.base import Source
-from jaxkd.data.canvas import View, view_field
+from jaxkd.data.canvas import View
 from jaxkd.detectors.base import Detector
 from jaxkd.errors import ConfigError
 from jaxkd.loading import build, prepare, stored_teacher

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
-from jaxkd.data.canvas import view_field
+from jaxkd.config import view_field
 from jaxkd.errors import ConfigError
 from jaxkd.ops.resample import resample
 from jaxkd.types import Batch, Detections, Features, Traits

@@ -147,7 +147,7 @@ def own_loss(name, metrics):
 
 
 # D-FINE's terms agree like the others'; its gradient, of norm 194 here, has the rounding of all its layers.
-GRADIENT_TOLERANCE = {"d_fine": 2e-4}
+GRADIENT_TOLERANCE = {"d_fine": 5e-4}
 
 
 def test_one_device_and_four_agree(kind):

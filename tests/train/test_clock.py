@@ -7,7 +7,9 @@ import pytest
 from jaxkd.train import clock
 from jaxkd.types import Batch
 
-BATCH = Batch(**dict.fromkeys((field.name for field in dataclasses.fields(Batch)), 0) | {"teacher": None})
+BATCH = Batch(
+    **dict.fromkeys((field.name for field in dataclasses.fields(Batch)), 0) | {"teacher": None, "further": {}}
+)
 
 
 class Hands:

@@ -41,7 +41,7 @@ def lowered(*, steps, rate, decay):
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: initial_state(pair, dict(student.init(key)), key), key)
     teacher_params = jax.eval_shape(lambda key: dict(student.init(key)), key)
-    batch = preflight.shapes(configs.build(recipe.data.loader), bucket=tiny.SIZE, pictures=4)
+    batch = preflight.shapes(configs.build(recipe.data.loader).canvas(0), pictures=4)
     step = make_step(pair, mesh.make_mesh(1))
     return step.lower(state, teacher_params, schedules.shapes(pair.methods), batch).as_text()
 
