@@ -24,7 +24,7 @@ from jaxkd.errors import ConfigError, StorageError
 from jaxkd.experiment import ALONE, STUDENTS, TAUGHT, TEACHER, UNLABELLED, Experiment
 from jaxkd.loading import build, folder, prepare, stored_teacher
 from jaxkd.paths import absolute, path_of
-from jaxkd.planning import RECIPE, TOLD_AT, Options, Plan
+from jaxkd.planning import RECIPE, REPORTED_AT, Options, Plan
 from jaxkd.train.memory import StepTooLargeError
 from jaxkd.train.sinks.pace import Pace
 from jaxkd.types import Traits
@@ -229,7 +229,7 @@ def distill(plan: Plan, *, say: Say = print) -> Result:
 def _pace(plan: Plan, run: int, *, say: Say) -> Pace:
     """What tells of the speed of the run with this number, once a part of it is done."""
     name = [name for name, _, _ in plan.experiment.runs()][run]
-    return Pace(math.ceil(TOLD_AT * plan.steps(name)), partial(plan.pace, run), say=say)
+    return Pace(math.ceil(REPORTED_AT * plan.steps(name)), partial(plan.pace, run), say=say)
 
 
 def _load(options: Options, workdir: Path) -> folder.Data:

@@ -15,7 +15,7 @@ from jaxkd.loading import folder
 
 RECIPE = "recipe.py"  # in the workdir: the derived recipes, which may be edited before anything is trained
 REPORT = "report"  # the name of what follows the runs, in a plan's times
-TOLD_AT = 0.2  # of a run's steps, where its speed is held against the one that was timed
+REPORTED_AT = 0.2  # of a run's steps, where its speed is held against the one that was timed
 
 
 @dataclass(frozen=True)
@@ -147,13 +147,13 @@ class Plan:
         if name not in self.timings:
             return ""
         timed = self.timings[name].step
-        left = {name: (1 - TOLD_AT) * self._steps_seconds(name)}
+        left = {name: (1 - REPORTED_AT) * self._steps_seconds(name)}
         for later in runs[run + 1 :]:
             left[later] = left.get(later, 0.0) + self._steps_seconds(later)
-        told, ratio = sum(left.values()), step_seconds / timed
+        expected, ratio = sum(left.values()), step_seconds / timed
         return (
             f"A step takes {1000 * step_seconds:.0f} ms, {1000 * timed:.0f} ms were timed: the steps that are left "
-            f"take {phrases.duration(ratio * told)}, told were {phrases.duration(told)}."
+            f"take {phrases.duration(ratio * expected)}, {phrases.duration(expected)} were expected."
         )
 
     def _steps_seconds(self, name: str) -> float:

@@ -76,7 +76,7 @@ class Sizes:
     max_objects: Count = 100
     """Most ground truth boxes of a picture; of more, the largest are kept."""
     teacher_view: View = dataclasses.field(default_factory=View)
-    """The canvas of `config.teacher`, its own; those of `config.teachers` have theirs in their field `view`."""
+    """The canvas of `config.teacher` where it differs; each of `config.teachers` has the field `view`."""
 
     @property
     def views(self) -> Mapping[str, View]:

@@ -3,7 +3,6 @@
 Source: Peng et al. 2024, D-FINE (arXiv 2410.13842), sections 4.1 and 4.3.
 """
 
-import functools
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -12,9 +11,9 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxkd.nets.attention import MLP, ZEROS, FeedForward, SelfAttention
+from jaxkd.nets.attention import MLP, ZEROS
 from jaxkd.nets.query_decoder import Layers, Outputs, QueryDecoder, box_mlp, safe_logit
-from jaxkd.nets.query_layer import Decoder, DeformableAttention
+from jaxkd.nets.query_layer import Decoder, DecoderLayer
 from jaxkd.ops.edge_bins import bin_values, moved
 from jaxkd.ranges import Count
 
@@ -100,31 +99,20 @@ class EdgeQueryDecoder(QueryDecoder):
         return Layers(tuple(logits), tuple(said), tuple(distributions), first, values, scale)
 
 
-class GatedLayer(nn.Module):
-    """Attention among queries, attention to the levels behind a gate, and two dense layers."""
+class GatedLayer(DecoderLayer):
+    """A layer with a gate behind the attention to the levels."""
 
-    config: EdgeDecoder
+    projected: bool = False
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b q d"],
-        positions: Float[Array, "b q d"],
-        boxes: Float[Array, "b q 4"],
-        levels: tuple[Float[Array, "b _ _ d"], ...],
-        seen: Bool[Array, "b q q"] | None = None,
-    ) -> Float[Array, "b q d"]:
-        """The contents of the queries after this layer; `seen` are those that each attends to, None for all."""
-        config = self.config
-        norm = functools.partial(nn.LayerNorm, config.layer_eps)
-        x = norm(name="attention_norm")(x + SelfAttention(config.heads, name="attention")(x, positions, seen))
-        gathered = DeformableAttention(config, projected=False, name="deformable")(x + positions, boxes, levels)
-        gate = functools.partial(nn.Dense, kernel_init=ZEROS)
-        gates = jax.nn.sigmoid(gate(2 * config.width, name="gate")(jnp.concatenate((x, gathered), -1)))
-        kept, taken = jnp.split(gates, 2, -1)
-        x = norm(name="gate_norm")(kept * x + taken * gathered)
-        total = x + FeedForward(config.hidden, name="dense")(x)
-        return norm(name="final_norm")(jnp.clip(total, -HALF_LARGEST, HALF_LARGEST))
+    def joined(self, x: Float[Array, "b q d"], gathered: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
+        """The contents with what is gathered from the levels, each times a gate."""
+        gate = nn.Dense(2 * self.config.width, kernel_init=ZEROS, name="gate")
+        kept, taken = jnp.split(jax.nn.sigmoid(gate(jnp.concatenate((x, gathered), -1))), 2, -1)
+        return self.norm("gate_norm")(kept * x + taken * gathered)
+
+    def bounded(self, x: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
+        """The sum within the numbers of float16, as published nets were trained."""
+        return jnp.clip(x, -HALF_LARGEST, HALF_LARGEST)
 
 
 class Quality(nn.Module):

@@ -55,9 +55,13 @@ class Decoder:
 
 
 class DecoderLayer(nn.Module):
-    """Attention among queries, attention to the levels, and two dense layers."""
+    """Attention among queries, attention to the levels, and two dense layers.
+
+    A subclass may add what is gathered in another way, and bound the sum.
+    """
 
     config: Decoder
+    projected: bool = True
 
     @nn.compact
     def __call__(
@@ -70,11 +74,22 @@ class DecoderLayer(nn.Module):
     ) -> Float[Array, "b q d"]:
         """The contents of the queries after this layer; `seen` are those that each attends to, None for all."""
         config = self.config
-        norm = functools.partial(nn.LayerNorm, config.layer_eps)
-        x = norm(name="attention_norm")(x + SelfAttention(config.heads, name="attention")(x, positions, seen))
-        gathered = DeformableAttention(config, name="deformable")(x + positions, boxes, levels)
-        x = norm(name="deformable_norm")(x + gathered)
-        return norm(name="final_norm")(x + FeedForward(config.hidden, name="dense")(x))
+        x = self.norm("attention_norm")(x + SelfAttention(config.heads, name="attention")(x, positions, seen))
+        gather = DeformableAttention(config, projected=self.projected, name="deformable")
+        x = self.joined(x, gather(x + positions, boxes, levels))
+        return self.norm("final_norm")(self.bounded(x + FeedForward(config.hidden, name="dense")(x)))
+
+    def norm(self, name: str) -> nn.LayerNorm:
+        """A norm of this name."""
+        return nn.LayerNorm(self.config.layer_eps, name=name)
+
+    def joined(self, x: Float[Array, "b q d"], gathered: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
+        """The contents with what is gathered from the levels."""
+        return self.norm("deformable_norm")(x + gathered)
+
+    def bounded(self, x: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
+        """The sum before the last norm."""
+        return x
 
 
 class DeformableAttention(nn.Module):

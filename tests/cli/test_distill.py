@@ -303,16 +303,16 @@ def test_a_batch_that_cannot_be_halved_is_refused(project, tmp_path, monkeypatch
         distillation.timed(planned(project, tmp_path, epochs=3), say=str)
 
 
-def test_the_speed_is_told_again_with_what_is_left(project, tmp_path, without_timing):
+def test_the_speed_is_reported_again_with_what_is_left(project, tmp_path, without_timing):
     plan = distillation.timed(planned(project, tmp_path, epochs=50), say=str)
     names = [name for name, _, _ in plan.experiment.runs()]
     steps = [plan.steps(name) for name in names]
     assert names == ["teacher", "alone", "taught"] and steps == [200, 100, 100]
     # Left are 160 of the teacher's steps, 100 and 100: 36 s of .1 s a step, 72 s of .2 s.
     assert plan.pace(0, 0.2) == (
-        "A step takes 200 ms, 100 ms were timed: the steps that are left take 72 s, told were 36 s."
+        "A step takes 200 ms, 100 ms were timed: the steps that are left take 72 s, 36 s were expected."
     )
-    assert "left take 4 s, told were 8 s" in plan.pace(2, 0.05)
+    assert "left take 4 s, 8 s were expected" in plan.pace(2, 0.05)
 
 
 def test_the_question_before_a_long_run(project, tmp_path, without_timing, monkeypatch):

@@ -75,10 +75,13 @@ def corners(box):
     return np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
 
 
+def area(box):
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+
+
 def overlap(a, b):
     """IoU and generalized IoU of two boxes."""
     a, b = corners(a), corners(b)
-    area = lambda box: max(box[2] - box[0], 0) * max(box[3] - box[1], 0)  # noqa: E731
     shared = area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
     union = area(a) + area(b) - shared
     hull = area([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])

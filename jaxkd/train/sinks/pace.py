@@ -1,4 +1,4 @@
-"""Tells once how fast the steps of a run are, a part of it done."""
+"""Reports once how fast the steps of a run are, a part of it done."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,15 +9,15 @@ from jaxkd.train.sinks.base import Row
 
 
 class Pace:
-    """Says what `told` makes of the seconds a step, at the first report from step `at` on.
+    """Says the sentence that `describe` gives for the seconds a step, at the first report from step `at` on.
 
     The first report is left out where there is another, since its steps wait for the first pictures.
     """
 
     name = "pace"
 
-    def __init__(self, at: int, told: Callable[[float], str], *, say: Callable[[str], None] = print):
-        self._at, self._told, self._say = at, told, say
+    def __init__(self, at: int, describe: Callable[[float], str], *, say: Callable[[str], None] = print):
+        self._at, self._describe, self._say = at, describe, say
         self._laps: list[tuple[int, float]] = []  # steps and seconds a step of each report
 
     def begin(self, start: int, earlier: Sequence[Row]) -> str:
@@ -34,7 +34,7 @@ class Pace:
         if step >= self._at:
             laps = self._laps[1:] or self._laps
             seconds = sum(steps * each for steps, each in laps) / sum(steps for steps, _ in laps)
-            if sentence := self._told(seconds):
+            if sentence := self._describe(seconds):
                 self._say(sentence)
 
     def text(self, name: str, text: str) -> None:
