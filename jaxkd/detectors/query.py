@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Key
 from jaxkd.detectors import dense
 from jaxkd.detectors.base import Moments, Params, Stage
 from jaxkd.detectors.feature_extractor import FeatureExtractor, apply, apply_in_training
-from jaxkd.detectors.query_losses import Denoised, Started, Truth, canvas_of, truth_of
+from jaxkd.detectors.query_losses import Denoised, Started, Truth, truth_of
 from jaxkd.errors import ConfigError
 from jaxkd.nets.edge_decoder import CONSTANTS
 from jaxkd.nets.norm import BATCH
@@ -107,7 +107,7 @@ class QueryDetector(abc.ABC):
         started = Started(content, boxes, seen=None, selected=selected, truth=truth, denoised=None)
         if stage == "sampled" and self.config.denoising.queries:
             started = self._with_noise(params, started, keys)
-        corners = jax.vmap(box_ops.clip)(box_ops.corners_of(boxes) * canvas_of(batch), batch.sizes)
+        corners = jax.vmap(box_ops.clip)(box_ops.corners_of(boxes) * box_ops.sides_of(batch.images), batch.sizes)
         return self._regions(corners, batch).replace(queries=started), {}
 
     def predict_queries(self, params: Params, features: Features, regions: Regions, batch: Batch) -> Predictions:
@@ -121,7 +121,7 @@ class QueryDetector(abc.ABC):
 
         The boxes see each other, as the detector's own queries do, but for those without an area.
         """
-        shares = box_ops.centred(boxes) / canvas_of(batch)
+        shares = box_ops.centred(boxes) / box_ops.sides_of(batch.images)
         shares = jnp.concatenate((shares[..., :2], jnp.maximum(shares[..., 2:], SHORTEST)), -1)
         seen = (box_ops.area(boxes) > 0)[:, None] | jnp.eye(boxes.shape[1], dtype=bool)
         levels = self._levels(params, features)
@@ -132,7 +132,7 @@ class QueryDetector(abc.ABC):
     def detect(self, params: Params, batch: Batch) -> Detections:
         """The pairs of a query and a class with the greatest scores, clipped to the picture; nothing is suppressed."""
         outputs = apply(self.decoder, params["decoder"], self.features(params, batch).neck)
-        corners = box_ops.corners_of(outputs.boxes) * canvas_of(batch)
+        corners = box_ops.corners_of(outputs.boxes) * box_ops.sides_of(batch.images)
         boxes = jax.vmap(box_ops.clip)(corners, batch.sizes)
         inside = box_ops.area(boxes) > 0
         logits = jnp.where(inside[..., None], outputs.logits, -jnp.inf)  # the score is 0 then
@@ -231,7 +231,7 @@ class QueryDetector(abc.ABC):
     def _predictions(self, layers: Layers, regions: Float[Array, "b r 4"], batch: Batch) -> Predictions:
         """What the last layer says of the regions, which are the last queries; sides count as a pixel at least."""
         logits, boxes = (said[-1][:, -regions.shape[1] :] for said in (layers.logits, layers.boxes))
-        canvas = canvas_of(batch)
+        canvas = box_ops.sides_of(batch.images)
         boxes, regions = (
             box_ops.corners_of(jnp.concatenate((centred[..., :2], jnp.maximum(centred[..., 2:], 1.0)), -1))
             for centred in (boxes * canvas, box_ops.centred(regions))

@@ -90,16 +90,10 @@ class Sums(NamedTuple):
     overlap: Float[Array, "*s"]
 
 
-def canvas_of(batch: Batch) -> Float[Array, "4"]:
-    """Width, height, width and height of the canvas in pixels."""
-    height, width = batch.images.shape[1:3]
-    return jnp.asarray([width, height] * 2, jnp.float32)
-
-
 def truth_of(batch: Batch) -> Truth:
     """The truth of a batch; padding is a box of zeros."""
     real = jnp.logical_or(batch.valid, batch.crowd)
-    boxes = jnp.where(real[..., None], box_ops.centred(batch.boxes) / canvas_of(batch), 0.0)
+    boxes = jnp.where(real[..., None], box_ops.centred(batch.boxes) / box_ops.sides_of(batch.images), 0.0)
     weights = batch.valid * (1.0 if batch.weights is None else batch.weights)
     labels = jnp.where(batch.valid, batch.labels, 0)
     return Truth(boxes, labels, batch.valid, batch.crowd, weights.astype(jnp.float32))

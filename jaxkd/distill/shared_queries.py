@@ -141,7 +141,7 @@ def _student_answers(inputs: Inputs) -> Iterator[Answer]:
         return
     for layer, (logits, boxes) in enumerate(zip(layers.logits, layers.boxes, strict=True)):
         edges = layers.edges[layer][:, -count:] if layers.edges else None
-        pixels = boxes[:, -count:] * _canvas(inputs.batch.images)
+        pixels = boxes[:, -count:] * box_ops.sides_of(inputs.batch.images)
         yield Answer(logits[:, -count:], pixels / _picture(inputs), edges)
 
 
@@ -164,7 +164,7 @@ def _carried(edges: Float[Array, "b r 4 n"], inputs: Inputs) -> Float[Array, "b 
     )
     view = inputs.batch.teacher
     if view is not None:
-        factors = _canvas(view.images) / _canvas(inputs.batch.images)
+        factors = box_ops.sides_of(view.images) / box_ops.sides_of(inputs.batch.images)
         of_teacher = of_teacher._replace(start=view.to_student(of_teacher.start) * factors)
     return edge_bins.carried(jax.nn.softmax(edges), of_teacher, of_student)
 
@@ -177,12 +177,6 @@ def _frame(layers: Any, count: int) -> edge_bins.Frame:
         for constant in (layers.values, layers.scale)
     )
     return edge_bins.Frame(start, values, scale)
-
-
-def _canvas(images: Array) -> Float[Array, "4"]:
-    """Width, height, width and height of the canvas of pictures [b h w c], in pixels."""
-    height, width = images.shape[1:3]
-    return jnp.asarray([width, height] * 2, jnp.float32)
 
 
 def _picture(inputs: Inputs) -> Float[Array, "b 1 4"]:

@@ -18,8 +18,8 @@ LIBRARIES = {  # by the family of a published detector; read in December 2026, s
     "detectron2": "detectron2's MODEL_ZOO.md puts its models under CC BY-SA 3.0",
     "mmdetection": "mmdetection's repository is under Apache-2.0",
     "nanodet": "NanoDet's repository is under Apache-2.0",
-    "RT-DETR": "RT-DETR's repository is under Apache-2.0",
-    "D-FINE": "D-FINE's repository is under Apache-2.0",
+    "RT-DETR": "the page of rtdetr_r50vd on Hugging Face states Apache-2.0",
+    "D-FINE": "the pages of its models on Hugging Face state Apache-2.0",
 }
 
 

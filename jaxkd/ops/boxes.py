@@ -24,6 +24,12 @@ def center(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 2"]:
     return 0.5 * (boxes[..., :2] + boxes[..., 2:])
 
 
+def sides_of(images: Num[Array, "b h w c"]) -> Float[Array, "4"]:
+    """Width, height, width and height in pixels of the canvas of these pictures."""
+    height, width = images.shape[1:3]
+    return jnp.asarray([width, height] * 2, jnp.float32)
+
+
 def corners_of(centred: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
     """The boxes (x0, y0, x1, y1) of (centre x, centre y, width, height); a side below 0 counts as 0."""
     half = jnp.maximum(centred[..., 2:], 0.0) / 2
