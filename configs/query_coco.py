@@ -3,11 +3,11 @@
 Run card
   paper     Zhao et al. 2024 (arXiv 2304.08069), Peng et al. 2024 (arXiv 2410.13842); the authors' schedules
   expects   AP on val2017 published for these schedules: D-FINE N 42.8, S 48.5, M 52.3; RT-DETR R18 46.5, R50 53.1. They
-            were not run here, and two things differ: no picture is zoomed out, and the last epochs do not begin from
-            the best moving average
+            were not run here, and two things differ: a picture that is zoomed out is not cropped too, and the last
+            epochs do not begin from the best moving average
   data      COCO 2017 in coco/train2017, coco/val2017 and coco/annotations
-  weights   the backbone's from ImageNet in weights/, in a file with jaxkd's names: those of the authors' files are not
-            read; without them, --config.initial= for random numbers, or a folder of Hugging Face to go on from it
+  weights   the backbone's from ImageNet in weights/, as the authors publish it (PPHGNetV2_B0_stage1.pth and such);
+            without it, --config.initial= for random numbers, or a folder of Hugging Face to go on from it
   hardware  8 accelerators with 16 GB; estimated: a day for D-FINE N, two to four for the others
   command   jaxkd train --config=query_coco:d_fine-s --workdir=runs/d_fine-s
   arguments d_fine-n, d_fine-s, d_fine-m, rt_detr-r18 or rt_detr-r50; then -tiny for a small one of its kind on blood
@@ -36,7 +36,13 @@ RT_DETR = {
     "r18": {"backbone": {**R18, "norm": NORM}, "neck": {"expansion": 0.5}, "decoder": {"layers": 3}},
     "r50": {"backbone": {}, "neck": {}, "decoder": {}},  # whose backbone keeps the statistics of its norms
 }
-FILES = {"n": "hgnet_b0", "s": "hgnet_b0", "m": "hgnet_b2", "r18": "resnet_d18", "r50": "resnet_d50"}
+FILES = {  # as the authors name them
+    "n": "PPHGNetV2_B0_stage1",
+    "s": "PPHGNetV2_B0_stage1",
+    "m": "PPHGNetV2_B2_stage1",
+    "r18": "ResNet18_vd_pretrained_from_paddle",
+    "r50": "ResNet50_vd_ssld_v2_pretrained_from_paddle",
+}
 # Learning rate, its factor for the backbone, batch and epochs.
 SCHEDULES = {
     "n": (8e-4, 0.5, 128, 160),
@@ -55,7 +61,7 @@ def get_config(arg="d_fine-s"):
     epoch = PICTURES // batch
     return recipe(
         student={"d_fine": d_fine, "rt_detr": rt_detr}[kind](size),
-        initial=f"weights/{FILES[size]}.safetensors",
+        initial=f"weights/{FILES[size]}.pth",
         data={
             "train": component(
                 "data.coco", images="coco/train2017", annotations="coco/annotations/instances_train2017.json"
@@ -94,7 +100,7 @@ def loader(sides):
         fit="stretch",
         bucket_by="step" if len(buckets) > 1 else "shape",
         antialias=True,
-        augment=component("data.augment", crop=0.8, colour=0.5),
+        augment=component("data.augment", zoom_out=0.5, crop=0.8, colour=0.5),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxkd.data import crops, cutout, mosaic, paste
+from jaxkd.data import crops, cutout, mosaic, paste, zoom
 from jaxkd.data.base import Record
 from jaxkd.data.canvas import Sizes
 from jaxkd.data.colour import adjust
@@ -27,6 +27,7 @@ NUMBERS = {
     "paste": 2 + paste.MOST * (paste.DRAW_NUMBERS + paste.PLACE_NUMBERS),
     "colour": 2 * 4,
     "cutout": 1 + cutout.NUMBERS,
+    "zoom_out": 1 + zoom.NUMBERS,
 }
 CLOSING_SCALE = (0.8, 1.2)  # range of scales at the end of a run
 ONLY_WITH = {
@@ -68,13 +69,15 @@ class Config:
     """Most that hues turn to either side, in degrees."""
     cutout: Share = 0.0
     """Share of pictures on which up to three rectangles are filled with the mean colour."""
+    zoom_out: Share = 0.0
+    """Share of pictures that shrink, to a quarter of their sides at least, in place of `scale` and `crop`."""
     close_share: Share = 0.1
-    """Last share of a run's steps, without mosaic, paste and cutout, and with scales from .8 to 1.2 at most."""
+    """Last share of a run's steps: without mosaic, paste, cutout and zoom-out, with scales from .8 to 1.2 at most."""
 
     @property
     def moves(self) -> bool:
         """Whether a part of a picture may lie elsewhere than in the resized one."""
-        return self.scale != (1.0, 1.0) or self.crop > 0 or self.mosaic > 0
+        return self.scale != (1.0, 1.0) or self.crop > 0 or self.mosaic > 0 or self.zoom_out > 0
 
     @property
     def on(self) -> bool:
@@ -93,7 +96,7 @@ class Config:
         if step < steps - round(self.close_share * steps):
             return self
         low, high = (min(max(scale, CLOSING_SCALE[0]), CLOSING_SCALE[1]) for scale in self.scale)
-        return dataclasses.replace(self, scale=(low, high), mosaic=0.0, paste=0.0, cutout=0.0)
+        return dataclasses.replace(self, scale=(low, high), mosaic=0.0, paste=0.0, cutout=0.0, zoom_out=0.0)
 
 
 def draw(rng: np.random.Generator) -> dict[str, Float[np.ndarray, "n"]]:
@@ -127,8 +130,9 @@ class _Drawn:
 class Augmenter:
     """Makes augmented pictures of a source.
 
-    The order is: mosaic, or crop and scale; then paste, flip, colour and cutout. All happens once, at the resolution
-    of the largest canvas, and the result is resized to each, so that teachers and student see the same picture.
+    The order is: mosaic, or zoom-out, or crop and scale; then paste, flip, colour and cutout. All happens once, at
+    the resolution of the largest canvas, and the result is resized to each, so that teachers and student see the same
+    picture.
     """
 
     def __init__(
@@ -151,8 +155,12 @@ class Augmenter:
         """The index of the (first) picture and what became of it."""
         config, numbers = request.config, request.numbers
         index, first = self._read(request.index)
-        make = self._mosaic if numbers["mosaic"][0] < config.mosaic else self._single
-        drawn = make(first, request)
+        if numbers["mosaic"][0] < config.mosaic:
+            drawn = self._mosaic(first, request)
+        elif numbers["zoom_out"][0] < config.zoom_out:
+            drawn = self._zoomed_out(first, request)
+        else:
+            drawn = self._window(first, request)
         picture = drawn.picture
         if numbers["paste"][0] < config.paste:
             picture = self._pasted(picture, request, drawn.detail)
@@ -163,16 +171,31 @@ class Augmenter:
             picture = cutout.cutout(picture, numbers["cutout"][1:])
         return index, self._finished(picture, drawn)
 
-    def _single(self, picture: Labelled, request: Request) -> _Drawn:
+    def _window(self, picture: Labelled, request: Request) -> _Drawn:
         """A window of one picture at a scale."""
-        config, numbers, sizes = request.config, request.numbers, self._sizes
+        config, numbers = request.config, request.numbers
         window = Window(0, 0, *picture.size)
         if numbers["crop"][0] < config.crop:
             objects = picture.sample.boxes[~picture.crowd]
             window = crops.overlapping(picture.size, objects, numbers["crop"][1:])
-        working = sizes.working_size(window.height, window.width, bucket=request.bucket, short=request.short)
         by_scale, *corner = numbers["scale"].tolist()
         scale = _between(config.scale, by_scale, log=config.log_scale)
+        return self._framed(picture, request, window=window, scale=scale, corner=corner)
+
+    def _zoomed_out(self, picture: Labelled, request: Request) -> _Drawn:
+        """One picture, small on the canvas that it would fill."""
+        window = Window(0, 0, *picture.size)
+        whole = self._framed(picture, request, window=window, scale=1.0, corner=(0.0, 0.0))
+        small, factors = zoom.zoomed_out(whole.picture, request.numbers["zoom_out"][1:])
+        factors = (whole.factors[0] * factors[0], whole.factors[1] * factors[1])
+        return dataclasses.replace(whole, picture=small, factors=factors)
+
+    def _framed(
+        self, picture: Labelled, request: Request, *, window: Window, scale: float, corner: Sequence[float]
+    ) -> _Drawn:
+        """A window of one picture at a scale, cut where it leaves the canvas."""
+        sizes = self._sizes
+        working = sizes.working_size(window.height, window.width, bucket=request.bucket, short=request.short)
         window, size = crops.framed(
             window,
             scaled=(working[0] * scale, working[1] * scale),

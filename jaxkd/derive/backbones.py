@@ -12,7 +12,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.nets.mobilenetv4 import STEM
 from jaxkd.nets.resnet import BLOCKS
 from jaxkd.paths import path_of
-from jaxkd.weights import names, parts, published
+from jaxkd.weights import backbone_names, parts, published
 
 FULL_WIDTH = 64  # of published residual networks
 GROUPS = 8  # of group norm in narrow networks
@@ -21,7 +21,7 @@ GROUPS = 8  # of group norm in narrow networks
 def in_file(file: str) -> configs.Recipe:
     """The component of the network in a file of weights; WeightsError or ConfigError where it is none of ours."""
     path, part = parts.split(path_of(file))
-    leaves, _ = names.to_jaxkd(parts.read_net(path, part=part).arrays)
+    leaves, _ = backbone_names.to_jaxkd(parts.read_net(path, part=part).arrays)
     if {"features_0/conv/kernel", "block_2_0/expand_conv/kernel"} <= set(leaves):
         return _mobilenet_v4_with(leaves)
     if any(name.startswith("features_") for name in leaves):

@@ -50,10 +50,14 @@ Need = Literal[
 
 
 class RegionSource(NamedTuple):
-    """A set of regions: of which detector, and whether the sampled ones or the best proposals."""
+    """A set of regions: of which detector, and whether the sampled ones, the best proposals or boxes at random.
+
+    Random boxes are regions such as the detector predicts for, without truth.
+    """
 
     detector: Who = "student"
-    stage: Literal["sampled", "proposals"] = "sampled"
+    stage: Literal["sampled", "proposals", "random"] = "sampled"
+    count: int = 0  # of random boxes
 
 
 @dataclasses.dataclass(frozen=True)

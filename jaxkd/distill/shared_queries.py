@@ -20,7 +20,7 @@ from jaxkd.distill import base
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops import box_codes, edge_bins
 from jaxkd.ops import boxes as box_ops
-from jaxkd.ranges import NonNegative, Positive, Share
+from jaxkd.ranges import Natural, NonNegative, Positive, Share
 from jaxkd.types import DetectorOutputs, Inputs, Losses, Term, Traits
 
 ZERO_AT_TEACHER = {"layers": "last"}
@@ -32,6 +32,8 @@ class Config:
 
     shared: base.Who = "teacher"
     """Whose boxes both answer about: the queries, or proposals, of which detector."""
+    random: Natural = 0
+    """Boxes drawn in each picture, about which both answer too; the terms are then the means of both sets."""
     layers: Literal["all", "last"] = "all"
     """The layers of the student's decoder that learn of the teacher's last one."""
     least: Share = 0.05
@@ -59,8 +61,9 @@ class Answer(NamedTuple):
 
 
 def region_sources(config: Config) -> tuple[base.RegionSource, ...]:
-    """The best proposals, or all queries, of the detector in `config.shared`."""
-    return (base.RegionSource(config.shared, "proposals"),)
+    """The best proposals, or all queries, of the detector in `config.shared`; and boxes at random."""
+    own = base.RegionSource(config.shared, "proposals")
+    return (own, base.RegionSource(config.shared, "random", config.random)) if config.random else (own,)
 
 
 def needs(config: Config) -> base.Needs:

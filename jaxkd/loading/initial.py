@@ -12,7 +12,7 @@ from jaxkd.detectors.base import Detector, Params
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.loading import build, hub
 from jaxkd.paths import path_of
-from jaxkd.weights import names, parts, read, tree
+from jaxkd.weights import backbone_names, parts, read, tree
 from jaxkd.weights.published import recognise
 
 OF_BOXES = ("head/deltas/",)  # prefixes of leaves with columns for each class, where boxes are of classes
@@ -45,8 +45,8 @@ def params(detector: Detector, key: jax.Array, source: str) -> tuple[Params, str
     if published := recognise(net.arrays, metadata=net.metadata):
         params, message = _from_detector(params, published.arrays, f"{path.name}{where}", same=False)
         return params, message + notes
-    arrays, flavour = names.to_jaxkd(net.arrays)
-    params["backbone"], report = tree.match(params["backbone"], arrays, allow_unused=names.BEYOND[flavour])
+    arrays, flavour = backbone_names.to_jaxkd(net.arrays)
+    params["backbone"], report = tree.match(params["backbone"], arrays, allow_unused=backbone_names.BEYOND[flavour])
     count = f"{len(report.matched)} leaves{where}"
     return params, f"The student's backbone starts from {path.name} ({flavour}): {count}.{notes}"
 

@@ -11,7 +11,7 @@ from jaxkd import config as configs
 from jaxkd.class_lists import COCO, VOC
 from jaxkd.errors import ConfigError, WeightsError
 from jaxkd.loading import build, given_classes, licence
-from jaxkd.weights import assumptions, names, parts, tree
+from jaxkd.weights import assumptions, backbone_names, parts, tree
 from jaxkd.weights.assumptions import Overrides
 from jaxkd.weights.description import Published
 from jaxkd.weights.families import COCO_WITH_HOLES
@@ -44,7 +44,7 @@ def load(
     path, overrides = Path(path), overrides or Overrides()
     net = parts.read_net(path, part=part)
     if net.kind == "backbone":
-        _, flavour = names.to_jaxkd(net.arrays)
+        _, flavour = backbone_names.to_jaxkd(net.arrays)
         raise WeightsError(
             f"{path.name} holds a backbone ({flavour}{net.location and f', {net.location}'}) and no detector; give it "
             "to a student with --config.initial=FILE."
@@ -89,7 +89,9 @@ def _with_params(
         if overrides != Overrides():
             raise
         raise WeightsError(f"The weights are those of no detector that can be built: {error}") from error
-    params, report = tree.match(build.param_shapes(detector), published.arrays, allow_unused=names.BEYOND["resnet"])
+    params, report = tree.match(
+        build.param_shapes(detector), published.arrays, allow_unused=backbone_names.BEYOND["resnet"]
+    )
     return build.Loaded(detector, jax.tree.map(jax.numpy.asarray, params), config, {}, dict(published.sizes)), report
 
 

@@ -16,6 +16,7 @@ from jaxkd.detectors.base import Detector, Stage, Teacher, predict_regions
 from jaxkd.distill import base, classes, fit
 from jaxkd.errors import ConfigError
 from jaxkd.ops import box_codes
+from jaxkd.ops.random_boxes import random_boxes
 from jaxkd.train import view
 from jaxkd.train.balance import balanced
 from jaxkd.train.state import Tree
@@ -35,6 +36,7 @@ from jaxkd.types import (
 )
 
 OF_METHODS = jnp.iinfo(jnp.int32).max  # in place of a picture's id, for the random keys of methods
+OF_RANDOM_BOXES = 1  # by which a picture's key is folded in for boxes at random
 STUDENT_REGIONS = base.RegionSource()  # the regions sampled for the student's detection loss
 
 
@@ -191,15 +193,16 @@ def on_regions(
       student_params: parameters of the student.
       student_features: its feature maps of the batch.
       inputs: all other arguments, with the teacher's outputs.
-      source: the detector that proposes the regions, and whether they are sampled.
+      source: the detector that proposes the regions, and which of them; or boxes at random.
       keys: of `image_keys`.
     """
     student, is_own = lesson.student, source.detector == "student"
-    if not is_own:
-        owner = lesson.teacher_traits
+    owner = student.traits if is_own else lesson.teacher_traits
+    if source.stage == "random":
+        regions = _random_regions(lesson, inputs.batch, keys, count=source.count)
+    elif not is_own:
         regions = _teacher_regions(lesson, inputs, stage=source.stage, keys=keys)
     else:
-        owner = student.traits
         regions, _ = student.sample_regions(student_params, student_features, inputs.batch, keys, stage=source.stage)
     regions = lax.stop_gradient(regions)
     # A teacher's label of background is its own number of classes.
@@ -211,6 +214,21 @@ def on_regions(
         predictions = predict_regions(student, student_params, student_features, asked, inputs.batch)
     outputs = DetectorOutputs(features=student_features, predictions=predictions, traits=student.traits)
     return with_teacher(lesson, inputs, outputs, regions.replace(queries=None), owner=owner)
+
+
+def _random_regions(lesson: Lesson, batch: Batch, keys: Key[Array, "b"], *, count: int) -> Regions:
+    """So many boxes drawn in each picture, as regions that are background."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, OF_RANDOM_BOXES)
+    boxes = jax.vmap(functools.partial(random_boxes, count=count))(keys, batch.sizes)
+    shape = boxes.shape[:2]
+    return Regions(
+        boxes=boxes,
+        labels=jnp.full(shape, len(lesson.student.classes)),
+        deltas=jnp.zeros_like(boxes),
+        truth=jnp.zeros(shape, int),
+        positive=jnp.zeros(shape, bool),
+        valid=jnp.ones(shape, bool),
+    )
 
 
 def _teacher_regions(lesson: Lesson, inputs: StepInputs, *, stage: Stage, keys: Key[Array, "b"]) -> Regions:

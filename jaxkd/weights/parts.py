@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from jaxkd.errors import WeightsError
-from jaxkd.weights import contents, names, published, query_names, read
+from jaxkd.weights import backbone_names, contents, names, published, query_names, read
 from jaxkd.weights.contents import Contents, joined
 from jaxkd.weights.unpickle import printable
 
@@ -113,7 +113,7 @@ def _pattern(marks: Mapping[str, str]) -> re.Pattern:
     return re.compile(rf"((?:.*\.)?)(?:{patterns})", re.DOTALL)
 
 
-MARKS: dict[Kind, re.Pattern] = {"detector": _pattern(published.MARKS), "backbone": _pattern(names.MARKS)}
+MARKS: dict[Kind, re.Pattern] = {"detector": _pattern(published.MARKS), "backbone": _pattern(backbone_names.MARKS)}
 
 
 def _locations(file: Contents) -> list[_Location]:
@@ -255,4 +255,4 @@ def _notes(file: Contents, others: Sequence[str], unused: Sequence[str]) -> list
 def _unknown_net(file: Contents) -> str:
     if not any(file.sets.values()):
         return contents.without_weights(file)
-    return f"{file.path.name} holds no detector known here. {names.unknown(max(file.sets.values(), key=len))}"
+    return f"{file.path.name} holds no detector known here. {backbone_names.unknown(max(file.sets.values(), key=len))}"

@@ -47,7 +47,7 @@ FIELDS = {
     "detections": {"overlap": 0.01, "classification": {"gate": "none"}, "box": {"gate": "none"}},
     "mimic": {"weight": 0.1, "adapter": {"init": "lecun"}, "reliability_from": "global_knowledge"},
     # An untrained teacher's boxes lie anywhere, far from its detections' targets.
-    "shared_queries": {"class_weight": 5.0, "l1_weight": 0.5, "giou_weight": 0.2},
+    "shared_queries": {"class_weight": 5.0, "l1_weight": 0.5, "giou_weight": 0.2, "random": 6},
 }
 
 

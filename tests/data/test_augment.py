@@ -14,7 +14,7 @@ from test_loader import MixedSource
 
 from jaxkd import config as configs
 from jaxkd.config import component
-from jaxkd.data import augment, colour, crops, cutout, mosaic, paste
+from jaxkd.data import augment, colour, crops, cutout, mosaic, paste, zoom
 from jaxkd.data.augment import Config as Augmentation
 from jaxkd.data.canvas import View
 from jaxkd.data.crops import Window
@@ -25,7 +25,8 @@ from jaxkd.errors import ConfigError
 from jaxkd.train import unused
 
 SMALL = Config(buckets=((64, 96), (96, 64)), short=(64,), long=96, max_objects=12)
-ALL = Augmentation(scale=(0.5, 2.0), log_scale=True, crop=0.5, mosaic=0.4, paste=0.5, colour=0.5, hue=6.0, cutout=0.5)
+SHARES = {"mosaic": 0.4, "zoom_out": 0.3, "crop": 0.5, "paste": 0.5, "colour": 0.5, "cutout": 0.5}
+ALL = Augmentation(scale=(0.5, 2.0), log_scale=True, hue=6.0, **SHARES)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -262,7 +263,7 @@ def test_boxes_of_a_run_lie_where_the_pixels_are():
     assert seen > 80
 
 
-@pytest.mark.parametrize("name", ["mosaic", "crop", "paste", "colour", "cutout"])
+@pytest.mark.parametrize("name", sorted(SHARES))
 def test_one_that_is_off_leaves_the_numbers_of_the_others(whole, name):
     """So that pictures on which it had done nothing are the same."""
     off = dataclasses.replace(ALL, **{name: 0.0})
@@ -279,6 +280,38 @@ def test_one_that_is_off_leaves_the_numbers_of_the_others(whole, name):
     assert not all(alike)
 
 
+@pytest.mark.parametrize(
+    ("draws", "box"),
+    [
+        ((0.0, 0.9, 0.9), (8, 16, 40, 48)),
+        ((0.99999, 0.0, 0.0), (2, 4, 10, 12)),
+        ((1 / 3, 0.5, 0.99999), (52, 24, 68, 40)),
+    ],
+)
+def test_zoomed_out_golden(draws, box):
+    picture = painted.picture([[8, 16, 40, 48]], (RED,), size=(64, 96))
+    found, factors = zoom.zoomed_out(picture, np.array(draws))
+    scale = 1 / (1 + 3 * draws[0])
+    np.testing.assert_allclose(found.sample.boxes, [box], atol=0.01)
+    np.testing.assert_allclose(factors, (scale, scale), atol=1e-4)
+    assert found.size == (64, 96) and list(found.labels) == [0]
+    check_boxes(found, (RED,), atol=1.01)
+
+
+def test_pictures_zoom_out_in_place_of_scale_and_crop():
+    config = Augmentation(zoom_out=1.0, scale=(0.5, 2.0), crop=1.0, close_share=0.0)
+    view = View((128, 192))
+    for batch, plain in zip(run(config=config, teacher_view=view), run(config=Augmentation()), strict=True):
+        np.testing.assert_array_equal(batch.sizes, plain.sizes)
+        np.testing.assert_array_equal(batch.valid, plain.valid)
+        np.testing.assert_array_equal(batch.labels, plain.labels)
+        shares = (batch.boxes - np.tile(batch.boxes[:, :1, :2], 2))[batch.valid]
+        wanted = (plain.boxes - np.tile(plain.boxes[:, :1, :2], 2))[plain.valid]
+        assert (np.abs(shares) <= np.abs(wanted) + 0.5).all() and np.abs(shares).sum() < 0.8 * np.abs(wanted).sum()
+        assert (batch.scales < plain.scales).any() and batch.teacher.images.shape[1:3] == view.size
+    assert Augmentation(zoom_out=1.0).at(99, steps=100) == Augmentation()
+
+
 def augmentation_numbers(*, seed, slot):
     rng = np.random.default_rng((seed, 1, slot))
     rng.choice((64,)), rng.random()
@@ -289,7 +322,7 @@ def test_the_end_of_a_run():
     config = dataclasses.replace(ALL, close_share=0.2)
     assert config.at(7, steps=10) is config
     end = config.at(8, steps=10)
-    assert (end.mosaic, end.paste, end.cutout, end.scale) == (0, 0, 0, (0.8, 1.2))
+    assert (end.mosaic, end.zoom_out, end.paste, end.cutout, end.scale) == (0, 0, 0, 0, (0.8, 1.2))
     assert (end.colour, end.crop) == (config.colour, config.crop)
     assert Augmentation(mosaic=1.0).at(99, steps=100) == Augmentation()
     assert dataclasses.replace(ALL, close_share=0.0).at(99, steps=100).mosaic == ALL.mosaic
@@ -374,7 +407,7 @@ def test_a_recipe_holds_the_settings():
 
 def test_new_numbers_go_to_the_end():
     """For they are part of what a seed means."""
-    counts = {"mosaic": 18, "crop": 82, "scale": 3, "paste": 74, "colour": 8, "cutout": 14}
+    counts = {"mosaic": 18, "crop": 82, "scale": 3, "paste": 74, "colour": 8, "cutout": 14, "zoom_out": 4}
     assert list(augment.NUMBERS.items())[: len(counts)] == list(counts.items())
     drawn = augment.draw(np.random.default_rng(0))
     stream = np.random.default_rng(0).random(sum(counts.values()))

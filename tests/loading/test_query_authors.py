@@ -1,6 +1,7 @@
 """Query detectors in their authors' own files, beside the folders of Hugging Face with the same numbers."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -14,7 +15,7 @@ import jaxkd
 from jaxkd.cli import convert
 from jaxkd.errors import WeightsError
 from jaxkd.export import base
-from jaxkd.loading import build, hub, prepare, published
+from jaxkd.loading import build, hub, initial, prepare, published
 from jaxkd.weights import query_names
 from jaxkd.weights.tree import flatten
 
@@ -110,6 +111,24 @@ def test_a_file_gives_the_folders_detector(family, tmp_path):
     said = " ".join(found.notes)
     assert "leaves matched in ema.module." in said and "300 queries" in said and "4 heads" in said
     assert ("4 points a level" in said, "(dsp)" in said) == (family == "rt_detr", family != "d_fine")
+
+
+@pytest.mark.parametrize(("name", "flavour"), [("rt_detr", "resnet_d"), ("d_fine", "hgnet")])
+def test_a_backbones_file_is_a_start(name, flavour, tmp_path):
+    arrays = {name.removeprefix("backbone."): array for name, array in query_authors.state(name).items()}
+    arrays = {name: array for name, array in arrays.items() if re.match(r"conv1|res_layers|stem|stages", name)}
+    loaded = hub.load(reference.ROOT / name)
+    file = tmp_path / "backbone.pth"
+    torch_writer.save(file, arrays)
+    params, said = initial.params(loaded.detector, jax.random.key(0), str(file))
+    leaves, wanted = flatten(params["backbone"]), flatten(loaded.params["backbone"])
+    assert f"The student's backbone starts from backbone.pth ({flavour}): {len(wanted)} leaves." == said
+    for leaf, array in wanted.items():
+        np.testing.assert_array_equal(leaves[leaf], array, err_msg=leaf)
+    arrays["stages.9.odd.weight"] = np.zeros(2)
+    torch_writer.save(file, arrays)
+    with pytest.raises(WeightsError, match=r"stages\.9\.odd\.weight is not used"):
+        initial.params(loaded.detector, jax.random.key(0), str(file))
 
 
 def test_the_command_and_the_same_detections(tmp_path, capsys):

@@ -9,7 +9,7 @@ from jaxkd.nets import csp, mobilenet, mobilenetv4, resnet
 from jaxkd.nets.conv import conv
 from jaxkd.nets.pool import halved
 from jaxkd.nets.remat import rematted
-from jaxkd.weights import names, read, tree
+from jaxkd.weights import backbone_names, read, tree
 
 SIZE = jnp.array([[64, 64]], np.int32)
 
@@ -201,9 +201,9 @@ def test_no_gradient_reaches_stored_statistics():
 
 def test_published_mobilenet_fills_every_leaf_and_tells_pictures_apart(shared):
     arrays = read.read(shared / "weights" / "mobilenetv2_imagenet" / "mobilenetv2_features.npz")
-    ours, flavour = names.to_jaxkd(arrays)
+    ours, flavour = backbone_names.to_jaxkd(arrays)
     wanted, _ = shapes_of(mobilenet, mobilenet.Config())
-    params, report = tree.match(wanted, ours, allow_unused=names.BEYOND[flavour])
+    params, report = tree.match(wanted, ours, allow_unused=backbone_names.BEYOND[flavour])
     assert flavour == "mobilenet_v2" and len(report.matched) == 255 and not report.missing
     assert {name.split("/")[0] for name in report.unused} == {"features_18"}
 

@@ -10,7 +10,7 @@ import timm_reference
 from jax import numpy as jnp
 
 from jaxkd.nets import mobilenetv4
-from jaxkd.weights import names, tree
+from jaxkd.weights import backbone_names, tree
 
 SIZES = [(96, 128), (101, 77)]
 
@@ -63,7 +63,7 @@ def test_widths_of_levels():
 
 def assert_equal_levels(config, arrays, expected):
     """The net of arrays with timm's names makes the levels `expected(picture)` of a picture on a larger canvas."""
-    leaves, flavour = names.to_jaxkd(arrays)
+    leaves, flavour = backbone_names.to_jaxkd(arrays)
     net = mobilenetv4.build(config)
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 2), jnp.int32))
     params, report = tree.match(shapes["params"], leaves)

@@ -6,7 +6,7 @@ from jax import numpy as jnp
 
 from jaxkd.errors import WeightsError
 from jaxkd.nets import mobilenet, mobilenetv4, resnet
-from jaxkd.weights import names, tree
+from jaxkd.weights import backbone_names, tree
 
 PARTS = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -31,9 +31,9 @@ def published(leaves, rename):
 
 
 def assert_translated(theirs, ours, net, flavour, *, extra):
-    out, found = names.to_jaxkd({**theirs, **extra})
+    out, found = backbone_names.to_jaxkd({**theirs, **extra})
     assert found == flavour
-    params, report = tree.match(net, out, allow_unused=names.BEYOND[flavour])
+    params, report = tree.match(net, out, allow_unused=backbone_names.BEYOND[flavour])
     assert len(report.unused) == len(extra)
     for name, leaf in tree.flatten(params).items():
         np.testing.assert_array_equal(leaf, ours[name])
@@ -50,7 +50,7 @@ def test_resnet(depth):
     assert {"layer2.0.downsample.1.running_var", "layer4.1.conv2.weight", "bn1.bias"} <= set(theirs)
     extra = {"fc.weight": np.zeros((10, 4)), "fc.bias": np.zeros(10)}
     assert_translated(theirs, ours, net, "resnet", extra=extra)
-    assert names.resnet(extra)["fc/kernel"].shape == (4, 10)
+    assert backbone_names.resnet(extra)["fc/kernel"].shape == (4, 10)
 
 
 def in_one_row(block, step, part):
@@ -85,8 +85,8 @@ def test_timms_mobilenet_v4(size, top):
     theirs, ours = published(tree.flatten(whole), timm_reference.name_of)
     theirs |= timm_reference.BEYOND
     assert {"conv_stem.weight", "bn1.bias", "blocks.4.0.bn1.running_var", "blocks.3.1.dw_mid.bn.weight"} <= set(theirs)
-    out, flavour = names.to_jaxkd(theirs)
-    params, report = tree.match(net, out, allow_unused=names.BEYOND[flavour])
+    out, flavour = backbone_names.to_jaxkd(theirs)
+    params, report = tree.match(net, out, allow_unused=backbone_names.BEYOND[flavour])
     assert flavour == "mobilenet_v4"
     assert {name.split("/")[0] for name in report.unused} == {
         *("conv_head", "norm_head", "classifier"),
@@ -97,12 +97,14 @@ def test_timms_mobilenet_v4(size, top):
 
     del out["block_2_1/middle_conv/kernel"]
     with pytest.raises(WeightsError, match=r"block_2_1/middle_conv/kernel is missing"):
-        tree.match(net, out, allow_unused=names.BEYOND[flavour])
-    strays, _ = names.to_jaxkd({**theirs, "blocks.3.1.se.conv.weight": np.zeros(2), "blocks.3.1.bn3.bias": np.zeros(2)})
+        tree.match(net, out, allow_unused=backbone_names.BEYOND[flavour])
+    strays, _ = backbone_names.to_jaxkd(
+        {**theirs, "blocks.3.1.se.conv.weight": np.zeros(2), "blocks.3.1.bn3.bias": np.zeros(2)}
+    )
     with pytest.raises(
         WeightsError, match=r"blocks\.3\.1\.se\.conv\.weight is not used.*blocks\.3\.1\.bn3\.bias is not"
     ):
-        tree.match(whole, strays, allow_unused=names.BEYOND[flavour])
+        tree.match(whole, strays, allow_unused=backbone_names.BEYOND[flavour])
 
 
 def test_caffe2s_resnet():
@@ -138,13 +140,13 @@ def test_caffe2s_resnet():
 
 
 def test_our_own_names_stay():
-    assert names.to_jaxkd({"a/kernel": np.ones(2)})[1] == "jaxkd"
+    assert backbone_names.to_jaxkd({"a/kernel": np.ones(2)})[1] == "jaxkd"
 
 
 def test_unknown_names_are_refused_and_strays_are_kept():
     with pytest.raises(WeightsError, match=r"encoder\.weight"):
-        names.to_jaxkd({"encoder.weight": np.ones(2)})
+        backbone_names.to_jaxkd({"encoder.weight": np.ones(2)})
     with pytest.raises(WeightsError, match="none at all"):
-        names.to_jaxkd({})
-    assert "layer1.0.se.weight" in names.resnet({"layer1.0.se.weight": np.ones(2)})
-    assert "features.2.conv.9.weight" in names.mobilenet_v2({"features.2.conv.9.weight": np.ones(2)})
+        backbone_names.to_jaxkd({})
+    assert "layer1.0.se.weight" in backbone_names.resnet({"layer1.0.se.weight": np.ones(2)})
+    assert "features.2.conv.9.weight" in backbone_names.mobilenet_v2({"features.2.conv.9.weight": np.ones(2)})
