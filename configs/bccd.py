@@ -5,9 +5,9 @@ Run card
   data      BCCD, 205 pictures to learn from, 87 to validate on; comes with the package
   hardware  2 CPU cores, one to three minutes; estimated: ten to twenty with queries
   command   jaxkd train --config=bccd:tar --workdir=runs/tar
-  arguments alone, mimic, align, detections, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class, tar_box,
-            tar_no_decay, tar_no_gates; after "retinanet-", "fcos-" or "gfl-" a dense student, after "rt_detr-" or
-            "d_fine-" one with queries, to which the Faster R-CNN teacher shows features only
+  arguments alone, mimic, pkd, cwd, align, detections, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class,
+            tar_box, tar_no_decay, tar_no_gates; after "retinanet-", "fcos-" or "gfl-" a dense student, after "rt_detr-"
+            or "d_fine-" one with queries, to which the Faster R-CNN teacher shows features only
 """
 
 from jaxkd.config import component, merged, recipe
@@ -71,6 +71,14 @@ def mimic(**options):
     return component("distill.mimic", adapter={"init": "lecun"}, weight=TAR["feature"]["weight"], **options)
 
 
+def pkd():
+    return component("distill.pearson")
+
+
+def cwd():
+    return component("distill.channel_wise")
+
+
 def align():
     return component("distill.align")
 
@@ -81,6 +89,8 @@ def detections():
 
 METHODS = {
     "mimic": mimic,
+    "pkd": pkd,
+    "cwd": cwd,
     "align": align,
     "detections": detections,
     "tar": tar,
@@ -94,6 +104,8 @@ METHODS = {
 # The terms of each method for which a two-stage teacher fits a student that is dense or has queries.
 FEATURES = {
     "mimic": {},
+    "pkd": {},
+    "cwd": {},
     "align": {},
     "detections": {},
     "tar": {"classification": OFF, "box": OFF},

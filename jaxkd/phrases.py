@@ -16,9 +16,9 @@ def plural(noun: str) -> str:
     return f"{rest}{space}{PLURALS.get(last, f'{last}s')}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """All names joined: "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def listed(names: Sequence[str], *, last: str = "and") -> str:
+    """All names joined: "a, b and c", or with another word before the last."""
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def some(names: Sequence[str], *, most: int = 5) -> str:

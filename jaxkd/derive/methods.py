@@ -14,7 +14,10 @@ from jaxkd.derive.base import Choice
 from jaxkd.errors import ConfigError
 from jaxkd.types import Capability
 
-NAMES = ("tar", "gkd", "mimic", "detections", "align", "shared_queries")  # which may be joined, as in "tar+gkd"
+NAMES = (  # which may be joined, as in "tar+gkd"
+    *("tar", "gkd", "mimic", "pkd", "cwd", "detections", "align", "shared_queries"),
+)
+MODULES = {"pkd": "pearson", "cwd": "channel_wise"}  # of names that are no modules, beside those with settings
 AUTO = "auto"
 OFF, LECUN = {"weight": 0.0}, {"init": "lecun"}
 MEASURED, NO_REGIONS = "measured on blood cells", "the teacher does not predict for the student's regions"
@@ -65,7 +68,7 @@ class Setting:
 def of(name: str, setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:
     """The component of one method, and the reasons of its fields."""
     derived = {"tar": _tar, "gkd": _gkd, "mimic": _mimic}
-    return derived[name](setting) if name in derived else (component(f"distill.{name}"), {})
+    return derived[name](setting) if name in derived else (component(f"distill.{MODULES.get(name, name)}"), {})
 
 
 def _tar(setting: Setting) -> tuple[configs.Recipe, dict[str, Choice]]:

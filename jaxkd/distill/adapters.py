@@ -12,9 +12,9 @@ from jaxtyping import Float, Key
 from jaxkd.distill import base
 from jaxkd.errors import ConfigError
 
-Kind = Literal["conv3", "conv3_relu", "conv1", "identity"]
+Kind = Literal["conv3", "conv3_relu", "conv1", "auto", "identity"]
 Init = Literal["small", "lecun", "uniform"]
-TRAINED = get_args(Kind)[:-1]  # those with parameters
+TRAINED = get_args(Kind)[:-1]  # those with parameters, "auto" where widths differ
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Adapter:
     """The adapter of each level."""
 
     kind: Kind = "conv3"
-    """A convolution of 3x3 cells, with a ReLU after it ("conv3_relu"), of 1x1, or the "identity"."""
+    """A convolution of 3x3 cells, with a ReLU after it ("conv3_relu"), of 1x1, the "identity", or "auto": one of 1x1
+    where widths differ, else the identity."""
     init: Init = "small"
     """How weights are drawn: with a standard deviation of 1e-4 ("small"; Wang et al. 2019), such that the variance is
     kept ("lecun"), or weights and biases within 1 / sqrt(fan in) ("uniform")."""
@@ -31,10 +32,12 @@ class Adapter:
 def init(
     key: Key[Array, ""], *, kind: Kind, student_channels: int, teacher_channels: int, start: Init = "small"
 ) -> dict:
-    """Parameters of one adapter: `kernel` [k k c_student c_teacher] and `bias` [c_teacher]; {} for the identity.
+    """Parameters of one adapter: `kernel` [k k c_student c_teacher] and `bias` [c_teacher]; {} for none.
 
     For `start` see `Adapter.init`. Raises ConfigError where the widths differ and the adapter is the identity.
     """
+    if kind == "auto" and student_channels == teacher_channels:
+        return {}
     if kind == "identity":
         if student_channels != teacher_channels:
             raise ConfigError(
@@ -42,7 +45,7 @@ def init(
                 f"{teacher_channels}; take one of {', '.join(TRAINED)}."
             )
         return {}
-    side = 1 if kind == "conv1" else 3
+    side = 1 if kind in ("conv1", "auto") else 3
     shape = (side, side, student_channels, teacher_channels)
     if start == "uniform":
         kernel_key, bias_key = (jax.random.fold_in(key, index) for index in range(2))
@@ -74,7 +77,7 @@ def of_level(pair: base.LevelPair) -> str:
 
 def apply(params: dict, level: Float[Array, "b h w c"], *, kind: Kind) -> Float[Array, "b h w d"]:
     """The adapted level, in the level's own dtype."""
-    if kind == "identity":
+    if not params:
         return level
     out = lax.conv_general_dilated(
         level, params["kernel"].astype(level.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

@@ -40,17 +40,8 @@ class Config:
     """Factor on the terms over the run; see `distill.decay`."""
 
 
-def region_sources(config: Config) -> tuple[base.RegionSource, ...]:
-    """The student's regions, which the term does not use."""
-    del config
-    return (base.RegionSource(),)
-
-
-def needs(config: Config) -> base.Needs:
-    """The feature maps of both detectors."""
-    del config
-    features = frozenset[base.Need]({"features"})
-    return base.Needs(student=features, teacher=features)
+region_sources = base.student_regions
+needs = base.both_features
 
 
 def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:

@@ -34,10 +34,10 @@ from typing import Literal, NamedTuple
 
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Key
 
 from jaxkd.errors import ConfigError
-from jaxkd.types import Capability, Features, Losses, Term, Traits
+from jaxkd.types import Capability, Features, Inputs, Losses, Term, Traits
 
 OWN_CANVAS = "its own canvas"  # in front of a teacher's anchors that lie on another canvas than the student's
 Source = Literal["neck", "backbone"]
@@ -77,6 +77,25 @@ class LevelPair(NamedTuple):
     teacher: int
     student_channels: int
     teacher_channels: int
+
+
+def student_regions(config: object) -> tuple[RegionSource, ...]:
+    """The `region_sources` of a method that takes the regions of the student's detection loss, or none."""
+    del config
+    return (RegionSource(),)
+
+
+def both_features(config: object) -> Needs:
+    """The `needs` of a method that takes the feature maps of both detectors."""
+    del config
+    features = frozenset[Need]({"features"})
+    return Needs(student=features, teacher=features)
+
+
+def no_parameters(config: object, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
+    """The `init` of a method without parameters."""
+    del config, key, student, teacher
+    return {}
 
 
 def level_pairs(student: Traits, teacher: Traits, *, source: Source, limit: int = 0) -> tuple[LevelPair, ...]:
@@ -123,6 +142,11 @@ def masked_square(
     gap = student.astype(jnp.float32) - teacher.astype(jnp.float32)
     error = jnp.where(mask > 0, (gap * gap).sum(-1), 0.0)
     return Term(0.5 * (mask * error).sum(), mask.sum())
+
+
+def reliability_of_cells(inputs: Inputs, stride: int) -> Float[Array, "b h w"] | float:
+    """The reliability of the cells of a level; 1 without a method that gives one."""
+    return 1.0 if inputs.reliability is None else inputs.reliability.maps.get(stride, 1.0)
 
 
 def per_channel(term: Term, *, channels: int) -> Term:

@@ -14,14 +14,14 @@ from typing import Literal
 import jax
 from jax import lax
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxkd.distill import base, gated
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops import box_codes
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ranges import NonNegative, Share
-from jaxkd.types import Inputs, Losses, Term, Traits
+from jaxkd.types import Inputs, Losses, Term
 
 UNSAID = -1.0  # in place of the score of a class that takes no part
 
@@ -64,10 +64,7 @@ class Config:
     """Factor on the terms over the run; see `distill.decay`."""
 
 
-def region_sources(config: Config) -> tuple[base.RegionSource, ...]:
-    """The student's regions."""
-    del config
-    return (base.RegionSource(),)
+region_sources = base.student_regions
 
 
 def needs(config: Config) -> base.Needs:
@@ -76,10 +73,7 @@ def needs(config: Config) -> base.Needs:
     return base.Needs(student=frozenset(), teacher=frozenset[base.Need]({"detections"}))
 
 
-def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
-    """No parameters."""
-    del config, key, student, teacher
-    return {}
+init = base.no_parameters
 
 
 def losses(config: Config, params: dict, inputs: Inputs) -> Losses:

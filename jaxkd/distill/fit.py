@@ -115,7 +115,7 @@ def _remedy(config: Any, lacking: set[base.Need], others: list[str]) -> str:
     if lacking <= set(needs.switches) and lacking < needs.student | needs.teacher:
         advice.append(f"set {listed([field for need, field in needs.switches.items() if need in lacking])} to 0")
     if others:
-        advice.append(f"take {' or '.join(others)}")
+        advice.append(f"take {listed(others, last='or')}")
     return ", or ".join(advice) or "no shipped method fits these two detectors"
 
 

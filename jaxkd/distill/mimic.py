@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Array, Key
-
-from jaxkd.distill import adapters, base
+from jaxkd.distill import adapters, base, levels
 from jaxkd.distill.decay import Config as Decay
-from jaxkd.ops.masks import extent_mask
 from jaxkd.ranges import Natural, NonNegative
-from jaxkd.types import Inputs, Losses, Term, Traits
+from jaxkd.types import Inputs, Losses, Term
 
 ZERO_AT_TEACHER = {"adapter.kind": "identity"}
 ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
@@ -33,39 +30,18 @@ class Config:
     """Factor on the terms over the run; see `distill.decay`."""
 
 
-def region_sources(config: Config) -> tuple[base.RegionSource, ...]:
-    """The student's regions, which the term does not use."""
-    del config
-    return (base.RegionSource(),)
-
-
-def needs(config: Config) -> base.Needs:
-    """The feature maps of both detectors."""
-    del config
-    features = frozenset[base.Need]({"features"})
-    return base.Needs(student=features, teacher=features)
-
-
-def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
-    """One adapter a level."""
-    pairs = base.level_pairs(student, teacher, source=config.source, limit=config.levels)
-    return adapters.init_levels(key, pairs, config.adapter)
+region_sources = base.student_regions
+needs = base.both_features
+init = levels.init
 
 
 def losses(config: Config, params: dict, inputs: Inputs) -> Losses:
     """Half the squared distance to the teacher's features a cell, averaged over levels."""
-    student, teacher, reliability = inputs.student, inputs.teacher, inputs.reliability
-    pairs = base.level_pairs(student.traits, teacher.traits, source=config.source, limit=config.levels)
-    terms = {}
-    for pair in pairs:
-        student_map = base.maps(student.features, config.source)[pair.student]
-        teacher_map = base.maps(teacher.features, config.source)[pair.teacher]
-        adapted = adapters.apply(params[adapters.of_level(pair)], student_map, kind=config.adapter.kind)
-        mask = extent_mask(inputs.batch.sizes, shape=adapted.shape[1:3], stride=pair.stride)
-        if reliability is not None:
-            mask = mask * reliability.maps.get(pair.stride, 1.0)
-        term = base.masked_square(adapted, teacher_map, mask)
-        terms[f"feature_{pair.stride}"] = Term(config.weight / len(pairs) * term.total, term.count)
+    of_both, terms = list(levels.of_both(config, params, inputs)), {}
+    for level in of_both:
+        mask = level.mask * base.reliability_of_cells(inputs, level.stride)
+        term = base.masked_square(level.student, level.teacher, mask)
+        terms[f"feature_{level.stride}"] = Term(config.weight / len(of_both) * term.total, term.count)
     return Losses(terms=terms, metrics={})
 
 

@@ -14,14 +14,14 @@ import jax
 import optax
 from jax import Array, lax
 from jax import numpy as jnp
-from jaxtyping import Float, Key
+from jaxtyping import Float
 
 from jaxkd.distill import base
 from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops import box_codes, edge_bins
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ranges import Natural, NonNegative, Positive, Share
-from jaxkd.types import DetectorOutputs, Inputs, Losses, Term, Traits
+from jaxkd.types import DetectorOutputs, Inputs, Losses, Term
 
 ZERO_AT_TEACHER = {"layers": "last"}
 
@@ -72,10 +72,7 @@ def needs(config: Config) -> base.Needs:
     return base.Needs(student=both, teacher=both)
 
 
-def init(config: Config, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
-    """No parameters."""
-    del config, key, student, teacher
-    return {}
+init = base.no_parameters
 
 
 def losses(config: Config, params: dict, inputs: Inputs) -> Losses:

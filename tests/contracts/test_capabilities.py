@@ -37,7 +37,8 @@ METHODS = {
     name: configs.build(component(f"distill.{name}"))
     for name in ("align", "mimic", "task_adaptive", "global_knowledge", "detections")
 } | {"toy_method": toy_method.Config()}
-MIMIC, DETECTIONS, EITHER = "take align or mimic.", "take detections.", "take align or detections or mimic."
+MIMIC, DETECTIONS = "take align, channel_wise, mimic or pearson.", "take detections."
+EITHER = "take align, channel_wise, detections, mimic or pearson."
 ANCHORS = "the teacher ({teacher}) predicts for its own anchors only, which the student's regions are not"
 BACKGROUND = (
     "the background column of the student ({student}) is None, that of the teacher ({teacher}) 3 "
@@ -48,7 +49,7 @@ NO_PREDICTIONS = "the teacher (toy_teachers) gives no predictions"
 NO_DETECTIONS = "the teacher (toy_teachers) gives no detections"
 NO_BOXES = "the student ({student}) does not predict for any boxes"
 BOTH = "set classification.weight and box.weight to 0, or"
-ALL = "take align or detections or global_knowledge or mimic or shared_queries or task_adaptive."
+ALL = "take align, channel_wise, detections, global_knowledge, mimic, pearson, shared_queries or task_adaptive."
 TWO_STAGE, DENSE, OTHER, QUERY = "faster_rcnn", "dense", "another dense detector", "with queries"
 QUERIES = "the teacher ({teacher}) predicts for queries only, which the student's regions are not"
 # The end of the sentence by method, kind of student and kind of teacher; "" where the method fits. A dense teacher is
@@ -245,7 +246,7 @@ def test_regions_of_a_teacher_that_has_none_are_refused():
     off = {"classification": {"weight": 0.0}, "box": {"weight": 0.0}}
     shared = component("distill.task_adaptive", **off, sharing={"source": "teacher"})
     pair = make_pair("faster_rcnn", "features_only", tar=configs.build(shared))
-    said = r"the teacher \(toy_teachers\) gives no regions to predict for: take align or mimic"
+    said = r"the teacher \(toy_teachers\) gives no regions to predict for: take align, channel_wise"
     with pytest.raises(ConfigError, match=said):
         begun("faster_rcnn", pair)
 

@@ -46,6 +46,8 @@ FIELDS = {
     # An untrained teacher's detections lie anywhere.
     "detections": {"overlap": 0.01, "classification": {"gate": "none"}, "box": {"gate": "none"}},
     "mimic": {"weight": 0.1, "adapter": {"init": "lecun"}, "reliability_from": "global_knowledge"},
+    "pearson": {"statistics": "all", "weight": 1.0},
+    "channel_wise": {"weight": 1.0},
     # An untrained teacher's boxes lie anywhere, far from its detections' targets.
     "shared_queries": {"class_weight": 5.0, "l1_weight": 0.5, "giou_weight": 0.2, "random": 6},
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from jaxkd.distill import shared_queries
+from jaxkd.distill import base, shared_queries
 from jaxkd.nets.query_decoder import Layers, Outputs
 from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.edge_bins import Frame, bin_values, carried
@@ -137,7 +137,9 @@ def test_a_teacher_on_its_own_canvas_answers_alike_in_its_own_shares():
 @pytest.mark.parametrize(("shared", "layers"), [("teacher", "all"), ("student", "last")])
 def test_whose_boxes_are_shared(shared, layers):
     config = shared_queries.Config(shared=shared, layers=layers)
-    assert [tuple(source) for source in shared_queries.region_sources(config)] == [(shared, "proposals")]
+    assert shared_queries.region_sources(config) == (base.RegionSource(shared, "proposals"),)
+    both = shared_queries.region_sources(dataclasses.replace(config, random=30))
+    assert both == (base.RegionSource(shared, "proposals"), base.RegionSource(shared, "random", 30))
 
 
 def test_reasons_of_terms_that_are_zero():
