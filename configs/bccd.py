@@ -5,8 +5,8 @@ Run card
   data      BCCD, 205 pictures to learn from, 87 to validate on; comes with the package
   hardware  2 CPU cores, one to three minutes; estimated: ten to twenty with queries
   command   jaxkd train --config=bccd:tar --workdir=runs/tar
-  arguments alone, mimic, pkd, cwd, align, detections, tar, gkd, tar+gkd; for the ablation tar_feature, tar_class,
-            tar_box, tar_no_decay, tar_no_gates; after "retinanet-", "fcos-" or "gfl-" a dense student, after "rt_detr-"
+  arguments alone, mimic, pkd, cwd, fgd, mgd, align, detections, tar, gkd, tar+gkd; for the ablation tar_feature,
+            tar_class, tar_box, tar_no_decay, tar_no_gates; after "retinanet-", "fcos-" or "gfl-" a dense student, after "rt_detr-"
             or "d_fine-" one with queries, to which the Faster R-CNN teacher shows features only
 """
 
@@ -79,6 +79,14 @@ def cwd():
     return component("distill.channel_wise")
 
 
+def fgd():
+    return component("distill.focal_global")
+
+
+def mgd():
+    return component("distill.masked_generative")
+
+
 def align():
     return component("distill.align")
 
@@ -91,6 +99,8 @@ METHODS = {
     "mimic": mimic,
     "pkd": pkd,
     "cwd": cwd,
+    "fgd": fgd,
+    "mgd": mgd,
     "align": align,
     "detections": detections,
     "tar": tar,
@@ -106,6 +116,8 @@ FEATURES = {
     "mimic": {},
     "pkd": {},
     "cwd": {},
+    "fgd": {},
+    "mgd": {},
     "align": {},
     "detections": {},
     "tar": {"classification": OFF, "box": OFF},

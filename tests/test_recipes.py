@@ -14,7 +14,19 @@ from jaxkd.train import log, loop, unused
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = {
     "bccd": (
-        *("alone", "mimic", "pkd", "cwd", "tar", "gkd", "tar+gkd", "retinanet-alone", "retinanet-tar+gkd"),
+        *(
+            "alone",
+            "mimic",
+            "pkd",
+            "cwd",
+            "fgd",
+            "mgd",
+            "tar",
+            "gkd",
+            "tar+gkd",
+            "retinanet-alone",
+            "retinanet-tar+gkd",
+        ),
         *("fcos-alone", "gfl-alone"),
         *("rt_detr-alone", "d_fine-alone", "d_fine-mimic"),
     ),

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from jaxkd.distillation import Options, Plan, Result
 
 STUDENTS = ("auto", "pocket", "tiny", "small", "medium", "mobilenet", "r18")  # that --student takes by name
-METHODS = (  # of --method, beside auto; one or several
-    *("tar", "gkd", "mimic", "pkd", "cwd", "detections", "align", "shared_queries"),
-)
+# Of --method, beside auto; one or several.
+METHODS = (*("tar", "gkd", "mimic", "pkd", "cwd", "fgd", "mgd", "detections", "align", "shared_queries"),)
 CHOICES = {  # of flags, the default first
     "size": (("balanced", "fast", "accurate"), "Size of the pictures."),
     "augment": (("auto", "none", "light", "strong"), "How training pictures are varied."),

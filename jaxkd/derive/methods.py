@@ -14,10 +14,9 @@ from jaxkd.derive.base import Choice
 from jaxkd.errors import ConfigError
 from jaxkd.types import Capability
 
-NAMES = (  # which may be joined, as in "tar+gkd"
-    *("tar", "gkd", "mimic", "pkd", "cwd", "detections", "align", "shared_queries"),
-)
-MODULES = {"pkd": "pearson", "cwd": "channel_wise"}  # of names that are no modules, beside those with settings
+# Which may be joined, as in "tar+gkd".
+NAMES = (*("tar", "gkd", "mimic", "pkd", "cwd", "fgd", "mgd", "detections", "align", "shared_queries"),)
+MODULES = {"pkd": "pearson", "cwd": "channel_wise", "fgd": "focal_global", "mgd": "masked_generative"}
 AUTO = "auto"
 OFF, LECUN = {"weight": 0.0}, {"init": "lecun"}
 MEASURED, NO_REGIONS = "measured on blood cells", "the teacher does not predict for the student's regions"

@@ -117,10 +117,12 @@ def level_pairs(student: Traits, teacher: Traits, *, source: Source, limit: int 
     return tuple(pairs[:limit] if limit else pairs)
 
 
-def can_predict(detector: Traits, regions: Traits) -> bool:
-    """Whether a detector can predict for the regions of another one."""
+def can_predict(detector: Traits, regions: Traits, *, random: bool = False) -> bool:
+    """Whether a detector can predict for the regions of another one, or for boxes at random."""
     if "box_predictions" in detector.capabilities:
         return True
+    if random:
+        return "query_predictions" in detector.capabilities
     if "query_predictions" in detector.capabilities:
         return "query_predictions" in regions.capabilities
     return "anchor_predictions" in detector.capabilities and detector.anchors == regions.anchors

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +69,7 @@ def check(methods: Mapping[str, Any], student: Party, teacher: Party) -> None:
 def gaps(config: Any, student: Party, teacher: Party) -> tuple[Gap, ...]:
     """What a method needs of the two detectors and does not get, as far as `Traits` say it."""
     module = module_of(config)
-    needs, sources = module.needs(config), {source.detector for source in module.region_sources(config)}
+    needs, sources = module.needs(config), module.region_sources(config)
     found = []
     for one, wanted in ((student, needs.student), (teacher, needs.teacher)):
         for need in sorted(wanted):
@@ -81,7 +81,7 @@ def gaps(config: Any, student: Party, teacher: Party) -> tuple[Gap, ...]:
                 reason = _other_classes(student, teacher) if need == "detections" else ""
             if reason:
                 found.append(Gap(need, reason))
-    if "teacher" in sources and not PREDICTIONS & teacher.traits.capabilities:
+    if any(source.detector == "teacher" for source in sources) and not PREDICTIONS & teacher.traits.capabilities:
         found.append(Gap("shared_logits", f"the {teacher.name} gives no regions to predict for"))
     return tuple(found)
 
@@ -119,16 +119,19 @@ def _remedy(config: Any, lacking: set[base.Need], others: list[str]) -> str:
     return ", or ".join(advice) or "no shipped method fits these two detectors"
 
 
-def _incomparable(need: base.Need, one: Party, student: Party, teacher: Party, sources: set[base.Who]) -> str:
+def _incomparable(
+    need: base.Need, one: Party, student: Party, teacher: Party, sources: Sequence[base.RegionSource]
+) -> str:
     """Why a detector's predictions for shared regions cannot be compared with the other's; "" where they can."""
     if not PREDICTIONS & one.traits.capabilities:
         return f"the {one.name} gives no predictions"
-    for source in sorted(sources):
-        owner = student if source == "student" else teacher
-        if PREDICTIONS & owner.traits.capabilities and not base.can_predict(one.traits, owner.traits):
+    for source in sources:
+        owner, random = student if source.detector == "student" else teacher, source.stage == "random"
+        if PREDICTIONS & owner.traits.capabilities and not base.can_predict(one.traits, owner.traits, random=random):
             canvas = f" ({OTHER_CANVAS})" if _on_own_canvas(teacher) else ""
             what = "queries" if "query_predictions" in one.traits.capabilities else "its own anchors"
-            return f"the {one.name} predicts for {what} only, which the {source}'s regions are not{canvas}"
+            regions = "boxes at random" if random else f"the {source.detector}'s regions"
+            return f"the {one.name} predicts for {what} only, which {regions} are not{canvas}"
     if one is student:  # what follows is said once, of both
         return ""
     columns = student.traits.background, teacher.traits.background

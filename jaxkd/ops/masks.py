@@ -134,6 +134,38 @@ def overlay(
     return mask
 
 
+def smallest_box_weights(
+    boxes: Float[Array, "g 4"],
+    *,
+    valid: Bool[Array, "g"],
+    inside: Float[Array, "h w"],
+    stride: int,
+    touched: bool = False,
+) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+    """Weights of objects and of background (Yang et al. 2022, FGD, equations 2 and 3): of the cells of each, 1 in sum.
+
+    A cell of several boxes takes the weight of the one with the fewest cells. Background is what no box covers.
+
+    Args:
+        boxes: boxes in pixels.
+        valid: boxes that count; the others may hold anything.
+        inside: 1 in cells of the picture, 0 in padding.
+        stride: pixels from one cell to the next.
+        touched: whether a box covers all cells that it touches and one more, instead of those of `overlay`.
+    """
+    boxes = jnp.where(valid[:, None], boxes.astype(jnp.float32), 0.0)
+    if touched:
+        low, high = jnp.floor(boxes[:, :2] / stride), jnp.ceil(boxes[:, 2:] / stride) + 1
+        boxes = jnp.concatenate((low, high), -1) * stride
+    cells = jnp.floor(boxes / stride)
+    limits = jnp.asarray(inside.shape[::-1], jnp.float32)
+    sides = jnp.clip(cells[:, 2:], 0, limits) - jnp.clip(cells[:, :2], 0, limits)
+    count = jnp.where((sides > 0).all(-1), sides.prod(-1), 1.0)
+    objects = inside * overlay(boxes, 1.0 / count, valid=valid, shape=inside.shape, stride=stride)
+    rest = inside * (objects == 0)
+    return objects, rest / jnp.maximum(rest.sum(), 1.0)
+
+
 def extent_mask(size: Num[Array, "*b 2"], *, shape: tuple[int, ...], stride: int) -> Float[Array, "*b h w"]:
     """1 in cells whose first corner lies in pictures of `size` (height, width), 0 in cells of the padding.
 

@@ -2,12 +2,12 @@
 
 import jax
 from jax import numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
 SHORTEST, LONGEST = 0.03, 0.8  # side in shares of the picture's
 
 
-def random_boxes(key: Key[Array, ""], size: Float[Array, "2"], *, count: int) -> Float[Array, "n 4"]:
+def random_boxes(key: Key[Array, ""], size: Num[Array, "2"], *, count: int) -> Float[Array, "n 4"]:
     """`count` boxes inside a picture of `size` (height, width), in its pixels.
 
     Centres are uniform and sides log-uniform from 0.03 to 0.8 of the picture's, each side for itself; what lies

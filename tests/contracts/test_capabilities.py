@@ -37,8 +37,9 @@ METHODS = {
     name: configs.build(component(f"distill.{name}"))
     for name in ("align", "mimic", "task_adaptive", "global_knowledge", "detections")
 } | {"toy_method": toy_method.Config()}
-MIMIC, DETECTIONS = "take align, channel_wise, mimic or pearson.", "take detections."
-EITHER = "take align, channel_wise, detections, mimic or pearson."
+MIMIC = "take align, channel_wise, focal_global, masked_generative, mimic or pearson."
+DETECTIONS = "take detections."
+EITHER = "take align, channel_wise, detections, focal_global, masked_generative, mimic or pearson."
 ANCHORS = "the teacher ({teacher}) predicts for its own anchors only, which the student's regions are not"
 BACKGROUND = (
     "the background column of the student ({student}) is None, that of the teacher ({teacher}) 3 "
@@ -49,7 +50,10 @@ NO_PREDICTIONS = "the teacher (toy_teachers) gives no predictions"
 NO_DETECTIONS = "the teacher (toy_teachers) gives no detections"
 NO_BOXES = "the student ({student}) does not predict for any boxes"
 BOTH = "set classification.weight and box.weight to 0, or"
-ALL = "take align, channel_wise, detections, global_knowledge, mimic, pearson, shared_queries or task_adaptive."
+ALL = (
+    "take align, channel_wise, detections, focal_global, global_knowledge, masked_generative, mimic, pearson, "
+    "shared_queries or task_adaptive."
+)
 TWO_STAGE, DENSE, OTHER, QUERY = "faster_rcnn", "dense", "another dense detector", "with queries"
 QUERIES = "the teacher ({teacher}) predicts for queries only, which the student's regions are not"
 # The end of the sentence by method, kind of student and kind of teacher; "" where the method fits. A dense teacher is

@@ -48,14 +48,18 @@ FIELDS = {
     "mimic": {"weight": 0.1, "adapter": {"init": "lecun"}, "reliability_from": "global_knowledge"},
     "pearson": {"statistics": "all", "weight": 1.0},
     "channel_wise": {"weight": 1.0},
+    "masked_generative": {"weight": 1e-3},
+    "focal_global": {"foreground": 1e-3, "background": 1e-3, "relation": 1e-5},
     # An untrained teacher's boxes lie anywhere, far from its detections' targets.
-    "shared_queries": {"class_weight": 5.0, "l1_weight": 0.5, "giou_weight": 0.2, "random": 6},
+    "shared_queries": {"class_weight": 5.0, "l1_weight": 0.5, "giou_weight": 0.2},
 }
 
 
 def make_pair(kind, **changes):
     """A detector taught by a wider one of its kind, by every method at once."""
     fields = FIELDS | changes
+    if detector_scene.sees_canvas(kind):  # those with queries, which predict for any boxes
+        fields = fields | {"shared_queries": fields["shared_queries"] | {"random": 6}}
     methods = {name: configs.build(component(f"distill.{name}", **fields.get(name, {}))) for name in METHODS}
     recipe = detector_scene.RECIPES[kind]
     return Pair(
