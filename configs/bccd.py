@@ -6,8 +6,8 @@ Run card
   hardware  2 CPU cores, one to three minutes; estimated: ten to twenty with queries
   command   jaxkd train --config=bccd:tar --workdir=runs/tar
   arguments alone, mimic, pkd, cwd, fgd, mgd, align, detections, tar, gkd, tar+gkd; for the ablation tar_feature,
-            tar_class, tar_box, tar_no_decay, tar_no_gates; after "retinanet-", "fcos-" or "gfl-" a dense student, after "rt_detr-"
-            or "d_fine-" one with queries, to which the Faster R-CNN teacher shows features only
+            tar_class, tar_box, tar_no_decay, tar_no_gates; after "retinanet-", "fcos-" or "gfl-" a dense student, after
+            "rt_detr-" or "d_fine-" one with queries, to which the Faster R-CNN teacher shows features only
 """
 
 from jaxkd.config import component, merged, recipe
