@@ -118,13 +118,16 @@ def level_pairs(student: Traits, teacher: Traits, *, source: Source, limit: int 
 
 
 def can_predict(detector: Traits, regions: Traits, *, random: bool = False) -> bool:
-    """Whether a detector can predict for the regions of another one, or for boxes at random."""
+    """Whether a detector can predict for the regions of another one, or for boxes at random.
+
+    One with queries takes boxes as queries, for which all anchors of a dense detector would be too many.
+    """
     if "box_predictions" in detector.capabilities:
         return True
-    if random:
-        return "query_predictions" in detector.capabilities
     if "query_predictions" in detector.capabilities:
-        return "query_predictions" in regions.capabilities
+        return random or bool(regions.capabilities & {"query_predictions", "box_predictions"})
+    if random:
+        return False
     return "anchor_predictions" in detector.capabilities and detector.anchors == regions.anchors
 
 

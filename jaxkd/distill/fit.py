@@ -129,9 +129,10 @@ def _incomparable(
         owner, random = student if source.detector == "student" else teacher, source.stage == "random"
         if PREDICTIONS & owner.traits.capabilities and not base.can_predict(one.traits, owner.traits, random=random):
             canvas = f" ({OTHER_CANVAS})" if _on_own_canvas(teacher) else ""
-            what = "queries" if "query_predictions" in one.traits.capabilities else "its own anchors"
             regions = "boxes at random" if random else f"the {source.detector}'s regions"
-            return f"the {one.name} predicts for {what} only, which {regions} are not{canvas}"
+            if "query_predictions" in one.traits.capabilities:
+                return f"the {one.name} does not predict for as many boxes as the {owner.name} has anchors"
+            return f"the {one.name} predicts for its own anchors only, which {regions} are not{canvas}"
     if one is student:  # what follows is said once, of both
         return ""
     columns = student.traits.background, teacher.traits.background

@@ -55,7 +55,8 @@ ALL = (
     "shared_queries or task_adaptive."
 )
 TWO_STAGE, DENSE, OTHER, QUERY = "faster_rcnn", "dense", "another dense detector", "with queries"
-QUERIES = "the teacher ({teacher}) predicts for queries only, which the student's regions are not"
+QUERIES = "the teacher ({teacher}) does not predict for as many boxes as the student ({student}) has anchors"
+SIGMOID = BACKGROUND.replace("({student}) is None", "({student}) is 3").replace("({teacher}) 3 ", "({teacher}) None ")
 # The end of the sentence by method, kind of student and kind of teacher; "" where the method fits. A dense teacher is
 # of the dense student's module, OTHER of another one.
 TABLE = {
@@ -122,8 +123,10 @@ TABLE |= {
         "mimic": "",
         "detections": "",
         "toy_method": "" if student == TWO_STAGE else f"{NO_BOXES}: {EITHER}",
-        "task_adaptive": f"{QUERIES}: {BOTH} {EITHER}",
-        "global_knowledge": f"{QUERIES}: set soft.weight to 0, or {EITHER}",
+        "task_adaptive": f"{SIGMOID}: set classification.weight to 0, or {EITHER}"
+        if student == TWO_STAGE
+        else f"{QUERIES}: {BOTH} {EITHER}",
+        "global_knowledge": f"{SIGMOID if student == TWO_STAGE else QUERIES}: set soft.weight to 0, or {EITHER}",
     }.items()
 }
 # A student with queries is asked like one with anchors, but that all of its kind answer about each other's queries.
