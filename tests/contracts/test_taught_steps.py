@@ -49,8 +49,8 @@ FIELDS = {
     "mimic": {"weight": 0.1, "adapter": {"init": "lecun"}, "reliability_from": "global_knowledge", "levels": 2},
     "pearson": {"statistics": "all", "weight": 1.0, "levels": 2},
     "channel_wise": {"weight": 1.0, "levels": 2},
-    "masked_generative": {"weight": 1e-3, "levels": 2},
-    "focal_global": {"foreground": 1e-3, "background": 1e-3, "relation": 1e-5, "levels": 2},
+    "masked_generative": {"weight": 1e-5, "levels": 2},
+    "focal_global": {"foreground": 1e-4, "background": 1e-4, "attention": 1e-2, "relation": 1e-6, "levels": 2},
     # An untrained teacher's boxes lie anywhere, far from its detections' targets.
     "shared_queries": {"class_weight": 5.0, "l1_weight": 0.5, "giou_weight": 0.2},
 }
