@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STUDENTS = ("auto", "pocket", "tiny", "small", "medium", "mobilenet", "r18")  # that --student takes by name
 # Of --method, beside auto; one or several.
-METHODS = (*("tar", "gkd", "mimic", "pkd", "cwd", "fgd", "mgd", "detections", "align", "shared_queries"),)
+METHODS = ("tar", "gkd", "mimic", "pkd", "cwd", "fgd", "mgd", "detections", "align", "shared_queries")
 CHOICES = {  # of flags, the default first
     "size": (("balanced", "fast", "accurate"), "Size of the pictures."),
     "augment": (("auto", "none", "light", "strong"), "How training pictures are varied."),

@@ -15,7 +15,7 @@ from jaxkd.errors import ConfigError
 from jaxkd.types import Capability
 
 # Which may be joined, as in "tar+gkd".
-NAMES = (*("tar", "gkd", "mimic", "pkd", "cwd", "fgd", "mgd", "detections", "align", "shared_queries"),)
+NAMES = ("tar", "gkd", "mimic", "pkd", "cwd", "fgd", "mgd", "detections", "align", "shared_queries")
 MODULES = {"pkd": "pearson", "cwd": "channel_wise", "fgd": "focal_global", "mgd": "masked_generative"}
 AUTO = "auto"
 OFF, LECUN = {"weight": 0.0}, {"init": "lecun"}

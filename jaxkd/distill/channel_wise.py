@@ -4,39 +4,30 @@ Source: Shu et al. 2021 (arXiv 2011.13256), equations 3 and 4.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import optax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxkd.distill import adapters, base, levels
-from jaxkd.distill.decay import Config as Decay
-from jaxkd.ranges import Natural, NonNegative, Positive
+from jaxkd.distill import base, levels
+from jaxkd.ranges import NonNegative, Positive
 from jaxkd.types import Inputs, Losses, Term
 
 ZERO_AT_TEACHER = {"adapter.kind": "identity"}
-ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
+ONLY_WITH = levels.ADAPTER_ONLY_WITH
 OUTSIDE = -1e30  # the logit of a cell outside of the picture
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(levels.Maps):
     """Imitation of each channel's distribution over cells; the defaults are those published for pyramids."""
 
     weight: NonNegative = 10.0
     """Factor on the terms."""
     temperature: Positive = 1.0
     """Temperature of the distributions; above 1, more cells count."""
-    source: base.Source = "neck"
-    """Which maps: "neck" (feature pyramid) or "backbone"."""
-    levels: Natural = 0
-    """How many of the common levels, finest first; 0 for all."""
-    adapter: adapters.Adapter = field(default_factory=lambda: adapters.Adapter("auto", init="lecun"))
-    """The student's adapter."""
-    decay: Decay = field(default_factory=lambda: Decay(kind="none"))
-    """Factor on the terms over the run; see `distill.decay`."""
 
 
 region_sources = base.student_regions

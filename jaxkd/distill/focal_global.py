@@ -5,7 +5,7 @@ detectors of two stages; where their paper has others it is said.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -13,20 +13,19 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Bool, Float, Key
 
-from jaxkd.distill import adapters, base, levels
-from jaxkd.distill.decay import Config as Decay
+from jaxkd.distill import base, levels
 from jaxkd.ops.masks import smallest_box_weights
-from jaxkd.ranges import Natural, NonNegative, Positive
+from jaxkd.ranges import NonNegative, Positive
 from jaxkd.types import Inputs, Losses, Term, Traits
 
 ZERO_AT_TEACHER = {"adapter.kind": "identity"}
-ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
+ONLY_WITH = levels.ADAPTER_ONLY_WITH
 LOW = -1e30  # a logit whose probability is 0
 EPSILON = 1e-5  # of the layer norm
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(levels.Maps):
     """Focal and global imitation; the defaults are those of Faster R-CNN."""
 
     foreground: NonNegative = 5e-5
@@ -41,16 +40,8 @@ class Config:
     """Temperature of attentions."""
     legacy_mask: bool = False
     """Let a box cover all cells that it touches and one more to the right and below, as the authors' program does."""
-    source: base.Source = "neck"
-    """Which maps: "neck" (feature pyramid) or "backbone"."""
-    levels: Natural = 0
-    """How many of the common levels, finest first; 0 for all."""
-    adapter: adapters.Adapter = field(default_factory=lambda: adapters.Adapter("auto", init="lecun"))
-    """The student's adapter."""
     reliability_from: str = ""
     """A method of the recipe that gives the reliability of each object (`reliability`); empty for 1."""
-    decay: Decay = field(default_factory=lambda: Decay(kind="none"))
-    """Factor on the terms over the run; see `distill.decay`."""
 
 
 region_sources = base.student_regions

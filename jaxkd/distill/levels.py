@@ -1,34 +1,33 @@
 """The feature maps of both detectors at the strides that both have, as methods on whole maps use them."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxkd.distill import adapters, base
+from jaxkd.distill.decay import Config as Decay
 from jaxkd.ops.masks import extent_mask
+from jaxkd.ranges import Natural
 from jaxkd.types import Inputs, Traits
 
+ADAPTER_ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
 
-@runtime_checkable
-class Settings(Protocol):
-    """The fields of a method's Config that say which maps it takes."""
 
-    @property
-    def source(self) -> base.Source:
-        """Maps of the neck or of the backbone."""
-        ...
+@dataclass(frozen=True)
+class Maps:
+    """What the Configs of methods on whole maps share."""
 
-    @property
-    def levels(self) -> int:
-        """How many, finest first; 0 for all."""
-        ...
-
-    @property
-    def adapter(self) -> adapters.Adapter:
-        """The student's adapter."""
-        ...
+    source: base.Source = "neck"
+    """Which maps: "neck" (feature pyramid) or "backbone"."""
+    levels: Natural = 0
+    """How many of the common levels, finest first; 0 for all."""
+    adapter: adapters.Adapter = field(default_factory=lambda: adapters.Adapter("auto", init="lecun"))
+    """The student's adapter."""
+    decay: Decay = field(default_factory=lambda: Decay(kind="none"))
+    """Factor on the terms over the run; see `distill.decay`."""
 
 
 class Level(NamedTuple):
@@ -40,12 +39,12 @@ class Level(NamedTuple):
     mask: Float[Array, "b h w"]  # 1 in cells of the pictures, 0 in padding
 
 
-def init(config: Settings, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
+def init(config: Maps, key: Key[Array, ""], student: Traits, teacher: Traits) -> dict:
     """One adapter a level; ConfigError where no stride is common, or widths differ and the adapter is the identity."""
     return adapters.init_levels(key, _pairs(config, student, teacher), config.adapter)
 
 
-def of_both(config: Settings, params: dict, inputs: Inputs) -> Iterator[Level]:
+def of_both(config: Maps, params: dict, inputs: Inputs) -> Iterator[Level]:
     """The common levels, finest first."""
     student, teacher = inputs.student, inputs.teacher
     for pair in _pairs(config, student.traits, teacher.traits):
@@ -56,5 +55,5 @@ def of_both(config: Settings, params: dict, inputs: Inputs) -> Iterator[Level]:
         yield Level(pair.stride, adapted, wanted, mask)
 
 
-def _pairs(config: Settings, student: Traits, teacher: Traits) -> tuple[base.LevelPair, ...]:
+def _pairs(config: Maps, student: Traits, teacher: Traits) -> tuple[base.LevelPair, ...]:
     return base.level_pairs(student, teacher, source=config.source, limit=config.levels)

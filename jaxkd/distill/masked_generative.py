@@ -4,7 +4,7 @@ Source: Yang et al. 2022 (arXiv 2205.01529), equations 2 to 5.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 from jax import Array
@@ -12,31 +12,22 @@ from jax import numpy as jnp
 from jaxtyping import Float, Key
 
 from jaxkd.distill import adapters, base, levels
-from jaxkd.distill.decay import Config as Decay
-from jaxkd.ranges import Natural, NonNegative, Share
+from jaxkd.ranges import NonNegative, Share
 from jaxkd.types import Inputs, Losses, Term, Traits
 
-ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
+ONLY_WITH = levels.ADAPTER_ONLY_WITH
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(levels.Maps):
     """Masked generation; the defaults are those published for detectors of two stages."""
 
     weight: NonNegative = 5e-7
     """Factor on the terms (alpha); 2e-5 for detectors of one stage."""
     hidden: Share = 0.45
     """Share of cells that are hidden (lambda); 0.65 for detectors of one stage."""
-    source: base.Source = "neck"
-    """Which maps: "neck" (feature pyramid) or "backbone"."""
-    levels: Natural = 0
-    """How many of the common levels, finest first; 0 for all."""
-    adapter: adapters.Adapter = field(default_factory=lambda: adapters.Adapter("auto", init="lecun"))
-    """The student's adapter."""
     reliability_from: str = ""
     """A method of the recipe that gives the reliability of each object (`reliability`); empty for 1."""
-    decay: Decay = field(default_factory=lambda: Decay(kind="none"))
-    """Factor on the terms over the run; see `distill.decay`."""
 
 
 region_sources = base.student_regions

@@ -5,23 +5,19 @@ from dataclasses import dataclass, field
 
 from jaxkd.distill import adapters, base, levels
 from jaxkd.distill.decay import Config as Decay
-from jaxkd.ranges import Natural, NonNegative
+from jaxkd.ranges import NonNegative
 from jaxkd.types import Inputs, Losses, Term
 
 ZERO_AT_TEACHER = {"adapter.kind": "identity"}
-ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
+ONLY_WITH = levels.ADAPTER_ONLY_WITH
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(levels.Maps):
     """Imitation of every cell inside the picture."""
 
     weight: NonNegative = 0.01
     """Factor on the term."""
-    source: base.Source = "neck"
-    """Which maps: "neck" (feature pyramid) or "backbone"."""
-    levels: Natural = 0
-    """How many of the common levels, finest first; 0 for all."""
     adapter: adapters.Adapter = field(default_factory=adapters.Adapter)
     """The student's adapter."""
     reliability_from: str = ""

@@ -6,38 +6,31 @@ over the batch's n cells.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from jaxkd.distill import adapters, base, levels
-from jaxkd.distill.decay import Config as Decay
+from jaxkd.distill import base, levels
 from jaxkd.nets.norm import DEVICES
 from jaxkd.ops.standardise import standardised
 from jaxkd.ranges import Natural, NonNegative
 from jaxkd.types import Inputs, Losses, Term
 
 ZERO_AT_TEACHER = {"adapter.kind": "identity"}
-ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
+ONLY_WITH = levels.ADAPTER_ONLY_WITH
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(levels.Maps):
     """Imitation of standardised maps; the defaults are those published for Faster R-CNN."""
 
     weight: NonNegative = 6.0
     """Factor on the terms; 10 was published for RetinaNet."""
-    source: base.Source = "neck"
-    """Which maps: "neck" (feature pyramid) or "backbone"."""
     levels: Natural = 4
     """How many of the common levels, finest first; 0 for all."""
-    adapter: adapters.Adapter = field(default_factory=lambda: adapters.Adapter("auto", init="lecun"))
-    """The student's adapter; the authors have none and compare equal widths alone."""
     statistics: Literal["device", "all"] = "device"
     """Whose pictures mean and deviation are of: those of each device, as published, or of "all" devices."""
     reliability_from: str = ""
     """A method of the recipe that gives the reliability of each object (`reliability`); empty for 1."""
-    decay: Decay = field(default_factory=lambda: Decay(kind="none"))
-    """Factor on the terms over the run; see `distill.decay`."""
 
 
 region_sources = base.student_regions

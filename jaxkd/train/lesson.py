@@ -16,6 +16,7 @@ from jaxkd.detectors.base import Detector, Stage, Teacher, predict_regions
 from jaxkd.distill import base, classes, fit
 from jaxkd.errors import ConfigError
 from jaxkd.ops import box_codes
+from jaxkd.ops import boxes as box_ops
 from jaxkd.ops.random_boxes import random_boxes
 from jaxkd.train import view
 from jaxkd.train.balance import balanced
@@ -227,7 +228,7 @@ def _random_regions(lesson: Lesson, batch: Batch, keys: Key[Array, "b"], *, coun
         deltas=jnp.zeros_like(boxes),
         truth=jnp.zeros(shape, int),
         positive=jnp.zeros(shape, bool),
-        valid=jnp.ones(shape, bool),
+        valid=box_ops.area(boxes) > 0,  # a picture without extent has none
     )
 
 

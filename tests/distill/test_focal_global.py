@@ -43,7 +43,9 @@ def slow_weights(boxes, shape, stride):
 
 
 def slow_relation(params, x):
-    dense = lambda name, values: values @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])  # noqa: E731
+    def dense(name, values):
+        return values @ np.asarray(params[name]["kernel"]) + np.asarray(params[name]["bias"])
+
     cells = x.reshape(-1, x.shape[-1])
     chances = np.exp(dense("mask", cells)[:, 0])
     hidden = dense("first", (chances[:, None] * cells).sum(0) / chances.sum())

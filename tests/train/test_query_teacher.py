@@ -46,6 +46,15 @@ def test_it_teaches_by_maps_and_detections(folder, tmp_path):
         assert any(value > 0 for name, value in terms.items() if name.startswith("mimic/"))
 
 
+def test_it_answers_about_a_faster_rcnn_s_regions(folder, tmp_path):
+    tar = component("distill.task_adaptive", classification={"weight": 0.0}, box={"gate": "none"})
+    made = recipe(folder, **VIEW)
+    made.distill = {"tar": tar}
+    loop.run(made, tmp_path, quiet=True)
+    lines = [line for line in log.read(tmp_path) if "tar/box" in line]
+    assert lines and all(np.isfinite(line["tar/box"]) for line in lines) and any(line["tar/box"] > 0 for line in lines)
+
+
 def test_on_the_student_s_canvas_it_is_said(folder):
     teacher = hub.load(folder)
     said = "The teacher{} is for pictures stretched to 64x96 and sees the student's canvas; {} gives it its own."
