@@ -13,7 +13,8 @@ from jaxkd.ops.masks import extent_mask
 from jaxkd.ranges import Natural
 from jaxkd.types import Inputs, Traits
 
-ADAPTER_ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}  # it does nothing otherwise; see `train.unused`
+# The start does nothing where an adapter has no parameters; see `train.unused`.
+ADAPTER_ONLY_WITH = {"adapter.init": ("adapter.kind", adapters.TRAINED)}
 
 
 @dataclass(frozen=True)
